@@ -1,0 +1,1 @@
+"""Offline training of the models: data preparation, trainer, evaluation and pictures."""
