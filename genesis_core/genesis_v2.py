@@ -1,0 +1,347 @@
+"""GENESIS-V2 (Engelcke, Parker Jones, Posner 2021): unsupervised object segmentation."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from genesis_core.config import GenesisV2Config
+from genesis_core.icsbp import ICSBP, Clusters
+from genesis_core.layers import BroadcastDecoder, ConvBlock, UNet, pixel_coordinates
+from genesis_core.losses import Losses, mask_consistency, sgmm_nll
+
+INFERENCE_SEED = 0
+
+
+@dataclass
+class GenesisOutput:
+    """Everything one forward pass yields; B images, K slots, D latents.
+
+    Attributes:
+        num_slots: (B,) int64, slots each image uses (K for all where the number is fixed).
+        clusters: IC-SBP's own output; None for samples from the prior.
+        log_attention: (B, K, 1, H, W), IC-SBP's masks; None for samples.
+        latent_mean, latent_std: (B, K, D), the posterior; None for samples.
+        latents: (B, K, D), what was decoded.
+        log_masks: (B, K, 1, H, W), the decoder's masks; None if not decoded.
+        means: (B, K, C, H, W), component means in [0, 1]; None if not decoded.
+        reconstruction: (B, C, H, W), the mixture's mean; None if not decoded.
+
+    Unused slots have masks of -inf (zero mass) and zero means.
+    """
+
+    num_slots: Tensor
+    latents: Tensor
+    clusters: Clusters | None = None
+    log_attention: Tensor | None = None
+    latent_mean: Tensor | None = None
+    latent_std: Tensor | None = None
+    log_masks: Tensor | None = None
+    means: Tensor | None = None
+    reconstruction: Tensor | None = None
+
+    @property
+    def used(self) -> Tensor:
+        """(B, K) bool: which slots each image uses."""
+        slots = torch.arange(self.latents.shape[1], device=self.latents.device)
+        return slots < self.num_slots[:, None]
+
+
+class Embedding(nn.Module):
+    """Pixel embeddings for IC-SBP: (B, C, H, W) -> (B, E, H, W).
+
+    Semi-convolutional: a 1x1 convolution times a learned gate that starts at zero, plus the
+    pixel's row and column on the last two channels; so clustering starts from position alone.
+    Plain: the 1x1 convolution.
+    """
+
+    coordinates: Tensor
+
+    def __init__(self, config: GenesisV2Config) -> None:
+        super().__init__()
+        self.block = ConvBlock(config.feature_dim, config.feature_dim)
+        self.conv = nn.Conv2d(config.feature_dim, config.embedding_dim, 1)
+        self.semi_conv = config.semi_conv
+        if config.semi_conv:
+            self.gate = nn.Parameter(torch.tensor(0.0))
+            grid = pixel_coordinates(config.image_size, config.image_size)
+            grid = F.pad(grid, (0, 0, 0, 0, config.embedding_dim - 2, 0))
+            self.register_buffer("coordinates", grid, persistent=False)
+
+    def forward(self, features: Tensor) -> Tensor:
+        embeddings = self.conv(self.block(features)).float()
+        if self.semi_conv:
+            embeddings = self.gate * embeddings + self.coordinates
+        return embeddings
+
+
+class LatentHead(nn.Sequential):
+    """(..., 2C) pooled slot features -> (..., 2D), mean and unconstrained scale."""
+
+    def __init__(self, config: GenesisV2Config) -> None:
+        wide = 2 * config.feature_dim
+        super().__init__(
+            nn.LayerNorm(wide),
+            nn.Linear(wide, wide),
+            nn.ReLU(),
+            nn.Linear(wide, 2 * config.latent_dim),
+        )
+
+
+class AutoregressivePrior(nn.Module):
+    """p(z_k | z_<k): an LSTM over the slots in the order IC-SBP drew them; the first is N(0, 1)."""
+
+    def __init__(self, latent_dim: int) -> None:
+        super().__init__()
+        self.lstm = nn.LSTM(latent_dim, 4 * latent_dim, batch_first=True)
+        self.linear = nn.Linear(4 * latent_dim, 2 * latent_dim)
+
+    def forward(self, latents: Tensor) -> tuple[Tensor, Tensor]:
+        """Mean and standard deviation of every slot given the ones before it: (B, K, D) each."""
+        mean, std = self._moments(self.lstm(latents[:, :-1])[0])
+        first = torch.zeros_like(latents[:, :1]), torch.ones_like(latents[:, :1])
+        return torch.cat([first[0], mean], dim=1), torch.cat([first[1], std], dim=1)
+
+    def sample(self, noise: Tensor) -> Tensor:
+        """Latents (B, K, D) from standard normal noise (B, K, D), one slot after the other."""
+        latents = [noise[:, 0]]
+        state: tuple[Tensor, Tensor] | None = None
+        for step in range(1, noise.shape[1]):
+            hidden, state = self.lstm(latents[-1][:, None], state)
+            mean, std = self._moments(hidden[:, 0])
+            latents.append(mean + std * noise[:, step])
+        return torch.stack(latents, dim=1)
+
+    def _moments(self, hidden: Tensor) -> tuple[Tensor, Tensor]:
+        mean, scale = self.linear(hidden).chunk(2, dim=-1)
+        return mean.tanh(), (scale + 4).sigmoid() + 1e-4
+
+
+class GenesisV2(nn.Module):
+    """The model. ``config`` decides its shape; ``metadata`` says how its weights came about."""
+
+    def __init__(self, config: GenesisV2Config) -> None:
+        super().__init__()
+        self.config = config
+        self.metadata: dict[str, Any] = {}
+        self.backbone = UNet(config.image_size, config.image_channels, config.feature_dim)
+        self.embedding = Embedding(config)
+        self.icsbp = ICSBP(config.num_slots, config.kernel)
+        self.feature_head = nn.Sequential(
+            ConvBlock(config.feature_dim, config.feature_dim),
+            nn.Conv2d(config.feature_dim, 2 * config.feature_dim, 1),
+        )
+        self.latent_head = LatentHead(config)
+        self.decoder = BroadcastDecoder(
+            config.image_size, config.latent_dim, config.feature_dim, config.image_channels + 1
+        )
+        self.prior = AutoregressivePrior(config.latent_dim) if config.autoregressive_prior else None
+
+    # The steps of a forward pass
+
+    def cluster(
+        self,
+        images: Tensor,
+        seed_scores: Tensor | None = None,
+        generator: torch.Generator | None = None,
+        stop_threshold: float | None = None,
+        num_slots: int | None = None,
+    ) -> tuple[Tensor, Clusters]:
+        """Backbone and IC-SBP: features (B, C, H, W) and clusters."""
+        size, channels = self.config.image_size, self.config.image_channels
+        if images.ndim != 4 or images.shape[1:] != (channels, size, size):
+            raise ValueError(
+                f"images have shape {tuple(images.shape)}; expected (B, {channels}, {size}, {size})"
+            )
+        batch = images.shape[0]
+        if seed_scores is None:
+            seed_scores = self._draw(torch.rand, (batch, size, size), images, generator)
+        elif seed_scores.numel() != batch * size * size:
+            raise ValueError(
+                f"seed_scores have shape {tuple(seed_scores.shape)}; "
+                f"expected ({batch}, 1, {size}, {size})"
+            )
+        features = self.backbone(images)
+        clusters = self.icsbp(
+            self.embedding(features),
+            seed_scores.reshape(batch, size, size),
+            stop_threshold=stop_threshold,
+            num_slots=num_slots,
+        )
+        return features, clusters
+
+    def posterior(self, features: Tensor, masks: Tensor) -> tuple[Tensor, Tensor]:
+        """Mean and standard deviation of each slot's latent, from features pooled in its mask.
+
+        Args:
+            features: (B, C, H, W) from the backbone.
+            masks: (B, K, H, W).
+
+        Returns: two tensors (B, K, D).
+        """
+        pixels = self.feature_head(features).flatten(2).transpose(1, 2)  # (B, HW, 2C)
+        weights = masks.float().flatten(2)
+        sums = weights.to(pixels.dtype) @ pixels
+        pooled = sums.float() / (weights.sum(dim=2, keepdim=True) + 1e-5)
+        mean, scale = self.latent_head(pooled).float().chunk(2, dim=-1)
+        return mean, F.softplus(scale + 0.5) + 1e-8
+
+    def decode(
+        self, latents: Tensor, used: Tensor | None = None
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """Decoder masks, component means and reconstruction from latents (B, K, D).
+
+        Args:
+            used: (B, K) bool; other slots are not decoded. None decodes all.
+
+        Returns: log_masks (B, K, 1, H, W), means (B, K, C, H, W), reconstruction (B, C, H, W).
+        """
+        batch, slots, _ = latents.shape
+        if used is None:
+            decoded = self.decoder(latents.flatten(0, 1)).float().unflatten(0, (batch, slots))
+        else:
+            parts = self.decoder(latents[used]).float()
+            decoded = parts.new_zeros(batch, slots, *parts.shape[1:])
+            decoded[used] = parts
+        means, logits = decoded.split([self.config.image_channels, 1], dim=2)
+        means = means.sigmoid()
+        if used is not None:
+            absent = ~used[:, :, None, None, None]
+            logits = logits.masked_fill(absent, -torch.inf)
+            means = means.masked_fill(absent, 0.0)
+        log_masks = logits.log_softmax(dim=1)
+        return log_masks, means, (log_masks.exp() * means).sum(dim=1)
+
+    def forward(
+        self,
+        images: Tensor,
+        seed_scores: Tensor | None = None,
+        noise: Tensor | None = None,
+        generator: torch.Generator | None = None,
+        stop_threshold: float | None = None,
+        *,
+        num_slots: int | None = None,
+        decode: bool = True,
+    ) -> GenesisOutput:
+        """Segment, encode and reconstruct images.
+
+        Randomness: ``seed_scores`` and ``noise`` where given, else ``generator``, else the global
+        generator in training mode, else (evaluation mode) a fixed draw shared by all images, so
+        that the same image always gives the same result, whatever batch it is in.
+
+        Args:
+            images: (B, C, H, W) in [0, 1].
+            seed_scores: (B, 1, H, W) in [0, 1], IC-SBP's seed scores.
+            noise: (B, K, D) standard normal; latents = mean + std * noise.
+            stop_threshold: None for K slots each; else flexible slots, stopping at a mask smaller
+                than this many pixels (stated at 64x64). K becomes the largest number used.
+            num_slots: K, if other than the config's.
+            decode: False leaves out the decoder: masks are then IC-SBP's only.
+
+        Raises:
+            ValueError: a tensor's shape is not the expected one.
+        """
+        features, clusters = self.cluster(
+            images, seed_scores, generator, stop_threshold, num_slots
+        )
+        if stop_threshold is not None:
+            largest = int(clusters.num_slots.max())  # the only host synchronisation
+            clusters.log_masks = clusters.log_masks[:, :largest]
+        batch, slots = clusters.log_masks.shape[:2]
+        mean, std = self.posterior(features, clusters.log_masks.exp())
+        if noise is None:
+            drawn = self.config.num_slots if num_slots is None else num_slots
+            shape = (batch, drawn, self.config.latent_dim)
+            noise = self._draw(torch.randn, shape, images, generator)
+        if noise.ndim != 3 or noise.shape[0] != batch or noise.shape[1] < slots:
+            raise ValueError(
+                f"noise has shape {tuple(noise.shape)}; "
+                f"expected ({batch}, {slots}, {self.config.latent_dim})"
+            )
+        out = GenesisOutput(
+            num_slots=clusters.num_slots,
+            clusters=clusters,
+            log_attention=clusters.log_masks[:, :, None],
+            latent_mean=mean,
+            latent_std=std,
+            latents=mean + std * noise[:, :slots].to(mean),
+        )
+        if decode:
+            used = None if stop_threshold is None else out.used
+            out.log_masks, out.means, out.reconstruction = self.decode(out.latents, used)
+        return out
+
+    def losses(self, images: Tensor, out: GenesisOutput) -> Losses:
+        """Terms of the objective for a decoded forward pass of these images."""
+        if out.log_masks is None or out.means is None or out.log_attention is None:
+            raise ValueError("losses need a decoded forward pass: call the model with decode=True")
+        mask_kl = None
+        if self.config.mask_loss:
+            mask_kl = mask_consistency(out.log_attention, out.log_masks)
+        return Losses(
+            nll=sgmm_nll(images, out.log_masks, out.means, self.config.pixel_std),
+            kl=self._latent_kl(out),
+            mask_kl=mask_kl,
+        )
+
+    @torch.no_grad()
+    def sample(
+        self,
+        n: int,
+        generator: torch.Generator | None = None,
+        *,
+        num_slots: int | None = None,
+    ) -> GenesisOutput:
+        """``n`` scenes from the prior; without a generator, from the global one."""
+        reference = self.icsbp.log_scale
+        slots = self.config.num_slots if num_slots is None else num_slots
+        shape = (n, slots, self.config.latent_dim)
+        noise = _random(torch.randn, shape, reference, generator)
+        latents = noise if self.prior is None else self.prior.sample(noise)
+        log_masks, means, images = self.decode(latents)
+        return GenesisOutput(
+            num_slots=torch.full((n,), slots, device=reference.device),
+            latents=latents,
+            log_masks=log_masks,
+            means=means,
+            reconstruction=images,
+        )
+
+    def _latent_kl(self, out: GenesisOutput) -> Tensor:
+        assert out.latent_mean is not None and out.latent_std is not None
+        if self.prior is None:
+            mean, std = torch.zeros_like(out.latents), torch.ones_like(out.latents)
+        else:
+            mean, std = self.prior(out.latents)
+        posterior = _normal_log_prob(out.latents, out.latent_mean, out.latent_std)
+        kl = posterior - _normal_log_prob(out.latents, mean.float(), std.float())
+        return kl.sum(dim=2) * out.used
+
+    def _draw(
+        self,
+        sampler: Any,
+        shape: tuple[int, ...],
+        like: Tensor,
+        generator: torch.Generator | None,
+    ) -> Tensor:
+        if generator is None and not self.training:
+            fixed = torch.Generator().manual_seed(INFERENCE_SEED)
+            return _random(sampler, (1, *shape[1:]), like, fixed).expand(shape)
+        return _random(sampler, shape, like, generator)
+
+
+def _random(
+    sampler: Any, shape: tuple[int, ...], like: Tensor, generator: torch.Generator | None
+) -> Tensor:
+    """float32 numbers drawn where the generator lives, moved to where ``like`` is."""
+    source = like.device if generator is None else generator.device
+    return sampler(shape, generator=generator, device=source).to(like.device)
+
+
+def _normal_log_prob(value: Tensor, mean: Tensor, std: Tensor) -> Tensor:
+    """Log-density up to the constant, which cancels between posterior and prior."""
+    return -0.5 * ((value - mean) / std).square() - std.log()

@@ -1,0 +1,128 @@
+"""Instance colouring stick-breaking process: clustering of pixel embeddings (Algorithm 1)."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+ALPHA_MIN, ALPHA_MAX = 0.01, 0.99
+STOP_THRESHOLD_SIZE = 64
+"""Image size at which stop thresholds are stated, in pixels."""
+
+
+@dataclass
+class Clusters:
+    """What IC-SBP found.
+
+    Attributes:
+        log_masks: (B, K, H, W), log of masks that sum to one at every pixel; -inf where unused.
+        num_slots: (B,) int64, how many of the K masks each image uses.
+        seeds: (B, K-1) int64, flat pixel index of the seed drawn at each step.
+        log_alpha: (B, K-1, H, W), log of the kernel around each seed before it is clamped.
+    """
+
+    log_masks: Tensor
+    num_slots: Tensor
+    seeds: Tensor
+    log_alpha: Tensor
+
+
+def initial_log_scale(kernel: str, num_slots: int) -> float:
+    """Start value of log v for each kernel (Section 3.1)."""
+    scale = {
+        "gaussian": 1 / (num_slots * math.log(2)),
+        "laplacian": 1 / (math.sqrt(num_slots) * math.log(2)),
+        "epanechnikov": 2 / num_slots,
+    }[kernel]
+    return math.log(scale)
+
+
+class ICSBP(nn.Module):
+    """Draws up to ``num_slots`` soft clusters, one seed pixel at a time."""
+
+    def __init__(self, num_slots: int, kernel: str) -> None:
+        super().__init__()
+        self.num_slots = num_slots
+        self.kernel = kernel
+        self.log_scale = nn.Parameter(torch.tensor(initial_log_scale(kernel, num_slots)))
+
+    def kernel_log_alpha(self, squared_distance: Tensor) -> Tensor:
+        """Log of the kernel at the given squared distances (any shape), not yet clamped."""
+        scale = self.log_scale.exp()
+        if self.kernel == "gaussian":
+            return -squared_distance / scale
+        if self.kernel == "laplacian":
+            # The seed itself has distance 0, where the square root has no gradient.
+            return -squared_distance.clamp_min(1e-10).sqrt() / scale
+        # Epanechnikov's kernel reaches zero; the floor keeps its logarithm finite.
+        return (1 - squared_distance / scale).clamp_min(1e-10).log()
+
+    def forward(
+        self,
+        embeddings: Tensor,
+        seed_scores: Tensor,
+        *,
+        stop_threshold: float | None = None,
+        num_slots: int | None = None,
+    ) -> Clusters:
+        """Cluster embeddings.
+
+        Args:
+            embeddings: (B, E, H, W).
+            seed_scores: (B, H, W) in [0, 1], drawn once per image.
+            stop_threshold: None for a fixed number of slots; else an image stops when a mask's
+                sum falls below this many pixels, stated at 64x64 and scaled to the image's area.
+            num_slots: draw at most this many slots instead of ``self.num_slots``.
+        """
+        batch, channels, height, width = embeddings.shape
+        steps = (self.num_slots if num_slots is None else num_slots) - 1
+        # Always float32: distances and logarithms lose too much in half precision.
+        pixels = embeddings.float().flatten(2)  # (B, E, HW)
+        scores = seed_scores.float().flatten(1)
+        log_scope = torch.zeros_like(scores)
+        log_scopes, log_masks, log_alphas, seeds = [log_scope], [], [], []
+        for _ in range(steps):
+            seed = (scores * log_scope.detach().exp()).argmax(dim=1)  # (B,)
+            centre = pixels.gather(2, seed[:, None, None].expand(-1, channels, 1))
+            log_alpha = self.kernel_log_alpha((pixels - centre).square().sum(dim=1))
+            alpha = _clamp_straight_through(log_alpha.exp())
+            log_masks.append(log_scope + alpha.log())
+            log_scope = log_scope + torch.log1p(-alpha)
+            log_scopes.append(log_scope)
+            log_alphas.append(log_alpha)
+            seeds.append(seed)
+        masks = torch.stack([*log_masks, log_scope], dim=1)  # (B, K, HW)
+        used = masks.new_full((batch,), steps + 1, dtype=torch.int64)
+        if stop_threshold is not None:
+            pixels_needed = stop_threshold * height * width / STOP_THRESHOLD_SIZE**2
+            masks, used = _stop_early(masks, torch.stack(log_scopes, dim=1), pixels_needed)
+        return Clusters(
+            log_masks=masks.unflatten(2, (height, width)),
+            num_slots=used,
+            seeds=torch.stack(seeds, dim=1),
+            log_alpha=torch.stack(log_alphas, dim=1).unflatten(2, (height, width)),
+        )
+
+
+def _clamp_straight_through(alpha: Tensor) -> Tensor:
+    """Clamp the value, pass the gradient on as if it had not been clamped."""
+    return alpha + (alpha.clamp(ALPHA_MIN, ALPHA_MAX) - alpha).detach()
+
+
+def _stop_early(masks: Tensor, scopes: Tensor, pixels_needed: float) -> tuple[Tensor, Tensor]:
+    """Drop each image's masks from the first too small one on; its scope becomes the last mask.
+
+    Args:
+        masks, scopes: (B, K, HW) logarithms; ``scopes[:, k]`` is what was left before step k.
+
+    All steps have been run by now: that is cheaper than asking the device after each of them.
+    """
+    large_enough = masks[:, :-1].exp().sum(dim=2) >= pixels_needed  # (B, K-1)
+    kept = large_enough.long().cumprod(dim=1).sum(dim=1)  # masks before the first small one
+    index = torch.arange(masks.shape[1], device=masks.device)[None, :, None]
+    last = kept[:, None, None]
+    masks = torch.where(index < last, masks, torch.where(index == last, scopes, -torch.inf))
+    return masks, kept + 1

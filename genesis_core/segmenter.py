@@ -1,0 +1,246 @@
+"""From camera images to object masks: the whole of inference behind one call."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import overload
+
+import cv2
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from genesis_core.checkpoint import load_model
+from genesis_core.genesis_v2 import GenesisOutput
+
+MASK_SOURCES = ("auto", "decoder", "attention")
+FITS = ("resize", "crop")
+PRECISIONS = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+
+Image = NDArray[np.uint8]
+
+
+class DeviceError(RuntimeError):
+    """The device that was asked for is not there."""
+
+
+@dataclass
+class Scene:
+    """The slots found in one image of H x W pixels.
+
+    Attributes:
+        masks: (K, H, W) float32 probabilities, summing to 1 at every pixel the model saw and to
+            0 outside a centre crop.
+        labels: (H, W) int64, the most probable slot of each pixel; -1 outside a centre crop.
+        latent_mean, latent_std: (K, D) float32.
+        scores: (K,) float32 in [0, 1], how sure the model is of a slot: its mean probability
+            over the pixels it wins; 0 where it wins none.
+        num_slots: K, slots used.
+    """
+
+    masks: NDArray[np.float32]
+    labels: NDArray[np.int64]
+    latent_mean: NDArray[np.float32]
+    latent_std: NDArray[np.float32]
+    scores: NDArray[np.float32]
+    num_slots: int
+
+
+class Segmenter:
+    """Finds the objects in images of any size, with a model from a checkpoint.
+
+    Args:
+        checkpoint: path of a checkpoint (see ``load_model``).
+        device: "auto" (CUDA where there is one), "cpu", "cuda" or "cuda:n".
+        precision: "fp32", "bf16", "fp16" or "auto": half precision where the device computes
+            natively in it.
+        max_slots: K, if other than the checkpoint's.
+        stop_threshold: None for a fixed number of slots; else flexible ones (pixels at 64x64).
+        mask_source: "decoder", "attention" (the decoder is not run at all), or "auto": what the
+            checkpoint says is better, decoder where it says nothing.
+        fit: "resize" squeezes the whole image into the model's square input, "crop" takes the
+            largest centre square.
+
+    Raises:
+        FileNotFoundError, CheckpointError: see ``load_model``.
+        DeviceError: CUDA was asked for and is absent.
+        ValueError: another argument is not one of those above.
+    """
+
+    def __init__(
+        self,
+        checkpoint: str | os.PathLike[str],
+        device: str = "auto",
+        precision: str = "auto",
+        max_slots: int | None = None,
+        stop_threshold: float | None = None,
+        mask_source: str = "auto",
+        fit: str = "resize",
+    ) -> None:
+        self.device = resolve_device(device)
+        self.precision = resolve_precision(precision, self.device)
+        _check_choice("mask_source", mask_source, MASK_SOURCES)
+        self.model = load_model(checkpoint, num_slots=max_slots, device=self.device)
+        self.model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        self.model.requires_grad_(False)
+        if mask_source == "auto":
+            mask_source = self.model.metadata.get("mask_source", "decoder")
+        self.mask_source = mask_source
+        self.configure(max_slots=max_slots, stop_threshold=stop_threshold, fit=fit)
+
+    def configure(self, *, max_slots: int | None, stop_threshold: float | None, fit: str) -> None:
+        """Change what can change without loading the model again; see the class for values."""
+        if max_slots is not None and max_slots < 2:
+            raise ValueError(f"max_slots is {max_slots}; expected at least 2, or None")
+        if stop_threshold is not None and not 0 <= stop_threshold < np.inf:
+            raise ValueError(
+                f"stop_threshold is {stop_threshold}; expected pixels at 64x64 (0 or more), or None"
+            )
+        _check_choice("fit", fit, FITS)
+        self.max_slots, self.stop_threshold, self.fit = max_slots, stop_threshold, fit
+
+    @overload
+    def __call__(self, images: Image) -> Scene: ...
+
+    @overload
+    def __call__(self, images: Sequence[Image]) -> list[Scene]: ...
+
+    def __call__(self, images: Image | Sequence[Image]) -> Scene | list[Scene]:
+        """Segment one uint8 RGB image (H, W, 3), or several (of any sizes) in one batch.
+
+        Raises:
+            TypeError, ValueError: an image is not such an array, or has no pixels.
+        """
+        if isinstance(images, np.ndarray):
+            return self([images])[0]
+        for index, image in enumerate(images):
+            check_image(image, f"image {index}")
+        if not images:
+            return []
+        out = self.infer(self.preprocess(images))
+        return [self._scene(out, index, image.shape[:2]) for index, image in enumerate(images)]
+
+    def warm_up(self, batch_size: int = 1) -> None:
+        """Run once on a blank image, so that the first real one does not pay for set-up."""
+        size = self.model.config.image_size
+        self([np.zeros((size, size, 3), np.uint8)] * batch_size)
+
+    def preprocess(self, images: Sequence[Image]) -> torch.Tensor:
+        """The model's input on its device: (B, 3, S, S) float32 in [0, 1], channels last."""
+        size = self.model.config.image_size
+        batch = np.empty((len(images), size, size, 3), np.uint8)
+        for slot, image in zip(batch, images, strict=True):
+            view = image[self._window(image.shape[:2])]
+            shrinking = view.shape[0] > size or view.shape[1] > size
+            method = cv2.INTER_AREA if shrinking else cv2.INTER_LINEAR
+            cv2.resize(np.ascontiguousarray(view), (size, size), dst=slot, interpolation=method)
+        tensor = torch.from_numpy(batch)
+        if self.device.type == "cuda":
+            tensor = tensor.pin_memory().to(self.device, non_blocking=True)
+        # NHWC memory seen as NCHW is channels last already.
+        return tensor.permute(0, 3, 1, 2).float().div_(255)
+
+    @torch.inference_mode()
+    def infer(self, images: torch.Tensor) -> GenesisOutput:
+        """One forward pass; latents are the posterior's mean, seed scores fixed: repeatable."""
+        config = self.model.config
+        slots = self.max_slots or config.num_slots
+        noise = torch.zeros(images.shape[0], slots, config.latent_dim, device=self.device)
+        dtype = PRECISIONS[self.precision]
+        with torch.autocast(self.device.type, dtype, enabled=dtype != torch.float32):
+            return self.model(
+                images,
+                noise=noise,
+                stop_threshold=self.stop_threshold,
+                num_slots=slots,
+                decode=self.mask_source == "decoder",
+            )
+
+    def _window(self, shape: tuple[int, int]) -> tuple[slice, slice]:
+        """The part of an image that the model sees."""
+        height, width = shape
+        if self.fit == "resize":
+            return slice(0, height), slice(0, width)
+        side = min(height, width)
+        top, left = (height - side) // 2, (width - side) // 2
+        return slice(top, top + side), slice(left, left + side)
+
+    def _scene(self, out: GenesisOutput, index: int, shape: tuple[int, int]) -> Scene:
+        used = int(out.num_slots[index])
+        log_masks = out.log_masks if self.mask_source == "decoder" else out.log_attention
+        assert log_masks is not None and out.latent_mean is not None and out.latent_std is not None
+        small = log_masks[index, :used, 0].float().exp().cpu().numpy()
+        rows, columns = self._window(shape)
+        seen = (rows.stop - rows.start, columns.stop - columns.start)
+        # Linear interpolation is a convex combination: probabilities still sum to one.
+        full = np.stack([cv2.resize(mask, seen[::-1]) for mask in small])
+        winners = full.argmax(axis=0)
+        if seen == shape:
+            masks, labels = full, winners
+        else:
+            masks = np.zeros((used, *shape), np.float32)
+            labels = np.full(shape, -1, np.int64)
+            masks[:, rows, columns] = full
+            labels[rows, columns] = winners
+        best = np.take_along_axis(full, winners[None], axis=0)[0]
+        areas = np.bincount(winners.ravel(), minlength=used)
+        sums = np.bincount(winners.ravel(), weights=best.ravel(), minlength=used)
+        return Scene(
+            masks=masks,
+            labels=labels,
+            latent_mean=out.latent_mean[index, :used].cpu().numpy(),
+            latent_std=out.latent_std[index, :used].cpu().numpy(),
+            scores=(sums / np.maximum(areas, 1)).astype(np.float32),
+            num_slots=used,
+        )
+
+
+def resolve_device(device: str) -> torch.device:
+    """The torch device for "auto", "cpu", "cuda" or "cuda:n"; DeviceError if it is absent."""
+    if device == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        resolved = torch.device(device)
+    except RuntimeError as error:
+        raise DeviceError(
+            f"device is {device!r}; expected auto, cpu, cuda or cuda:n"
+        ) from error
+    if resolved.type not in ("cpu", "cuda"):
+        raise DeviceError(f"device is {device!r}; expected auto, cpu, cuda or cuda:n")
+    if resolved.type == "cuda":
+        count = torch.cuda.device_count() if torch.cuda.is_available() else 0
+        if (resolved.index or 0) >= count:
+            raise DeviceError(
+                f"device {device!r} was asked for, but PyTorch sees {count} CUDA devices; "
+                "use device auto or cpu, or install a CUDA build of PyTorch and its driver"
+            )
+    return resolved
+
+
+def resolve_precision(precision: str, device: torch.device) -> str:
+    """The precision for "auto": half where the device computes natively in it, else fp32."""
+    _check_choice("precision", precision, ("auto", *PRECISIONS))
+    if precision != "auto":
+        return precision
+    if device.type == "cuda":
+        return "bf16" if torch.cuda.is_bf16_supported(including_emulation=False) else "fp16"
+    # Without AMX or AVX-512 BF16, bfloat16 on a CPU is emulated and slower than float32.
+    native = torch.cpu._is_amx_tile_supported() or torch.cpu._is_avx512_bf16_supported()
+    return "bf16" if native else "fp32"
+
+
+def check_image(image: object, name: str = "image") -> None:
+    """Raise TypeError or ValueError unless this is a uint8 RGB array (H, W, 3) with pixels."""
+    if not isinstance(image, np.ndarray):
+        raise TypeError(f"{name} is a {type(image).__name__}; expected a numpy array (H, W, 3)")
+    if image.dtype != np.uint8:
+        raise TypeError(f"{name} has dtype {image.dtype}; expected uint8")
+    if image.ndim != 3 or image.shape[2] != 3 or image.size == 0:
+        raise ValueError(f"{name} has shape {image.shape}; expected (H, W, 3) with H, W >= 1")
+
+
+def _check_choice(name: str, value: str, choices: Sequence[str]) -> None:
+    if value not in choices:
+        raise ValueError(f"{name} is {value!r}; expected one of {', '.join(choices)}")
