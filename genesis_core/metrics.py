@@ -55,8 +55,9 @@ def adjusted_rand_index(
     denominator = (both + only_true) * (only_true + neither) + (both + only_pred) * (
         only_pred + neither
     )
-    result = np.ones_like(total)
-    return np.divide(numerator, denominator, out=result, where=~identical)
+    result: FloatArray = np.ones_like(total)
+    np.divide(numerator, denominator, out=result, where=~identical)
+    return result
 
 
 def mean_segment_covering(
@@ -142,7 +143,9 @@ def _covering(
 def _weighted_mean(values: FloatArray, weights: FloatArray) -> FloatArray:
     """Weighted mean over the last axis, 0 where all the weights are 0."""
     total = weights.sum(-1)
-    return np.divide((values * weights).sum(-1), total, out=np.zeros_like(total), where=total > 0)
+    result: FloatArray = np.zeros_like(total)
+    np.divide((values * weights).sum(-1), total, out=result, where=total > 0)
+    return result
 
 
 def _contingency(true: ArrayLike, pred: ArrayLike) -> tuple[FloatArray, NDArray[np.int64]]:
