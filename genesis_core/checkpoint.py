@@ -48,10 +48,11 @@ def save_model(
         _CONFIG_KEY: json.dumps({"model": "genesis_v2", **model.config.to_dict()}),
         _INFO_KEY: json.dumps(info),
     }
-    weights = {name: value.detach().cpu().contiguous() for name, value in _weights(model).items()}
+    weights = {k: v.detach().cpu().contiguous() for k, v in model.state_dict().items()}
     path = Path(path)
     partial = path.with_name(path.name + ".partial")
     save_file(weights, partial, metadata=header)
+    partial.chmod(0o644)  # safetensors makes it readable for its owner only
     os.replace(partial, path)
 
 
@@ -97,10 +98,6 @@ def load_model(
         raise CheckpointError(f"checkpoint {path} has NaN or infinite weights in {damaged[0]}")
     model.metadata = info
     return model.to(device).eval()
-
-
-def _weights(model: GenesisV2) -> dict[str, Tensor]:
-    return dict(model.state_dict())
 
 
 def _read_own(path: Path) -> tuple[GenesisV2Config, dict[str, Tensor], dict[str, Any]]:
