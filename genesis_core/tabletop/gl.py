@@ -1,0 +1,59 @@
+"""Off-screen OpenGL for MuJoCo: picks a headless backend and says what is missing when none works."""
+
+from __future__ import annotations
+
+import os
+import sys
+from typing import Any
+
+_INSTALL_GL = (
+    "Install a software OpenGL (Debian/Ubuntu: apt install libegl1 libgl1-mesa-dri), or set "
+    "MUJOCO_GL=osmesa with libosmesa6 installed."
+)
+
+
+class RenderingError(RuntimeError):
+    """MuJoCo or an off-screen OpenGL context is not available; the message says what to install."""
+
+
+def import_mujoco() -> Any:
+    """Import MuJoCo with a backend that works without a display.
+
+    MuJoCo reads MUJOCO_GL when it is imported first, so it is set to egl here unless the user chose
+    a backend. macOS and Windows have one backend only and need no choice.
+
+    Raises RenderingError if MuJoCo or the backend's libraries cannot be imported.
+    """
+    if sys.platform.startswith("linux"):
+        os.environ.setdefault("MUJOCO_GL", "egl")
+    try:
+        import mujoco
+    except ModuleNotFoundError as error:
+        if error.name != "mujoco":
+            raise
+        raise RenderingError(
+            "The tabletop scenes need MuJoCo, which is not installed: pip install 'mujoco>=3.3,<3.4'"
+        ) from error
+    except (ImportError, AttributeError, OSError, RuntimeError) as error:
+        # PyOpenGL reports a missing libEGL as an AttributeError on None, hence the wide net.
+        raise RenderingError(_describe_failure(error)) from error
+    return mujoco
+
+
+def create_context(width: int, height: int) -> Any:
+    """Create and make current an off-screen OpenGL context.
+
+    Raises RenderingError if the backend finds no device or its libraries are missing.
+    """
+    mujoco = import_mujoco()
+    try:
+        context = mujoco.GLContext(width, height)
+        context.make_current()
+    except Exception as error:  # each backend raises its own types, none of them public
+        raise RenderingError(_describe_failure(error)) from error
+    return context
+
+
+def _describe_failure(error: Exception) -> str:
+    backend = os.environ.get("MUJOCO_GL", "the default")
+    return f"No off-screen OpenGL with MUJOCO_GL={backend} ({error}). {_INSTALL_GL}"
