@@ -1,0 +1,47 @@
+# One command each for a fresh machine; `make` alone lists them. Python 3.10-3.13: make PYTHON=python3.12
+PYTHON ?= python3
+# Images, a folder, a video or a bag for the demo; without it the demo renders scenes.
+INPUT ?=
+FRAMES ?= 100
+# More arguments for pytest: make test ARGS="-k tracker -x"
+ARGS ?=
+
+RUN := scripts/run
+
+.PHONY: help setup build demo test lint bench clean
+
+help:
+	@echo "make setup   install everything pinned into .venv (ROS 2, PyTorch, tools; once)"
+	@echo "make build   setup, then build the messages and the package with colcon"
+	@echo "make demo    camera and perception at work; results in demo_output/"
+	@echo "             [INPUT=folder, video or bag] [FRAMES=100]"
+	@echo "make test    all tests  [ARGS=\"-k name\"]"
+	@echo "make lint    ruff and mypy"
+	@echo "make bench   speed of model and node"
+	@echo "make clean   remove builds, caches and demo_output (keeps .venv)"
+	@echo "PYTHON=$(PYTHON) makes .venv; with ROS sourced (ROS_DISTRO), that ROS is used instead."
+
+setup:
+	@$(PYTHON) scripts/workspace.py setup
+
+build: setup
+	@$(PYTHON) scripts/workspace.py build
+
+demo: build
+	@$(RUN) python3 -m genesis_ros.demo $(if $(INPUT),--input "$(INPUT)") --frames $(FRAMES) --output demo_output
+
+test: build
+	@$(RUN) python3 -m pytest $(ARGS)
+
+lint: setup
+	@$(RUN) ruff check .
+	@$(RUN) ruff format --check .
+	@$(RUN) mypy
+
+bench: build
+	@if [ -f benchmarks/bench.py ]; then $(RUN) python3 benchmarks/bench.py $(ARGS); \
+	else echo "There is no benchmark yet (benchmarks/bench.py)."; fi
+
+clean:
+	rm -rf build install log dist demo_output *.egg-info .mypy_cache .pytest_cache .ruff_cache
+	find genesis_core genesis_ros training test scripts launch -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -1,0 +1,105 @@
+"""Starts the perception node, with camera:=true also a simulated camera.
+
+ros2 launch genesis_ros perception.launch.py image_topic:=/camera/color/image_raw
+
+Every argument that is left empty keeps the value of params_file. The node configures and activates
+itself (parameter autostart).
+"""
+
+from launch import LaunchContext, LaunchDescription
+from launch.actions import DeclareLaunchArgument, OpaqueFunction
+from launch.conditions import IfCondition
+from launch.substitutions import LaunchConfiguration, PathJoinSubstitution
+from launch_ros.actions import Node
+from launch_ros.parameter_descriptions import ParameterValue
+from launch_ros.substitutions import FindPackageShare
+
+# Launch arguments that set the perception node's parameter of the same name.
+PARAMETER_ARGUMENTS = {
+    "image_transport": "raw, compressed (on <image_topic>/compressed) or auto",
+    "checkpoint": "Path of the model's checkpoint",
+    "device": "Where the model runs: auto, cpu, cuda or cuda:n",
+    "precision": "auto, fp32, bf16 or fp16",
+}
+
+
+def generate_launch_description() -> LaunchDescription:
+    """The arguments and the nodes; called by ros2 launch."""
+    params_file = PathJoinSubstitution(
+        [FindPackageShare("genesis_ros"), "config", "perception.yaml"]
+    )
+    return LaunchDescription(
+        [
+            DeclareLaunchArgument(
+                "namespace",
+                default_value="genesis",
+                description="Namespace of the node and of its topics",
+            ),
+            DeclareLaunchArgument(
+                "params_file",
+                default_value=params_file,
+                description="YAML file with the node's parameters",
+            ),
+            DeclareLaunchArgument(
+                "image_topic", default_value="", description="Camera image topic to listen to"
+            ),
+            *(
+                DeclareLaunchArgument(name, default_value="", description=description)
+                for name, description in PARAMETER_ARGUMENTS.items()
+            ),
+            DeclareLaunchArgument(
+                "camera",
+                default_value="false",
+                choices=["true", "false"],
+                description="Also start a simulated camera, on /camera/image_raw",
+            ),
+            DeclareLaunchArgument(
+                "camera_input",
+                default_value="",
+                description="What that camera plays: image folder, video or bag; "
+                "empty: generated tabletop scenes",
+            ),
+            OpaqueFunction(function=start_perception),
+            OpaqueFunction(
+                function=start_camera, condition=IfCondition(LaunchConfiguration("camera"))
+            ),
+        ]
+    )
+
+
+def start_perception(context: LaunchContext) -> list[Node]:
+    """The perception node; arguments that were given take precedence over the parameter file."""
+    given: dict[str, ParameterValue | list[str]] = {
+        name: ParameterValue(value, value_type=str)  # else 12 or true would change their type
+        for name in PARAMETER_ARGUMENTS
+        if (value := LaunchConfiguration(name).perform(context))
+    }
+    if image_topic := LaunchConfiguration("image_topic").perform(context):
+        given["image_topics"] = [image_topic]
+    return [
+        Node(
+            package="genesis_ros",
+            executable="perception_node",
+            name="perception",
+            namespace=LaunchConfiguration("namespace"),
+            parameters=[LaunchConfiguration("params_file"), given],
+            output="screen",
+        )
+    ]
+
+
+def start_camera(context: LaunchContext) -> list[Node]:
+    """The simulated camera."""
+    source: dict[str, str | ParameterValue] = {"source": "tabletop"}
+    if path := LaunchConfiguration("camera_input").perform(context):
+        source = {"source": "path", "path": ParameterValue(path, value_type=str)}
+    return [
+        Node(
+            package="genesis_ros",
+            executable="camera_node",
+            name="camera",
+            namespace="camera",
+            parameters=[source],
+            output="screen",
+        )
+    ]

@@ -1,0 +1,244 @@
+"""Set up and build a checkout: `workspace.py setup` makes .venv, `workspace.py build` runs colcon.
+
+Needs nothing but the standard library. Both commands remember what they were done for and return at
+once while nothing has changed. Where ROS is installed (ROS_DISTRO set) no environment is made: its
+own packages are used, and build is the usual `colcon build --symlink-install`.
+"""
+
+from __future__ import annotations
+
+import argparse
+import fcntl
+import hashlib
+import importlib.util
+import os
+import re
+import shutil
+import subprocess
+import sys
+import sysconfig
+from collections.abc import Iterable
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parent.parent
+VENV = ROOT / ".venv"
+VENV_PYTHON = VENV / "bin" / "python3"
+REQUIREMENTS = ROOT / "requirements"
+SUPPORTED = ((3, 10), (3, 13))
+
+# Each build step writes its stamp last, so that an interrupted step runs again.
+VENV_STAMP = VENV / "genesis_ros_setup"
+BUILD_STAMP = ROOT / "build" / "genesis_ros_build"
+
+# Their content decides what is built ...
+BUILD_INPUTS = ("CMakeLists.txt", "package.xml", "cmake", "msg")
+# ... and of these only which files exist: --symlink-install makes edits live, but not new files.
+INSTALLED_DIRECTORIES = ("genesis_core", "genesis_ros", "launch", "config")
+
+# The wheels' exported CMake targets name the directories of the machine they were built on.
+WHEEL_PYTHON = r"/opt/python/cp3\d+-cp3\d+t?"
+WHEEL_INCLUDE = re.compile(WHEEL_PYTHON + r"/include/python3\.\d+t?\b")
+WHEEL_SITE_PACKAGES = re.compile(WHEEL_PYTHON + r"/lib/python3\.\d+t?/site-packages\b")
+# CMake refuses to export a target with an include directory inside the source tree, and .venv is
+# inside it. The generated message libraries need these directories only while they are compiled.
+GENERATOR_INCLUDES = "PUBLIC ${Python3_INCLUDE_DIRS} ${Python3_NumPy_INCLUDE_DIRS})"
+GENERATOR_BUILD_INCLUDES = (
+    'PUBLIC "$<BUILD_INTERFACE:${Python3_INCLUDE_DIRS};${Python3_NumPy_INCLUDE_DIRS}>")'
+)
+
+
+class WorkspaceError(Exception):
+    """Set-up or build cannot go on; the message says what to do."""
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("command", choices=("setup", "build"))
+    command = parser.parse_args().command
+    try:
+        with Path(__file__).open() as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)  # `make` started twice: the second one waits
+            if command == "setup":
+                set_up()
+            else:
+                build()
+    except WorkspaceError as error:
+        print(f"{command}: {error}", file=sys.stderr)
+        return 1
+    except subprocess.CalledProcessError as error:
+        print(f"{command}: exit status {error.returncode} of {error.cmd}", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        print(f"\n{command}: interrupted; run it again to go on", file=sys.stderr)
+        return 130
+    return 0
+
+
+def set_up() -> None:
+    """Create .venv with everything that requirements/ pins, and make its ROS wheels buildable."""
+    if "ROS_DISTRO" in os.environ:
+        check_ros_installation()
+        return
+    check_python()
+    version = f"{sys.version_info.major}.{sys.version_info.minor}"
+    made_for = f"{version} {VENV}"
+    content = fingerprint([*REQUIREMENTS.glob("*.txt"), Path(__file__)])
+    found_for, _, found_content = read(VENV_STAMP).partition("\n")
+    if (found_for, found_content) == (made_for, content):
+        return
+    check_build_tools()
+    # The scripts of an environment that was copied or moved still name the old place.
+    if VENV.exists() and (venv_version() != version or found_for not in ("", made_for)):
+        print(f"setup: replacing {VENV}, made for another Python or another place", flush=True)
+        shutil.rmtree(VENV)
+    if not VENV.exists():
+        print(f"setup: creating {VENV} with Python {version}", flush=True)
+        run(base_python(), "-m", "venv", str(VENV))
+    print("setup: installing the pinned packages (a few minutes, only this once)", flush=True)
+    install_requirements()
+    patch_wheels()
+    VENV_STAMP.write_text(f"{made_for}\n{content}")
+    print("setup: done", flush=True)
+
+
+def build() -> None:
+    """Run colcon if the interfaces, the build files or the set of installed files changed."""
+    names = sorted(
+        str(path.relative_to(ROOT))
+        for directory in INSTALLED_DIRECTORIES
+        for path in files_below(ROOT / directory)
+    )
+    inputs = [path for name in BUILD_INPUTS for path in files_below(ROOT / name)]
+    environment = os.environ.get("ROS_DISTRO") or fingerprint(
+        [REQUIREMENTS / "ros.txt"], read(VENV_STAMP).partition("\n")[0]
+    )
+    content = fingerprint(inputs, *names)
+    found_environment, _, found_content = read(BUILD_STAMP).partition("\n")
+    if (found_environment, found_content) == (environment, content):
+        return
+    if found_environment != environment:
+        # CMake's cache names the Python and the ROS packages it was made with.
+        for directory in ("build", "install"):
+            shutil.rmtree(ROOT / directory, ignore_errors=True)
+    print("build: colcon build (messages and package)", flush=True)
+    BUILD_STAMP.unlink(missing_ok=True)
+    # The wheels carry no local_setup files, which colcon would warn about at every build.
+    # make's own flags are not for the make that CMake starts.
+    environ = {"COLCON_LOG_LEVEL": "error", **os.environ}
+    for name in ("MAKEFLAGS", "MFLAGS", "MAKELEVEL"):
+        environ.pop(name, None)
+    colcon = ["colcon", "build", "--symlink-install", "--packages-select", "genesis_ros"]
+    run(str(ROOT / "scripts" / "run"), *colcon, environ=environ)
+    BUILD_STAMP.write_text(f"{environment}\n{content}")
+
+
+def check_ros_installation() -> None:
+    needed = ("rclpy", "numpy", "cv2", "scipy", "torch", "safetensors")
+    missing = [name for name in needed if importlib.util.find_spec(name) is None]
+    if missing:
+        raise WorkspaceError(
+            f"ROS {os.environ['ROS_DISTRO']} is active, but {sys.executable} lacks "
+            f"{', '.join(missing)}. `rosdep install --from-paths . --ignore-src` installs the ROS "
+            "packages, pip torch and safetensors; or use a shell without ROS, and .venv is made."
+        )
+
+
+def check_python() -> None:
+    lowest, highest = SUPPORTED
+    if not lowest <= sys.version_info[:2] <= highest:
+        raise WorkspaceError(
+            f"{sys.executable} is Python {sys.version.split()[0]}; ROS wheels exist for {lowest[0]}."
+            f"{lowest[1]} to {highest[0]}.{highest[1]}. Choose one of them: make PYTHON=python3.12"
+        )
+    if importlib.util.find_spec("ensurepip") is None:
+        raise WorkspaceError(
+            f"{sys.executable} has no venv module; install it (Debian, Ubuntu: apt install "
+            f"python3-venv)"
+        )
+
+
+def check_build_tools() -> None:
+    compiler = os.environ.get("CXX", "").split()[:1] or ["c++", "g++", "clang++"]
+    if not any(shutil.which(name) for name in compiler):
+        raise WorkspaceError(
+            f"no C++ compiler (looked for {', '.join(compiler)}); install one (Debian, Ubuntu: "
+            "apt install g++)"
+        )
+    header = Path(sysconfig.get_path("include"), "Python.h")
+    if not header.exists():
+        raise WorkspaceError(
+            f"{header} is missing, the messages cannot be compiled; install Python's development "
+            "files (Debian, Ubuntu: apt install python3-dev)"
+        )
+
+
+def venv_version() -> str:
+    """Python version ("3.11") of .venv; empty if it does not run."""
+    code = "import sys; print('%d.%d' % sys.version_info[:2])"
+    try:
+        result = subprocess.run([VENV_PYTHON, "-c", code], capture_output=True, text=True)
+    except OSError:
+        return ""
+    return result.stdout.strip()
+
+
+def base_python() -> str:
+    """The interpreter outside any virtual environment, so that .venv can be replaced."""
+    return getattr(sys, "_base_executable", sys.executable)
+
+
+def install_requirements() -> None:
+    # Build requirements of the one package without a wheel are pinned too; pip reads them from
+    # the first variable before release 25.3 and from the second one after it.
+    constraints = str(REQUIREMENTS / "constraints.txt")
+    environ = {**os.environ, "PIP_CONSTRAINT": constraints, "PIP_BUILD_CONSTRAINT": constraints}
+    files = [str(REQUIREMENTS / f"{name}.txt") for name in ("training", "ros", "dev")]
+    options = [option for name in files for option in ("-r", name)]
+    pip = [str(VENV_PYTHON), "-m", "pip", "--disable-pip-version-check", "install"]
+    run(*pip, *options, environ=environ)
+
+
+def patch_wheels() -> None:
+    """Make CMake find this machine's headers in the ROS wheels; harmless when done again."""
+    code = (
+        "from sysconfig import get_path as path; print(path('include'), path('purelib'), sep='\\n')"
+    )
+    output = subprocess.run([VENV_PYTHON, "-c", code], check=True, capture_output=True, text=True)
+    include, site_packages = output.stdout.splitlines()
+    for path in (VENV / "share").rglob("*.cmake"):
+        text = path.read_text()
+        patched = WHEEL_INCLUDE.sub(lambda _: include, text)
+        patched = WHEEL_SITE_PACKAGES.sub(lambda _: site_packages, patched)
+        patched = patched.replace(GENERATOR_INCLUDES, GENERATOR_BUILD_INCLUDES)
+        if patched != text:
+            path.write_text(patched)
+
+
+def files_below(path: Path) -> list[Path]:
+    """The file itself or all files of a directory, caches left out; empty if there is none."""
+    if path.is_file():
+        return [path]
+    return [file for file in path.rglob("*") if file.is_file() and "__pycache__" not in file.parts]
+
+
+def fingerprint(files: Iterable[Path], *values: str) -> str:
+    """Hash of the files' names and contents and of the values."""
+    digest = hashlib.sha256()
+    for path in sorted(files):
+        digest.update(f"{path}\0".encode() + path.read_bytes() + b"\0")
+    for value in values:
+        digest.update(f"{value}\0".encode())
+    return digest.hexdigest()
+
+
+def read(path: Path) -> str:
+    """Content of a text file, empty if there is none."""
+    return path.read_text() if path.exists() else ""
+
+
+def run(*command: str, environ: dict[str, str] | None = None) -> None:
+    subprocess.run(command, cwd=ROOT, env=environ, check=True)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

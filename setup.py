@@ -1,0 +1,45 @@
+"""`pip install .`: the same Python code that colcon installs, without the generated messages."""
+
+from pathlib import Path
+from xml.etree import ElementTree
+
+from setuptools import find_packages, setup
+
+manifest = ElementTree.parse(Path(__file__).with_name("package.xml")).getroot()
+
+
+def text(tag: str) -> str:
+    """Content of an element of package.xml, on one line."""
+    return " ".join(manifest.findtext(tag, "").split())
+
+
+setup(
+    name=text("name"),
+    version=text("version"),
+    description=text("description"),
+    license=text("license"),
+    license_files=["LICENSE"],
+    python_requires=">=3.10",
+    packages=find_packages(include=["genesis_core*", "genesis_ros*"]),
+    package_data={"genesis_core": ["checkpoints/*.safetensors"]},
+    # Lower bounds only: the exact versions that are tested are in requirements/. rclpy and the
+    # messages come from ROS.
+    install_requires=[
+        "numpy>=1.26",
+        "opencv-python-headless>=4.6,<5",
+        "safetensors>=0.4",
+        "torch>=2.1",
+    ],
+    extras_require={
+        "scenes": ["mujoco>=3.3,<4"],
+        "ros": ["PyYAML>=5.4", "rosbags>=0.10", "scipy>=1.11"],
+    },
+    entry_points={
+        "console_scripts": [
+            "genesis_perception = genesis_ros.perception_node:main",
+            "genesis_camera = genesis_ros.camera_node:main",
+            "genesis_demo = genesis_ros.demo:main",
+        ]
+    },
+    zip_safe=False,
+)
