@@ -81,16 +81,16 @@ class UpConv(nn.Module):
     """Transposed 5x5 convolution, stride 2, padding 2, output padding 1: (H, W) -> (2H, 2W).
 
     Parameters have the layout of ``nn.ConvTranspose2d`` (in, out, 5, 5). It is computed as one
-    3x3 convolution to four times the channels followed by a pixel shuffle: each of the four
-    output phases sees at most 3x3 input pixels, and the dense convolution is much faster than
-    the strided one, above all in the backward pass.
+    3x3 convolution to the four output phases as channels, for ``pixel_shuffle`` to interleave:
+    each phase sees at most 3x3 input pixels, and the dense convolution is much faster than the
+    strided one, above all in the backward pass.
     """
 
     def __init__(self, in_channels: int, out_channels: int) -> None:
         super().__init__()
         reference = nn.ConvTranspose2d(in_channels, out_channels, 5, 2, 2, 1)
-        self.weight = reference.weight
-        self.bias = reference.bias
+        assert reference.bias is not None
+        self.weight, self.bias = reference.weight, reference.bias
 
     def phase_weight(self) -> Tensor:
         """The equivalent 3x3 kernel (4*out, in, 3, 3), channels ordered for ``pixel_shuffle``."""
@@ -100,14 +100,21 @@ class UpConv(nn.Module):
         taps = F.pad(self.weight, (0, 1, 0, 1)).view(inputs, outputs, 3, 2, 3, 2).flip(2, 4)
         return taps.permute(1, 3, 5, 0, 2, 4).reshape(4 * outputs, inputs, 3, 3)
 
+    def phases(self, x: Tensor) -> Tensor:
+        """(N, in, H, W) -> (N, 4*out, H, W): the output before it is interleaved."""
+        return F.conv2d(x, self.phase_weight(), self.bias.repeat_interleave(4), padding=1)
+
     def forward(self, x: Tensor) -> Tensor:
-        assert self.bias is not None
-        bias = self.bias.repeat_interleave(4)
-        return F.pixel_shuffle(F.conv2d(x, self.phase_weight(), bias, padding=1), 2)
+        return F.pixel_shuffle(self.phases(x), 2)
 
 
 class BroadcastDecoder(nn.Sequential):
-    """Spatial broadcast decoder: (N, D) -> (N, out_channels, S, S)."""
+    """Spatial broadcast decoder: (N, D) -> (N, out_channels, S, S).
+
+    Four times [transposed convolution, GroupNorm, ReLU], then a 1x1 convolution. Normalisation,
+    ReLU and the 1x1 convolution act alike on all four phases of an upsampled pixel, so they run
+    before the phases are interleaved: the largest map is never shuffled at full width.
+    """
 
     def __init__(self, image_size: int, latent_dim: int, width: int, out_channels: int) -> None:
         layers: list[nn.Module] = [Broadcast(image_size // 16)]
@@ -118,6 +125,27 @@ class BroadcastDecoder(nn.Sequential):
                 nn.ReLU(),
             ]
         super().__init__(*layers, nn.Conv2d(width, out_channels, 1))
+
+    def forward(self, latents: Tensor) -> Tensor:
+        x: Tensor = self[0](latents)
+        *ups, last = range(1, len(self) - 1, 3)
+        for index in ups:
+            x = F.pixel_shuffle(self._normalised_phases(x, index), 2)
+        x = self._normalised_phases(x, last)
+        head: nn.Conv2d = self[-1]  # type: ignore[assignment]
+        assert head.bias is not None
+        # The same 1x1 kernel for every phase: a block-diagonal kernel on all four at once.
+        weight = torch.kron(head.weight[:, :, 0, 0], torch.eye(4, device=x.device))
+        x = F.conv2d(x, weight[:, :, None, None], head.bias.repeat_interleave(4))
+        return F.pixel_shuffle(x, 2)
+
+    def _normalised_phases(self, x: Tensor, index: int) -> Tensor:
+        """ReLU(GroupNorm(phases of the transposed convolution)) of the layers from ``index``."""
+        up: UpConv = self[index]  # type: ignore[assignment]
+        norm: nn.GroupNorm = self[index + 1]  # type: ignore[assignment]
+        # A group's channels stay together when each becomes four, so its statistics are the same.
+        weight, bias = norm.weight.repeat_interleave(4), norm.bias.repeat_interleave(4)
+        return F.group_norm(up.phases(x), norm.num_groups, weight, bias, norm.eps).relu()
 
 
 class Broadcast(nn.Module):
