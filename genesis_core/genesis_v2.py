@@ -157,10 +157,12 @@ class GenesisV2(nn.Module):
             raise ValueError(
                 f"images have shape {tuple(images.shape)}; expected (B, {channels}, {size}, {size})"
             )
+        if not images.is_floating_point():
+            raise ValueError(f"images are {images.dtype}; expected floating point in [0, 1]")
         batch = images.shape[0]
         if seed_scores is None:
             seed_scores = self._draw(torch.rand, (batch, size, size), images, generator)
-        elif seed_scores.numel() != batch * size * size:
+        elif seed_scores.shape not in ((batch, 1, size, size), (batch, size, size)):
             raise ValueError(
                 f"seed_scores have shape {tuple(seed_scores.shape)}; "
                 f"expected ({batch}, 1, {size}, {size})"
@@ -168,7 +170,7 @@ class GenesisV2(nn.Module):
         features = self.backbone(images)
         clusters = self.icsbp(
             self.embedding(features),
-            seed_scores.reshape(batch, size, size),
+            seed_scores.reshape(batch, size, size).to(images.device),
             stop_threshold=stop_threshold,
             num_slots=num_slots,
         )
@@ -185,8 +187,10 @@ class GenesisV2(nn.Module):
         """
         pixels = self.feature_head(features).flatten(2).transpose(1, 2)  # (B, HW, 2C)
         weights = masks.float().flatten(2)
-        sums = weights.to(pixels.dtype) @ pixels
-        pooled = sums.float() / (weights.sum(dim=2, keepdim=True) + 1e-5)
+        # A sum over all pixels would overflow in half precision.
+        with torch.autocast(weights.device.type, enabled=False):
+            sums = weights @ pixels.float()
+        pooled = sums / (weights.sum(dim=2, keepdim=True) + 1e-5)
         mean, scale = self.latent_head(pooled).float().chunk(2, dim=-1)
         return mean, F.softplus(scale + 0.5) + 1e-8
 
@@ -257,10 +261,10 @@ class GenesisV2(nn.Module):
             drawn = self.config.num_slots if num_slots is None else num_slots
             shape = (batch, drawn, self.config.latent_dim)
             noise = self._draw(torch.randn, shape, images, generator)
-        if noise.ndim != 3 or noise.shape[0] != batch or noise.shape[1] < slots:
+        dim = self.config.latent_dim
+        if noise.ndim != 3 or noise.shape[::2] != (batch, dim) or noise.shape[1] < slots:
             raise ValueError(
-                f"noise has shape {tuple(noise.shape)}; "
-                f"expected ({batch}, {slots}, {self.config.latent_dim})"
+                f"noise has shape {tuple(noise.shape)}; expected ({batch}, {slots}, {dim})"
             )
         out = GenesisOutput(
             num_slots=clusters.num_slots,
@@ -299,6 +303,8 @@ class GenesisV2(nn.Module):
         """``n`` scenes from the prior; without a generator, from the global one."""
         reference = self.icsbp.log_scale
         slots = self.config.num_slots if num_slots is None else num_slots
+        if n < 1 or slots < 1:
+            raise ValueError(f"asked for {n} samples of {slots} slots; expected at least 1 of each")
         shape = (n, slots, self.config.latent_dim)
         noise = _random(torch.randn, shape, reference, generator)
         latents = noise if self.prior is None else self.prior.sample(noise)

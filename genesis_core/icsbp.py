@@ -76,9 +76,16 @@ class ICSBP(nn.Module):
             stop_threshold: None for a fixed number of slots; else an image stops when a mask's
                 sum falls below this many pixels, stated at 64x64 and scaled to the image's area.
             num_slots: draw at most this many slots instead of ``self.num_slots``.
+
+        Raises:
+            ValueError: fewer than two slots, or a threshold that is no number of pixels.
         """
         batch, channels, height, width = embeddings.shape
         steps = (self.num_slots if num_slots is None else num_slots) - 1
+        if steps < 1:
+            raise ValueError(f"num_slots is {num_slots}; expected at least 2")
+        if stop_threshold is not None and not stop_threshold >= 0:
+            raise ValueError(f"stop_threshold is {stop_threshold}; expected pixels (0 or more)")
         # Always float32: distances and logarithms lose too much in half precision.
         pixels = embeddings.float().flatten(2)  # (B, E, HW)
         scores = seed_scores.float().flatten(1)

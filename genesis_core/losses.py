@@ -98,13 +98,11 @@ def mask_supervision(clusters: Clusters, labels: Tensor) -> Tensor:
         clusters: IC-SBP's output for a fixed number of slots.
         labels: (B, H, W) integer instance labels; the background is an instance like any other.
     """
+    expected = clusters.log_alpha[:, 0].shape
+    if labels.shape != expected:
+        raise ValueError(f"labels have shape {tuple(labels.shape)}; expected {tuple(expected)}")
     log_alpha = clusters.log_alpha.flatten(2)  # (B, S, HW)
     flat = labels.flatten(1).long()  # (B, HW)
-    if flat.shape != log_alpha[:, 0].shape:
-        raise ValueError(
-            f"labels have shape {tuple(labels.shape)}; expected one per pixel of "
-            f"{tuple(clusters.log_alpha[:, 0].shape)}"
-        )
     one_hot = torch.nn.functional.one_hot(flat).float()  # (B, HW, L)
     areas = one_hot.sum(dim=1)  # (B, L)
     present = (areas > 0).float()
@@ -114,9 +112,10 @@ def mask_supervision(clusters: Clusters, labels: Tensor) -> Tensor:
 
     # -log(1 - alpha), kept finite where alpha reaches one.
     log_rest = torch.log1p(-log_alpha.exp().clamp_max(1 - 1e-6))
-    inside = ((-log_alpha) @ per_pixel * is_target).sum(dim=2)
     others = present[:, None] * (1 - is_target)
-    outside = ((-log_rest) @ per_pixel * others).sum(dim=2) / others.sum(dim=2).clamp_min(1)
+    with torch.autocast(log_alpha.device.type, enabled=False):  # half precision is too coarse
+        inside = ((-log_alpha) @ per_pixel * is_target).sum(dim=2)
+        outside = ((-log_rest) @ per_pixel * others).sum(dim=2) / others.sum(dim=2).clamp_min(1)
     return (inside + outside).mean(dim=1)
 
 
@@ -176,8 +175,9 @@ class Geco:
         ema = self.momentum * self.nll_ema + (1 - self.momentum) * nll
         self.nll_ema = torch.where(self.nll_ema.isnan(), nll, ema)
         slack = self.goal - self.nll_ema
-        rate = torch.where(slack > 0, self.speedup * self.step_size, self.step_size)
-        self.beta = (self.beta * (rate * slack).exp()).clamp(self.beta_min, self.beta_max)
+        speed = torch.where(slack > 0, self.speedup, 1.0)
+        growth = (self.step_size * speed * slack).exp()
+        self.beta = (self.beta * growth).clamp(self.beta_min, self.beta_max)
 
     def state_dict(self) -> dict[str, Tensor]:
         return {"beta": self.beta, "nll_ema": self.nll_ema}
