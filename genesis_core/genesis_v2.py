@@ -102,8 +102,10 @@ class AutoregressivePrior(nn.Module):
 
     def forward(self, latents: Tensor) -> tuple[Tensor, Tensor]:
         """Mean and standard deviation of every slot given the ones before it: (B, K, D) each."""
-        mean, std = self._moments(self.lstm(latents[:, :-1])[0])
         first = torch.zeros_like(latents[:, :1]), torch.ones_like(latents[:, :1])
+        if latents.shape[1] == 1:  # flexible slots may stop at one; an LSTM needs a step
+            return first
+        mean, std = self._moments(self.lstm(latents[:, :-1])[0])
         return torch.cat([first[0], mean], dim=1), torch.cat([first[1], std], dim=1)
 
     def sample(self, noise: Tensor) -> Tensor:
