@@ -1,0 +1,62 @@
+"""Decoding, cropping and resizing, alike for all data sets."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import cv2
+import numpy as np
+
+from training.datasets.layout import UInt8
+
+
+def decode_rgb(data: bytes) -> UInt8:
+    """An encoded image as RGB (H, W, 3); ValueError where it cannot be decoded."""
+    return cv2.cvtColor(_decode(data, cv2.IMREAD_COLOR), cv2.COLOR_BGR2RGB)
+
+
+def read_rgb(path: Path) -> UInt8:
+    """An image file as RGB (H, W, 3); ValueError or OSError where it cannot be read."""
+    return decode_rgb(path.read_bytes())
+
+
+def read_channel(path: Path) -> UInt8:
+    """The first channel of an image file, uint8 (H, W): grey, or the red of RGB(A).
+
+    Raises ValueError or OSError where it cannot be read.
+    """
+    image = _decode(path.read_bytes(), cv2.IMREAD_UNCHANGED)
+    if image.dtype != np.uint8:
+        raise ValueError(f"expected 8 bits per channel, found {image.dtype}")
+    return image if image.ndim == 2 else image[..., 2]  # OpenCV's order is BGR(A).
+
+
+def _decode(data: bytes, flag: int) -> UInt8:
+    image = cv2.imdecode(np.frombuffer(data, np.uint8), flag) if data else None
+    if image is None:
+        raise ValueError(f"the image cannot be decoded ({len(data)} bytes)")
+    return image
+
+
+def check_size(image: UInt8, height: int, width: int) -> None:
+    """ValueError where an image is not of this size."""
+    if image.shape[:2] != (height, width):
+        raise ValueError(f"expected {height} x {width} pixels, found {image.shape[:2]}")
+
+
+def centre_crop(image: UInt8, size: int) -> UInt8:
+    """The central size x size pixels of an image or mask."""
+    top, left = (image.shape[0] - size) // 2, (image.shape[1] - size) // 2
+    return image[top : top + size, left : left + size]
+
+
+def resize_image(image: UInt8, height: int, width: int) -> UInt8:
+    """Resize by area averaging, which does not alias; bilinearly where the image grows."""
+    shrinks = height <= image.shape[0] and width <= image.shape[1]
+    interpolation = cv2.INTER_AREA if shrinks else cv2.INTER_LINEAR
+    return cv2.resize(image, (width, height), interpolation=interpolation)
+
+
+def resize_labels(labels: UInt8, height: int, width: int) -> UInt8:
+    """Resize to the nearest pixel, whose centre is meant: labels don't mix."""
+    return cv2.resize(labels, (width, height), interpolation=cv2.INTER_NEAREST_EXACT)

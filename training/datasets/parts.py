@@ -1,0 +1,354 @@
+"""Making a data set's arrays in parts: by several processes and machines, resumable at any moment.
+
+A data set divides its source into tasks. Each task yields parts: arrays of some images under a
+key, each written to OUTPUT/parts/<key>.npz by rename. A part that is there is done, so a run that
+was killed goes on where it stopped. Assembly (training/datasets/assembly.py) then joins the parts
+in the order of their keys: the result depends on neither workers, shards nor interruptions.
+"""
+
+from __future__ import annotations
+
+import json
+import multiprocessing
+import os
+import signal
+import threading
+import time
+from collections.abc import Callable
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from concurrent.futures.process import BrokenProcessPool
+from dataclasses import asdict, dataclass
+from multiprocessing.connection import wait as wait_for_handles
+from multiprocessing.queues import SimpleQueue
+from multiprocessing.synchronize import Event
+from pathlib import Path
+from typing import Any, Literal, Protocol, TypeVar
+from urllib.parse import quote
+
+import cv2
+import numpy as np
+from tqdm import tqdm
+
+from training.datasets.layout import DatasetError, UInt8, atomic_file, read_json, write_json
+
+PARTS, OPTIONS = "parts", "options.json"
+
+TaskT = TypeVar("TaskT", bound="Task")
+OnError = Literal["stop", "skip"]
+
+
+@dataclass(frozen=True)
+class Task:
+    """A piece of work for one process.
+
+    name: unique and the same on every run, for shards and messages.
+    size: what it takes, in the data set's unit, for the progress bar.
+    """
+
+    name: str
+    size: int
+
+    def marker(self, folder: Path) -> Path:
+        """The file that says that the task is done, and which problems it met."""
+        return folder / f"task-{quote(self.name, safe='')}.json"
+
+    def is_done(self, folder: Path) -> bool:
+        """Whether the task ended without a problem: corrupt input may have been mended since."""
+        marker = self.marker(folder)
+        return marker.exists() and not read_json(marker)["problems"]
+
+
+class Dataset(Protocol[TaskT]):
+    """What a kind of data set provides; instances travel to worker processes by pickle."""
+
+    @property
+    def name(self) -> str:
+        """As on the command line and in info.json."""
+
+    @property
+    def unit(self) -> str:
+        """Unit of task sizes and progress: "B" or "images"."""
+
+    @property
+    def source(self) -> Path | None:
+        """Where the data come from; None if they are generated."""
+
+    def options(self) -> dict[str, Any]:
+        """All that shapes the arrays, as JSON values: parts of other options don't mix."""
+
+    def tasks(self) -> list[TaskT]:
+        """The work in a fixed order; DatasetError where the source has none."""
+
+    def run(self, task: TaskT, parts: PartWriter) -> None:
+        """Write all parts of a task."""
+
+
+@dataclass(frozen=True)
+class PartInfo:
+    """What a part holds. split: None leaves it to assembly (sorted keys: 10% val, 10% test)."""
+
+    key: str
+    split: str | None
+    count: int
+    image_size: int
+    masks: bool
+    problems: list[str]
+
+
+class Stopped(Exception):
+    """The run was interrupted, or another task met an error."""
+
+
+class PartWriter:
+    """What a task sees of the outside: which parts are done, where to put them, whom to tell.
+
+    `advance(amount)` moves the progress bar; it raises Stopped where the task is to end.
+    """
+
+    def __init__(
+        self,
+        folder: Path,
+        on_error: OnError,
+        advance: Callable[[int], None],
+        report: Callable[[str], None],
+    ) -> None:
+        self.advance = advance
+        self._folder = folder
+        self._on_error = on_error
+        self._report = report
+        self._problems: list[str] = []
+        self._task_problems: list[str] = []
+
+    def done(self, key: str) -> bool:
+        """Whether a part is there. One that lacks corrupt input is made again: it may be mended."""
+        path = self._folder / f"{key}.npz"
+        return path.exists() and not read_part_info(path).problems
+
+    def problem(self, problem: str | Exception) -> None:
+        """Report corrupt input. Returns if the user wants to go on without it, else raises."""
+        if self._on_error == "stop":
+            raise DatasetError(f"{problem} (--on-error skip leaves corrupt input out and goes on)")
+        self._problems.append(str(problem))
+        self._task_problems.append(str(problem))
+        self._report(f"left out: {problem}")
+
+    def write(
+        self, key: str, images: UInt8, masks: UInt8 | None = None, *, split: str | None = None
+    ) -> None:
+        """Write a part with the problems reported since the last one.
+
+        images: (N, S, S, 3) RGB. masks: (N, S, S) instance labels, 0 = background.
+        """
+        size = images.shape[1]
+        info = PartInfo(key, split, len(images), size, masks is not None, self._problems)
+        self._problems = []
+        arrays: dict[str, Any] = {"images": images}
+        if masks is not None:
+            arrays["masks"] = masks
+        arrays["info"] = np.frombuffer(json.dumps(asdict(info)).encode(), np.uint8)
+        with atomic_file(self._folder / f"{key}.npz") as file:
+            np.savez(file, **arrays)
+
+    def run(self, dataset: Dataset[TaskT], task: TaskT) -> None:
+        """Run a task to its end and mark it as done."""
+        self._problems, self._task_problems = [], []
+        dataset.run(task, self)
+        write_json(task.marker(self._folder), {"problems": self._task_problems})
+
+
+def read_part_info(path: Path) -> PartInfo:
+    """What a part file says of itself, without reading its arrays."""
+    with np.load(path) as part:
+        return PartInfo(**json.loads(part["info"].tobytes()))
+
+
+@dataclass(frozen=True)
+class Shard:
+    """One of `total` machines that share the work: it takes tasks index, index + total, ..."""
+
+    index: int
+    total: int
+
+    @classmethod
+    def parse(cls, text: str) -> Shard:
+        """From "I/N" with 0 <= I < N; ValueError otherwise."""
+        index, _, total = text.partition("/")
+        if index.isdecimal() and total.isdecimal() and int(index) < int(total):
+            return cls(int(index), int(total))
+        raise ValueError(f"shard {text!r}: expected I/N with I in 0..N-1, such as 0/4")
+
+    @property
+    def marker(self) -> str:
+        """Name of the file in OUTPUT/parts that says that this shard is done."""
+        return f"shard-{self.index}-of-{self.total}.json"
+
+
+def make_parts(
+    dataset: Dataset[TaskT], output: Path, *, shard: Shard, workers: int, on_error: OnError
+) -> None:
+    """Make this shard's parts that are not there yet.
+
+    Raises DatasetError for corrupt input (on_error "stop"), for parts in OUTPUT that were made
+    with other options, and for workers that were killed.
+    """
+    tasks = dataset.tasks()[shard.index :: shard.total]
+    folder = output / PARTS
+    folder.mkdir(parents=True, exist_ok=True)
+    _settle_options(dataset, folder / OPTIONS)
+    todo = [task for task in tasks if not task.is_done(folder)]
+    in_bytes = dataset.unit == "B"
+    with tqdm(
+        total=sum(task.size for task in tasks),
+        initial=sum(task.size for task in tasks) - sum(task.size for task in todo),
+        desc=dataset.name if shard.total == 1 else f"{dataset.name} {shard.index}/{shard.total}",
+        unit="B" if in_bytes else f" {dataset.unit}",
+        unit_scale=in_bytes,
+        smoothing=0.05,
+    ) as progress:
+        if min(workers, len(todo)) > 1:
+            _run_in_processes(dataset, todo, folder, workers, on_error, progress)
+        else:
+            parts = PartWriter(folder, on_error, _advancer(progress), progress.write)
+            for task in todo:
+                parts.run(dataset, task)
+    write_json(folder / shard.marker, {"markers": [task.marker(folder).name for task in tasks]})
+
+
+def _advancer(progress: tqdm[Any]) -> Callable[[int], None]:
+    def advance(amount: int) -> None:
+        progress.update(amount)
+
+    return advance
+
+
+def _settle_options(dataset: Dataset[TaskT], path: Path) -> None:
+    """Write down the options of a preparation, or refuse where it was begun with others."""
+    if not path.exists():
+        source = None if dataset.source is None else str(dataset.source)
+        options = dataset.options()
+        write_json(path, {"dataset": dataset.name, "source": source, "options": options})
+    settled = read_json(path)
+    changes = changed_options(dataset, {"dataset": settled["dataset"], **settled["options"]})
+    if changes:
+        raise DatasetError(
+            f"{path.parent} was begun with other options or another source: {changes}. Use the "
+            f"same again, another --output, or remove {path.parent}"
+        )
+
+
+def changed_options(dataset: Dataset[TaskT], settled: dict[str, Any]) -> str:
+    """How a data set's name and options differ from those written down; empty if they don't."""
+    # As they read back: tuples as lists, for one.
+    options = json.loads(json.dumps({"dataset": dataset.name, **dataset.options()}))
+    return "; ".join(
+        f"{name} was {settled.get(name)!r}, now {options.get(name)!r}"
+        for name in sorted(settled.keys() | options.keys())
+        if settled.get(name) != options.get(name)
+    )
+
+
+def _run_in_processes(
+    dataset: Dataset[TaskT],
+    tasks: list[TaskT],
+    folder: Path,
+    workers: int,
+    on_error: OnError,
+    progress: tqdm[Any],
+) -> None:
+    # A fresh interpreter per worker: rendering contexts and OpenCV's threads don't survive a fork.
+    context = multiprocessing.get_context("spawn")
+    for variable in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS"):
+        os.environ.setdefault(variable, "1")
+    messages: SimpleQueue[int | str] = context.SimpleQueue()
+    stop, finished = context.Event(), threading.Event()
+    reader = threading.Thread(
+        target=_show_messages, args=(messages, progress, finished), daemon=True
+    )
+    reader.start()
+    pool = ProcessPoolExecutor(
+        min(workers, len(tasks)),
+        context,
+        _Worker.start,
+        (dataset, folder, on_error, messages, stop),
+    )
+    try:
+        for future in as_completed([pool.submit(_Worker.run, task) for task in tasks]):
+            future.result()
+    except BrokenProcessPool as error:
+        raise DatasetError(
+            "a worker process was killed, perhaps for want of memory: run the same command again "
+            "to resume, with fewer --workers"
+        ) from error
+    finally:
+        stop.set()
+        pool.shutdown(cancel_futures=True)
+        finished.set()
+        reader.join(timeout=5)
+
+
+def _show_messages(
+    messages: SimpleQueue[int | str], progress: tqdm[Any], finished: threading.Event
+) -> None:
+    while True:
+        last = finished.is_set()
+        while not messages.empty():
+            message = messages.get()
+            if isinstance(message, str):
+                progress.write(message)
+            else:
+                progress.update(message)
+        if last:
+            return
+        finished.wait(0.1)
+
+
+class _Worker:
+    """What a worker process holds."""
+
+    dataset: Dataset[Any]
+    parts: PartWriter
+    messages: SimpleQueue[int | str]
+    stop: Event
+    advanced = 0
+    told = 0.0
+
+    @classmethod
+    def start(
+        cls,
+        dataset: Dataset[Any],
+        folder: Path,
+        on_error: OnError,
+        messages: SimpleQueue[int | str],
+        stop: Event,
+    ) -> None:
+        signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C: the parent stops its workers.
+        threading.Thread(target=_end_with_parent, daemon=True).start()
+        cv2.setNumThreads(1)
+        cls.dataset, cls.messages, cls.stop = dataset, messages, stop
+        cls.parts = PartWriter(folder, on_error, cls.advance, messages.put)
+
+    @classmethod
+    def run(cls, task: Task) -> None:
+        cls.parts.run(cls.dataset, task)
+        cls.tell()
+
+    @classmethod
+    def advance(cls, amount: int) -> None:
+        cls.advanced += amount
+        if time.monotonic() - cls.told > 0.1:  # A message per record would be work of its own.
+            cls.tell()
+            if cls.stop.is_set():
+                raise Stopped
+
+    @classmethod
+    def tell(cls) -> None:
+        cls.messages.put(cls.advanced)
+        cls.advanced, cls.told = 0, time.monotonic()
+
+
+def _end_with_parent() -> None:
+    """A worker whose parent was killed would otherwise wait for work for ever."""
+    parent = multiprocessing.parent_process()
+    if parent is not None:
+        wait_for_handles([parent.sentinel])
+        os._exit(1)
