@@ -7,8 +7,8 @@ they need not be consecutive nor agree between the two maps. NumPy arrays and CP
 accepted; the result is always one float64 NumPy value per image, to be averaged by the caller.
 
 Sources: ARI is Hubert and Arabie (1985); segmentation covering is Arbelaez et al. (2011), in the
-unweighted form (MSC) of Engelcke et al. (2020), "GENESIS"; the paper's section 5 says how they are
-used. A single-object data set such as APC is scored over all pixels, the others over the foreground.
+unweighted form (MSC) of Engelcke et al. (2020), "GENESIS". The paper (section 4) scores the
+foreground, but all pixels of data with a single object per image, such as APC.
 """
 
 from __future__ import annotations

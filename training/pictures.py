@@ -123,15 +123,15 @@ def overlay(picture: Picture, labels: NDArray[np.integer], background: bool = Fa
     """
     picture, labels = _enlarge(picture), _enlarge(labels.astype(np.int16))
     first = 1 if background else 0
-    painted = slot_colours(int(labels.max()) + 1)[np.maximum(labels - first, 0)]
+    painted = slot_colours(int(labels.max(initial=0)) + 1)[np.maximum(labels - first, 0)]
     blended = (1 - OVERLAY_OPACITY) * picture + OVERLAY_OPACITY * painted
     result = np.where((labels < first)[..., None], picture, blended)
     edges = np.zeros(labels.shape, bool)
     edges[1:] |= labels[1:] != labels[:-1]
     edges[:, 1:] |= labels[:, 1:] != labels[:, :-1]
     result[edges] = 255
-    painted_picture: Picture = result.round().astype(np.uint8)
-    return painted_picture
+    rounded: Picture = result.round().astype(np.uint8)
+    return rounded
 
 
 def slot_colours(count: int) -> NDArray[np.uint8]:
@@ -139,8 +139,9 @@ def slot_colours(count: int) -> NDArray[np.uint8]:
     extra = max(count - len(PALETTE), 0)
     hsv = np.full((1, extra, 3), (0, 170, 230), np.uint8)
     hsv[0, :, 0] = np.arange(extra) * 68.75 % 180  # OpenCV halves degrees to fit a byte
-    more = cv2.cvtColor(hsv, cv2.COLOR_HSV2RGB)[0] if extra else np.empty((0, 3), np.uint8)
-    return np.concatenate([np.array(PALETTE, np.uint8), more])[:count]
+    more = cv2.cvtColor(hsv, cv2.COLOR_HSV2RGB)[0] if extra else hsv[0]
+    colours: NDArray[np.uint8] = np.concatenate([np.array(PALETTE, np.uint8), more])[:count]
+    return colours
 
 
 def to_pictures(images: Tensor) -> NDArray[np.uint8]:
@@ -185,7 +186,7 @@ def _tile(
     content: NDArray[Any] | None,
     like: Picture | None = None,
 ) -> Picture:
-    """A captioned tile: an RGB picture, a mask in [0, 1], or None for nothing, as big as ``like``."""
+    """A captioned tile: a picture, a mask in [0, 1], or nothing (None), as big as ``like``."""
     if content is None:
         assert like is not None
         content = np.full_like(like, UNUSED if caption else BACKGROUND)

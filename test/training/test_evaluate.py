@@ -1,0 +1,283 @@
+"""Evaluation of checkpoints: values that follow from the data, tables, JSON, errors."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from numpy.typing import NDArray
+
+from genesis_core import GenesisV2, GenesisV2Config, save_model
+from training.datasets.prepared import PreparedDataset
+from training.evaluate import (
+    choose_images,
+    evaluate,
+    image_statistics,
+    main,
+    sample_statistics,
+)
+from training.fid import frechet_distance
+from training.results import tables
+
+ROOT = Path(__file__).resolve().parents[2]
+SLOTS = 4
+# Foreground objects in each of the 6 images below, and each object's share of the image.
+OBJECTS = (0, 1, 2, 3, 1, 2)
+OBJECT_SHARE = 8 * 8 / 32**2
+
+
+def scenes(size: int = 32) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
+    """Grey images with up to three square objects of a quarter of the side."""
+    rng = np.random.default_rng(0)
+    images = np.full((len(OBJECTS), size, size, 3), 128, np.uint8)
+    masks = np.zeros((len(OBJECTS), size, size), np.uint8)
+    side = size // 4
+    for image, mask, count in zip(images, masks, OBJECTS, strict=True):
+        for label in range(1, count + 1):
+            place = (slice(0, side), slice(label * side, (label + 1) * side))
+            image[place] = rng.integers(0, 255, 3)
+            mask[place] = label
+    return images, masks
+
+
+def write_dataset(
+    folder: Path, *, size: int = 32, masks: bool = True, dataset: str = "sprites"
+) -> Path:
+    images, labels = scenes(size)
+    split = folder / "test"
+    split.mkdir(parents=True)
+    np.save(split / "images.npy", images)
+    if masks:
+        np.save(split / "masks.npy", labels)
+    info = {
+        "format": 1,
+        "dataset": dataset,
+        "split": "test",
+        "count": len(images),
+        "image_size": size,
+        "source": "made up",
+        "options": {},
+        "version": "0",
+    }
+    (split / "info.json").write_text(json.dumps(info))
+    return folder
+
+
+def tiny_model(seed: int = 0) -> GenesisV2:
+    torch.manual_seed(seed)
+    config = GenesisV2Config(image_size=32, feature_dim=8, latent_dim=8, num_slots=SLOTS)
+    return GenesisV2(config).eval()
+
+
+@pytest.fixture
+def dataset(tmp_path: Path) -> PreparedDataset:
+    return PreparedDataset(write_dataset(tmp_path / "data"), "test")
+
+
+@pytest.fixture
+def checkpoint(tmp_path: Path) -> Path:
+    path = tmp_path / "model.safetensors"
+    save_model(tiny_model(), path)
+    return path
+
+
+def test_slots_and_their_error(dataset: PreparedDataset) -> None:
+    metrics = evaluate(tiny_model(), dataset)
+    assert metrics["images"] == len(OBJECTS)
+    assert metrics["fixed"]["slots"] == SLOTS
+    assert metrics["fixed"]["slots_mae"] == np.mean([abs(SLOTS - n - 1) for n in OBJECTS])
+
+
+def test_flexible_slots_that_stop_at_once_leave_one_segment(dataset: PreparedDataset) -> None:
+    # No mask reaches a threshold of the whole image, so the first slot takes all of it, and every
+    # score follows from the areas of the objects alone.
+    flexible = evaluate(tiny_model(), dataset, stop_threshold=64 * 64)["flexible"]
+    assert flexible["slots"] == 1
+    assert flexible["slots_mae"] == np.mean(OBJECTS)
+    for masks in ("decoder", "attention"):
+        scores = flexible[masks]
+        assert scores["ari"] == pytest.approx(1 / len(OBJECTS))  # the empty scene is 1
+        assert scores["ari_fg"] == pytest.approx(np.mean([n < 2 for n in OBJECTS]))
+        assert scores["msc_fg"] == pytest.approx(OBJECT_SHARE * np.mean([n > 0 for n in OBJECTS]))
+        assert scores["msc"] == pytest.approx(np.mean([1 / (n + 1) for n in OBJECTS]))
+        assert scores["sc_fg"] == scores["msc_fg"]  # equal areas
+
+
+def test_decoder_and_attention_masks_are_scored_apart(dataset: PreparedDataset) -> None:
+    fixed = evaluate(tiny_model(), dataset)["fixed"]
+    assert fixed["decoder"].keys() == fixed["attention"].keys()
+    assert fixed["decoder"] != fixed["attention"]
+    # Before training, attention clusters by position and the decoder's masks are noise.
+    assert fixed["attention"]["msc_fg"] > fixed["decoder"]["msc_fg"]
+
+
+def test_results_do_not_depend_on_the_batch_size_but_on_the_seed(dataset: PreparedDataset) -> None:
+    def elbo_and_ari(**options: Any) -> list[float]:
+        fixed = evaluate(tiny_model(), dataset, **options)["fixed"]
+        return [fixed["elbo"], fixed["attention"]["ari"]]
+
+    expected = elbo_and_ari(batch_size=6)
+    assert elbo_and_ari(batch_size=4) == pytest.approx(expected, rel=1e-6)
+    assert elbo_and_ari(batch_size=1) == pytest.approx(expected, rel=1e-6)
+    assert elbo_and_ari(seed=1) != pytest.approx(expected, rel=1e-6)
+
+
+def test_elbo_is_the_negative_of_nll_and_kl(dataset: PreparedDataset) -> None:
+    fixed = evaluate(tiny_model(), dataset)["fixed"]
+    assert fixed["elbo"] == pytest.approx(-(fixed["nll"] + fixed["kl"]), rel=1e-6)
+    # sigma 0.7 costs at least 0.5623 nats per element; a grey image explained by grey is near it.
+    floor = 0.5 * np.log(2 * np.pi * 0.7**2) * 3 * 32 * 32
+    assert floor < fixed["nll"] < 1.3 * floor
+
+
+def test_images_are_chosen_by_the_seed(dataset: PreparedDataset) -> None:
+    chosen = choose_images(dataset, 4, seed=3)
+    assert len(set(chosen)) == 4
+    assert chosen.tolist() == sorted(chosen)
+    assert choose_images(dataset, 4, seed=3).tolist() == chosen.tolist()
+    assert choose_images(dataset, 100, seed=3).tolist() == list(range(len(OBJECTS)))
+
+
+def test_data_of_another_size_is_resized_to_the_model(tmp_path: Path) -> None:
+    large = PreparedDataset(write_dataset(tmp_path, size=64), "test")
+    flexible = evaluate(tiny_model(), large, stop_threshold=64 * 64)["flexible"]
+    assert flexible["slots_mae"] == np.mean(OBJECTS)
+    assert flexible["decoder"]["msc"] == pytest.approx(np.mean([1 / (n + 1) for n in OBJECTS]))
+
+
+def test_object_rooms_have_the_papers_threshold(tmp_path: Path, dataset: PreparedDataset) -> None:
+    rooms = PreparedDataset(write_dataset(tmp_path / "rooms", dataset="objects_room"), "test")
+    assert evaluate(tiny_model(), rooms, num_images=1)["stop_threshold"] == 70
+    assert evaluate(tiny_model(), dataset, num_images=1)["stop_threshold"] == 20
+
+
+def test_samples_and_images_are_compared_in_equal_numbers(dataset: PreparedDataset) -> None:
+    def mean_colour(images: torch.Tensor) -> torch.Tensor:
+        return images.mean(dim=(2, 3))
+
+    model = tiny_model()
+    real = image_statistics(model, dataset, mean_colour, batch_size=4)
+    samples = sample_statistics(model, mean_colour, num_images=real.count, batch_size=4)
+    assert real.count == samples.count == len(OBJECTS)
+    np.testing.assert_allclose(real.mean, scenes()[0].mean((0, 1, 2)) / 255, atol=1e-6)
+    again = sample_statistics(model, mean_colour, num_images=real.count, batch_size=4)
+    assert frechet_distance(samples, again) == pytest.approx(0, abs=1e-12)
+
+
+def test_command_prints_the_papers_tables_and_writes_json(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    data = write_dataset(tmp_path / "data", dataset="objects_room")
+    for seed in (0, 1):
+        (tmp_path / f"seed_{seed}").mkdir()
+        save_model(tiny_model(seed), tmp_path / f"seed_{seed}" / "model.safetensors")
+    checkpoints = [str(tmp_path / f"seed_{seed}" / "model.safetensors") for seed in (0, 1)]
+    output = tmp_path / "new" / "results.json"
+    main(["--checkpoint", *checkpoints, "--data", str(data), "--output", str(output)])
+
+    results = json.loads(output.read_text())
+    assert [model["checkpoint"] for model in results["models"]] == checkpoints
+    assert results["models"][0]["config"]["num_slots"] == SLOTS
+    assert results["data"]["dataset"] == "objects_room"
+    printed = capsys.readouterr().out.splitlines()
+    table_1 = printed.index("Table 1: segmentation, foreground")
+    assert printed[table_1 + 1].split() == ["Model", "Masks", "ARI-FG", "MSC-FG"]
+    values = [model["metrics"]["fixed"]["decoder"]["ari_fg"] for model in results["models"]]
+    for row, value in zip(printed[table_1 + 3 :], values, strict=False):
+        assert row.split()[1:3] == ["decoder", f"{value:.3f}"]
+    assert printed[table_1 + 3].startswith("seed_0/model.safetensors")
+    assert printed[table_1 + 5].startswith("mean of 2")
+    assert f"{np.mean(values):.3f} ± {np.std(values, ddof=1):.3f}" in printed[table_1 + 5]
+    assert "GENESIS-V2 (paper)" in printed[table_1 + 9]
+    assert printed[table_1 + 9].split()[-3:] == ["decoder", "0.85", "0.59"]
+    assert any(line.startswith("Table 2: slots (flexible: down to 70 px") for line in printed)
+    assert any(line.split()[-2:] == ["-7040", "52.6"] for line in printed)
+
+
+def results_for(dataset: str, metadata: dict[str, Any]) -> dict[str, Any]:
+    scores = {"ari": 0.51, "msc": 0.62, "ari_fg": 0.73, "msc_fg": 0.84}
+    mode = {"slots": 5.0, "slots_mae": 1.0, "elbo": -7000.4, "decoder": scores, "attention": None}
+    metrics = {"images": 3, "image_size": 64, "stop_threshold": 20.0, "fixed": mode}
+    return {
+        "data": {"path": "d", "split": "test", "dataset": dataset},
+        "seed": 0,
+        "models": [
+            {
+                "checkpoint": "run/m.safetensors",
+                "metadata": metadata,
+                "metrics": {**metrics, "flexible": mode, "fid": 99.96, "fid_images": 10000},
+            }
+        ],
+    }
+
+
+def test_single_object_data_is_scored_over_all_pixels() -> None:
+    lines = tables(results_for("apc", {})).splitlines()
+    table = lines.index("Table 4: segmentation, all pixels")
+    assert lines[table + 3].split() == ["m.safetensors", "decoder", "0.510", "0.620"]
+    assert lines[table + 4].split() == ["m.safetensors", "attention", "-", "-"]
+    assert lines[table + 5].split()[-2:] == ["0.55", "0.67"]
+    assert not any("ARI-FG" in line for line in lines)
+    generation = lines.index("Table 3: density estimation and generation (FID of 10000 images)")
+    assert lines[generation + 3].split() == ["m.safetensors", "-7000", "100.0"]
+
+
+def test_models_taught_with_masks_are_marked() -> None:
+    marked = tables(results_for("tabletop", {"trained": {"mask_supervision": 3000.0}}))
+    assert "m.safetensors (mask supervision)" in marked
+    assert "mask supervision" not in tables(results_for("tabletop", {}))
+
+
+def test_data_without_masks_still_gives_elbo_and_slots(
+    tmp_path: Path, checkpoint: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    data = write_dataset(tmp_path / "unlabelled", masks=False)
+    output = tmp_path / "results.json"
+    main(["--checkpoint", str(checkpoint), "--data", str(data), "--output", str(output)])
+    fixed = json.loads(output.read_text())["models"][0]["metrics"]["fixed"]
+    assert fixed["decoder"] is None
+    assert fixed["attention"] is None
+    assert fixed["slots_mae"] is None
+    assert fixed["elbo"] < 0
+    assert fixed["slots"] == SLOTS
+    captured = capsys.readouterr()
+    assert "segmentation metrics are unavailable" in captured.err
+    assert "model.safetensors  decoder         -       -" in captured.out
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (
+            ["--checkpoint", "absent.ckpt"],
+            "evaluate.py: error: checkpoint absent.ckpt does not exist",
+        ),
+        (["--data", "nowhere"], "evaluate.py: error: nowhere is not a directory"),
+        (["--split", "night"], "evaluate.py: error: unknown split 'night'"),
+        (["--device", "abacus"], "evaluate.py: error: device is 'abacus'"),
+        (["--num-images", "0"], "evaluate.py: error: num_images is 0"),
+        (["--stop-threshold", "-3"], "evaluate.py: error: stop_threshold is -3"),
+        (["--fid", "--inception-weights", "w.pth"], "evaluate.py: error: Inception weights w.pth"),
+    ],
+)
+def test_mistakes_are_named(
+    tmp_path: Path, checkpoint: Path, options: list[str], message: str
+) -> None:
+    data = write_dataset(tmp_path / "data")
+    given = ["--checkpoint", str(checkpoint), "--data", str(data), "--device", "cpu"]
+    with pytest.raises(SystemExit) as error:
+        main(given + options)
+    assert str(error.value).startswith(message)
+
+
+def test_runs_as_a_script_from_anywhere(tmp_path: Path, checkpoint: Path) -> None:
+    data = write_dataset(tmp_path / "data")
+    command = [sys.executable, str(ROOT / "training" / "evaluate.py"), "--num-images", "2"]
+    command += ["--checkpoint", str(checkpoint), "--data", str(data), "--device", "cpu"]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert "Table 1" in done.stdout

@@ -1,0 +1,37 @@
+"""What the commands of this folder share: options with hyphens, errors without a traceback."""
+
+from __future__ import annotations
+
+import re
+import sys
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from jsonargparse import ArgumentParser
+
+from genesis_core import DeviceError
+from training.datasets.layout import DatasetError
+from training.fid import FidError
+
+# Mistakes of the user's, or of the machine's: the message says it all.
+EXPECTED_ERRORS = (DatasetError, DeviceError, FidError, OSError, ValueError)
+
+
+def call(
+    function: Callable[..., Any], parser: ArgumentParser, arguments: Sequence[str] | None
+) -> None:
+    """Parse the command line (or these arguments) and call the function with the result.
+
+    Options may be written --like-this or --like_this. An expected error ends the process with
+    exit status 1 and one line on standard error.
+    """
+    given = sys.argv[1:] if arguments is None else arguments
+    options = parser.parse_args([_underscored(argument) for argument in given])
+    try:
+        function(**vars(options))
+    except EXPECTED_ERRORS as error:
+        sys.exit(f"{parser.prog}: error: {error}")
+
+
+def _underscored(argument: str) -> str:
+    return re.sub(r"^--[\w-]+", lambda name: "--" + name[0][2:].replace("-", "_"), argument)

@@ -1,0 +1,366 @@
+"""Evaluate checkpoints as in the paper: segmentation, slots used, ELBO, FID.
+
+    python training/evaluate.py --checkpoint runs/a/model.safetensors --data data/tabletop
+
+Several checkpoints (say, of several seeds) are reported one by one and with their mean. Segments
+are the argmax over the slots of the decoder masks (the paper's figures for GENESIS-V2 are these)
+and of the attention masks, at the model's resolution.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+if __package__ in (None, ""):  # run as a file: the project's folder is not on the path yet
+    sys.path[0] = str(Path(__file__).resolve().parents[1])
+
+import numpy as np
+import torch
+from jsonargparse import ArgumentParser
+from numpy.typing import NDArray
+from torch import Tensor
+from tqdm import tqdm
+
+from genesis_core import GenesisV2, load_model
+from genesis_core.genesis_v2 import GenesisOutput
+from genesis_core.metrics import (
+    adjusted_rand_index,
+    mean_segment_covering,
+    scaled_segment_covering,
+    slot_count_error,
+)
+from genesis_core.segmenter import resolve_device
+from training.command_line import call
+from training.datasets.images import resize_image, resize_labels
+from training.datasets.prepared import PreparedDataset
+from training.fid import (
+    FeatureExtractor,
+    FeatureStatistics,
+    feature_statistics,
+    frechet_distance,
+    load_inception,
+)
+from training.results import tables
+
+# In pixels at 64x64 (section 4.1); ShapeStacks' serves every other data set too.
+STOP_THRESHOLDS = {"objects_room": 70.0}
+DEFAULT_STOP_THRESHOLD = 20.0
+
+Metrics = dict[str, Any]
+
+
+@torch.no_grad()
+def evaluate(
+    model: GenesisV2,
+    dataset: PreparedDataset,
+    *,
+    num_images: int = 320,
+    stop_threshold: float | None = None,
+    batch_size: int = 32,
+    seed: int = 0,
+) -> Metrics:
+    """Segmentation metrics, slots used and ELBO on a random choice of images, fixed by the seed.
+
+    The images chosen and each image's seed scores and noise depend on the seed alone, not on the
+    batch size or device.
+
+    Args:
+        model: in evaluation mode, on the device to use.
+        dataset: images and, where known, masks; resized to the model's size if they differ.
+        num_images: how many images; all, if there are fewer.
+        stop_threshold: of the flexible number of slots, in pixels at 64x64. None: the paper's.
+
+    Returns:
+        ``images``, ``stop_threshold``, and for ``fixed`` and ``flexible`` number of slots the means
+        over images of ``elbo``, ``nll``, ``kl`` (nats), ``slots``, ``slots_mae`` and, for
+        ``decoder`` and ``attention`` masks, ``ari``, ``ari_fg``, ``msc``, ``msc_fg``, ``sc``,
+        ``sc_fg``. What needs ground truth is None where the data set has no masks.
+    """
+    if num_images < 1 or batch_size < 1:
+        raise ValueError(
+            f"num_images is {num_images} and batch_size {batch_size}; expected at least 1 of each"
+        )
+    if stop_threshold is None:
+        stop_threshold = default_stop_threshold(dataset)
+    elif not stop_threshold > 0:
+        raise ValueError(f"stop_threshold is {stop_threshold}; expected a number above 0")
+    chosen = choose_images(dataset, num_images, seed)
+    thresholds = {"fixed": None, "flexible": stop_threshold}
+    per_image: dict[str, list[Metrics]] = {mode: [] for mode in thresholds}
+    with tqdm(total=len(chosen), desc="evaluate", unit="image") as progress:
+        for first in range(0, len(chosen), batch_size):
+            indices = chosen[first : first + batch_size]
+            images = load_images(dataset, indices, model)
+            masks = load_masks(dataset, indices, model)
+            seed_scores, noise = _randomness(model, seed, indices)
+            for mode, threshold in thresholds.items():
+                out = model(images, seed_scores, noise, stop_threshold=threshold)
+                per_image[mode].append(_score(model, images, masks, out))
+            progress.update(len(indices))
+    return {
+        "images": len(chosen),
+        "image_size": model.config.image_size,
+        "stop_threshold": stop_threshold,
+        **{mode: _mean_over_images(batches) for mode, batches in per_image.items()},
+    }
+
+
+def image_statistics(
+    model: GenesisV2,
+    dataset: PreparedDataset,
+    extractor: FeatureExtractor,
+    *,
+    num_images: int = 10_000,
+    batch_size: int = 32,
+    seed: int = 0,
+) -> FeatureStatistics:
+    """Features of real images at the model's size: one side of the FID.
+
+    Fewer than ``num_images`` are used where the data set has fewer, which raises the FID.
+    """
+    chosen = choose_images(dataset, num_images, seed)
+    starts = tqdm(range(0, len(chosen), batch_size), desc="FID, test images", unit="batch")
+    batches = (load_images(dataset, chosen[first : first + batch_size], model) for first in starts)
+    return feature_statistics(batches, extractor)
+
+
+def sample_statistics(
+    model: GenesisV2,
+    extractor: FeatureExtractor,
+    *,
+    num_images: int = 10_000,
+    batch_size: int = 32,
+    seed: int = 0,
+) -> FeatureStatistics:
+    """Features of samples from the prior: the other side of the FID."""
+    generator = torch.Generator().manual_seed(seed)
+
+    def batches() -> Iterator[Tensor]:
+        for first in tqdm(range(0, num_images, batch_size), desc="FID, samples", unit="batch"):
+            samples = model.sample(min(batch_size, num_images - first), generator=generator)
+            assert samples.reconstruction is not None
+            yield samples.reconstruction
+
+    return feature_statistics(batches(), extractor)
+
+
+def default_stop_threshold(dataset: PreparedDataset) -> float:
+    """The paper's threshold for this data set, in pixels at 64x64 (section 4.1)."""
+    return STOP_THRESHOLDS.get(dataset.info.get("dataset", ""), DEFAULT_STOP_THRESHOLD)
+
+
+def choose_images(dataset: PreparedDataset, count: int, seed: int) -> NDArray[np.int64]:
+    """Ascending indices of ``count`` images (all, if there are fewer), fixed by the seed."""
+    if count >= len(dataset):
+        return np.arange(len(dataset))
+    return np.sort(np.random.default_rng(seed).choice(len(dataset), count, replace=False))
+
+
+def load_images(dataset: PreparedDataset, indices: NDArray[np.int64], model: GenesisV2) -> Tensor:
+    """Images (B, 3, H, W) in [0, 1] at the model's size and on its device."""
+    images = np.asarray(dataset.images[indices])
+    size = model.config.image_size
+    if images.shape[1] != size:
+        images = np.stack([resize_image(image, size, size) for image in images])
+    device = next(model.parameters()).device
+    return torch.from_numpy(images).to(device).permute(0, 3, 1, 2).float() / 255
+
+
+def load_masks(
+    dataset: PreparedDataset, indices: NDArray[np.int64], model: GenesisV2
+) -> NDArray[np.uint8] | None:
+    """Instance labels (B, H, W) at the model's size, or None where the data set has none."""
+    if dataset.masks is None:
+        return None
+    masks = np.asarray(dataset.masks[indices])
+    size = model.config.image_size
+    if masks.shape[1] != size:
+        masks = np.stack([resize_labels(labels, size, size) for labels in masks])
+    return masks
+
+
+def _randomness(model: GenesisV2, seed: int, indices: NDArray[np.int64]) -> tuple[Tensor, Tensor]:
+    """Seed scores (B, 1, H, W) and noise (B, K, D), drawn for each image by itself."""
+    config = model.config
+    scores, noise = [], []
+    for index in indices:
+        rng = np.random.default_rng([seed, index])
+        scores.append(rng.random((1, config.image_size, config.image_size), np.float32))
+        noise.append(rng.standard_normal((config.num_slots, config.latent_dim), np.float32))
+    device = next(model.parameters()).device
+    return (
+        torch.from_numpy(np.stack(scores)).to(device),
+        torch.from_numpy(np.stack(noise)).to(device),
+    )
+
+
+def _score(
+    model: GenesisV2, images: Tensor, masks: NDArray[np.uint8] | None, out: GenesisOutput
+) -> Metrics:
+    """One value per image for every metric; None for those that need masks, without masks."""
+    losses = model.losses(images, out)
+    slots = out.num_slots.cpu().numpy()
+    return {
+        "elbo": losses.elbo.double().cpu().numpy(),
+        "nll": losses.nll.double().cpu().numpy(),
+        "kl": losses.kl.sum(1).double().cpu().numpy(),
+        "slots": slots.astype(np.float64),
+        "slots_mae": None if masks is None else slot_count_error(masks, slots),
+        "decoder": _segmentation(masks, out.log_masks),
+        "attention": _segmentation(masks, out.log_attention),
+    }
+
+
+def _segmentation(masks: NDArray[np.uint8] | None, log_masks: Tensor | None) -> Metrics | None:
+    if masks is None or log_masks is None:
+        return None
+    segments = log_masks[:, :, 0].argmax(dim=1).cpu().numpy()
+    metrics = {
+        "ari": adjusted_rand_index,
+        "msc": mean_segment_covering,
+        "sc": scaled_segment_covering,
+    }
+    scores = {}
+    for name, metric in metrics.items():
+        scores[name] = metric(masks, segments)
+        scores[f"{name}_fg"] = metric(masks, segments, foreground_only=True)
+    return scores
+
+
+def _mean_over_images(batches: list[Metrics]) -> Metrics:
+    """Means of per-image values over all batches, in the same nesting."""
+    result: Metrics = {}
+    for key, value in batches[0].items():
+        values = [batch[key] for batch in batches]
+        if value is None:
+            result[key] = None
+        elif isinstance(value, dict):
+            result[key] = _mean_over_images(values)
+        else:
+            result[key] = float(np.concatenate(values).mean())
+    return result
+
+
+def run(
+    checkpoint: list[Path],
+    data: Path,
+    split: str = "test",
+    num_images: int = 320,
+    stop_threshold: float | None = None,
+    num_slots: int | None = None,
+    kernel: str | None = None,
+    fid: bool = False,
+    num_fid_images: int = 10_000,
+    inception_weights: Path | None = None,
+    device: str = "auto",
+    batch_size: int = 32,
+    seed: int = 0,
+    output: Path | None = None,
+) -> dict[str, Any]:
+    """Evaluate checkpoints on a prepared data set.
+
+    Args:
+        checkpoint: one or more checkpoints.
+        data: the data set, as written by training/prepare.py.
+        split: train, val or test.
+        num_images: images for segmentation metrics and ELBO.
+        stop_threshold: where a flexible number of slots stops, in pixels at 64x64; by default the
+            paper's: 70 on ObjectsRoom, 20 elsewhere.
+        num_slots: number of slots K, instead of the checkpoint's.
+        kernel: IC-SBP's kernel, for reference checkpoints, which do not state it.
+        fid: compute the FID too.
+        num_fid_images: samples and test images for the FID.
+        inception_weights: file with the FID's Inception weights; without it, downloaded.
+        device: auto, cpu, cuda or cuda:n.
+        batch_size: images at a time; only speed and memory depend on it.
+        seed: of the choice of images, of seed scores, posterior noise and samples.
+        output: JSON file for the results.
+    """
+    dataset = PreparedDataset(data, split)
+    if dataset.masks is None:
+        print(
+            f"{data} has no masks in {split}: segmentation metrics are unavailable", file=sys.stderr
+        )
+    for name, asked in (("num_images", num_images), ("num_fid_images", num_fid_images * fid)):
+        if asked > len(dataset):
+            print(
+                f"{split} has only {len(dataset)} images: all are used, not {name} {asked}",
+                file=sys.stderr,
+            )
+    if output is not None:  # before anything that takes long
+        if output.is_dir():
+            raise ValueError(f"output {output} is a folder; expected the name of a JSON file")
+        output.parent.mkdir(parents=True, exist_ok=True)
+    target = resolve_device(device)
+    extractor = load_inception(inception_weights, target) if fid else None
+    real: dict[int, FeatureStatistics] = {}  # by image size, shared by the checkpoints
+    models = []
+    for path in checkpoint:
+        model = load_model(path, num_slots=num_slots, kernel=kernel, device=target)
+        metrics = evaluate(
+            model,
+            dataset,
+            num_images=num_images,
+            stop_threshold=stop_threshold,
+            batch_size=batch_size,
+            seed=seed,
+        )
+        if extractor is not None:
+            size = model.config.image_size
+            if size not in real:
+                real[size] = image_statistics(
+                    model,
+                    dataset,
+                    extractor,
+                    num_images=num_fid_images,
+                    batch_size=batch_size,
+                    seed=seed,
+                )
+            count = real[size].count
+            samples = sample_statistics(
+                model, extractor, num_images=count, batch_size=batch_size, seed=seed
+            )
+            metrics |= {"fid": frechet_distance(real[size], samples), "fid_images": count}
+        config, metadata = model.config.to_dict(), model.metadata
+        models.append(
+            {"checkpoint": str(path), "config": config, "metadata": metadata, "metrics": metrics}
+        )
+    results = {
+        "data": {"path": str(data), "split": split, **dataset.info},
+        "seed": seed,
+        "models": models,
+    }
+    print(tables(results))
+    if output is not None:
+        _write_json(output, results)
+        print(f"wrote {output}")
+    return results
+
+
+def _write_json(path: Path, content: dict[str, Any]) -> None:
+    temporary = path.with_name(path.name + ".part")
+    temporary.write_text(json.dumps(content, indent=2) + "\n")
+    os.replace(temporary, path)
+
+
+def main(arguments: list[str] | None = None) -> None:
+    parser = ArgumentParser(prog="evaluate.py", description="Evaluate checkpoints as in the paper.")
+    parser.add_argument(
+        "--checkpoint", type=Path, nargs="+", required=True, help="one or more checkpoints"
+    )
+    parser.add_argument(
+        "--fid",
+        action="store_true",
+        help="compute the FID too (minutes on a GPU, an hour or more without)",
+    )
+    parser.add_function_arguments(run, skip={"checkpoint", "fid"}, as_positional=False)
+    call(run, parser, arguments)
+
+
+if __name__ == "__main__":
+    main()
