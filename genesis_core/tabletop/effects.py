@@ -77,7 +77,7 @@ class ImageEffects:
 
 def sample_effects(rng: np.random.Generator, *, sketchy: bool) -> ImageEffects:
     """A random camera. Sketchy's is light, soft and slightly green, with lifted blacks."""
-    exposure = float(np.exp(rng.normal(0.0, 0.13 if sketchy else 0.18)))
+    exposure = float(np.exp(rng.normal(0.08, 0.12 if sketchy else 0.16)))
     if sketchy:
         cast = np.array([1.0, 1.08, 0.86]) * np.exp(rng.normal(0, 0.05, 3))
         veil = rng.uniform(0.0, 0.14) * np.array([1.0, 1.06, 0.82])
@@ -88,14 +88,14 @@ def sample_effects(rng: np.random.Generator, *, sketchy: bool) -> ImageEffects:
     return ImageEffects(
         gain=(float(gain[0]), float(gain[1]), float(gain[2])),
         veil=(float(veil[0]), float(veil[1]), float(veil[2])),
-        gamma=float(np.exp(rng.normal(0.0, 0.16))),
+        gamma=float(np.exp(rng.normal(-0.05, 0.14))),
         saturation=float(rng.uniform(0.7, 1.25)),
         vignette=float(rng.uniform(0.0, 0.35)) if rng.random() < 0.6 else 0.0,
         blur=float(rng.uniform(0.0, 0.012)) if rng.random() < 0.75 else 0.0,
         motion_blur=float(rng.uniform(0.01, 0.035)) if rng.random() < 0.08 else 0.0,
         motion_angle=float(rng.uniform(0, np.pi)),
         sharpen=float(rng.uniform(0.2, 1.0)) if rng.random() < 0.2 else 0.0,
-        noise=float(rng.uniform(0.5, 7.0) if rng.random() < 0.8 else rng.uniform(7.0, 14.0)),
+        noise=float(rng.uniform(0.0, 3.5) if rng.random() < 0.8 else rng.uniform(3.5, 9.0)),
         noise_grain=float(rng.uniform(0.4, 0.9)) if rng.random() < 0.4 else 0.0,
         jpeg_quality=int(rng.integers(35, 98)) if rng.random() < 0.7 else 0,
     )

@@ -19,7 +19,7 @@ from genesis_core.tabletop.geometry import (
     to_matrix,
     yaw,
 )
-from genesis_core.tabletop.objects import random_colour
+from genesis_core.tabletop.objects import muted_colour, random_colour
 from genesis_core.tabletop.scene import Colour, Finish, Shape, Solid
 from genesis_core.tabletop.textures import pick
 
@@ -101,11 +101,10 @@ def basket(rng: Rng, camera: Vector, *, sketchy: bool, base_side_open: bool = Tr
     opening, floor = OPENING * scale, FLOOR * scale
     depth = DEPTH * (float(rng.uniform(0.9, 1.1)) if sketchy else float(rng.uniform(0.3, 2.0)))
     if sketchy:
-        grey = float(rng.uniform(0.34, 0.50))
+        grey = float(rng.uniform(0.36, 0.50))
         tone: Colour = (grey, grey * float(rng.uniform(0.98, 1.02)), grey * float(rng.uniform(0.95, 1.02)))
     else:
-        tone = random_colour(rng)
-        tone = _shade(tone, float(rng.uniform(0.5, 1.0)))
+        tone = muted_colour(rng)
     kinds = ("scratched", "speckle") if sketchy else ("scratched", "speckle", "wood", "weave", "tiles")
     texture = pick(rng, *kinds)
     gloss = float(rng.uniform(0.0, 0.25))
@@ -247,7 +246,7 @@ def _rails(rng: Rng, camera: Vector, distance: float) -> list[Solid]:
 def table(rng: Rng, camera: Vector) -> Environment:
     """A plain table top in a room, now and then with a mat on it."""
     finish = Finish(
-        _shade(random_colour(rng), float(rng.uniform(0.6, 1.0))),
+        muted_colour(rng),
         pick(rng, "wood", "scratched", "speckle", "weave", "tiles"),
         repeat=float(rng.uniform(0.8, 4.0)),
         specular=float(rng.uniform(0, 0.3)),
@@ -256,7 +255,7 @@ def table(rng: Rng, camera: Vector) -> Environment:
     half = (float(rng.uniform(0.35, 1.2)), float(rng.uniform(0.35, 1.2)))
     solids = [_slab(0, 0, 0, half, finish, 0.015)]
     if rng.random() < 0.3:
-        mat = Finish(random_colour(rng), pick(rng, "weave", "speckle", "tiles"), repeat=3.0)
+        mat = Finish(muted_colour(rng), pick(rng, "weave", "speckle", "tiles"), repeat=3.0)
         size = (float(rng.uniform(0.15, 0.4)), float(rng.uniform(0.15, 0.4)))
         solids.append(_slab(0, 0, 0.001, size, mat))
     walls = rng.uniform(0.6, 2.0, 4)
@@ -268,7 +267,7 @@ def tote(rng: Rng, camera: Vector) -> Environment:
     """An open box with upright walls."""
     x, y = (float(v) for v in rng.uniform(0.14, 0.26, 2))
     height = float(rng.uniform(0.04, 0.15))
-    colour = _shade(random_colour(rng), float(rng.uniform(0.5, 1.0)))
+    colour = muted_colour(rng)
     finish = Finish(colour, pick(rng, "speckle", "scratched", "weave"), repeat=3.0, specular=0.15)
     rim = Finish(_shade(colour, float(rng.uniform(0.7, 1.4))))
     solids = [_slab(0, 0, 0, (x, y), finish)]
@@ -277,7 +276,7 @@ def tote(rng: Rng, camera: Vector) -> Environment:
         edge = (0.007, half + 0.01, 0.004) if sx else (half + 0.01, 0.007, 0.004)
         solids.append(Solid(Shape.BOX, size, (sx * x, sy * y, 0.5 * height), finish))
         solids.append(Solid(Shape.BOX, edge, (sx * x, sy * y, height), rim))
-    floor = Finish(random_colour(rng), pick(rng, "wood", "speckle", "scratched", "tiles"), repeat=1.5)
+    floor = Finish(muted_colour(rng), pick(rng, "wood", "speckle", "scratched", "tiles"), repeat=1.5)
     solids.append(_slab(0, 0, -0.005, (1.0, 1.0), floor))
     solids += _room(rng, camera, False, (1.8, 1.4, 1.4, 1.4))
     return Environment(solids, 0.0, (x - 0.045, y - 0.045))
@@ -290,7 +289,7 @@ def shelf(rng: Rng, camera: Vector) -> Environment:
     front = -0.16
     length = 0.5 * (back - front)
     middle = 0.5 * (back + front)
-    shade = float(rng.uniform(0.25, 0.8))
+    shade = float(rng.uniform(0.4, 0.9))
     card = (shade, 0.78 * shade, 0.58 * shade) if rng.random() < 0.7 else random_colour(rng)
     side = Finish(card, pick(rng, "speckle", "wood", "scratched"), repeat=2.0, specular=0.02)
     metal_shade = float(rng.uniform(0.1, 0.6))
@@ -337,7 +336,7 @@ def cables(rng: Rng, *, near: Vector | None = None) -> list[Solid]:
         sag = 0.5 * (a + b) - np.array([0, 0, rng.uniform(0.02, 0.35)]) + rng.normal(0, 0.06, 3)
         sag[2] = max(float(sag[2]), 0.02)
         radius = float(rng.uniform(0.0025, 0.005))
-        t = np.linspace(0, 1, 12)[:, None]
+        t = np.linspace(0, 1, 11)[:, None]
         points = (1 - t) ** 2 * a + 2 * t * (1 - t) * sag + t**2 * b
         covered = int(rng.integers(1, 9)) if rng.random() < 0.45 else -9
         for k in range(len(points) - 1):

@@ -80,6 +80,16 @@ def random_colour(rng: Rng) -> Colour:
     return (float(r), float(g), float(b))
 
 
+def muted_colour(rng: Rng) -> Colour:
+    """Colours of floors and boxes: greys and pale or brownish tints, now and then a strong one."""
+    if rng.random() < 0.15:
+        return random_colour(rng)
+    hue = rng.uniform(0.02, 0.17) if rng.random() < 0.4 else rng.random()
+    saturation = float(rng.uniform(0.0, 0.35)) * float(rng.random())
+    r, g, b = colorsys.hsv_to_rgb(hue, saturation, float(rng.uniform(0.22, 0.95)))
+    return (r, g, b)
+
+
 def random_finish(rng: Rng) -> Finish:
     patterned = rng.random()
     texture = -1

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import atexit
 import math
+import weakref
 from collections.abc import Iterator
 from dataclasses import dataclass
 from types import TracebackType
@@ -29,7 +31,7 @@ from genesis_core.tabletop.scene import (
 
 _NEAR, _FAR = 0.02, 12.0
 _MAX_LIGHTS = 3
-_SHADOW_RINGS = 4
+_SHADOW_RINGS = 5
 _HIDDEN = Finish((0.0, 0.0, 0.0), alpha=0.0)
 #: MuJoCo's default geom colour, at which a geom takes its material's colour.
 _USE_MATERIAL = (0.5, 0.5, 0.5, 1.0)
@@ -97,6 +99,10 @@ class TabletopRenderer:
         self._camera.type = mj.mjtCamera.mjCAMERA_FIXED
         self._camera.fixedcamid = 0
         self._viewport = mj.MjrRect(0, 0, width, height)
+        self._release = weakref.finalize(self, _release, self._gl, self._context)
+        # MuJoCo ends EGL at exit: registered later, this runs earlier.
+        self._release.atexit = False
+        atexit.register(self._release)
 
     def sample(self, seed: int) -> Frame:
         """A random still scene."""
@@ -120,10 +126,8 @@ class TabletopRenderer:
 
     def close(self) -> None:
         """Free the OpenGL context. Safe to call twice."""
-        if self._gl is not None:
-            self._context.free()
-            self._gl.free()
-            self._gl = None
+        self._release()
+        atexit.unregister(self._release)
 
     def __enter__(self) -> TabletopRenderer:
         return self
@@ -149,7 +153,7 @@ class TabletopRenderer:
             data[start : start + image.size] = image.ravel()
 
     def _draw(self, scene: Scene, rng: np.random.Generator) -> Frame:
-        if self._gl is None:
+        if not self._release.alive:
             raise RuntimeError("this TabletopRenderer is closed; make a new one")
         mj, context = self._mujoco, self._context
         self._gl.make_current()
@@ -234,6 +238,12 @@ class TabletopRenderer:
             if geom.segid >= 0 and geom.objtype == self._mujoco.mjtObj.mjOBJ_GEOM:
                 table[geom.segid + 1] = self._pool.labels[geom.objid]
         return table[segment]
+
+
+def _release(gl_context: Any, context: Any) -> None:
+    gl_context.make_current()
+    context.free()
+    gl_context.free()
 
 
 def remove_specks(labels: npt.NDArray[np.uint8]) -> npt.NDArray[np.uint8]:
@@ -375,14 +385,19 @@ def _contact_shadows(scene: Scene) -> list[Solid]:
         height = float(pose.position[2]) - model.half_size[2] - scene.floor_height
         if not -0.01 < height < 0.05 or scene.contact_shadow <= 0:
             continue
-        strength = 0.17 * scene.contact_shadow * (1 - height / 0.05)
+        strength = 0.12 * scene.contact_shadow * (1 - height / 0.05)
         for ring in range(_SHADOW_RINGS):
-            grow = 0.86 + 0.15 * ring + 4 * height
-            size = (grow * model.half_size[0], grow * model.half_size[1], 0.0002)
+            grow = 0.82 + 0.11 * ring + 4 * height
+            a, b = grow * model.half_size[0], grow * model.half_size[1]
             x, y = float(pose.position[0]), float(pose.position[1])
-            z = scene.floor_height + 0.0005 + 0.0003 * (_SHADOW_RINGS - ring)
+            # Apart by more than the depth buffer's resolution, the widest lowest.
+            z = scene.floor_height + 0.0008 + 0.0004 * (_SHADOW_RINGS - ring)
             finish = Finish((0.03, 0.03, 0.03), alpha=min(0.5, strength), specular=0.0)
-            solids.append(Solid(Shape.ELLIPSOID, size, (x, y, z), finish, pose.rotation))
+            if abs(a - b) < 0.2 * a and model.solids[0].shape != Shape.BOX:
+                disc = Solid(Shape.CYLINDER, (0.5 * (a + b), 0.0001, 0), (x, y, z), finish)
+            else:
+                disc = Solid(Shape.BOX, (a, b, 0.0001), (x, y, z), finish, pose.rotation)
+            solids.append(disc)
     return solids
 
 
@@ -418,7 +433,7 @@ def _mjcf(width: int, height: int) -> str:
   <statistic extent="1" center="0 0 0"/>
   <visual>
     <global offwidth="{width}" offheight="{height}"/>
-    <quality shadowsize="512" offsamples="4" numslices="20" numstacks="12" numquads="2"/>
+    <quality shadowsize="256" offsamples="4" numslices="16" numstacks="8" numquads="1"/>
     <map znear="{_NEAR}" zfar="{_FAR}" shadowclip="0.55"/>
     <headlight ambient=".4 .4 .4" diffuse="0 0 0" specular="0 0 0"/>
   </visual>

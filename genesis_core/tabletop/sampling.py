@@ -249,7 +249,7 @@ def _sample_light(rng: Rng, *, sketchy: bool) -> tuple[Colour, list[Light]]:
     """Ambient light and one to three lamps that together light a table about evenly bright."""
     soft = float(rng.uniform(0.35, 0.7) if sketchy else rng.uniform(0.25, 0.75))
     tint = np.exp(rng.normal(0, 0.03 if sketchy else 0.07, 3))
-    total = float(rng.uniform(0.85, 1.15))
+    total = float(rng.uniform(0.9, 1.2))
     ambient = soft * total * tint
     lights = []
     count = int(rng.integers(1, 4))
