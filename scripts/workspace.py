@@ -147,8 +147,8 @@ def check_python() -> None:
     lowest, highest = SUPPORTED
     if not lowest <= sys.version_info[:2] <= highest:
         raise WorkspaceError(
-            f"{sys.executable} is Python {sys.version.split()[0]}; ROS wheels exist for {lowest[0]}."
-            f"{lowest[1]} to {highest[0]}.{highest[1]}. Choose one of them: make PYTHON=python3.12"
+            f"{sys.executable} is Python {sys.version.split()[0]}; the ROS wheels need "
+            f"{lowest[0]}.{lowest[1]} to {highest[0]}.{highest[1]}. Choose: make PYTHON=python3.12"
         )
     if importlib.util.find_spec("ensurepip") is None:
         raise WorkspaceError(
@@ -200,9 +200,7 @@ def install_requirements() -> None:
 
 def patch_wheels() -> None:
     """Make CMake find this machine's headers in the ROS wheels; harmless when done again."""
-    code = (
-        "from sysconfig import get_path as path; print(path('include'), path('purelib'), sep='\\n')"
-    )
+    code = "from sysconfig import get_path; print(get_path('include')); print(get_path('purelib'))"
     output = subprocess.run([VENV_PYTHON, "-c", code], check=True, capture_output=True, text=True)
     include, site_packages = output.stdout.splitlines()
     for path in (VENV / "share").rglob("*.cmake"):
