@@ -1,0 +1,144 @@
+"""What happened to the frames of one camera: counts and times (no ROS)."""
+
+from __future__ import annotations
+
+import threading
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import numpy as np
+
+
+class Times(NamedTuple):
+    """How long one frame took [s]."""
+
+    queue: float  # from its arrival to the start of its processing
+    inference: float  # in the model, resizing included
+    total: float  # from its arrival to the publishing of its objects
+
+
+@dataclass
+class Counts:
+    """Frames by what became of them."""
+
+    received: int = 0
+    processed: int = 0
+    lost: int = 0  # never arrived: the network or the middleware lost them
+    dropped: int = 0  # replaced by a newer frame before their turn
+    refused: int = 0  # not usable as images
+    failed: int = 0  # lost to an error of the model or of the node
+
+
+@dataclass
+class Report:
+    """One camera over one period."""
+
+    duration: float  # s
+    period: Counts
+    total: Counts
+    times: Sequence[Times]
+    slots: Sequence[int]  # slots used, per processed frame
+    age: float | None  # s since the last frame arrived; None: none so far
+    problems: dict[str, int]  # what was wrong with refused and failed frames, in this period
+
+    @property
+    def rate(self) -> float:
+        """Processed frames per second."""
+        return self.period.processed / self.duration if self.duration > 0 else 0.0
+
+
+class Latency(NamedTuple):
+    """Summary of a number of times, in their unit."""
+
+    mean: float
+    p95: float
+    maximum: float
+
+
+def summarise(times: Sequence[float]) -> Latency | None:
+    """Mean, 95th percentile and maximum; None if there are no times."""
+    if not times:
+        return None
+    values = np.asarray(times)
+    p95 = np.percentile(values, 95)
+    return Latency(float(values.mean()), float(p95), float(values.max()))
+
+
+class FrameStatistics:
+    """Counts a camera's frames; may be used from several threads. Times `now` are monotonic [s]."""
+
+    def __init__(self, now: float) -> None:
+        self._started = now
+        self._last_received: float | None = None
+        self._total = Counts()
+        self._lock = threading.Lock()
+        self._start_period(now)
+
+    def receive(self, now: float) -> None:
+        """A frame arrived."""
+        with self._lock:
+            self._last_received = now
+            self._add("received")
+
+    def lose(self, count: int) -> None:
+        """Frames were lost on their way here."""
+        with self._lock:
+            self._add("lost", count)
+
+    def drop(self) -> None:
+        """A frame gave way to a newer one."""
+        with self._lock:
+            self._add("dropped")
+
+    def refuse(self, problem: str) -> None:
+        """A frame was no usable image."""
+        with self._lock:
+            self._add("refused")
+            self._problems[problem] += 1
+
+    def fail(self, problem: str) -> None:
+        """A frame was lost to an error."""
+        with self._lock:
+            self._add("failed")
+            self._problems[problem] += 1
+
+    def process(self, times: Times, slots: int) -> None:
+        """A frame's objects were published."""
+        with self._lock:
+            self._add("processed")
+            self._times.append(times)
+            self._slots.append(slots)
+
+    def silence(self, now: float) -> float:
+        """Seconds since the last frame, or since the start if there was none."""
+        with self._lock:
+            return now - (self._started if self._last_received is None else self._last_received)
+
+    def report(self, now: float) -> Report:
+        """Everything since the last report, which ends the period."""
+        with self._lock:
+            age = None if self._last_received is None else now - self._last_received
+            report = Report(
+                duration=now - self._period_started,
+                period=self._period,
+                total=Counts(**vars(self._total)),
+                times=self._times,
+                slots=self._slots,
+                age=age,
+                problems=dict(self._problems),
+            )
+            self._start_period(now)
+            return report
+
+    def _add(self, name: str, count: int = 1) -> None:
+        for counts in (self._period, self._total):
+            setattr(counts, name, getattr(counts, name) + count)
+
+    def _start_period(self, now: float) -> None:
+        self._period_started = now
+        self._period = Counts()
+        self._times: list[Times] = []
+        self._slots: list[int] = []
+        self._problems: Counter[str] = Counter()
