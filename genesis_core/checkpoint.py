@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import logging
 import os
-import pickle
 import re
 from pathlib import Path
 from typing import Any
@@ -16,6 +15,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from genesis_core.config import ConfigError, GenesisV2Config
+from genesis_core.device import resolve_device
 from genesis_core.genesis_v2 import GenesisV2
 
 logger = logging.getLogger(__name__)
@@ -41,6 +41,9 @@ def save_model(
     Args:
         metadata: JSON-serialisable facts about the weights; ``mask_source`` ("decoder" or
             "attention") says which masks are the better ones. Default: ``model.metadata``.
+
+    Raises:
+        FileNotFoundError: the folder does not exist.
     """
     info = model.metadata if metadata is None else metadata
     header = {
@@ -50,10 +53,15 @@ def save_model(
     }
     weights = {k: v.detach().cpu().contiguous() for k, v in model.state_dict().items()}
     path = Path(path)
+    if not path.parent.is_dir():
+        raise FileNotFoundError(f"cannot write {path}: the folder {path.parent} does not exist")
     partial = path.with_name(path.name + ".partial")
-    save_file(weights, partial, metadata=header)
-    partial.chmod(0o644)  # safetensors makes it readable for its owner only
-    os.replace(partial, path)
+    try:
+        save_file(weights, partial, metadata=header)
+        partial.chmod(0o644)  # safetensors makes it readable for its owner only
+        os.replace(partial, path)
+    finally:
+        partial.unlink(missing_ok=True)
 
 
 def load_model(
@@ -72,24 +80,25 @@ def load_model(
     Args:
         num_slots: K, overriding the checkpoint's.
         kernel: IC-SBP's kernel, overriding the checkpoint's.
+        device: "cpu", "cuda", "cuda:n" or "auto".
 
     Raises:
         FileNotFoundError: there is no such file.
         CheckpointError: the file is damaged or holds something else.
+        ConfigError: num_slots or kernel is not possible.
+        DeviceError: the device is absent.
     """
     path = Path(path)
+    device = resolve_device(device)
+    overrides = {"num_slots": num_slots, "kernel": kernel}
+    given = {key: value for key, value in overrides.items() if value is not None}
+    GenesisV2Config.from_dict(given)  # a bad override is the caller's mistake, not the file's
     if not path.is_file():
         raise FileNotFoundError(f"checkpoint {path} does not exist or is not a file")
-    if _is_torch_file(path):
-        config, weights = _read_reference(path, num_slots, kernel)
-        info: dict[str, Any] = {}
-    else:
-        config, weights, info = _read_own(path)
-        overrides = {"num_slots": num_slots, "kernel": kernel}
-        given = {key: value for key, value in overrides.items() if value is not None}
-        config = GenesisV2Config.from_dict({**config.to_dict(), **given})
-    model = GenesisV2(config)
+    read = _read_reference if _is_torch_file(path) else _read_own
+    config, weights, info = read(path, given)
     try:
+        model = GenesisV2(config)
         model.load_state_dict(weights)
     except RuntimeError as error:
         raise CheckpointError(f"checkpoint {path} does not fit its config: {error}") from error
@@ -100,7 +109,10 @@ def load_model(
     return model.to(device).eval()
 
 
-def _read_own(path: Path) -> tuple[GenesisV2Config, dict[str, Tensor], dict[str, Any]]:
+_Content = tuple[GenesisV2Config, dict[str, Tensor], dict[str, Any]]
+
+
+def _read_own(path: Path, overrides: dict[str, Any]) -> _Content:
     try:
         with safe_open(path, framework="pt") as file:
             header = file.metadata() or {}
@@ -119,8 +131,11 @@ def _read_own(path: Path) -> tuple[GenesisV2Config, dict[str, Tensor], dict[str,
         name = values.pop("model")
         if name != "genesis_v2":
             raise CheckpointError(f"checkpoint {path} holds the unknown model {name!r}")
-        return GenesisV2Config.from_dict(values), weights, json.loads(header.get(_INFO_KEY, "{}"))
-    except (KeyError, TypeError, AttributeError, json.JSONDecodeError, ConfigError) as error:
+        info = dict(json.loads(header.get(_INFO_KEY, "{}")))
+        return GenesisV2Config.from_dict({**values, **overrides}), weights, info
+    except CheckpointError:
+        raise
+    except (KeyError, TypeError, AttributeError, ValueError) as error:
         raise CheckpointError(f"checkpoint {path} has a broken config: {error}") from error
 
 
@@ -128,10 +143,13 @@ def _read_own(path: Path) -> tuple[GenesisV2Config, dict[str, Tensor], dict[str,
 
 
 def _is_torch_file(path: Path) -> bool:
-    with path.open("rb") as file:
-        head = file.read(4)
+    try:
+        with path.open("rb") as file:
+            head = file.read(4)
+    except OSError as error:
+        raise CheckpointError(f"checkpoint {path} cannot be read: {error}") from error
     # A zip archive (torch >= 1.6) or the older bare pickle stream.
-    return head == b"PK\x03\x04" or head[:1] == b"\x80" and head[1:2] in b"\x02\x03\x04\x05"
+    return head == b"PK\x03\x04" or head[:2] in (b"\x80\x02", b"\x80\x03", b"\x80\x04")
 
 
 _REFERENCE_NAMES = (
@@ -149,26 +167,26 @@ _REFERENCE_NAMES = (
 )
 
 
-def _read_reference(
-    path: Path, num_slots: int | None, kernel: str | None
-) -> tuple[GenesisV2Config, dict[str, Tensor]]:
+def _read_reference(path: Path, overrides: dict[str, Any]) -> _Content:
     try:
         content = torch.load(path, map_location="cpu", weights_only=True)
-        state = content.get("model_state_dict", content)
-        renamed = {_our_name(key): value for key, value in state.items()}
-    except (RuntimeError, EOFError, ValueError, AttributeError, pickle.UnpicklingError) as error:
-        raise CheckpointError(f"reference checkpoint {path} cannot be read: {error}") from error
-    weights = {key: value for key, value in renamed.items() if key is not None}
-    unknown = [key for key, ours in zip(state, renamed, strict=False) if ours is None]
-    if unknown:
-        logger.warning("ignored %d unknown entries of %s: %s", len(unknown), path, unknown)
-    try:
-        config = _infer_config(weights, num_slots, kernel, path)
-    except (KeyError, AttributeError, IndexError) as error:
+    except Exception as error:  # a damaged file makes torch raise nearly anything
         raise CheckpointError(
-            f"{path} is not a GENESIS-V2 checkpoint: it lacks the expected entry {error}"
+            f"reference checkpoint {path} is damaged, or holds Python objects other than tensors, "
+            f"which are never unpickled ({type(error).__name__})"
         ) from error
-    return config, weights
+    try:
+        state = content.get("model_state_dict", content)
+        names = {key: _our_name(key) for key in state}
+        weights = {ours: state[key] for key, ours in names.items() if ours is not None}
+        config, assumed = _infer_config(weights, overrides)
+    except (AttributeError, TypeError, IndexError, ConfigError) as error:
+        raise CheckpointError(f"{path} is not a GENESIS-V2 checkpoint: {error}") from error
+    if unknown := [key for key, ours in names.items() if ours is None]:
+        logger.warning("ignored %d unknown entries of %s: %s", len(unknown), path, unknown)
+    if assumed:
+        logger.warning("%s does not state %s; pass them if they differ", path, assumed)
+    return config, weights, {}
 
 
 def _our_name(name: str) -> str | None:
@@ -180,25 +198,30 @@ def _our_name(name: str) -> str | None:
 
 
 def _infer_config(
-    weights: dict[str, Tensor], num_slots: int | None, kernel: str | None, path: Path
-) -> GenesisV2Config:
-    levels = sum(re.fullmatch(r"backbone\.down\.\d+\.0\.weight", key) is not None for key in weights)
-    image_size = 2 ** (levels + 1)
-    assumed = {}
-    if num_slots is None:
-        num_slots = assumed["num_slots"] = 7 if image_size <= 64 else 10
-    if kernel is None:
-        kernel = assumed["kernel"] = "gaussian"
-    if assumed:
-        logger.warning("%s does not state %s; pass them if they differ", path, assumed)
-    return GenesisV2Config(
+    weights: dict[str, Tensor], overrides: dict[str, Any]
+) -> tuple[GenesisV2Config, dict[str, Any]]:
+    """The config that the weights show, and the part of it that they do not show."""
+
+    def entry(name: str) -> Tensor:
+        if name not in weights:
+            raise ConfigError(f"it has no {name}")
+        return weights[name]
+
+    first_layer = re.compile(r"backbone\.down\.\d+\.0\.weight")
+    image_size = 2 ** (1 + sum(first_layer.fullmatch(key) is not None for key in weights))
+    assumed: dict[str, Any] = {"num_slots": 7 if image_size <= 64 else 10, "kernel": "gaussian"}
+    assumed = {key: value for key, value in assumed.items() if key not in overrides}
+    config = GenesisV2Config(
         image_size=image_size,
-        num_slots=num_slots,
-        feature_dim=weights["feature_head.0.0.weight"].shape[0],
-        latent_dim=weights["latent_head.3.weight"].shape[0] // 2,
-        embedding_dim=weights["embedding.conv.weight"].shape[0],
-        kernel=kernel,
+        feature_dim=entry("feature_head.0.0.weight").shape[0],
+        latent_dim=entry("latent_head.3.weight").shape[0] // 2,
+        embedding_dim=entry("embedding.conv.weight").shape[0],
         semi_conv="embedding.gate" in weights,
         autoregressive_prior="prior.linear.weight" in weights,
-        image_channels=weights["backbone.down.0.0.weight"].shape[1],
+        # The weights do not show it either; where it was off, its value is merely not of interest.
+        mask_loss=True,
+        image_channels=entry("backbone.down.0.0.weight").shape[1],
+        **assumed,
+        **overrides,
     )
+    return config, assumed

@@ -196,9 +196,7 @@ class GenesisV2(nn.Module):
         mean, scale = self.latent_head(pooled).float().chunk(2, dim=-1)
         return mean, F.softplus(scale + 0.5) + 1e-8
 
-    def decode(
-        self, latents: Tensor, used: Tensor | None = None
-    ) -> tuple[Tensor, Tensor, Tensor]:
+    def decode(self, latents: Tensor, used: Tensor | None = None) -> tuple[Tensor, Tensor, Tensor]:
         """Decoder masks, component means and reconstruction from latents (B, K, D).
 
         Args:
@@ -251,9 +249,7 @@ class GenesisV2(nn.Module):
         Raises:
             ValueError: a tensor's shape is not the expected one.
         """
-        features, clusters = self.cluster(
-            images, seed_scores, generator, stop_threshold, num_slots
-        )
+        features, clusters = self.cluster(images, seed_scores, generator, stop_threshold, num_slots)
         if stop_threshold is not None:
             largest = int(clusters.num_slots.max())  # the only host synchronisation
             clusters.log_masks = clusters.log_masks[:, :largest]

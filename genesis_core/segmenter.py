@@ -12,18 +12,14 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from genesis_core.checkpoint import load_model
+from genesis_core.checkpoint import CheckpointError, load_model
+from genesis_core.device import PRECISIONS, check_choice, resolve_device, resolve_precision
 from genesis_core.genesis_v2 import GenesisOutput
 
 MASK_SOURCES = ("auto", "decoder", "attention")
 FITS = ("resize", "crop")
-PRECISIONS = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 Image = NDArray[np.uint8]
-
-
-class DeviceError(RuntimeError):
-    """The device that was asked for is not there."""
 
 
 @dataclass
@@ -48,8 +44,19 @@ class Scene:
     num_slots: int
 
 
+@dataclass(frozen=True)
+class _Settings:
+    """What ``Segmenter.configure`` sets."""
+
+    max_slots: int | None
+    stop_threshold: float | None
+    fit: str
+
+
 class Segmenter:
     """Finds the objects in images of any size, with a model from a checkpoint.
+
+    May be called and configured from several threads.
 
     Args:
         checkpoint: path of a checkpoint (see ``load_model``).
@@ -79,27 +86,29 @@ class Segmenter:
         mask_source: str = "auto",
         fit: str = "resize",
     ) -> None:
+        self.configure(max_slots=max_slots, stop_threshold=stop_threshold, fit=fit)
         self.device = resolve_device(device)
         self.precision = resolve_precision(precision, self.device)
-        _check_choice("mask_source", mask_source, MASK_SOURCES)
-        self.model = load_model(checkpoint, num_slots=max_slots, device=self.device)
+        check_choice("mask_source", mask_source, MASK_SOURCES)
+        self.model = load_model(checkpoint, device=self.device)
         self.model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         self.model.requires_grad_(False)
         if mask_source == "auto":
             mask_source = self.model.metadata.get("mask_source", "decoder")
+            if mask_source not in MASK_SOURCES[1:]:
+                raise CheckpointError(f"checkpoint {checkpoint} has mask_source {mask_source!r}")
         self.mask_source = mask_source
-        self.configure(max_slots=max_slots, stop_threshold=stop_threshold, fit=fit)
 
     def configure(self, *, max_slots: int | None, stop_threshold: float | None, fit: str) -> None:
         """Change what can change without loading the model again; see the class for values."""
-        if max_slots is not None and max_slots < 2:
-            raise ValueError(f"max_slots is {max_slots}; expected at least 2, or None")
+        if max_slots is not None and (not isinstance(max_slots, int) or max_slots < 2):
+            raise ValueError(f"max_slots is {max_slots!r}; expected a whole number >= 2, or None")
         if stop_threshold is not None and not 0 <= stop_threshold < np.inf:
             raise ValueError(
                 f"stop_threshold is {stop_threshold}; expected pixels at 64x64 (0 or more), or None"
             )
-        _check_choice("fit", fit, FITS)
-        self.max_slots, self.stop_threshold, self.fit = max_slots, stop_threshold, fit
+        check_choice("fit", fit, FITS)
+        self._settings = _Settings(max_slots, stop_threshold, fit)
 
     @overload
     def __call__(self, images: Image) -> Scene: ...
@@ -114,28 +123,37 @@ class Segmenter:
             TypeError, ValueError: an image is not such an array, or has no pixels.
         """
         if isinstance(images, np.ndarray):
+            check_image(images)
             return self([images])[0]
+        images = list(images)
         for index, image in enumerate(images):
             check_image(image, f"image {index}")
         if not images:
             return []
-        out = self.infer(self.preprocess(images))
-        return [self._scene(out, index, image.shape[:2]) for index, image in enumerate(images)]
+        settings = self._settings  # the same for the whole call, whoever configures meanwhile
+        windows = [_window(image.shape[0], image.shape[1], settings.fit) for image in images]
+        views = [image[window] for image, window in zip(images, windows, strict=True)]
+        out = self._infer(self._to_input(views), settings)
+        return [
+            self._scene(out, index, image.shape[0], image.shape[1], window)
+            for index, (image, window) in enumerate(zip(images, windows, strict=True))
+        ]
 
     def warm_up(self, batch_size: int = 1) -> None:
         """Run once on a blank image, so that the first real one does not pay for set-up."""
         size = self.model.config.image_size
         self([np.zeros((size, size, 3), np.uint8)] * batch_size)
 
-    def preprocess(self, images: Sequence[Image]) -> torch.Tensor:
+    def _to_input(self, images: Sequence[Image]) -> torch.Tensor:
         """The model's input on its device: (B, 3, S, S) float32 in [0, 1], channels last."""
         size = self.model.config.image_size
         batch = np.empty((len(images), size, size, 3), np.uint8)
-        for slot, image in zip(batch, images, strict=True):
-            view = image[self._window(image.shape[:2])]
-            shrinking = view.shape[0] > size or view.shape[1] > size
-            method = cv2.INTER_AREA if shrinking else cv2.INTER_LINEAR
-            cv2.resize(np.ascontiguousarray(view), (size, size), dst=slot, interpolation=method)
+        for place, image in zip(batch, images, strict=True):
+            height, width = image.shape[:2]
+            smaller = (min(width, size), min(height, size))
+            # Averaging shrinks, interpolation enlarges; a strip needs one along each side.
+            shrunk = cv2.resize(np.ascontiguousarray(image), smaller, interpolation=cv2.INTER_AREA)
+            cv2.resize(shrunk, (size, size), dst=place, interpolation=cv2.INTER_LINEAR)
         tensor = torch.from_numpy(batch)
         if self.device.type == "cuda":
             tensor = tensor.pin_memory().to(self.device, non_blocking=True)
@@ -143,45 +161,44 @@ class Segmenter:
         return tensor.permute(0, 3, 1, 2).float().div_(255)
 
     @torch.inference_mode()
-    def infer(self, images: torch.Tensor) -> GenesisOutput:
+    def _infer(self, images: torch.Tensor, settings: _Settings) -> GenesisOutput:
         """One forward pass; latents are the posterior's mean, seed scores fixed: repeatable."""
         config = self.model.config
-        slots = self.max_slots or config.num_slots
+        slots = settings.max_slots or config.num_slots
         noise = torch.zeros(images.shape[0], slots, config.latent_dim, device=self.device)
         dtype = PRECISIONS[self.precision]
         with torch.autocast(self.device.type, dtype, enabled=dtype != torch.float32):
             return self.model(
                 images,
                 noise=noise,
-                stop_threshold=self.stop_threshold,
+                stop_threshold=settings.stop_threshold,
                 num_slots=slots,
                 decode=self.mask_source == "decoder",
             )
 
-    def _window(self, shape: tuple[int, int]) -> tuple[slice, slice]:
-        """The part of an image that the model sees."""
-        height, width = shape
-        if self.fit == "resize":
-            return slice(0, height), slice(0, width)
-        side = min(height, width)
-        top, left = (height - side) // 2, (width - side) // 2
-        return slice(top, top + side), slice(left, left + side)
-
-    def _scene(self, out: GenesisOutput, index: int, shape: tuple[int, int]) -> Scene:
+    def _scene(
+        self,
+        out: GenesisOutput,
+        index: int,
+        height: int,
+        width: int,
+        window: tuple[slice, slice],
+    ) -> Scene:
+        """Slots of one image of a batch, on the image's own pixels."""
         used = int(out.num_slots[index])
         log_masks = out.log_masks if self.mask_source == "decoder" else out.log_attention
         assert log_masks is not None and out.latent_mean is not None and out.latent_std is not None
         small = log_masks[index, :used, 0].float().exp().cpu().numpy()
-        rows, columns = self._window(shape)
-        seen = (rows.stop - rows.start, columns.stop - columns.start)
+        rows, columns = window
+        seen = (columns.stop - columns.start, rows.stop - rows.start)
         # Linear interpolation is a convex combination: probabilities still sum to one.
-        full = np.stack([cv2.resize(mask, seen[::-1]) for mask in small])
+        full = np.stack([cv2.resize(mask, seen) for mask in small])
         winners = full.argmax(axis=0)
-        if seen == shape:
+        if full.shape[1:] == (height, width):
             masks, labels = full, winners
         else:
-            masks = np.zeros((used, *shape), np.float32)
-            labels = np.full(shape, -1, np.int64)
+            masks = np.zeros((used, height, width), np.float32)
+            labels = np.full((height, width), -1, np.int64)
             masks[:, rows, columns] = full
             labels[rows, columns] = winners
         best = np.take_along_axis(full, winners[None], axis=0)[0]
@@ -197,38 +214,13 @@ class Segmenter:
         )
 
 
-def resolve_device(device: str) -> torch.device:
-    """The torch device for "auto", "cpu", "cuda" or "cuda:n"; DeviceError if it is absent."""
-    if device == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    try:
-        resolved = torch.device(device)
-    except RuntimeError as error:
-        raise DeviceError(
-            f"device is {device!r}; expected auto, cpu, cuda or cuda:n"
-        ) from error
-    if resolved.type not in ("cpu", "cuda"):
-        raise DeviceError(f"device is {device!r}; expected auto, cpu, cuda or cuda:n")
-    if resolved.type == "cuda":
-        count = torch.cuda.device_count() if torch.cuda.is_available() else 0
-        if (resolved.index or 0) >= count:
-            raise DeviceError(
-                f"device {device!r} was asked for, but PyTorch sees {count} CUDA devices; "
-                "use device auto or cpu, or install a CUDA build of PyTorch and its driver"
-            )
-    return resolved
-
-
-def resolve_precision(precision: str, device: torch.device) -> str:
-    """The precision for "auto": half where the device computes natively in it, else fp32."""
-    _check_choice("precision", precision, ("auto", *PRECISIONS))
-    if precision != "auto":
-        return precision
-    if device.type == "cuda":
-        return "bf16" if torch.cuda.is_bf16_supported(including_emulation=False) else "fp16"
-    # Without AMX or AVX-512 BF16, bfloat16 on a CPU is emulated and slower than float32.
-    native = torch.cpu._is_amx_tile_supported() or torch.cpu._is_avx512_bf16_supported()
-    return "bf16" if native else "fp32"
+def _window(height: int, width: int, fit: str) -> tuple[slice, slice]:
+    """Rows and columns of an image that the model sees."""
+    if fit == "resize":
+        return slice(0, height), slice(0, width)
+    side = min(height, width)
+    top, left = (height - side) // 2, (width - side) // 2
+    return slice(top, top + side), slice(left, left + side)
 
 
 def check_image(image: object, name: str = "image") -> None:
@@ -239,8 +231,3 @@ def check_image(image: object, name: str = "image") -> None:
         raise TypeError(f"{name} has dtype {image.dtype}; expected uint8")
     if image.ndim != 3 or image.shape[2] != 3 or image.size == 0:
         raise ValueError(f"{name} has shape {image.shape}; expected (H, W, 3) with H, W >= 1")
-
-
-def _check_choice(name: str, value: str, choices: Sequence[str]) -> None:
-    if value not in choices:
-        raise ValueError(f"{name} is {value!r}; expected one of {', '.join(choices)}")

@@ -27,6 +27,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from genesis_core import GenesisV2, load_model
+from genesis_core.device import resolve_device
 from genesis_core.genesis_v2 import GenesisOutput
 from genesis_core.metrics import (
     adjusted_rand_index,
@@ -34,7 +35,6 @@ from genesis_core.metrics import (
     scaled_segment_covering,
     slot_count_error,
 )
-from genesis_core.segmenter import resolve_device
 from training.command_line import call
 from training.datasets.images import resize_image, resize_labels
 from training.datasets.prepared import PreparedDataset
