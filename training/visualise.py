@@ -108,9 +108,7 @@ def run(
     """
     if num_images < 1:
         raise ValueError(f"num_images is {num_images}; expected at least 1")
-    model = load_model(
-        checkpoint, num_slots=num_slots, kernel=kernel, device=resolve_device(device)
-    )
+    model = load_model(checkpoint, num_slots=num_slots, kernel=kernel, device=device)
     images, truth = _load(data, split, num_images, seed, fit, model)
     with torch.no_grad():
         out = model(images, stop_threshold=stop_threshold)
