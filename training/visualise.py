@@ -21,7 +21,6 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from genesis_core import GenesisV2, load_model
-from genesis_core.device import resolve_device
 from training.command_line import call
 from training.datasets.images import centre_crop, read_rgb, resize_image
 from training.datasets.prepared import DatasetError, PreparedDataset
