@@ -1,9 +1,9 @@
-"""One camera of the perception node: its subscription, its transport and its statistics."""
+"""One camera of the perception node: its subscription and its statistics."""
 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 from rclpy.event_handler import QoSMessageLostInfo, SubscriptionEventCallbacks
@@ -16,7 +16,12 @@ from genesis_ros.conversions import ImageMessage
 from genesis_ros.frame_statistics import FrameStatistics
 
 COMPRESSED_SUFFIX = "/compressed"
-_IMAGE, _COMPRESSED = "sensor_msgs/msg/Image", "sensor_msgs/msg/CompressedImage"
+_TYPE_NAMES = {
+    Image: "sensor_msgs/msg/Image",
+    CompressedImage: "sensor_msgs/msg/CompressedImage",
+}
+# Enough to count what arrives in a burst; frames wait in the worker, not here.
+_DEPTH = 5
 
 
 class Frame(NamedTuple):
@@ -27,11 +32,22 @@ class Frame(NamedTuple):
     received: float
 
 
+class _Stream(NamedTuple):
+    """What is, or should be, subscribed to."""
+
+    topic: str
+    kind: type[ImageMessage]
+    reliability: ReliabilityPolicy
+
+
 class Camera:
     """Subscribes to one image topic and hands every frame on.
 
     topic: as configured; resolved against the node's namespace and remappings.
-    transport: raw, compressed or auto (then follow_publishers() decides, as soon as there are any).
+    transport: raw, compressed, or auto: what is published, raw first.
+    reliability: best_effort, reliable, or auto: reliable if every publisher offers it. Best effort
+        hears every camera, but the middleware's default buffers lose many frames of 640x480 and
+        more; reliable gets them all.
     on_frame: called with each frame in the node's executor.
     """
 
@@ -47,44 +63,29 @@ class Camera:
         self.statistics = FrameStatistics(time.monotonic())
         self.stale = False  # whether its silence has been reported
         self._node = node
+        self._reliability = reliability
         self._on_frame = on_frame
-        self._qos = QoSProfile(
-            history=HistoryPolicy.KEEP_LAST,
-            depth=5,  # enough to count what arrives in a burst; frames wait in the worker, not here
-            reliability=ReliabilityPolicy[reliability.upper()],
-        )
+        self._candidates = _candidates(self.topic, transport)
         self._subscription: Subscription[Any] | None = None
-        self._subscribed: tuple[str, type[ImageMessage]] | None = None
-        if self.topic.endswith(COMPRESSED_SUFFIX):
-            transport = "compressed"
-            self._compressed_topic = self.topic
-        else:
-            self._compressed_topic = self.topic + COMPRESSED_SUFFIX
-        self._automatic = transport == "auto"
-        if transport == "compressed":
-            self._subscribe(self._compressed_topic, CompressedImage)
-        else:
-            self._subscribe(self.topic, Image)
-        self.follow_publishers()
+        self._stream = self._choose(None)
+        self._subscribe()
 
     @property
     def source(self) -> str:
         """The topic that is subscribed to."""
-        assert self._subscribed is not None
-        return self._subscribed[0]
+        return self._stream.topic
 
     def publishers(self) -> int:
         """How many publishers the subscribed topic has."""
         return self._node.count_publishers(self.source)
 
     def follow_publishers(self) -> None:
-        """With transport auto: subscribe to what is published, raw images first."""
-        if not self._automatic:
-            return
-        if self._published(self.topic, _IMAGE):
-            self._subscribe(self.topic, Image)
-        elif self._published(self._compressed_topic, _COMPRESSED):
-            self._subscribe(self._compressed_topic, CompressedImage)
+        """Adapt what is set to auto to those who publish now."""
+        stream = self._choose(self._stream)
+        if stream != self._stream:
+            self.close()
+            self._stream = stream
+            self._subscribe()
 
     def close(self) -> None:
         """End the subscription."""
@@ -92,16 +93,37 @@ class Camera:
             self._node.destroy_subscription(self._subscription)
             self._subscription = None
 
-    def _published(self, topic: str, kind: str) -> bool:
-        publishers = self._node.get_publishers_info_by_topic(topic)
-        return any(publisher.topic_type == kind for publisher in publishers)
+    def _choose(self, current: _Stream | None) -> _Stream:
+        """The first candidate that is published; else stay where we are."""
+        for topic, kind in self._candidates:
+            offered = [
+                publisher.qos_profile.reliability
+                for publisher in self._node.get_publishers_info_by_topic(topic)
+                if publisher.topic_type == _TYPE_NAMES[kind]
+            ]
+            if offered:
+                return _Stream(topic, kind, self._match(offered))
+        return current or _Stream(*self._candidates[0], self._match([]))
 
-    def _subscribe(self, topic: str, kind: type[ImageMessage]) -> None:
-        if self._subscribed == (topic, kind):
-            return
-        self.close()
-        self._subscription = self._node.create_subscription(kind, topic, self._receive, self._qos)
-        self._subscribed = (topic, kind)
+    def _match(self, offered: Sequence[ReliabilityPolicy]) -> ReliabilityPolicy:
+        if self._reliability != "auto":
+            return ReliabilityPolicy[self._reliability.upper()]
+        if offered and all(policy == ReliabilityPolicy.RELIABLE for policy in offered):
+            return ReliabilityPolicy.RELIABLE
+        return ReliabilityPolicy.BEST_EFFORT
+
+    def _subscribe(self) -> None:
+        self._subscription = self._node.create_subscription(
+            self._stream.kind,
+            self._stream.topic,
+            self._receive,
+            QoSProfile(
+                history=HistoryPolicy.KEEP_LAST,
+                depth=_DEPTH,
+                reliability=self._stream.reliability,
+            ),
+            event_callbacks=SubscriptionEventCallbacks(message_lost=self._lost),
+        )
 
     def _lost(self, event: QoSMessageLostInfo) -> None:
         self.statistics.lose(event.total_count_change)
@@ -111,3 +133,11 @@ class Camera:
         self.statistics.receive(now)
         self.stale = False
         self._on_frame(Frame(self, message, now))
+
+
+def _candidates(topic: str, transport: str) -> list[tuple[str, type[ImageMessage]]]:
+    """Topics and types to listen to, in order of preference."""
+    if topic.endswith(COMPRESSED_SUFFIX):
+        return [(topic, CompressedImage)]
+    raw, compressed = (topic, Image), (topic + COMPRESSED_SUFFIX, CompressedImage)
+    return {"raw": [raw], "compressed": [compressed], "auto": [raw, compressed]}[transport]

@@ -57,6 +57,11 @@ def _judge(report: Report, publishers: int, source: str, stale_timeout: float) -
         return DiagnosticStatus.ERROR, f"{period.failed} frames lost: {_last(report)}"
     if period.refused:
         return DiagnosticStatus.WARN, f"{period.refused} unusable frames: {_last(report)}"
+    if period.lost:
+        return DiagnosticStatus.WARN, (
+            f"{period.lost} frames lost on the way: see qos_reliability, or enlarge the "
+            "middleware's buffers (net.core.rmem_default)"
+        )
     if report.age is None or report.age > stale_timeout:
         since = "yet" if report.age is None else f"for {report.age:.1f} s"
         return DiagnosticStatus.WARN, f"no image {since} on {source} ({publishers} publishers)"

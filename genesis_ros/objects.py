@@ -97,7 +97,7 @@ def find_objects(
 
     border = _border(winners)
     label_of_slot = np.zeros(256, np.uint8)
-    objects = []
+    objects: list[SceneObject] = []
     for slot in kept:
         label_of_slot[slot] = len(objects) + 1
         mine = cv2.compare(winners, slot, cv2.CMP_EQ)
@@ -149,7 +149,7 @@ def _drop_small(
     if counts[lost].any():
         orphans = np.flatnonzero(lost[winners])
         if kept:
-            candidates = masks.reshape(len(masks), -1)[np.ix_(kept, orphans)]
+            candidates = masks.reshape(len(masks), -1)[kept][:, orphans]
             winners.flat[orphans] = np.asarray(kept, np.uint8)[candidates.argmax(axis=0)]
         else:
             winners[:] = _UNSEEN

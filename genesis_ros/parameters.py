@@ -138,9 +138,10 @@ class Settings:
         choices=("auto", "raw", "compressed"),
     )
     qos_reliability: str = _parameter(
-        "best_effort",
-        "Reliability of the image subscription; best_effort hears every camera.",
-        choices=("best_effort", "reliable"),
+        "auto",
+        "Reliability of the image subscription: best_effort (hears every camera, may lose large "
+        "frames), reliable, or auto: reliable if every publisher offers it.",
+        choices=("auto", "best_effort", "reliable"),
     )
     min_area: float = _parameter(
         0.0005,
