@@ -21,7 +21,7 @@ setup(
     license_files=["LICENSE"],
     python_requires=">=3.10",
     packages=find_packages(include=["genesis_core*", "genesis_ros*"]),
-    package_data={"genesis_core": ["checkpoints/*.safetensors"]},
+    package_data={"genesis_core": ["checkpoints/*"], "genesis_ros": ["data/*"]},
     # Lower bounds only: the exact versions that are tested are in requirements/. rclpy and the
     # messages come from ROS.
     install_requires=[
