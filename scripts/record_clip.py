@@ -1,10 +1,9 @@
 """Records genesis_ros/data/tabletop.mp4, which stands in for generated scenes without OpenGL.
 
-scripts/run python scripts/record_clip.py
+scripts/run python -m scripts.record_clip
 """
 
 from __future__ import annotations
-
 
 import cv2
 

@@ -1,0 +1,285 @@
+"""A simulated camera: publishes generated tabletop scenes, image files, a video or a bag.
+
+Topics, below the node's namespace (`camera` unless it is remapped):
+    image_raw               sensor_msgs/Image, rgb8
+    image_raw/compressed    sensor_msgs/CompressedImage, JPEG
+    camera_info             sensor_msgs/CameraInfo, zero intrinsics where the source knows none
+
+Run it with `ros2 run genesis_ros camera_node` or `python -m genesis_ros.camera_node`.
+"""
+
+from __future__ import annotations
+
+import sys
+import time
+from array import array
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import cv2
+import numpy as np
+import rclpy
+from numpy.typing import NDArray
+from rcl_interfaces.msg import FloatingPointRange, IntegerRange, ParameterDescriptor
+from rclpy.duration import Duration
+from rclpy.exceptions import ParameterException
+from rclpy.executors import ExternalShutdownException
+from rclpy.impl.implementation_singleton import rclpy_implementation
+from rclpy.node import Node
+from rclpy.parameter import Parameter
+from rclpy.publisher import Publisher
+from rclpy.task import Future
+from sensor_msgs.msg import CameraInfo, CompressedImage, Image
+from std_msgs.msg import Header
+
+from genesis_ros.conversions import to_message
+from genesis_ros.sources import (
+    FrameSource,
+    SourceError,
+    SourceFrame,
+    open_path,
+    open_tabletop,
+    play,
+)
+
+RCLError = rclpy_implementation.RCLError
+
+SOURCES = ("tabletop", "path")
+TRANSPORTS = ("raw", "compressed", "both")
+_QUEUE_DEPTH = 5
+_LATE_FRAMES = 10
+_LAST_FRAMES_TIMEOUT = Duration(seconds=2)
+
+
+class CameraNode(Node):
+    """Publishes the frames of a source at a steady rate.
+
+    `finished` is done when the source has ended, and holds its error if it failed.
+
+    Raises:
+        SourceError: the parameters name no playable source.
+        ParameterException: a parameter is out of its range or of the wrong type.
+    """
+
+    def __init__(self, **node_options: Any) -> None:
+        super().__init__("camera", namespace="camera", **node_options)
+        self.finished: Future[None] = Future()
+        self._declare_parameters()
+        self._frame_id: str = self._value("frame_id")
+        self._quality: int = self._value("jpeg_quality")
+        self._wait_for: int = self._value("wait_for_subscribers")
+
+        self._source = self._open_source()
+        self._frames: Iterator[SourceFrame] = play(self._source, loop=self._value("loop"))
+        self._published = 0
+        self._late = 0
+
+        transport = self._value("transport")
+        self._raw = self._compressed = self._info = None
+        if transport != "compressed":
+            self._raw = self.create_publisher(Image, "image_raw", _QUEUE_DEPTH)
+        if transport != "raw":
+            self._compressed = self.create_publisher(
+                CompressedImage, "image_raw/compressed", _QUEUE_DEPTH
+            )
+        if self._value("camera_info"):
+            self._info = self.create_publisher(CameraInfo, "camera_info", _QUEUE_DEPTH)
+
+        rate = self._value("rate")
+        self._timer = self.create_timer(1.0 / rate, self._publish_next)
+        self.add_post_set_parameters_callback(self._apply_changes)
+        topic = self._image_publishers()[0].topic_name
+        self.get_logger().info(f"{self._source.description}, {rate:g} Hz on {topic}")
+
+    def _declare_parameters(self) -> None:
+        """All parameters; only the rate can be changed while the camera runs."""
+
+        def declare(name: str, default: Any, description: str, **limits: Any) -> None:
+            descriptor = ParameterDescriptor(
+                description=description, read_only=name != "rate", **limits
+            )
+            self.declare_parameter(name, default, descriptor)
+
+        def integers(low: int, high: int) -> dict[str, Any]:
+            return {"integer_range": [IntegerRange(from_value=low, to_value=high, step=1)]}
+
+        declare(
+            "source",
+            "tabletop",
+            "What to play: tabletop (generated robot scenes) or path (what `path` names).",
+            additional_constraints=_one_of(SOURCES),
+        )
+        declare("path", "", "Image folder, image file, glob pattern, video file or rosbag2.")
+        declare("bag_topic", "", "Image topic of the bag; empty: the one with the most images.")
+        declare(
+            "rate",
+            10.0,
+            "Frames per second. Can be changed at run time.",
+            floating_point_range=[FloatingPointRange(from_value=0.1, to_value=1000.0)],
+        )
+        declare("loop", True, "Start again at the end; otherwise the node ends with its source.")
+        declare("width", 640, "Width of generated scenes in pixels.", **integers(16, 2048))
+        declare("height", 480, "Height of generated scenes in pixels.", **integers(16, 2048))
+        declare(
+            "mode",
+            "sketchy",
+            "Generated scenes: sketchy (the cube, block and ball of the Sketchy data set), "
+            "varied (one to six objects of any shape, size and colour) or mixed (some of each).",
+        )
+        declare("seed", 0, "Seed of the first generated scene.", **integers(0, 2**31 - 1))
+        declare(
+            "frames_per_scene", 120, "Frames before the next generated scene.", **integers(1, 10**6)
+        )
+        declare("frame_id", "camera_color_optical_frame", "frame_id of every message's header.")
+        declare(
+            "transport",
+            "raw",
+            "What to publish: raw (image_raw), compressed (image_raw/compressed, JPEG) or both.",
+            additional_constraints=_one_of(TRANSPORTS),
+        )
+        declare("jpeg_quality", 90, "JPEG quality of compressed images.", **integers(1, 100))
+        declare("camera_info", True, "Also publish camera_info.")
+        declare(
+            "wait_for_subscribers",
+            0,
+            "Start only when an image topic has this many subscribers, so that they miss no frame.",
+            **integers(0, 100),
+        )
+
+    def _value(self, name: str) -> Any:
+        return self.get_parameter(name).value
+
+    def _choice(self, name: str, choices: Sequence[str]) -> str:
+        value = self._value(name)
+        if value not in choices:
+            raise SourceError(f"parameter {name} is {value!r}, expected {_one_of(choices)}")
+        return str(value)
+
+    def _open_source(self) -> FrameSource:
+        warn = self.get_logger().warning
+        self._choice("transport", TRANSPORTS)
+        if self._choice("source", SOURCES) == "path":
+            return open_path(self._value("path"), topic=self._value("bag_topic"), warn=warn)
+        return open_tabletop(
+            width=self._value("width"),
+            height=self._value("height"),
+            mode=self._value("mode"),
+            seed=self._value("seed"),
+            frames_per_scene=self._value("frames_per_scene"),
+            warn=warn,
+        )
+
+    def _apply_changes(self, parameters: list[Parameter[Any]]) -> None:
+        for parameter in parameters:
+            if parameter.name == "rate":
+                self._timer.timer_period_ns = int(1e9 / parameter.value)
+
+    def _image_publishers(self) -> list[Publisher[Any]]:
+        return [publisher for publisher in (self._raw, self._compressed) if publisher is not None]
+
+    def _subscribers(self) -> int:
+        return sum(publisher.get_subscription_count() for publisher in self._image_publishers())
+
+    def _publish_next(self) -> None:
+        if self._published == 0 and self._subscribers() < self._wait_for:
+            return
+        started = time.monotonic()
+        try:
+            frame = next(self._frames)
+        except StopIteration:
+            self._finish(None)
+            return
+        except SourceError as error:
+            self._finish(error)
+            return
+        self._publish(frame)
+        self._published += 1
+        self._watch_pace(time.monotonic() - started)
+
+    def _finish(self, error: SourceError | None) -> None:
+        self._timer.cancel()
+        if error is not None:
+            self.finished.set_exception(error)
+            return
+        for publisher in self._image_publishers():
+            # The process ends now; reliable subscribers still get what they have not received.
+            publisher.wait_for_all_acked(_LAST_FRAMES_TIMEOUT)
+        self.get_logger().info(f"end of the source after {self._published} frames")
+        self.finished.set_result(None)
+
+    def _watch_pace(self, seconds: float) -> None:
+        """Say once that the source is slower than the rate that was asked for."""
+        self._late = self._late + 1 if seconds * 1e9 > self._timer.timer_period_ns else 0
+        if self._late == _LATE_FRAMES:
+            self.get_logger().warning(
+                f"a frame takes {seconds * 1e3:.0f} ms to make, so fewer than "
+                f"{self._value('rate'):g} are published per second"
+            )
+
+    def destroy_node(self) -> None:
+        """Free the source and the node."""
+        self._source.close()
+        super().destroy_node()
+
+    def _publish(self, frame: SourceFrame) -> None:
+        header = Header(stamp=self.get_clock().now().to_msg(), frame_id=self._frame_id)
+        if self._info is not None:
+            self._info.publish(camera_info(frame, header))
+        if self._raw is not None:
+            self._raw.publish(to_message(frame.image, header))
+        if self._compressed is not None:
+            self._compressed.publish(jpeg_message(frame.image, header, self._quality))
+
+
+def jpeg_message(image: NDArray[np.uint8], header: Header, quality: int = 90) -> CompressedImage:
+    """RGB pixels (H, W, 3) as a JPEG, named as image_transport names it."""
+    bgr = cv2.cvtColor(image, cv2.COLOR_RGB2BGR)
+    _, encoded = cv2.imencode(".jpg", bgr, [cv2.IMWRITE_JPEG_QUALITY, quality])
+    return CompressedImage(
+        header=header, format="rgb8; jpeg compressed bgr8", data=array("B", encoded.tobytes())
+    )
+
+
+def camera_info(frame: SourceFrame, header: Header) -> CameraInfo:
+    """An undistorted pinhole camera; all zero, which means uncalibrated, without intrinsics."""
+    height, width = frame.image.shape[:2]
+    info = CameraInfo(header=header, height=height, width=width)
+    if frame.intrinsics is not None:
+        info.distortion_model = "plumb_bob"
+        info.d = [0.0] * 5
+        info.k = frame.intrinsics.ravel()
+        info.r = np.eye(3).ravel()
+        info.p = np.hstack([frame.intrinsics, np.zeros((3, 1))]).ravel()
+    return info
+
+
+def _one_of(choices: Sequence[str]) -> str:
+    return "one of " + ", ".join(choices)
+
+
+def main(args: list[str] | None = None) -> int:
+    """Run the camera until its source ends or it is told to stop; the exit status."""
+    node = None
+    try:
+        rclpy.init(args=args)
+        node = CameraNode()
+        rclpy.spin_until_future_complete(node, node.finished)
+        if node.finished.done():
+            node.finished.result()
+    except (SourceError, ParameterException) as error:
+        rclpy.logging.get_logger("camera").fatal(str(error))
+        return 1
+    except (KeyboardInterrupt, ExternalShutdownException):
+        pass
+    except RCLError:
+        if rclpy.ok():  # otherwise told to stop in the middle of something
+            raise
+    finally:
+        if node is not None:
+            node.destroy_node()
+        rclpy.try_shutdown()
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

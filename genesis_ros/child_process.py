@@ -1,0 +1,92 @@
+"""A node run as a process of its own, and ended with certainty."""
+
+from __future__ import annotations
+
+import collections
+import re
+import signal
+import subprocess
+import sys
+import threading
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+
+_GRACE = 5.0
+_LOUD = re.compile(r"\[(WARN|ERROR|FATAL)\]|Traceback|Error:")
+
+
+class ChildProcess:
+    """Runs `python -m module` with its output in a log file; warnings and errors also go to `echo`.
+
+    The child is in a session of its own, so that Ctrl-C in the terminal reaches it by `stop` alone.
+    Use it in a `with` block: leaving the block, in whatever way, ends the process.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        module: str,
+        arguments: Sequence[str],
+        *,
+        environment: Mapping[str, str],
+        log: Path,
+        echo: Callable[[str], None],
+    ) -> None:
+        self.name = name
+        self.log = log
+        self._echo = echo
+        self._tail: collections.deque[str] = collections.deque(maxlen=15)
+        self._process = subprocess.Popen(
+            [sys.executable, "-m", module, *arguments],
+            env=dict(environment),
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            errors="replace",
+            start_new_session=True,
+        )
+        self._pump = threading.Thread(target=self._copy_output, daemon=True)
+        self._pump.start()
+
+    def _copy_output(self) -> None:
+        assert self._process.stdout is not None
+        with self.log.open("w") as log:
+            for line in self._process.stdout:
+                log.write(line)
+                log.flush()
+                self._tail.append(line.rstrip())
+                if _LOUD.search(line):
+                    self._echo(f"{self.name}: {line.rstrip()}")
+
+    @property
+    def pid(self) -> int:
+        return self._process.pid
+
+    @property
+    def exit_status(self) -> int | None:
+        """None while the process runs."""
+        return self._process.poll()
+
+    def last_words(self) -> str:
+        """The end of its output, for an error message."""
+        self._pump.join(timeout=1.0)
+        return "\n".join(self._tail)
+
+    def stop(self) -> None:
+        """End the process: ask, insist, kill."""
+        for request in (signal.SIGINT, signal.SIGTERM, signal.SIGKILL):
+            if self._process.poll() is not None:
+                break
+            self._process.send_signal(request)
+            try:
+                self._process.wait(_GRACE)
+            except subprocess.TimeoutExpired:
+                continue
+        self._pump.join(timeout=_GRACE)
+
+    def __enter__(self) -> ChildProcess:
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        self.stop()
