@@ -57,8 +57,8 @@ def front_camera(rng: Rng, width: int, height: int, *, whole: bool = False) -> C
     rotation = look_at(position, position + forward, roll=float(rng.normal(0, 0.012)))
     aspect = width / height
     if whole:
-        size = float(rng.uniform(430, 540))
-        x, y = 480 - 0.5 * size * aspect, _FIRST_ROW[side] + 0.5 * (448 - size)
+        size = float(rng.uniform(500, 590))
+        x, y = 480 - 0.5 * size * aspect, float(rng.uniform(0, 600 - size))
         crop = (x, y, size * aspect, size)
     else:
         crop = _sketchy_crop(rng, side, aspect)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import cv2
 import numpy as np
@@ -75,8 +75,11 @@ class ImageEffects:
         return out
 
 
-def sample_effects(rng: np.random.Generator, *, sketchy: bool) -> ImageEffects:
-    """A random camera. Sketchy's is light, soft and slightly green, with lifted blacks."""
+def sample_effects(rng: np.random.Generator, *, sketchy: bool, moving: bool) -> ImageEffects:
+    """A random camera. Sketchy's is light, soft and slightly green, with lifted blacks.
+
+    moving: for a sequence, whose camera is a decent one: in focus, little noise.
+    """
     exposure = float(np.exp(rng.normal(0.08, 0.12 if sketchy else 0.16)))
     if sketchy:
         cast = np.array([1.0, 1.08, 0.86]) * np.exp(rng.normal(0, 0.05, 3))
@@ -85,7 +88,7 @@ def sample_effects(rng: np.random.Generator, *, sketchy: bool) -> ImageEffects:
         cast = np.exp(rng.normal(0, 0.08, 3))
         veil = rng.uniform(0.0, 0.10) * np.exp(rng.normal(0, 0.1, 3))
     gain = exposure * cast * (1 - veil)
-    return ImageEffects(
+    effects = ImageEffects(
         gain=(float(gain[0]), float(gain[1]), float(gain[2])),
         veil=(float(veil[0]), float(veil[1]), float(veil[2])),
         gamma=float(np.exp(rng.normal(-0.05, 0.14))),
@@ -98,4 +101,13 @@ def sample_effects(rng: np.random.Generator, *, sketchy: bool) -> ImageEffects:
         noise=float(rng.uniform(0.0, 3.5) if rng.random() < 0.8 else rng.uniform(3.5, 9.0)),
         noise_grain=float(rng.uniform(0.4, 0.9)) if rng.random() < 0.4 else 0.0,
         jpeg_quality=int(rng.integers(35, 98)) if rng.random() < 0.7 else 0,
+    )
+    if not moving:
+        return effects
+    return replace(
+        effects,
+        blur=0.25 * effects.blur,
+        motion_blur=0.0,
+        noise=0.4 * effects.noise,
+        jpeg_quality=max(effects.jpeg_quality, 80) if effects.jpeg_quality else 0,
     )

@@ -50,7 +50,7 @@ def _slab(
 
 
 def _shade(colour: Colour, factor: float) -> Colour:
-    r, g, b = (min(1.0, channel * factor) for channel in colour)
+    r, g, b = (channel * factor for channel in colour)
     return (r, g, b)
 
 
@@ -68,7 +68,8 @@ def _upright(
 def _room(rng: Rng, camera: Vector, sketchy: bool, walls: tuple[float, float, float, float]) -> list[Solid]:
     """Walls at the given distances (+x, +y, -x, -y), further off where the camera stands."""
     if sketchy:
-        shade = rng.uniform(0.68, 0.95)
+        # Above 1: daylight shines through the curtains, which are the brightest thing in view.
+        shade = float(rng.uniform(0.75, 1.9))
         colour: Colour = (shade, shade, shade)
     else:
         base = random_colour(rng) if rng.random() < 0.5 else (0.8, 0.8, 0.8)
@@ -157,6 +158,7 @@ def basket(rng: Rng, camera: Vector, *, sketchy: bool, base_side_open: bool = Tr
         if sketchy or rng.random() < 0.5:
             _slots(rng, put, tone, opening, floor, depth, tilt)
     solids += _debris(rng, floor, opening, depth)
+    solids += _smears(rng, floor, depth)
     if sketchy or rng.random() < 0.6:
         solids += _rails(rng, camera, RAIL * scale)
     near = float(rng.uniform(0.53, 0.75)) * scale if sketchy else float(rng.uniform(0.6, 1.8))
@@ -198,6 +200,20 @@ def _debris(rng: Rng, floor: float, opening: float, depth: float) -> list[Solid]
         solids.append(
             Solid(Shape.BOX, half, (x, y, z), Finish(colour), yaw(float(rng.uniform(0, 3.2))))
         )
+    return solids
+
+
+def _smears(rng: Rng, floor: float, depth: float) -> list[Solid]:
+    """Faint coloured patches on floor and deck: worn-off paint, dull reflections."""
+    solids = []
+    for k in range(int(rng.integers(0, 5))):
+        colour = (0.8, 0.25, 0.22) if rng.random() < 0.4 else random_colour(rng)
+        x, y = (float(v) for v in rng.uniform(-1.6, 1.6, 2) * floor)
+        z = -depth if max(abs(x), abs(y)) < floor else 0.0
+        half = (float(rng.uniform(0.01, 0.08)), float(rng.uniform(0.005, 0.03)), 0.001)
+        look = Finish(colour, alpha=float(rng.uniform(0.04, 0.16)), specular=0.0)
+        turn = yaw(float(rng.uniform(0, 3.2)))
+        solids.append(Solid(Shape.ELLIPSOID, half, (x, y, z + 0.0002 * k), look, turn))
     return solids
 
 
@@ -350,4 +366,4 @@ def cables(rng: Rng, *, near: Vector | None = None) -> list[Solid]:
 
 
 def _hanging_point(rng: Rng) -> Vector:
-    return np.array([rng.uniform(0.15, 0.7), rng.uniform(-0.55, 0.55), rng.uniform(0.08, 0.6)])
+    return np.array([rng.uniform(0.05, 0.65), rng.uniform(-0.5, 0.5), rng.uniform(0.05, 0.45)])

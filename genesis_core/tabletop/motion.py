@@ -15,7 +15,7 @@ Rng = np.random.Generator
 
 #: Fastest fingertip speed, metres per frame (at 12 Hz: 0.3 m/s), and turn in radians per frame.
 _STEP, _TURN_STEP = 0.025, 0.15
-_TRAVEL_HEIGHT = 0.13
+_TRAVEL_HEIGHT = 0.09
 
 
 def play(scene: Scene, rng: Rng) -> Iterator[None]:

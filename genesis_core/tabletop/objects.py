@@ -33,7 +33,7 @@ def sketchy_objects(rng: Rng) -> list[ObjectModel]:
     """Red cube, green block, blue ball, in this order; sizes as measured from real frames."""
     edge = 0.0268 * rng.uniform(0.9, 1.12)
     wear = pick(rng, "worn", "grain") if rng.random() < 0.85 else -1
-    cube = _box("cube", (edge, edge, edge), _near(rng, (0.89, 0.19, 0.16), texture=wear))
+    cube = _box("cube", (edge, edge, edge), _near(rng, (0.90, 0.25, 0.235), texture=wear))
     a, b, c = (float(v) for v in np.array([0.0225, 0.0215, 0.0135]) * rng.uniform(0.88, 1.15))
     c *= float(rng.uniform(0.9, 1.35))
     wear = pick(rng, "worn", "grain") if rng.random() < 0.85 else -1
@@ -109,7 +109,7 @@ def _near(rng: Rng, colour: Colour, texture: int, gloss: float = 0.15) -> Finish
     """A finish whose colour is close to the given one in hue and further away in brightness."""
     hue, saturation, value = colorsys.rgb_to_hsv(*colour)
     hue = (hue + rng.normal(0, 0.012)) % 1.0
-    saturation = float(np.clip(saturation * np.exp(rng.normal(0, 0.07)), 0.3, 1.0))
+    saturation = float(np.clip(saturation * np.exp(rng.normal(0, 0.11)), 0.3, 1.0))
     value = float(np.clip(value * np.exp(rng.normal(0, 0.12)), 0.1, 1.0))
     return Finish(
         colorsys.hsv_to_rgb(hue, saturation, value),

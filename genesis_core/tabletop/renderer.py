@@ -31,6 +31,7 @@ from genesis_core.tabletop.scene import (
 
 _NEAR, _FAR = 0.02, 12.0
 _MAX_LIGHTS = 3
+_ATTEMPTS = 4
 _SHADOW_RINGS = 5
 _HIDDEN = Finish((0.0, 0.0, 0.0), alpha=0.0)
 #: MuJoCo's default geom colour, at which a geom takes its material's colour.
@@ -107,9 +108,13 @@ class TabletopRenderer:
     def sample(self, seed: int) -> Frame:
         """A random still scene."""
         rng = self._rng(seed, 0)
-        scene = sample_scene(rng, self.mode, self.width, self.height)
-        self._pool.set_scene(scene)
-        return self._draw(scene, rng)
+        for _ in range(_ATTEMPTS):
+            scene = sample_scene(rng, self.mode, self.width, self.height)
+            self._prepare(scene)
+            labels, depth = self._segment()
+            if _worth_showing(labels, rng):
+                break
+        return self._frame(scene, labels, depth, rng)
 
     def sequence(self, seed: int, num_frames: int) -> Iterator[Frame]:
         """A moving scene at about 12 Hz: the arm carries and pushes objects. Labels stay theirs."""
@@ -120,9 +125,10 @@ class TabletopRenderer:
         script = motion.play(scene, self._rng(seed, 2))
         for _ in range(num_frames):
             next(script)
-            # Renderers may be shared by several sequences, so nothing is left from the last frame.
-            self._pool.set_scene(scene)
-            yield self._draw(scene, rng)
+            # Other scenes may have been drawn since the last frame, so all is set anew.
+            self._prepare(scene)
+            labels, depth = self._segment()
+            yield self._frame(scene, labels, depth, rng)
 
     def close(self) -> None:
         """Free the OpenGL context. Safe to call twice."""
@@ -152,14 +158,14 @@ class TabletopRenderer:
             start = self._model.tex_adr[index]
             data[start : start + image.size] = image.ravel()
 
-    def _draw(self, scene: Scene, rng: np.random.Generator) -> Frame:
+    def _prepare(self, scene: Scene) -> None:
+        """Write a scene into the model and make it ready to draw."""
         if not self._release.alive:
             raise RuntimeError("this TabletopRenderer is closed; make a new one")
-        mj, context = self._mujoco, self._context
+        mj = self._mujoco
         self._gl.make_current()
-        mj.mj_kinematics(self._model, self._data)
-        mj.mj_camlight(self._model, self._data)
-        self._pool.place_robot(self._model, self._data, scene)
+        self._pool.set_scene(scene)
+        self._pool.set_poses(self._data, scene)
         mj.mj_kinematics(self._model, self._data)
         mj.mj_camlight(self._model, self._data)
         mj.mjv_updateScene(
@@ -172,26 +178,39 @@ class TabletopRenderer:
             self._scene,
         )
         self._aim(scene)
-        shape = (self.height, self.width)
-        image = np.empty((*shape, 3), np.uint8)
-        flags = self._scene.flags
-        flags[mj.mjtRndFlag.mjRND_SHADOW] = any(light.shadow for light in scene.lights)
-        flags[mj.mjtRndFlag.mjRND_REFLECTION] = 0
-        mj.mjr_render(self._viewport, self._scene, context)
-        mj.mjr_readPixels(image, None, self._viewport, context)
 
+    def _segment(self) -> tuple[npt.NDArray[np.uint8], npt.NDArray[np.float32]]:
+        """Labels and depth (H, W) of the prepared scene."""
+        mj, flags = self._mujoco, self._scene.flags
         flags[mj.mjtRndFlag.mjRND_SHADOW] = 0
         flags[mj.mjtRndFlag.mjRND_SEGMENT] = 1
         flags[mj.mjtRndFlag.mjRND_IDCOLOR] = 1
-        ids = np.empty((*shape, 3), np.uint8)
-        raw_depth = np.empty(shape, np.float32)
-        mj.mjr_render(self._viewport, self._scene, context)
-        mj.mjr_readPixels(ids, raw_depth, self._viewport, context)
+        ids = np.empty((self.height, self.width, 3), np.uint8)
+        raw = np.empty((self.height, self.width), np.float32)
+        mj.mjr_render(self._viewport, self._scene, self._context)
+        mj.mjr_readPixels(ids, raw, self._viewport, self._context)
+        # Inverse depth, 1 at the near plane and 0 at the far one (mjDEPTH_ZEROFAR).
+        depth = _NEAR * _FAR / (_NEAR + raw[::-1].astype(np.float64) * (_FAR - _NEAR))
+        return remove_specks(self._labels(ids[::-1])), depth.astype(np.float32)
+
+    def _colour(self, scene: Scene) -> npt.NDArray[np.uint8]:
+        """The prepared scene as an ideal camera sees it, RGB (H, W, 3)."""
+        mj, flags = self._mujoco, self._scene.flags
         flags[mj.mjtRndFlag.mjRND_SEGMENT] = 0
         flags[mj.mjtRndFlag.mjRND_IDCOLOR] = 0
+        flags[mj.mjtRndFlag.mjRND_SHADOW] = any(light.shadow for light in scene.lights)
+        image = np.empty((self.height, self.width, 3), np.uint8)
+        mj.mjr_render(self._viewport, self._scene, self._context)
+        mj.mjr_readPixels(image, None, self._viewport, self._context)
+        return np.ascontiguousarray(image[::-1])
 
-        labels = remove_specks(self._labels(ids[::-1]))
-        depth = _NEAR * _FAR / (_NEAR + raw_depth[::-1].astype(np.float64) * (_FAR - _NEAR))
+    def _frame(
+        self,
+        scene: Scene,
+        labels: npt.NDArray[np.uint8],
+        depth: npt.NDArray[np.float32],
+        rng: np.random.Generator,
+    ) -> Frame:
         camera = scene.camera
         intrinsics = np.array(
             [
@@ -205,13 +224,8 @@ class TabletopRenderer:
             SceneObject(label, model.name, position, 2.0 * np.array(model.half_size))
             for label, model, position in zip(scene.labels, scene.objects, positions, strict=True)
         ]
-        return Frame(
-            image=scene.effects.apply(np.ascontiguousarray(image[::-1]), rng),
-            labels=labels,
-            depth=depth.astype(np.float32),
-            intrinsics=intrinsics,
-            objects=truth,
-        )
+        image = scene.effects.apply(self._colour(scene), rng)
+        return Frame(image, labels, depth, intrinsics, truth)
 
     def _aim(self, scene: Scene) -> None:
         """Set the frustum: a crop's principal point lies off its centre, which MJCF cannot say."""
@@ -238,6 +252,13 @@ class TabletopRenderer:
             if geom.segid >= 0 and geom.objtype == self._mujoco.mjtObj.mjOBJ_GEOM:
                 table[geom.segid + 1] = self._pool.labels[geom.objid]
         return table[segment]
+
+
+def _worth_showing(labels: npt.NDArray[np.uint8], rng: np.random.Generator) -> bool:
+    """Whether an image shows something: not just the robot, and only now and then no object."""
+    objects_seen = np.count_nonzero(labels >= FIRST_OBJECT) >= 0.001 * labels.size
+    robot_share = np.count_nonzero(labels == ROBOT) / labels.size
+    return bool(robot_share < 0.5 and (objects_seen or rng.random() < 0.1))
 
 
 def _release(gl_context: Any, context: Any) -> None:
@@ -319,8 +340,8 @@ class _Pool:
             )
         self._light(scene)
 
-    def place_robot(self, model: Any, data: Any, scene: Scene) -> None:
-        """Write joint values and the objects' poses."""
+    def set_poses(self, data: Any, scene: Scene) -> None:
+        """Write joint values, the objects' poses and the camera's."""
         data.mocap_pos[self._base] = scene.robot_base.position
         data.mocap_quat[self._base] = scene.robot_base.rotation
         if scene.robot is not None:
@@ -329,8 +350,8 @@ class _Pool:
         for body, pose in zip(self._bodies, scene.poses, strict=False):
             data.mocap_pos[body] = pose.position
             data.mocap_quat[body] = pose.rotation
-        model.cam_pos[0] = scene.camera.position
-        model.cam_quat[0] = from_matrix(scene.camera.rotation)
+        self._model.cam_pos[0] = scene.camera.position
+        self._model.cam_quat[0] = from_matrix(scene.camera.rotation)
 
     def _write(self, start: int, solids: list[Solid], count: int) -> None:
         model, n = self._model, len(solids)
@@ -385,7 +406,9 @@ def _contact_shadows(scene: Scene) -> list[Solid]:
         height = float(pose.position[2]) - model.half_size[2] - scene.floor_height
         if not -0.01 < height < 0.05 or scene.contact_shadow <= 0:
             continue
-        strength = 0.12 * scene.contact_shadow * (1 - height / 0.05)
+        # The outline of an L or a plus is not its bounding box.
+        simple = model.name not in ("l_block", "t_block", "plus", "dumbbell")
+        strength = (0.12 if simple else 0.04) * scene.contact_shadow * (1 - height / 0.05)
         for ring in range(_SHADOW_RINGS):
             grow = 0.82 + 0.11 * ring + 4 * height
             a, b = grow * model.half_size[0], grow * model.half_size[1]
@@ -433,7 +456,7 @@ def _mjcf(width: int, height: int) -> str:
   <statistic extent="1" center="0 0 0"/>
   <visual>
     <global offwidth="{width}" offheight="{height}"/>
-    <quality shadowsize="256" offsamples="4" numslices="16" numstacks="8" numquads="1"/>
+    <quality shadowsize="512" offsamples="4" numslices="16" numstacks="8" numquads="1"/>
     <map znear="{_NEAR}" zfar="{_FAR}" shadowclip="0.55"/>
     <headlight ambient=".4 .4 .4" diffuse="0 0 0" specular="0 0 0"/>
   </visual>

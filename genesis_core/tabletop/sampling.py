@@ -56,15 +56,16 @@ def _sketchy(rng: Rng, width: int, height: int, moving: bool) -> Scene:
     else:
         camera = cameras.orbit_camera(rng, width, height, np.array([0, 0, -0.03]))
     environment = environments.basket(rng, camera.position, sketchy=True)
-    poses, robot_pose = _arrange(rng, models, environment, stack=0.15, moving=moving)
+    with_robot = moving or rng.random() >= 0.05
+    poses, robot_pose = _arrange(
+        rng, models, environment, stack=0.15, moving=moving, with_robot=with_robot
+    )
     if front and not moving:
-        # Most frames should show something; real crops of empty floor exist, so not all.
+        # Finding another crop is cheaper than drawing another scene. Most frames should show something; real crops of empty floor exist, so not all.
         tries = 8 if rng.random() < 0.9 else 0
         while tries and not _any_visible(camera, poses, width, height):
             camera = cameras.front_camera(rng, width, height)
             tries -= 1
-    if not moving and rng.random() < 0.05:
-        robot_pose = None
     if rng.random() < 0.7:
         environment.solids.extend(environments.cables(rng))
     if robot_pose is not None and rng.random() < 0.25:
@@ -81,7 +82,7 @@ def _sketchy(rng: Rng, width: int, height: int, moving: bool) -> Scene:
         camera=camera,
         ambient=ambient,
         lights=lights,
-        effects=sample_effects(rng, sketchy=True),
+        effects=sample_effects(rng, sketchy=True, moving=moving),
         floor_height=environment.floor_height,
         reach=environment.reach,
         contact_shadow=float(rng.uniform(0.2, 1.3)),
@@ -109,9 +110,10 @@ def _varied(rng: Rng, width: int, height: int, moving: bool) -> Scene:
         environment = environments.tote(rng, camera.position)
     else:
         environment = environments.shelf(rng, camera.position)
-    poses, robot_pose = _arrange(rng, models, environment, stack=0.12, moving=moving)
-    if place == "shelf" or (not moving and rng.random() < 0.2):
-        robot_pose = None
+    with_robot = moving or (place != "shelf" and rng.random() >= 0.2)
+    poses, robot_pose = _arrange(
+        rng, models, environment, stack=0.12, moving=moving, with_robot=with_robot
+    )
     if rng.random() < 0.25 and place != "shelf":
         environment.solids.extend(environments.cables(rng))
     ambient, lights = _sample_light(rng, sketchy=False)
@@ -129,7 +131,7 @@ def _varied(rng: Rng, width: int, height: int, moving: bool) -> Scene:
         camera=camera,
         ambient=ambient,
         lights=lights,
-        effects=sample_effects(rng, sketchy=False),
+        effects=sample_effects(rng, sketchy=False, moving=moving),
         floor_height=environment.floor_height,
         reach=environment.reach,
         contact_shadow=float(rng.uniform(0.0, 1.3)),
@@ -152,7 +154,8 @@ def _arrange(
     *,
     stack: float,
     moving: bool,
-) -> tuple[list[Pose], RobotPose]:
+    with_robot: bool,
+) -> tuple[list[Pose], RobotPose | None]:
     """Objects standing apart (now and then stacked), one perhaps held; the gripper above them."""
     floor, (reach_x, reach_y) = environment.floor_height, environment.reach
     spread = 1.0 if moving else float(rng.uniform(0.45, 1.0))
@@ -177,6 +180,8 @@ def _arrange(
         poses.append(resting_pose(model, float(best[0]), float(best[1]), floor, angle))
     if not moving and len(models) > 1 and rng.random() < stack:
         _stack(rng, models, poses)
+    if not with_robot:
+        return poses, None
     if not moving and rng.random() < 0.2:
         held = int(rng.integers(len(models)))
         if min(models[held].half_size[:2]) < robot.MAX_OPENING:
@@ -264,7 +269,7 @@ def _sample_light(rng: Rng, *, sketchy: bool) -> tuple[Colour, list[Light]]:
                 (float(colour[0]), float(colour[1]), float(colour[2])),
                 specular=float(rng.uniform(0, 0.8)),
                 # Real light is wide: where a hard shadow is drawn, its lamp is not the main light.
-                shadow=k == 0 and bool(rng.random() < (0.35 if sketchy else 0.6)),
+                shadow=k == 0 and bool(rng.random() < (0.16 if sketchy else 0.4)),
             )
         )
     return (float(ambient[0]), float(ambient[1]), float(ambient[2])), lights
