@@ -142,10 +142,10 @@ def _find_or_download() -> Path:
             return cache / name
     try:
         library = importlib.import_module("torch_fidelity.feature_extractor_inceptionv3")
-    except ImportError as error:
+    except (ImportError, RuntimeError) as error:  # RuntimeError: another PyTorch's torchvision
         raise FidError(
-            f"no Inception weights for the FID: {_HOW_TO_GET_THEM}, or install torch-fidelity "
-            f"to have them downloaded ({error})"
+            f"no Inception weights for the FID: {_HOW_TO_GET_THEM}, or have them downloaded: pip "
+            f"install -r requirements/fid.txt ({error})"
         ) from error
     path = cache / WEIGHTS_NAMES[0]
     cache.mkdir(parents=True, exist_ok=True)
