@@ -19,6 +19,7 @@ import pytest
 import rclpy
 import yaml
 
+from genesis_core import GenesisV2, GenesisV2Config, save_model
 from genesis_ros.msg import ObjectMasks
 from genesis_ros.parameters import RULES, Settings, check
 
@@ -121,7 +122,9 @@ def test_launch_file_starts_camera_and_perception(listener: Any, tmp_path: Path)
     listener.create_subscription(ObjectMasks, "/seen/object_masks", received.append, 5)
     script = tmp_path / "launch_it.py"
     script.write_text(LAUNCH)
-    arguments = ["namespace:=seen", "camera:=true", "device:=cpu", "image_topic:=/camera/image_raw"]
+    checkpoint = tmp_path / "untrained.safetensors"
+    save_model(GenesisV2(GenesisV2Config(num_slots=3)), checkpoint)
+    arguments = ["namespace:=seen", "camera:=true", "device:=cpu", f"checkpoint:={checkpoint}"]
     log = tmp_path / "log.txt"
     with log.open("w") as output:
         process = subprocess.Popen(
@@ -129,11 +132,13 @@ def test_launch_file_starts_camera_and_perception(listener: Any, tmp_path: Path)
             env=os.environ | {"ROS_LOG_DIR": str(tmp_path)},
             stdout=output,
             stderr=subprocess.STDOUT,
+            start_new_session=True,
         )
         try:
             spin_until(listener, received, process, timeout=90.0)
         finally:
-            process.send_signal(signal.SIGINT)
+            os.killpg(process.pid, signal.SIGINT)  # as Ctrl-C does, which launch counts on
             process.wait(timeout=30)
     assert received, log.read_text()
     assert received[0].camera == "/camera/image_raw"
+    assert received[0].model == "untrained"
