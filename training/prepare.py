@@ -20,7 +20,7 @@ if not __package__:  # Run as a script: the repository is the place to import fr
 
 from training.datasets.apc import Apc
 from training.datasets.assembly import assemble, finished_options, is_planned
-from training.datasets.layout import DatasetError
+from training.datasets.layout import DatasetError, check_at_least
 from training.datasets.objects_room import ObjectsRoom
 from training.datasets.parts import (
     Dataset,
@@ -66,8 +66,7 @@ def prepare(dataset: Dataset[TaskT], run: Run) -> None:
     """
     shard = Shard.parse(run.shard or "0/1")
     workers = run.workers if run.workers is not None else os.cpu_count() or 1
-    if workers < 1:
-        raise ValueError(f"workers must be at least 1, not {workers}")
+    check_at_least(1, workers=workers)
     if dataset.source is not None and not dataset.source.exists():
         raise DatasetError(f"--source {dataset.source} does not exist")
     settled = finished_options(run.output)

@@ -114,7 +114,7 @@ def read_records(
 class _Buffered:
     """read() of a GzipFile in large steps: its own small reads are slow."""
 
-    def __init__(self, stream: ByteStream) -> None:
+    def __init__(self, stream: gzip.GzipFile) -> None:
         self._stream = stream
         self._buffer = memoryview(b"")
 
@@ -122,7 +122,8 @@ class _Buffered:
         pieces = []
         while count:
             if not self._buffer:
-                self._buffer = memoryview(self._stream.read(_READ_AHEAD))
+                # read() would raise at a cut-off end, and all that it read on the way be lost.
+                self._buffer = memoryview(self._stream.read1(_READ_AHEAD))
                 if not self._buffer:
                     break
             pieces.append(self._buffer[:count])

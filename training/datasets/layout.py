@@ -31,6 +31,13 @@ class DatasetError(Exception):
     """A data set is missing, incomplete, corrupt or not in the expected form."""
 
 
+def check_at_least(minimum: int, **options: int) -> None:
+    """ValueError, naming the option, where one is smaller."""
+    for name, value in options.items():
+        if value < minimum:
+            raise ValueError(f"{name} must be at least {minimum}, not {value}")
+
+
 def read_json(path: Path) -> dict[str, Any]:
     """A JSON object from a file; DatasetError where it holds none, FileNotFoundError as usual."""
     try:

@@ -12,7 +12,7 @@ from typing import Any, ClassVar, Literal
 
 import numpy as np
 
-from training.datasets.layout import DatasetError, UInt8
+from training.datasets.layout import DatasetError, UInt8, check_at_least
 from training.datasets.parts import PartWriter
 from training.datasets.tasks import CHUNK, FileTask, chunk_key, follow
 from training.tfrecord import Record, RecordError, parse_example, read_file
@@ -22,8 +22,6 @@ BACKGROUND = 4
 """The first entities are background: floor, sky and two walls."""
 
 ENTITIES = {"train": 7, "six_objects": 10, "identical_color": 10, "empty_room": 4}
-_TEST, _VAL = 10_000, 20_000
-"""Of the train file, the first scenes are test up to _TEST and then val up to _VAL."""
 
 Variant = Literal["train", "six_objects", "identical_color", "empty_room"]
 
@@ -32,23 +30,31 @@ Variant = Literal["train", "six_objects", "identical_color", "empty_room"]
 class ObjectsRoom:
     """Rooms of coloured objects, 64 x 64 pixels, from GZIP TFRecords as downloaded.
 
-    Of the train file, the first 10,000 scenes are test, the next 10,000 val, the rest train. The
-    other variants were made for testing and are all test.
+    Of the train file, the first scenes are test, the next val, the rest train. The other variants
+    were made for testing and are all test.
 
     Args:
         source: directory with the *.tfrecords files, or one file
         variant: the file to take, by its name: train, six_objects, identical_color or empty_room
+        test: scenes at the beginning of the train file that are test; the paper's is 10000
+        val: scenes after them that are val; the paper's is 10000
     """
 
     source: Path
     variant: Variant = "train"
+    test: int = 10_000
+    val: int = 10_000
 
     name: ClassVar[str] = "objects_room"
     unit: ClassVar[str] = "B"
 
+    def __post_init__(self) -> None:
+        check_at_least(0, test=self.test, val=self.val)
+
     def options(self) -> dict[str, Any]:
         """All that shapes the arrays."""
-        return {"image_size": SIZE, "variant": self.variant}
+        splits = {"test": self.test, "val": self.val} if self.variant == "train" else {}
+        return {"image_size": SIZE, "variant": self.variant, **splits}
 
     def tasks(self) -> list[FileTask]:
         """The file of the variant: a GZIP stream can only be read from its beginning."""
@@ -110,8 +116,10 @@ class ObjectsRoom:
     def _key(self, index: int) -> str:
         """Key of the part that a scene belongs to."""
         split, start = "test", 0
-        if self.variant == "train" and index >= _TEST:
-            split, start = ("val", _TEST) if index < _VAL else ("train", _VAL)
+        if self.variant == "train" and index >= self.test:
+            split, start = "val", self.test
+            if index >= self.test + self.val:
+                split, start = "train", self.test + self.val
         place = index - start
         return chunk_key(split, place - place % CHUNK)
 

@@ -12,6 +12,7 @@ import json
 import multiprocessing
 import os
 import signal
+import sys
 import threading
 import time
 from collections.abc import Callable
@@ -208,7 +209,7 @@ def make_parts(
         if min(workers, len(todo)) > 1:
             _run_in_processes(dataset, todo, folder, workers, on_error, progress)
         else:
-            parts = PartWriter(folder, on_error, _advancer(progress), progress.write)
+            parts = PartWriter(folder, on_error, _advancer(progress), _report)
             for task in todo:
                 parts.run(dataset, task)
     write_json(folder / shard.marker, {"markers": [task.marker(folder).name for task in tasks]})
@@ -219,6 +220,10 @@ def _advancer(progress: tqdm[Any]) -> Callable[[int], None]:
         progress.update(amount)
 
     return advance
+
+
+def _report(message: str) -> None:
+    tqdm.write(message, file=sys.stderr)
 
 
 def _settle_options(dataset: Dataset[TaskT], path: Path) -> None:
@@ -294,7 +299,7 @@ def _show_messages(
         while not messages.empty():
             message = messages.get()
             if isinstance(message, str):
-                progress.write(message)
+                _report(message)
             else:
                 progress.update(message)
         if last:
@@ -329,6 +334,8 @@ class _Worker:
 
     @classmethod
     def run(cls, task: Task) -> None:
+        if cls.stop.is_set():  # The pool queues a few tasks ahead, which it cannot cancel.
+            raise Stopped
         cls.parts.run(cls.dataset, task)
         cls.tell()
 

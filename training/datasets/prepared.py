@@ -23,6 +23,7 @@ from training.datasets.layout import (
     SPLITS,
     DatasetError,
     UInt8,
+    check_at_least,
     read_json,
 )
 
@@ -89,14 +90,12 @@ class BatchLoader:
         image_size: int | None = None,
         pin_memory: bool = False,
     ) -> None:
-        if batch_size < 1:
-            raise ValueError(f"batch_size must be at least 1, not {batch_size}")
-        if seed < 0:
-            raise ValueError(f"seed must not be negative, not {seed}")
+        check_at_least(1, batch_size=batch_size)
+        check_at_least(0, seed=seed)
         if not 0 <= rank < world_size:
             raise ValueError(f"rank must be in 0..{world_size - 1} (world_size - 1), not {rank}")
-        if image_size is not None and image_size < 1:
-            raise ValueError(f"image_size must be at least 1, not {image_size}")
+        if image_size is not None:
+            check_at_least(1, image_size=image_size)
         self.dataset = dataset
         self.batch_size = batch_size
         self.seed = seed
@@ -107,8 +106,7 @@ class BatchLoader:
 
     def indices(self, step: int) -> NDArray[np.int64]:
         """Indices into the data set of this rank's batch at a step, (batch_size,)."""
-        if step < 0:
-            raise ValueError(f"step must not be negative, not {step}")
+        check_at_least(0, step=step)
         count = len(self.dataset)
         first = (step * self.world_size + self.rank) * self.batch_size
         positions = np.arange(first, first + self.batch_size)

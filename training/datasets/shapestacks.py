@@ -22,7 +22,7 @@ from training.datasets.images import (
     resize_image,
     resize_labels,
 )
-from training.datasets.layout import DatasetError, UInt8
+from training.datasets.layout import DatasetError, UInt8, check_at_least
 from training.datasets.parts import PartWriter
 from training.datasets.tasks import Chunk, chunks
 
@@ -48,6 +48,9 @@ class ShapeStacks:
 
     name: ClassVar[str] = "shapestacks"
     unit: ClassVar[str] = "images"
+
+    def __post_init__(self) -> None:
+        check_at_least(1, image_size=self.image_size)
 
     def options(self) -> dict[str, Any]:
         """All that shapes the arrays, and the number of frames, by which parts are cut."""

@@ -18,7 +18,7 @@ import cv2
 import numpy as np
 
 from training.datasets.images import centre_crop, check_size, decode_rgb
-from training.datasets.layout import DatasetError, UInt8
+from training.datasets.layout import DatasetError, UInt8, check_at_least
 from training.datasets.parts import PartWriter
 from training.datasets.tasks import FileTask, follow
 from training.tfrecord import Record, RecordError, parse_example, read_file, read_records
@@ -50,6 +50,9 @@ class Sketchy:
 
     name: ClassVar[str] = "sketchy"
     unit: ClassVar[str] = "B"
+
+    def __post_init__(self) -> None:
+        check_at_least(1, image_size=self.image_size)
 
     def options(self) -> dict[str, Any]:
         """All that shapes the arrays."""

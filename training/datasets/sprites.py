@@ -12,7 +12,7 @@ from typing import Any, ClassVar
 import numpy as np
 from numpy.typing import NDArray
 
-from training.datasets.layout import SPLITS, UInt8
+from training.datasets.layout import SPLITS, UInt8, check_at_least
 from training.datasets.parts import PartWriter
 from training.datasets.tasks import Chunk, chunks
 
@@ -46,6 +46,8 @@ class Sprites:
     source: ClassVar[Path | None] = None
 
     def __post_init__(self) -> None:
+        check_at_least(1, image_size=self.image_size)
+        check_at_least(0, train=self.train, val=self.val, test=self.test, seed=self.seed)
         if not 0 <= self.min_objects <= self.max_objects <= 255:
             raise ValueError(
                 f"expected 0 <= min_objects <= max_objects <= 255, not {self.min_objects} and "

@@ -1,0 +1,583 @@
+"""Preparing every data set from files in its true format, whole, damaged and interrupted."""
+
+from __future__ import annotations
+
+import io
+import json
+import signal
+import subprocess
+import sys
+import tarfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+
+from training.datasets.prepared import PreparedDataset
+from training.prepare import main
+from training.tfrecord import parse_example, read_file
+
+ROOT = Path(__file__).resolve().parents[2]
+SPLITS = ("train", "val", "test")
+
+Build = Callable[..., bytes]
+
+
+def prepare(dataset: str, source: Path | None, output: Path, *options: str) -> None:
+    given = [] if source is None else ["--source", str(source)]
+    main([dataset, *given, "--output", str(output), "--workers", "1", *options])
+
+
+def error_of(capsys: pytest.CaptureFixture[str], *arguments: object) -> str:
+    """The message with which a preparation ends."""
+    with pytest.raises(SystemExit) as caught:
+        prepare(*arguments)  # type: ignore[arg-type]
+    assert caught.value.code not in (0, None)
+    return str(caught.value.code) + capsys.readouterr().err
+
+
+def arrays(output: Path) -> dict[str, bytes]:
+    """All files of a prepared data set."""
+    return {
+        str(path.relative_to(output)): path.read_bytes()
+        for path in output.rglob("*")
+        if path.is_file()
+    }
+
+
+def encode(image: np.ndarray, suffix: str = ".png") -> bytes:
+    """An RGB or grey image as a file's bytes."""
+    if image.ndim == 3:
+        image = image[..., ::-1]
+    return cv2.imencode(suffix, image)[1].tobytes()
+
+
+def write_image(path: Path, image: np.ndarray) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_bytes(encode(image))
+
+
+def plain(value: int, height: int, width: int) -> np.ndarray:
+    return np.full((height, width, 3), value, np.uint8)
+
+
+# --- Sketchy
+
+
+def timestep(value: int) -> dict[str, object]:
+    """A timestep whose cameras see `value` and value + 100."""
+    return {
+        "pixels/basket_front_left": encode(plain(value, 600, 960)),
+        "pixels/basket_front_right": encode(plain(value + 100, 600, 960)),
+        "pixels/usbcam0": b"not needed",
+        "sawyer/joints/angle": np.zeros(7, np.float32),
+        "a key of tomorrow": np.arange(3),
+    }
+
+
+def episodes(tfrecords: Build, count: int = 12) -> dict[str, bytes]:
+    """Episodes of one timestep, but of two where the number is odd."""
+    return {
+        f"{number:020d}_b615a417": tfrecords([timestep(number)] * (1 + number % 2))
+        for number in range(count)
+    }
+
+
+def write_archive(path: Path, members: dict[str, bytes]) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with tarfile.open(path, "w:bz2") as archive:
+        for name, content in members.items():
+            member = tarfile.TarInfo(name)
+            member.size = len(content)
+            archive.addfile(member, io.BytesIO(content))
+
+
+@pytest.fixture
+def archives(tmp_path: Path, tfrecords: Build) -> Path:
+    """12 episodes in two archives, in another order than that of their names."""
+    content = list(episodes(tfrecords).items())
+    source = tmp_path / "archives"
+    write_archive(source / "lift-00000-of-00002.tar.bz2", dict(content[:5:-1]))
+    write_archive(source / "lift-00001-of-00002.tar.bz2", dict(content[5::-1]))
+    (source / "metadata.sqlite").write_bytes(b"not an episode")
+    return source
+
+
+def test_sketchy_real_episode(shared_data: Path, tmp_path: Path) -> None:
+    prepare("sketchy", shared_data / "sketchy", tmp_path)
+    dataset = PreparedDataset(tmp_path, "train")
+    assert dataset.images.shape == (4 * 2 * 7, 128, 128, 3)
+    assert dataset.masks is None
+    assert dataset.info["dataset"] == "sketchy" and dataset.info["problems"] == 0
+    with open(shared_data / "sketchy" / "example_data.tfrecords", "rb") as file:
+        steps = [parse_example(record.data) for record in read_file(file, "example")]
+    views = [("left", slice(71, -81)), ("right", slice(91, -61))]
+    windows = [(slice(0, 448), slice(112, 560))]
+    windows += [
+        (slice(top, top + 352), slice(left, left + 352))
+        for top in (0, 96)
+        for left in (0, 160, 320)
+    ]
+    position = 0
+    for step in steps:
+        for camera, rows in views:
+            (jpeg,) = step[f"pixels/basket_front_{camera}"].bytes_list()
+            image = cv2.imdecode(np.frombuffer(jpeg, np.uint8), cv2.IMREAD_COLOR)[..., ::-1]
+            basket = image[rows, 144:-144]
+            assert basket.shape == (448, 672, 3)
+            for window in windows:
+                expected = cv2.resize(np.ascontiguousarray(basket[window]), (128, 128))
+                np.testing.assert_array_equal(dataset.images[position], expected)
+                position += 1
+
+
+def test_sketchy_splits_by_the_order_of_names(archives: Path, tmp_path: Path) -> None:
+    prepare("sketchy", archives, tmp_path / "out", "--image-size", "32")
+    found = {
+        split: PreparedDataset(tmp_path / "out", split).images[::7, 16, 16, 0].tolist()
+        for split in SPLITS
+    }
+    assert found["val"] == [0, 100]
+    assert found["test"] == [1, 101] * 2
+    assert found["train"] == [value for n in range(2, 12) for value in [n, n + 100] * (1 + n % 2)]
+
+
+def test_sketchy_is_the_same_by_whatever_way(
+    archives: Path, tmp_path: Path, tfrecords: Build, capsys: pytest.CaptureFixture[str]
+) -> None:
+    size = ("--image-size", "16")
+    prepare("sketchy", archives, tmp_path / "archives_out", *size)
+    expected = arrays(tmp_path / "archives_out")
+
+    extracted = tmp_path / "extracted"
+    for number, (name, content) in enumerate(episodes(tfrecords).items()):
+        folder = extracted / ("first" if number % 2 else "second")
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / name).write_bytes(content)
+    prepare("sketchy", extracted, tmp_path / "extracted_out", *size)
+
+    # Two machines, each with several processes; the work is joined when both are done.
+    shared = tmp_path / "sharded_out"
+    prepare("sketchy", archives, shared, *size, "--shard", "1/2", "--workers", "2")
+    with pytest.raises(SystemExit, match="shard 0/2 is not done"):
+        main(["merge", "--output", str(shared)])
+    prepare("sketchy", archives, shared, *size, "--shard", "0/2")
+    main(["merge", "--output", str(shared)])
+
+    prepare("sketchy", archives, tmp_path / "parallel_out", *size, "--workers", "3")
+
+    for output in ("extracted_out", "sharded_out", "parallel_out"):
+        found = arrays(tmp_path / output)
+        assert found.keys() == expected.keys()
+        assert all(found[name] == expected[name] for name in found if name.endswith(".npy"))
+
+    capsys.readouterr()
+    prepare("sketchy", archives, tmp_path / "archives_out", *size)
+    assert "prepared already" in capsys.readouterr().out
+    message = error_of(capsys, "sketchy", archives, tmp_path / "archives_out")
+    assert "image_size was 16, now 128" in message
+
+
+def test_sketchy_corrupt_records(
+    tmp_path: Path, tfrecords: Build, capsys: pytest.CaptureFixture[str]
+) -> None:
+    source, output = tmp_path / "in", tmp_path / "out"
+    source.mkdir()
+    good = tfrecords([timestep(1), timestep(2), timestep(3)])
+    second = len(tfrecords([timestep(1)]))
+    bad = bytearray(good)
+    bad[second + 40] ^= 1
+    episode = source / "episode"
+    episode.write_bytes(bad)
+
+    message = error_of(capsys, "sketchy", source, output)
+    assert f"{episode}: byte {second}: CRC of a record's data is wrong" in message
+    assert "--on-error skip" in message
+
+    prepare("sketchy", source, output, "--on-error", "skip")
+    images = PreparedDataset(output, "train").images
+    assert images[::7, 64, 64, 0].tolist() == [1, 101, 3, 103]
+    assert f"{episode}: byte {second}" in (output / "problems.txt").read_text()
+    assert json.loads((output / "train" / "info.json").read_text())["problems"] == 1
+
+
+def test_sketchy_input_that_was_mended_is_made_again(
+    archives: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    output, size = tmp_path / "out", ("--image-size", "16")
+    prepare("sketchy", archives, tmp_path / "whole", *size)
+    broken = archives / "lift-00000-of-00002.tar.bz2"
+    content = broken.read_bytes()
+    broken.write_bytes(content[: len(content) * 2 // 3])
+    # Both shards are done, one with damage; nothing is joined yet.
+    for shard in ("0/2", "1/2"):
+        options = ("--shard", shard, "--on-error", "skip")
+        prepare("sketchy", archives, output, *size, *options)
+    assert f"{broken}: byte" in capsys.readouterr().err
+    broken.write_bytes(content)
+    prepare("sketchy", archives, output, *size)
+    found, expected = arrays(output), arrays(tmp_path / "whole")
+    assert found == expected
+
+
+@pytest.mark.parametrize("damage", ["cut off", "flipped"])
+def test_sketchy_damaged_archive(
+    archives: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], damage: str
+) -> None:
+    # The members in the middle of the second archive, 5 to 0, cannot be read.
+    broken = archives / "lift-00001-of-00002.tar.bz2"
+    content = bytearray(broken.read_bytes())
+    if damage == "cut off":
+        content = content[:-20]
+    else:
+        content[len(content) // 2] ^= 0xFF
+    broken.write_bytes(content)
+    size = ("--image-size", "16")
+    message = error_of(capsys, "sketchy", archives, tmp_path / "out", *size)
+    assert str(broken) in message and "byte" in message
+    prepare("sketchy", archives, tmp_path / "out", *size, "--on-error", "skip")
+    assert str(broken) in (tmp_path / "out" / "problems.txt").read_text()
+    train = PreparedDataset(tmp_path / "out", "train").images[:, 8, 8, 0]
+    assert {6, 7, 8, 9, 10, 11} <= set(train.tolist())
+
+
+def test_sketchy_timesteps_that_lack_an_image(
+    tmp_path: Path, tfrecords: Build, capsys: pytest.CaptureFixture[str]
+) -> None:
+    missing = timestep(1)
+    del missing["pixels/basket_front_right"]
+    small = {**timestep(2), "pixels/basket_front_left": encode(plain(0, 300, 480))}
+    broken = timestep(3)
+    broken["pixels/basket_front_left"] = broken["pixels/basket_front_left"][:-30]  # type: ignore[index]
+    source = tmp_path / "in"
+    source.mkdir()
+    (source / "episode").write_bytes(tfrecords([missing, small, broken, b"\x08\x01\x0b"]))
+    prepare("sketchy", source, tmp_path / "out", "--on-error", "skip")
+    reported = capsys.readouterr().err
+    assert "byte 0: pixels/basket_front_right: the timestep has no such image" in reported
+    assert "expected 600 x 960 pixels, found (300, 480)" in reported
+    assert "pixels/basket_front_left: the image cannot be decoded" in reported
+    assert "not a tf.train.Example" in reported
+    images = PreparedDataset(tmp_path / "out", "train").images
+    assert images[::7, 64, 64, 0].tolist() == [1, 102, 103]
+
+
+def test_sketchy_with_nothing_left(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    source = tmp_path / "in"
+    source.mkdir()
+    (source / "episode").write_bytes(b"<html>404 Not Found</html>")
+    message = error_of(capsys, "sketchy", source, tmp_path / "out", "--on-error", "skip")
+    assert "holds no images" in message
+
+
+# --- APC
+
+
+@pytest.fixture
+def apc(tmp_path: Path) -> Path:
+    """20 scenes and the empty one, of two 640 x 480 frames with the object at the left."""
+    for number in range(20):
+        scene = (
+            tmp_path / "in" / "training" / "shelf" / f"object_{number % 3}" / f"scene-{number:04d}"
+        )
+        mask = np.zeros((480, 640), np.uint8)
+        mask[:, :320] = 255 if number % 2 else 1  # both occur
+        for frame in range(2):
+            write_image(scene / f"frame-{frame:06d}.color.png", plain(10 * number, 480, 640))
+            write_image(scene / f"frame-{frame:06d}.depth.png", np.zeros((480, 640), np.uint16))
+            write_image(scene / "masks" / f"frame-{frame:06d}.mask.png", mask)
+    empty = tmp_path / "in" / "training" / "tote" / "scene-empty"
+    write_image(empty / "frame-000000.color.png", plain(255, 480, 640))
+    return tmp_path / "in"
+
+
+def test_apc(apc: Path, tmp_path: Path) -> None:
+    prepare("apc", apc, tmp_path / "out")
+    scenes = []
+    for split, count in (("train", 17), ("val", 2), ("test", 2)):
+        dataset = PreparedDataset(tmp_path / "out", split)
+        assert dataset.masks is not None
+        assert dataset.images.shape[1:] == (128, 128, 3)
+        values = dataset.images[:, 64, 64, 0].tolist()
+        # Scenes are shuffled, but no scene is in two splits.
+        assert len(set(values)) == count
+        scenes += sorted(set(values))
+        for value, image, mask in zip(values, dataset.images, dataset.masks, strict=True):
+            assert (image == value).all()
+            if value == 255:
+                assert not mask.any()
+            else:
+                assert mask[:, :64].all() and not mask[:, 64:].any()
+    assert sorted(scenes) == [*range(0, 200, 10), 255]
+
+    # The split does not depend on which folder is named as the source.
+    prepare("apc", apc / "training", tmp_path / "inner")
+    for split in SPLITS:
+        first, second = (PreparedDataset(tmp_path / out, split) for out in ("out", "inner"))
+        np.testing.assert_array_equal(first.images, second.images)
+
+
+def test_apc_missing_mask(apc: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    scene = apc / "training" / "shelf" / "object_0" / "scene-0003"
+    (scene / "masks" / "frame-000001.mask.png").unlink()
+    (scene / "frame-000000.color.png").write_bytes(b"")
+    message = error_of(capsys, "apc", apc, tmp_path / "out")
+    assert str(scene) in message
+    prepare("apc", apc, tmp_path / "out", "--on-error", "skip")
+    problems = (tmp_path / "out" / "problems.txt").read_text()
+    assert "frame-000001.mask.png is missing" in problems
+    assert "frame-000000.color.png: the image cannot be decoded (0 bytes)" in problems
+    counts = [PreparedDataset(tmp_path / "out", split).info["count"] for split in SPLITS]
+    assert sum(counts) == 41 - 2
+
+
+def test_apc_real_frames(shared_data: Path, tmp_path: Path) -> None:
+    prepare("apc", shared_data / "apc", tmp_path)
+    dataset = PreparedDataset(tmp_path, "train")
+    assert dataset.images.shape == (5, 128, 128, 3)
+    assert dataset.masks is not None
+    grey_values = [48, 114, 132, 144]
+    for number, mask in enumerate(dataset.masks):
+        assert np.unique(mask).tolist() == [0, 1, 2, 3, 4]
+        path = shared_data / "apc" / "scene-0000" / "segm" / f"frame-{number:06d}.segm.png"
+        grey = cv2.imread(str(path), cv2.IMREAD_UNCHANGED)[:, 80:-80]
+        for label, value in enumerate(grey_values, 1):
+            # The same share of the image, but for the pixels at the edges.
+            assert abs((mask == label).mean() - (grey == value).mean()) < 0.005
+    # The first frame shows a blue-green box in the middle, label 3.
+    box = dataset.images[0][dataset.masks[0] == 3].mean(0)
+    assert box[2] > box[0] + 30
+
+
+# --- ObjectsRoom
+
+
+def one_byte_strings(array: np.ndarray) -> list[bytes]:
+    """How multi_object_datasets stores an array: a string per byte."""
+    return [bytes([value]) for value in array.tobytes()]
+
+
+def room(number: int, entities: int) -> dict[str, object]:
+    """Entity k fills the rows from 64 k / entities on."""
+    rows = np.arange(64) * entities // 64
+    masks = np.zeros((entities, 64, 64, 1), np.uint8)
+    masks[rows, np.arange(64)] = 255
+    image = np.full((64, 64, 3), number, np.uint8)
+    return {"image": one_byte_strings(image), "mask": one_byte_strings(masks)}
+
+
+def test_objects_room(tmp_path: Path, tfrecords: Build) -> None:
+    content = tfrecords([room(number, 7) for number in range(9)], compress=True)
+    (tmp_path / "objects_room_train.tfrecords").write_bytes(content)
+    prepare("objects_room", tmp_path, tmp_path / "out", "--test", "2", "--val", "3")
+    expected = {"test": [0, 1], "val": [2, 3, 4], "train": [5, 6, 7, 8]}
+    for split, numbers in expected.items():
+        dataset = PreparedDataset(tmp_path / "out", split)
+        assert dataset.images[:, 0, 0, 0].tolist() == numbers
+        assert dataset.masks is not None
+        for mask in dataset.masks:
+            # The first four entities are background.
+            np.testing.assert_array_equal(
+                mask, np.maximum(np.arange(64) * 7 // 64 - 3, 0)[:, None] + np.zeros(64, int)
+            )
+
+
+@pytest.mark.parametrize(
+    ("variant", "entities"), [("six_objects", 10), ("identical_color", 10), ("empty_room", 4)]
+)
+def test_objects_room_variants_are_test_sets(
+    tmp_path: Path, tfrecords: Build, variant: str, entities: int
+) -> None:
+    for name, count in (("train", 7), (f"test_{variant}", entities)):
+        content = tfrecords([room(1, count), room(2, count)], compress=True)
+        (tmp_path / f"objects_room_{name}.tfrecords").write_bytes(content)
+    prepare("objects_room", tmp_path, tmp_path / "out", "--variant", variant)
+    dataset = PreparedDataset(tmp_path / "out", "test")
+    assert dataset.images[:, 0, 0, 0].tolist() == [1, 2]
+    assert dataset.masks is not None and dataset.masks.max() == entities - 4
+
+
+def test_objects_room_damage_does_not_move_the_splits(tmp_path: Path, tfrecords: Build) -> None:
+    records = [room(number, 7) for number in range(6)]
+    records[1]["mask"] = records[1]["mask"][:-1]  # type: ignore[index]
+    content = bytearray(tfrecords(records))
+    content[-50] ^= 1
+    third = len(tfrecords(records[:3]))
+    content[third + 30] ^= 1
+    (tmp_path / "objects_room_train.tfrecords").write_bytes(content)
+    options = ("--test", "2", "--val", "2", "--on-error", "skip")
+    prepare("objects_room", tmp_path, tmp_path / "out", *options)
+    found = {s: PreparedDataset(tmp_path / "out", s).images[:, 0, 0, 0].tolist() for s in SPLITS}
+    assert found == {"test": [0], "val": [2], "train": [4]}
+    problems = (tmp_path / "out" / "problems.txt").read_text()
+    assert "mask has 28671 bytes, expected (7, 64, 64)" in problems
+    assert f"byte {third}: CRC of a record's data is wrong" in problems
+
+
+# --- ShapeStacks
+
+
+@pytest.fixture
+def shapestacks(tmp_path: Path) -> Path:
+    """Three scenarios of two cameras; the image tells of its place, the masks of the camera."""
+    source = tmp_path / "in"
+    (source / "splits" / "default").mkdir(parents=True)
+    rows, columns = np.mgrid[:224, :224].astype(np.uint8)
+    for number, name in enumerate(("train", "eval", "test")):
+        scenario = f"env_ccs-hard-h=3-vcom=0-vpsf=0-v={number}"
+        (source / "splits" / "default" / f"{name}.txt").write_text(f"{scenario}\n")
+        for camera in (1, 12):
+            image = np.stack([rows, columns, np.full_like(rows, camera)], -1)
+            write_image(
+                source
+                / "recordings"
+                / scenario
+                / f"rgb-w=3-f=1-l=2-c=unique-cam_{camera}-mono-0.png",
+                image,
+            )
+            labels = np.zeros((224, 224), np.uint8)
+            labels[:, 112:] = 2 if camera == 1 else 5
+            red = np.dstack([labels * 32, np.full_like(labels, 7), np.full_like(labels, 9)])
+            name_of_mask = f"iseg-w=0-f=0-l=0-c=original-cam_{camera}-mono-0"
+            path = source / "iseg" / scenario / name_of_mask
+            write_image(path, red)
+            path.rename(path.with_name(f"{name_of_mask}.map"))
+    return source
+
+
+def test_shapestacks(shapestacks: Path, tmp_path: Path) -> None:
+    prepare("shapestacks", shapestacks, tmp_path / "out", "--image-size", "98")
+    for split in SPLITS:
+        dataset = PreparedDataset(tmp_path / "out", split)
+        assert dataset.images.shape == (2, 98, 98, 3)
+        assert dataset.masks is not None
+        cameras = {1: 2, 12: 5}
+        assert sorted(dataset.images[:, 0, 0, 2].tolist()) == [1, 12]
+        for image, mask in zip(dataset.images, dataset.masks, strict=True):
+            # Every pixel is the mean of 2 x 2 of the central 196 x 196, from pixel 14 on.
+            np.testing.assert_allclose(image[:, 0, 0], 14.5 + 2 * np.arange(98), atol=0.5)
+            np.testing.assert_allclose(image[0, :, 1], 14.5 + 2 * np.arange(98), atol=0.5)
+            label = cameras[int(image[0, 0, 2])]
+            assert not mask[:, :49].any() and (mask[:, 49:] == label).all()
+
+
+def test_shapestacks_damage(
+    shapestacks: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    first, second = sorted((shapestacks / "iseg").glob("*v=0/*.map"))
+    first.unlink()
+    second.write_bytes(encode(np.full((224, 224, 3), 33, np.uint8)))
+    (shapestacks / "splits" / "default" / "test.txt").write_text("env_of_elsewhere\n")
+    assert "No such file" in error_of(capsys, "shapestacks", shapestacks, tmp_path / "out")
+    prepare("shapestacks", shapestacks, tmp_path / "out", "--on-error", "skip")
+    problems = (tmp_path / "out" / "problems.txt").read_text()
+    assert str(first) in problems
+    assert f"{second} is no instance map: its values are not multiples of 32" in problems
+    assert "env_of_elsewhere" in problems
+    assert len(PreparedDataset(tmp_path / "out", "val")) == 2
+
+
+# --- All data sets
+
+
+@pytest.mark.parametrize(
+    ("dataset", "expected"),
+    [
+        ("sketchy", "has no Sketchy data; expected *.tar.bz2 as downloaded"),
+        ("apc", "has no APC data; expected scene-*/frame-*.color.png"),
+        ("objects_room", "has no files *train*.tfrecords"),
+        ("shapestacks", "train.txt is missing; expected ShapeStacks with splits/"),
+    ],
+)
+def test_empty_and_missing_sources(
+    dataset: str, expected: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "in").mkdir()
+    message = error_of(capsys, dataset, tmp_path / "in", tmp_path / "out")
+    assert str(tmp_path / "in") in message and expected in message
+    message = error_of(capsys, dataset, tmp_path / "nowhere", tmp_path / "out")
+    assert f"{tmp_path / 'nowhere'} does not exist" in message
+
+
+@pytest.mark.parametrize(
+    ("options", "expected"),
+    [
+        (("--shard", "2/2"), "expected I/N with I in 0..N-1"),
+        (("--shard", "half"), "expected I/N"),
+        (("--workers", "0"), "workers must be at least 1"),
+        (("--on-error", "panic"), "on_error"),
+        (("--image-size", "0"), "image_size"),
+        (("--size", "3"), "--size"),
+    ],
+)
+def test_bad_options(
+    options: tuple[str, ...], expected: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert expected in error_of(capsys, "sprites", None, tmp_path / "out", *options)
+
+
+def test_other_options_do_not_mix(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    few = ("--train", "10", "--val", "5", "--test", "5")
+    prepare("sprites", None, tmp_path, *few, "--shard", "0/2")
+    message = error_of(capsys, "sprites", None, tmp_path, *few, "--seed", "1")
+    assert "seed was 0, now 1" in message and "another --output" in message
+
+
+def test_merge_without_parts(tmp_path: Path) -> None:
+    with pytest.raises(SystemExit, match="there are no parts to join"):
+        main(["merge", "--output", str(tmp_path)])
+
+
+SPRITES = ["--image-size", "64", "--train", "2000", "--val", "600", "--test", "0"]
+
+
+def start(output: Path) -> subprocess.Popen[bytes]:
+    command = [sys.executable, str(ROOT / "training" / "prepare.py"), "sprites", *SPRITES]
+    command += ["--output", str(output), "--workers", "2"]
+    return subprocess.Popen(command, stderr=subprocess.PIPE, stdout=subprocess.DEVNULL)
+
+
+def wait_until(process: subprocess.Popen[bytes], condition: Callable[[], bool]) -> None:
+    """Wait for a state of the output, or for the process to end."""
+    while process.poll() is None and not condition():
+        time.sleep(0.002)
+
+
+def test_killed_at_any_moment_and_resumed(tmp_path: Path) -> None:
+    prepare("sprites", None, tmp_path / "unbroken", *SPRITES)
+    output = tmp_path / "broken"
+
+    def parts() -> int:
+        return len(list(output.glob("parts/*.npz")))
+
+    def joined_bytes() -> int:
+        path = output / "train" / "images.npy.partial"
+        return path.stat().st_size if path.exists() else 0
+
+    # In the midst of making parts, by Ctrl-C and by a kill, then in the midst of joining them.
+    process = start(output)
+    wait_until(process, lambda: parts() >= 2)
+    process.send_signal(signal.SIGINT)
+    assert b"the same command again resumes" in process.communicate()[1]
+    assert process.returncode == 130
+    made = parts()
+    assert 2 <= made < 6
+
+    process = start(output)
+    wait_until(process, lambda: parts() > made)
+    process.kill()
+    process.communicate()  # Ends once the workers, which hold the pipe, have ended too.
+    assert process.returncode == -signal.SIGKILL
+
+    process = start(output)
+    wait_until(process, lambda: joined_bytes() > 5_000_000)
+    process.kill()
+    process.communicate()
+
+    process = start(output)
+    process.communicate()
+    assert process.returncode == 0
+    assert arrays(output) == arrays(tmp_path / "unbroken")
