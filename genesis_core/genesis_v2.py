@@ -93,7 +93,11 @@ class LatentHead(nn.Sequential):
 
 
 class AutoregressivePrior(nn.Module):
-    """p(z_k | z_<k): an LSTM over the slots in the order IC-SBP drew them; the first is N(0, 1)."""
+    """p(z_k | z_<k): an LSTM over the slots in the order IC-SBP drew them; the first is N(0, 1).
+
+    Always in float32: it is small, the KL is a difference of large numbers, and not every CPU has
+    a half precision LSTM.
+    """
 
     def __init__(self, latent_dim: int) -> None:
         super().__init__()
@@ -105,17 +109,19 @@ class AutoregressivePrior(nn.Module):
         first = torch.zeros_like(latents[:, :1]), torch.ones_like(latents[:, :1])
         if latents.shape[1] == 1:  # flexible slots may stop at one; an LSTM needs a step
             return first
-        mean, std = self._moments(self.lstm(latents[:, :-1])[0])
+        with torch.autocast(latents.device.type, enabled=False):
+            mean, std = self._moments(self.lstm(latents[:, :-1])[0])
         return torch.cat([first[0], mean], dim=1), torch.cat([first[1], std], dim=1)
 
     def sample(self, noise: Tensor) -> Tensor:
         """Latents (B, K, D) from standard normal noise (B, K, D), one slot after the other."""
         latents = [noise[:, 0]]
         state: tuple[Tensor, Tensor] | None = None
-        for step in range(1, noise.shape[1]):
-            hidden, state = self.lstm(latents[-1][:, None], state)
-            mean, std = self._moments(hidden[:, 0])
-            latents.append(mean + std * noise[:, step])
+        with torch.autocast(noise.device.type, enabled=False):
+            for step in range(1, noise.shape[1]):
+                hidden, state = self.lstm(latents[-1][:, None], state)
+                mean, std = self._moments(hidden[:, 0])
+                latents.append(mean + std * noise[:, step])
         return torch.stack(latents, dim=1)
 
     def _moments(self, hidden: Tensor) -> tuple[Tensor, Tensor]:
@@ -322,7 +328,7 @@ class GenesisV2(nn.Module):
         else:
             mean, std = self.prior(out.latents)
         posterior = _normal_log_prob(out.latents, out.latent_mean, out.latent_std)
-        kl = posterior - _normal_log_prob(out.latents, mean.float(), std.float())
+        kl = posterior - _normal_log_prob(out.latents, mean, std)
         return kl.sum(dim=2) * out.used
 
     def _draw(

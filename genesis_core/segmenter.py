@@ -122,10 +122,9 @@ class Segmenter:
         Raises:
             TypeError, ValueError: an image is not such an array, or has no pixels.
         """
-        if isinstance(images, np.ndarray):
+        if not isinstance(images, Sequence):
             check_image(images)
             return self([images])[0]
-        images = list(images)
         for index, image in enumerate(images):
             check_image(image, f"image {index}")
         if not images:
