@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -22,7 +23,8 @@ class ObjectiveConfig:
         goal: GECO's goal for the nll, in nats per pixel and channel.
         geco_step_size: eta at 64x64; 1e-5 suits the paper's 500,000 steps, short runs need more.
         beta_init: GECO's first beta; None takes the paper's, 1 or 1e-10 with the mask loss.
-        mask_supervision: weight of the ground-truth loss on IC-SBP's masks (not in the paper).
+        mask_supervision: weight of the ground-truth loss on IC-SBP's masks (not in the paper), a
+            mean over the labelled images of a batch.
         mask_distillation: weight of the loss that teaches the decoder's masks IC-SBP's (not in
             the paper).
     """
@@ -38,8 +40,15 @@ class ObjectiveConfig:
         for name in ("mask_supervision", "mask_distillation"):
             if not getattr(self, name) >= 0:
                 raise ConfigError(f"objective.{name} is {getattr(self, name)}; expected 0 or more")
-        if not self.geco_step_size > 0:
-            raise ConfigError(f"objective.geco_step_size is {self.geco_step_size}; expected > 0")
+        for name in ("geco_step_size", "beta_init"):
+            value = getattr(self, name)
+            if value is not None and not value > 0:
+                raise ConfigError(f"objective.{name} is {value}; expected > 0")
+        if self.mask_distillation and not self.unsupervised:
+            raise ConfigError(
+                "objective.mask_distillation trains the decoder, which objective.unsupervised "
+                "false leaves out: set one of them otherwise"
+            )
         if not self.unsupervised and not self.mask_supervision:
             raise ConfigError(
                 "objective.unsupervised is false and objective.mask_supervision 0: nothing to learn"
@@ -58,17 +67,15 @@ class Objective(nn.Module):
         self,
         images: Tensor,
         labels: Tensor | None,
-        labelled: Tensor | None,
         seed_scores: Tensor,
         noise: Tensor,
         beta: Tensor,
     ) -> tuple[Tensor, dict[str, Tensor]]:
-        """The loss of a batch, and its terms as batch means.
+        """The loss of a batch, and its terms as batch means (mask supervision's: over ``labels``).
 
         Args:
             images: (B, C, H, W) in [0, 1].
-            labels: (B, H, W) instance labels, needed for mask supervision only.
-            labelled: (B,) bool, which images have labels; None if all have.
+            labels: (L, H, W) instance labels of the first L <= B images, for mask supervision.
             seed_scores: (B, 1, H, W).
             noise: (B, K, D).
             beta: GECO's multiplier, scalar.
@@ -93,28 +100,28 @@ class Objective(nn.Module):
                 loss = loss + config.mask_distillation * distillation
         else:
             _, clusters = self.model.cluster(images, seed_scores)
-        if config.mask_supervision:
-            if labels is None:
-                raise ConfigError("objective.mask_supervision needs data with instance masks")
-            supervision = mask_supervision(clusters, labels)
-            if labelled is not None:
-                supervision = supervision * labelled
-            terms["mask_supervision"] = supervision.mean()
+        if labels is not None:
+            supervised = replace(
+                clusters,
+                seeds=clusters.seeds[: len(labels)],
+                log_alpha=clusters.log_alpha[: len(labels)],
+            )
+            terms["mask_supervision"] = mask_supervision(supervised, labels).mean()
             loss = loss + config.mask_supervision * terms["mask_supervision"]
         return loss, {name: value.detach() for name, value in terms.items()}
 
 
 def step_randomness(
-    model: GenesisV2, seed: int, step: int, batch_size: int, rank: int, device: torch.device
+    model: GenesisV2, seed: int, step: int, places: Sequence[int], device: torch.device
 ) -> tuple[Tensor, Tensor]:
-    """Seed scores (B, 1, H, W) and noise (B, K, D) of a rank's share of a step's global batch.
+    """Seed scores (B, 1, H, W) and noise (B, K, D) of the images at these places of a global batch.
 
     A pure function of seed, step and the image's place in the global batch: that is what makes a
     resumed run exact and the number of processes irrelevant.
     """
     config = model.config
     scores, noise = [], []
-    for place in range(rank * batch_size, (rank + 1) * batch_size):
+    for place in places:
         state = np.random.SeedSequence([seed, step, place]).generate_state(1, np.uint64)[0]
         generator = torch.Generator().manual_seed(int(state >> np.uint64(1)))
         scores.append(torch.rand(1, config.image_size, config.image_size, generator=generator))

@@ -2,12 +2,20 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
+from typing import Any
 
 from genesis_core import ConfigError, GenesisV2Config
 from training.augment import AugmentConfig
 from training.objective import ObjectiveConfig
 
+# What may change when a run is resumed: it does not change the weights it ends with.
+FREE_SETTINGS = frozenset(
+    {
+        "run", "init", "device", "compile", "checkpoint_minutes", "log_every",
+        "eval_every", "eval_images", "picture_every", "data.path", "data.unlabelled_path",
+    }
+)  # fmt: skip
 PRECISIONS = ("auto", "fp32", "bf16", "fp16")
 SCHEDULES = ("constant", "cosine")
 
@@ -47,7 +55,7 @@ class OptimizerConfig:
         clustering_lr_scale: factor on it for the embedding's gate and the kernel's scale, two
             scalars that decide how finely IC-SBP clusters.
         warmup_steps: steps over which the learning rate rises linearly to its value.
-        schedule: "constant", or "cosine" down to a hundredth of it at the last step.
+        schedule: "constant", or "cosine" down to a hundredth of it at the end.
         clip_norm: largest norm of the gradient; 0 does not clip.
         ema_decay: decay of the moving average of the weights that is evaluated and saved; 0 for
             the weights themselves.
@@ -124,3 +132,32 @@ class TrainConfig:
             raise ConfigError(
                 f"precision is {self.precision!r}; expected one of {', '.join(PRECISIONS)}"
             )
+
+
+def fixed_settings(config: TrainConfig) -> dict[str, Any]:
+    """The settings that must stay when a run is resumed, by dotted name."""
+    return {name: v for name, v in _flat(asdict(config)).items() if name not in FREE_SETTINGS}
+
+
+def changed_settings(saved: dict[str, Any], config: TrainConfig) -> list[str]:
+    """How a config differs from a run's ``fixed_settings``, one phrase per setting.
+
+    A setting that is newer than the run counts as having had its default. With a constant learning
+    rate nothing depends on the number of steps, so a run may be made longer.
+    """
+    now, default = fixed_settings(config), fixed_settings(TrainConfig())
+    allowed = {"steps"} if config.optimizer.schedule == "constant" else set()
+    return [
+        f"{name} was {saved.get(name, default[name])!r}, now {value!r}"
+        for name, value in now.items()
+        if saved.get(name, default[name]) != value and name not in allowed
+    ]
+
+
+def _flat(settings: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    """{"a": {"b": 1}} as {"a.b": 1}."""
+    flat: dict[str, Any] = {}
+    for key, value in settings.items():
+        nested = isinstance(value, dict)
+        flat |= _flat(value, f"{prefix}{key}.") if nested else {prefix + key: value}
+    return flat

@@ -9,12 +9,9 @@ Every setting of training/settings.py can be given in the file and overridden on
 
 from __future__ import annotations
 
-import json
 import math
-import os
 import platform
 import signal
-import subprocess
 import sys
 import time
 from collections.abc import Iterator
@@ -24,96 +21,113 @@ from pathlib import Path
 from types import FrameType
 from typing import Any
 
-if __package__ in (None, ""):  # run as a script: find the packages beside this folder
-    sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+if __package__ in (None, ""):  # run as a file: the project's folder is not on the path yet
+    sys.path[0] = str(Path(__file__).resolve().parents[1])
 
 import jsonargparse
 import numpy as np
 import torch
-import torch.distributed as dist
-import yaml
 from torch import Tensor
-from torch.nn.parallel import DistributedDataParallel
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from torch.utils.tensorboard import SummaryWriter
 from tqdm import tqdm
 
-from genesis_core import ConfigError, Geco, GenesisV2, __version__, load_model, save_model
+from genesis_core import (
+    CheckpointError,
+    ConfigError,
+    DeviceError,
+    Geco,
+    GenesisV2,
+    __version__,
+    load_model,
+)
+from genesis_core.device import PRECISIONS as DTYPES
+from genesis_core.device import resolve_precision
 from genesis_core.metrics import adjusted_rand_index, mean_segment_covering
-from genesis_core.segmenter import PRECISIONS as DTYPES
-from genesis_core.segmenter import resolve_device, resolve_precision
-from training.augment import AugmentedLoader, to_model_input
+from training.augment import AugmentConfig, AugmentedLoader, to_model_input
 from training.datasets.prepared import DatasetError, PreparedDataset
 from training.objective import Objective, step_randomness
+from training.parallel import Processes
 from training.pictures import reconstruction_sheet, sample_sheet
-from training.settings import TrainConfig
+from training.run_folder import RunFolder, TrainingError, git_revision
+from training.settings import TrainConfig, changed_settings, fixed_settings
 
-CHECKPOINT, MODEL, METRICS = "checkpoint.pt", "model.safetensors", "metrics.jsonl"
 PICTURE_IMAGES = 4
+VALIDATION_BATCH = 16
+# Below this the gradient scaler has met nothing but overflow: the loss itself is broken.
+SMALLEST_FP16_SCALE = 2.0**-14
 
+METRICS = {"ari_fg": adjusted_rand_index, "msc_fg": mean_segment_covering}
+# Mistakes of the user's, or of the machine's: the message says it all.
+ERRORS = (CheckpointError, ConfigError, DatasetError, DeviceError, TrainingError, OSError)
 
-class TrainingError(RuntimeError):
-    """Training cannot go on; the last good checkpoint is kept."""
+Parts = tuple[tuple[Tensor, Tensor | None], ...]
+"""A batch: images (B, S, S, 3) and labels of the first data set, then of the unlabelled one."""
 
 
 class Trainer:
-    """One training run. ``run`` trains to the last step, or until ``stop_requested`` is set."""
+    """One training run. ``run`` trains to the last step, or until ``stop_requested`` is set.
 
-    def __init__(self, config: TrainConfig, *, resume: bool = False) -> None:
+    Raises:
+        ConfigError: settings do not fit each other, the data or the run that is to be resumed.
+        DatasetError: a data set, or a split of it that is needed, is missing or damaged.
+        TrainingError: the checkpoint to resume from is damaged, or another process uses the folder.
+    """
+
+    def __init__(
+        self, config: TrainConfig, processes: Processes | None = None, *, resume: bool = False
+    ) -> None:
         self.config = config
-        self.folder = Path(config.run)
-        self.rank = int(os.environ.get("RANK", 0))
-        self.world_size = int(os.environ.get("WORLD_SIZE", 1))
+        self.processes = Processes(config.device) if processes is None else processes
+        self.device = self.processes.device
+        self.precision = resolve_precision(config.precision, self.device)
+        self.folder = RunFolder(config.run)
         self.stop_requested = False
-        if config.batch_size % self.world_size:
+        self.step = 0
+        self.best_mask_source = "decoder" if config.objective.unsupervised else "attention"
+        self.git_revision = git_revision()  # of the code that was loaded, whatever is edited later
+
+        # The main process decides and reads: the others may be on machines without the folder.
+        resuming = self.processes.from_main(self.folder.has_checkpoint)
+        if resuming and not resume:
             raise ConfigError(
-                f"batch_size {config.batch_size} is not a multiple of {self.world_size} processes"
-            )
-        self.local_batch = config.batch_size // self.world_size
-        has_checkpoint = (self.folder / CHECKPOINT).exists()
-        if has_checkpoint and not resume:
-            raise ConfigError(
-                f"{self.folder} already holds a run: continue it with --resume true, "
+                f"{config.run} already holds a run: continue it with --resume true, "
                 "or name another folder with --run"
             )
-        self.device = self._device()
-        self.precision = resolve_precision(config.precision, self.device)
-
+        self.loaders, self.places = self._build_loaders()
+        self.validation = None
+        if self.processes.is_main and (config.eval_every or config.picture_every):
+            self.validation = PreparedDataset(config.data.path, "val")
         torch.manual_seed(config.seed)
-        self.model = self._build_model()
+        self.model = self._build_model(None if resuming else config.init)
         self.geco = self._build_geco()
         self.optimizer = self._build_optimizer()
+        self.trained = [p for group in self.optimizer.param_groups for p in group["params"]]
         self.scaler = torch.amp.GradScaler(self.device.type, enabled=self.precision == "fp16")
         self.ema = None
         if config.optimizer.ema_decay:
             average = get_ema_multi_avg_fn(config.optimizer.ema_decay)
             self.ema = AveragedModel(self.model, multi_avg_fn=average)
-        self.loaders = self._build_loaders()
-        self.step = 0
-        self.best_mask_source = "attention" if not config.objective.unsupervised else "decoder"
-        if has_checkpoint:
-            self._load_checkpoint()
-        self.objective = self._wrap(Objective(self.model, config.objective))
+        if self.processes.is_main:
+            self.folder.claim()
+        if resuming:
+            self._restore(self.processes.from_main(self._read_checkpoint()))
+        elif resume and self.processes.is_main:
+            tqdm.write(f"{config.run} holds no checkpoint: starting at step 0")
+        module = self.processes.wrap(Objective(self.model, config.objective))
+        self.objective = torch.compile(module) if config.compile else module
 
     # Building
 
-    def _device(self) -> torch.device:
-        local_rank = int(os.environ.get("LOCAL_RANK", 0))
-        device = resolve_device(self.config.device)
-        if device.type == "cuda" and self.world_size > 1:
-            device = torch.device("cuda", local_rank)
-            torch.cuda.set_device(device)
-        return device
-
-    def _build_model(self) -> GenesisV2:
+    def _build_model(self, init: str | None) -> GenesisV2:
         config = self.config
         model = GenesisV2(config.model)
-        if config.init:
-            start = load_model(config.init, num_slots=config.model.num_slots)
+        if init:
+            start = load_model(init, num_slots=config.model.num_slots)
             try:
                 model.load_state_dict(start.state_dict())
             except RuntimeError as error:
-                raise ConfigError(f"init {config.init} does not fit the model: {error}") from error
+                raise ConfigError(f"init {init} does not fit the model: {error}") from error
         parts = dict(model.named_children())
         frozen = set(config.freeze)
         if unknown := sorted(frozen - set(parts)):
@@ -157,142 +171,137 @@ class Trainer:
             raise ConfigError("every part of the model is frozen: there is nothing to train")
         return torch.optim.Adam(groups, lr=settings.lr, fused=True)
 
-    def _build_loaders(self) -> list[AugmentedLoader]:
-        data, size = self.config.data, self.config.model.image_size
-        unlabelled = round(self.local_batch * data.unlabelled_fraction)
-        sources: list[tuple[str, int]] = [(data.path, self.local_batch - unlabelled)]
-        if data.unlabelled_path:
-            if not 0 < unlabelled < self.local_batch:
+    def _build_loaders(self) -> tuple[list[AugmentedLoader], list[int]]:
+        """A loader per data set, and the places of this process's images in the global batch.
+
+        The global batch is the labelled images, then the unlabelled ones; each process takes an
+        equal share of both, so that the number of processes does not change what is in it.
+        """
+        config, processes = self.config, self.processes
+        unlabelled = round(config.batch_size * config.data.unlabelled_fraction)
+        counts = [config.batch_size - unlabelled]
+        paths = [config.data.path]
+        if config.data.unlabelled_path:
+            if not 0 < unlabelled < config.batch_size:
                 raise ConfigError(
-                    f"data.unlabelled_fraction {data.unlabelled_fraction} of {self.local_batch} "
-                    "images per process is no mix; use a larger batch or another fraction"
+                    f"data.unlabelled_fraction {config.data.unlabelled_fraction} of batch_size "
+                    f"{config.batch_size} is no mix; use a larger batch or another fraction"
                 )
-            sources.append((data.unlabelled_path, unlabelled))
-        loaders = [
-            AugmentedLoader(
+            counts.append(unlabelled)
+            paths.append(config.data.unlabelled_path)
+        if any(count % processes.world_size for count in counts):
+            parts = " labelled and ".join(map(str, counts)) + " unlabelled" * (len(counts) - 1)
+            raise ConfigError(
+                f"batch_size {config.batch_size} ({parts}) cannot be divided evenly among "
+                f"{processes.world_size} processes"
+            )
+        loaders: list[AugmentedLoader] = []
+        places: list[int] = []
+        start = 0  # of this data set's images in the global batch
+        for path, count in zip(paths, counts, strict=True):
+            share = count // processes.world_size
+            loader = AugmentedLoader(
                 PreparedDataset(path, "train"),
-                data.augment,
-                image_size=size,
-                batch_size=count,
-                seed=self.config.seed,
-                rank=self.rank,
-                world_size=self.world_size,
+                config.data.augment,
+                image_size=config.model.image_size,
+                batch_size=share,
+                seed=config.seed,
+                rank=processes.rank,
+                world_size=processes.world_size,
                 pin_memory=self.device.type == "cuda",
             )
-            for path, count in sources
-        ]
-        if self.config.objective.mask_supervision and loaders[0].dataset.masks is None:
+            loaders.append(loader)
+            first = start + processes.rank * share
+            places += range(first, first + share)
+            start += count
+        if config.objective.mask_supervision and loaders[0].dataset.masks is None:
             raise ConfigError(
-                f"objective.mask_supervision needs instance masks, which {data.path} has not"
+                f"objective.mask_supervision needs instance masks, which {config.data.path} has "
+                "not; set it to 0, or use data with masks"
             )
-        return loaders
-
-    def _wrap(self, objective: Objective) -> torch.nn.Module:
-        module: torch.nn.Module = objective
-        if self.world_size > 1:
-            devices = [self.device.index] if self.device.type == "cuda" else None
-            module = DistributedDataParallel(module, device_ids=devices)
-        if self.config.compile:
-            module = torch.compile(module)  # type: ignore[assignment]
-        return module
+        return loaders, places
 
     # Training
 
     def run(self) -> None:
-        """Train from the current step on."""
+        """Train from the current step on, and save."""
+        try:
+            self._run()
+        except OSError as error:
+            raise TrainingError(
+                f"stopped at step {self.step}: {error}. {self.folder.kept}"
+            ) from error
+        finally:
+            self.folder.release()
+
+    def _run(self) -> None:
         config = self.config
-        if self.is_main:
-            self._describe_run()
+        if self.processes.is_main:
+            self.folder.describe(asdict(config), self._facts())
+            self.folder.forget_metrics_after(self.step)
         batches = zip(*(loader.iterate(self.step) for loader in self.loaders), strict=True)
-        bar = tqdm(
-            total=config.steps,
-            initial=self.step,
-            unit="step",
-            dynamic_ncols=True,
-            disable=not self.is_main,
-            mininterval=1.0,
-        )
-        last_save = last_log = time.monotonic()
-        logged_step = self.step
-        with self._writer() as writer, bar:
-            while self.step < config.steps and not self._should_stop():
+        watch = _Stopwatch()
+        logged_step, last_save = self.step, time.monotonic()
+        with self._progress() as bar, self._writer() as writer:
+            while self.step < config.steps and not self.processes.any(self.stop_requested):
                 terms = self._train_step(next(batches))
                 self.step += 1
                 bar.update()
                 finished = self.step == config.steps
                 if self.step % config.log_every == 0 or finished:
-                    now = time.monotonic()
-                    images = (self.step - logged_step) * config.batch_size
-                    self._log(writer, bar, terms, images / (now - last_log))
-                    last_log, logged_step = now, self.step
-                if self._due(config.picture_every) or (config.picture_every and finished):
-                    self._log_pictures(writer)
-                if self._due(config.eval_every) or (config.eval_every and finished):
-                    self._validate(writer)
-                if time.monotonic() - last_save > 60 * config.checkpoint_minutes and not finished:
-                    self.save()
-                    last_save = time.monotonic()
-            self.save()
+                    self._check_finite(terms)  # on CUDA, this waits for the device
+                    speed = (self.step - logged_step) * config.batch_size / watch.restart()
+                    logged_step = self.step
+                    self._log(writer, bar, terms, speed)
+                with watch.paused():
+                    if _due(self.step, config.picture_every, finished):
+                        self._log_pictures(writer)
+                    if _due(self.step, config.eval_every, finished):
+                        self._validate(writer)
+                    if time.monotonic() - last_save > 60 * config.checkpoint_minutes:
+                        self._save(writer)
+                        last_save = time.monotonic()
+            self._save(writer)
+        if self.step < config.steps and self.processes.is_main:
+            tqdm.write(f"stopped at step {self.step}: continue with --resume true")
 
-    @property
-    def is_main(self) -> bool:
-        return self.rank == 0
-
-    def _due(self, every: int) -> bool:
-        return every > 0 and self.step % every == 0
-
-    def _should_stop(self) -> bool:
-        """Whether any process was asked to stop: all must leave at the same step."""
-        if self.world_size == 1:
-            return self.stop_requested
-        flag = torch.tensor(float(self.stop_requested), device=self.device)
-        dist.all_reduce(flag, dist.ReduceOp.MAX)
-        return bool(flag)
-
-    def _train_step(self, parts: tuple[tuple[Tensor, Tensor | None], ...]) -> dict[str, Tensor]:
+    def _train_step(self, parts: Parts) -> dict[str, Tensor]:
+        """One optimiser step; the objective's terms, averaged over the global batch."""
         config = self.config
         images = to_model_input(torch.cat([images for images, _ in parts]), self.device)
-        labels, labelled = self._labels(parts)
+        labels = parts[0][1] if config.objective.mask_supervision else None
+        if labels is not None:
+            labels = labels.to(self.device, non_blocking=True)
         scores, noise = step_randomness(
-            self.model, config.seed, self.step, self.local_batch, self.rank, self.device
+            self.model, config.seed, self.step, self.places, self.device
         )
         dtype = DTYPES[self.precision]
         with torch.autocast(self.device.type, dtype, enabled=dtype != torch.float32):
-            loss, terms = self.objective(images, labels, labelled, scores, noise, self.geco.beta)
+            loss, terms = self.objective(images, labels, scores, noise, self.geco.beta)
         self.optimizer.zero_grad(set_to_none=True)
         self.scaler.scale(loss).backward()
         self.scaler.unscale_(self.optimizer)
-        limit = config.optimizer.clip_norm or math.inf
-        trained = [p for group in self.optimizer.param_groups for p in group["params"]]
-        terms["gradient_norm"] = torch.nn.utils.clip_grad_norm_(trained, limit)
+        terms = self.processes.mean({"loss": loss.detach(), **terms})
+        terms["gradient_norm"] = self._clip_gradients()
         if self.device.type == "cpu":
-            # On CUDA asking would wait for the device; there the log and the save check.
-            self._check_finite({"loss": loss, **terms})
+            # Before the weights are touched. On CUDA that would wait for the device every step.
+            self._check_finite(terms)
         for group in self.optimizer.param_groups:
             group["lr"] = config.optimizer.lr * group["scale"] * self._schedule()
         self.scaler.step(self.optimizer)
         self.scaler.update()
-        terms["loss"] = loss.detach()
-        terms = {name: self._mean_over_ranks(value) for name, value in terms.items()}
         if "nll" in terms:
             self.geco.update(terms["nll"])
         if self.ema is not None:
             self.ema.update_parameters(self.model)
         return terms
 
-    def _labels(
-        self, parts: tuple[tuple[Tensor, Tensor | None], ...]
-    ) -> tuple[Tensor | None, Tensor | None]:
-        """Instance labels of a batch, and which of its images have them (None: all)."""
-        if not self.config.objective.mask_supervision:
-            return None, None
-        first = parts[0][1]
-        assert first is not None
-        if len(parts) == 1:
-            return first.to(self.device, non_blocking=True), None
-        blank = torch.zeros(len(parts[1][0]), *first.shape[1:], dtype=first.dtype)
-        labelled = torch.cat([torch.ones(len(first)), torch.zeros(len(blank))])
-        return torch.cat([first, blank]).to(self.device), labelled.to(self.device)
+    def _clip_gradients(self) -> Tensor:
+        """Clip, if so set; the gradient's norm before that."""
+        limit = self.config.optimizer.clip_norm
+        if limit:
+            return torch.nn.utils.clip_grad_norm_(self.trained, limit)
+        return torch.nn.utils.get_total_norm([p.grad for p in self.trained if p.grad is not None])
 
     def _schedule(self) -> float:
         """The learning rate's factor at the current step."""
@@ -302,41 +311,44 @@ class Trainer:
             factor *= 0.01 + 0.99 * 0.5 * (1 + math.cos(math.pi * progress))
         return factor
 
-    def _mean_over_ranks(self, value: Tensor) -> Tensor:
-        if self.world_size > 1:
-            dist.all_reduce(value)
-            value = value / self.world_size
-        return value
-
     def _check_finite(self, terms: dict[str, Tensor]) -> None:
         broken = {name: float(value) for name, value in terms.items() if not value.isfinite()}
-        # With fp16 an overflowing gradient is routine: the scaler skips that step.
-        if self.precision == "fp16":
+        if self.scaler.is_enabled():
+            # An overflowing gradient is routine: the scaler skips the step and shrinks its scale.
             broken.pop("gradient_norm", None)
+            if self.scaler.get_scale() < SMALLEST_FP16_SCALE:
+                broken["gradient_scale"] = self.scaler.get_scale()
         if broken:
+            values = ", ".join(f"{name} is {value}" for name, value in broken.items())
             raise TrainingError(
-                f"training diverged at step {self.step}: {broken}. "
-                f"{self._kept()} Try a smaller learning rate, clipping or fp32."
+                f"training diverged at step {self.step}: {values}. {self.folder.kept} "
+                "Try a smaller learning rate, clipping or precision fp32."
             )
-
-    def _kept(self) -> str:
-        path = self.folder / CHECKPOINT
-        return f"The last good checkpoint is {path}." if path.exists() else "None was saved yet."
 
     # Watching
 
+    def _progress(self) -> Any:
+        return tqdm(
+            total=self.config.steps,
+            initial=self.step,
+            unit="step",
+            dynamic_ncols=True,
+            disable=not self.processes.is_main,
+            mininterval=1.0,
+        )
+
     @contextmanager
     def _writer(self) -> Iterator[SummaryWriter | None]:
-        if not self.is_main:
+        """TensorBoard's writer in the main process; what is logged past the step is dropped."""
+        if not self.processes.is_main:
             yield None
             return
-        with SummaryWriter(str(self.folder), purge_step=self.step) as writer:
+        with SummaryWriter(str(self.folder.path), purge_step=self.step + 1) as writer:
             yield writer
 
     def _log(
         self, writer: SummaryWriter | None, bar: Any, terms: dict[str, Tensor], speed: float
     ) -> None:
-        self._check_finite(terms)
         if writer is None:
             return
         values = {name: float(value) for name, value in terms.items()}
@@ -346,7 +358,8 @@ class Trainer:
         values["kernel_scale"] = float(self.model.icsbp.log_scale.detach().exp())
         if self.config.model.semi_conv:
             values["gate"] = float(self.model.embedding.gate.detach())
-        values["learning_rate"] = self.optimizer.param_groups[0]["lr"]
+        group = self.optimizer.param_groups[0]
+        values["learning_rate"] = group["lr"] / group["scale"]
         values["images_per_second"] = speed
         self._record(writer, "train", values)
         shown = {k: values[k] for k in ("loss", "elbo", "beta", "mask_supervision") if k in values}
@@ -355,9 +368,7 @@ class Trainer:
     def _record(self, writer: SummaryWriter, kind: str, values: dict[str, float]) -> None:
         for name, value in values.items():
             writer.add_scalar(f"{kind}/{name}", value, self.step)
-        line = {"step": self.step, "kind": kind, **values}
-        with (self.folder / METRICS).open("a") as file:
-            file.write(json.dumps(line) + "\n")
+        self.folder.append_metrics({"step": self.step, "kind": kind, **values})
 
     @property
     def averaged_model(self) -> GenesisV2:
@@ -367,92 +378,106 @@ class Trainer:
     @contextmanager
     def _evaluating(self) -> Iterator[GenesisV2]:
         model = self.averaged_model
-        was_training = model.training
         model.eval()
         try:
             with torch.inference_mode():
                 yield model
         finally:
-            model.train(was_training)
+            model.train()
 
     def _validation_batches(self, count: int) -> Iterator[tuple[Tensor, Tensor | None]]:
-        dataset = PreparedDataset(self.config.data.path, "val")
+        """``count`` images of the split val, always the same, or all if it has fewer."""
+        assert self.validation is not None
         size = self.config.model.image_size
         loader = AugmentedLoader(
-            dataset, type(self.config.data.augment)(), image_size=size, batch_size=16, seed=0
+            self.validation,
+            AugmentConfig(),
+            image_size=size,
+            batch_size=VALIDATION_BATCH,
+            seed=0,
         )
-        for step in range(math.ceil(min(count, len(dataset)) / 16)):
+        count = min(count, len(self.validation))
+        for step in range(math.ceil(count / VALIDATION_BATCH)):
             images, masks = loader.batch(step)
-            yield to_model_input(images, self.device), masks
+            left = count - step * VALIDATION_BATCH  # batches run on into the next epoch
+            yield (
+                to_model_input(images[:left], self.device),
+                None if masks is None else masks[:left],
+            )
 
     def _validate(self, writer: SummaryWriter | None) -> None:
-        """Segmentation metrics on the split val, for both kinds of masks."""
+        """The objective's terms, and segmentation metrics for both kinds of masks, on val."""
         if writer is None:
             return
-        scores: dict[str, list[Any]] = {}
+        decode = self.config.objective.unsupervised
+        scores: dict[str, list[float]] = {}
+
+        def add(name: str, values: Any) -> None:
+            scores.setdefault(name, []).extend(float(value) for value in values)
+
         with self._evaluating() as model:
             for images, masks in self._validation_batches(self.config.eval_images):
+                out = model(images, decode=decode)
+                if out.reconstruction is not None:
+                    losses = model.losses(images, out)
+                    add("elbo", losses.elbo)
+                    add("nll", losses.nll)
+                    add("kl", losses.kl.sum(dim=1))
+                    add("mse", (out.reconstruction - images).square().mean(dim=(1, 2, 3)))
                 if masks is None:
-                    return
-                out = model(images, decode=self.config.objective.unsupervised)
-                found = {"attention": out.log_attention, "decoder": out.log_masks}
-                for source, log_masks in found.items():
-                    if log_masks is None:
-                        continue
-                    labels = log_masks[:, :, 0].argmax(dim=1).cpu().numpy()
-                    truth = masks.numpy()
-                    ari = adjusted_rand_index(truth, labels, foreground_only=True)
-                    msc = mean_segment_covering(truth, labels, foreground_only=True)
-                    scores.setdefault(f"{source}_ari_fg", []).extend(ari)
-                    scores.setdefault(f"{source}_msc_fg", []).extend(msc)
+                    continue
+                for source, found in (("attention", out.log_attention), ("decoder", out.log_masks)):
+                    if found is not None:
+                        labels, truth = found[:, :, 0].argmax(dim=1).cpu().numpy(), masks.numpy()
+                        for name, metric in METRICS.items():
+                            add(f"{source}_{name}", metric(truth, labels, foreground_only=True))
+        if not scores:
+            return  # attention only, and no ground truth to compare with
         values = {name: float(np.mean(value)) for name, value in scores.items()}
-        attention = values["attention_ari_fg"]
-        decoder = values.get("decoder_ari_fg", -1.0)
-        self.best_mask_source = "attention" if attention > decoder else "decoder"
+        if "attention_ari_fg" in values:
+            decoder = values.get("decoder_ari_fg", -math.inf)
+            better = values["attention_ari_fg"] > decoder
+            self.best_mask_source = "attention" if better else "decoder"
         self._record(writer, "val", values)
-        shown = ", ".join(f"{name} {value:.3f}" for name, value in values.items())
+        shown = ", ".join(f"{name} {value:.4g}" for name, value in values.items())
         tqdm.write(f"step {self.step}: {shown}")
 
     def _log_pictures(self, writer: SummaryWriter | None) -> None:
         if writer is None:
             return
+        decode = self.config.objective.unsupervised
         with self._evaluating() as model:
             images, masks = next(self._validation_batches(PICTURE_IMAGES))
-            truth = None if masks is None else masks[:PICTURE_IMAGES].numpy()
-            images = images[:PICTURE_IMAGES]
-            out = model(images, decode=self.config.objective.unsupervised)
+            out = model(images, decode=decode)
+            truth = None if masks is None else masks.numpy()
             sheets = {"reconstructions": reconstruction_sheet(images, out, truth)}
-            if self.config.objective.unsupervised:
+            if decode:
                 generator = torch.Generator().manual_seed(0)
                 sheets["samples"] = sample_sheet(model.sample(PICTURE_IMAGES, generator))
         for name, sheet in sheets.items():
             writer.add_image(name, sheet, self.step, dataformats="HWC")
 
-    # Files of a run
+    # Files of the run
 
-    def _describe_run(self) -> None:
-        """The resolved settings, versions and git revision, for whoever asks later."""
-        self.folder.mkdir(parents=True, exist_ok=True)
-        settings = yaml.safe_dump(_plain(asdict(self.config)), sort_keys=False)
-        _write_text(self.folder / "config.yaml", settings)
-        facts = {
+    def _facts(self) -> dict[str, Any]:
+        """What decides a result besides the settings, for whoever asks later."""
+        return {
             "genesis_core": __version__,
-            "git_revision": git_revision(),
+            "git_revision": self.git_revision,
             "torch": torch.__version__,
             "numpy": np.__version__,
             "python": platform.python_version(),
             "device": str(self.device),
             "precision": self.precision,
-            "processes": self.world_size,
+            "processes": self.processes.world_size,
         }
-        _write_text(self.folder / "versions.json", json.dumps(facts, indent=2) + "\n")
 
-    def save(self) -> None:
-        """Write the full state and the model, each by rename."""
-        if not self.is_main:
+    def _save(self, writer: SummaryWriter | None) -> None:
+        if writer is None:
             return
         if not all(bool(p.isfinite().all()) for p in self.model.parameters()):
-            raise TrainingError(f"weights are not finite at step {self.step}. {self._kept()}")
+            raise TrainingError(f"weights are not finite at step {self.step}. {self.folder.kept}")
+        writer.flush()  # else a kill loses what was logged before the checkpoint
         state = {
             "step": self.step,
             "model": self.model.state_dict(),
@@ -461,21 +486,18 @@ class Trainer:
             "geco": self.geco.state_dict(),
             "ema": None if self.ema is None else self.ema.state_dict(),
             "best_mask_source": self.best_mask_source,
-            "settings": _fingerprint(self.config),
+            "settings": fixed_settings(self.config),
+            "data": self._data_identity(),
         }
-        partial = self.folder / (CHECKPOINT + ".partial")
-        try:
-            with partial.open("wb") as file:
-                torch.save(state, file)
-                file.flush()
-                os.fsync(file.fileno())
-            save_model(self.averaged_model, self.folder / MODEL, self._model_metadata())
-            os.replace(partial, self.folder / CHECKPOINT)
-        except (OSError, RuntimeError) as error:
-            partial.unlink(missing_ok=True)
-            raise TrainingError(
-                f"cannot write a checkpoint to {self.folder}: {error}. {self._kept()}"
-            ) from error
+        self.folder.save(state, self.averaged_model, self._model_metadata())
+
+    def _data_identity(self) -> list[str]:
+        """The training sets, wherever they lie: the order of images depends on their number."""
+        return [f"{len(d)} images of {d.info.get('dataset')}" for d in self._datasets]
+
+    @property
+    def _datasets(self) -> list[PreparedDataset]:
+        return [loader.dataset for loader in self.loaders]
 
     def _model_metadata(self) -> dict[str, Any]:
         objective = self.config.objective
@@ -484,30 +506,28 @@ class Trainer:
             "trained": {
                 "steps": self.step,
                 "batch_size": self.config.batch_size,
-                "dataset": self.loaders[0].dataset.info.get("dataset"),
+                "dataset": self._datasets[0].info.get("dataset"),
                 "init": self.config.init,
                 "unsupervised_objective": objective.unsupervised,
                 "mask_supervision": objective.mask_supervision,
-                "git_revision": git_revision(),
+                "git_revision": self.git_revision,
                 "genesis_core": __version__,
             },
         }
 
-    def _load_checkpoint(self) -> None:
-        path = self.folder / CHECKPOINT
-        try:
-            state = torch.load(path, map_location=self.device, weights_only=True)
-        except Exception as error:
-            raise TrainingError(f"{path} cannot be read: {error}") from error
-        changed = [
-            key
-            for key, value in _fingerprint(self.config).items()
-            if state["settings"].get(key) != value
-        ]
-        if changed:
+    def _read_checkpoint(self) -> dict[str, Any] | None:
+        return self.folder.load() if self.processes.is_main else None
+
+    def _restore(self, state: dict[str, Any]) -> None:
+        if changed := changed_settings(state["settings"], self.config):
             raise ConfigError(
-                f"{path} was written with other values of {', '.join(changed)}; "
-                "resume with the same settings or start another run"
+                f"the run in {self.config.run} has other settings: {'; '.join(changed)}. "
+                "Resume with the same ones, or start another run"
+            )
+        if (data := self._data_identity()) != state["data"]:
+            raise ConfigError(
+                f"the run in {self.config.run} was trained on {' and '.join(state['data'])}, not "
+                f"on {' and '.join(data)}. Resume with the same data, or start another run"
             )
         self.step = state["step"]
         self.model.load_state_dict(state["model"])
@@ -517,55 +537,49 @@ class Trainer:
         if self.ema is not None:
             self.ema.load_state_dict(state["ema"])
         self.best_mask_source = state["best_mask_source"]
-        if self.is_main:
-            self._forget_later_metrics()
-
-    def _forget_later_metrics(self) -> None:
-        """Drop what was logged after the checkpoint: those steps are about to be repeated."""
-        path = self.folder / METRICS
-        if not path.exists():
-            return
-        kept = []
-        for line in path.read_text().splitlines():
-            try:
-                if json.loads(line)["step"] <= self.step:
-                    kept.append(line + "\n")
-            except ValueError:
-                break  # cut off by the interruption
-        _write_text(path, "".join(kept))
 
 
-def _fingerprint(config: TrainConfig) -> dict[str, str]:
-    """The settings that must not change when a run is resumed, as text."""
-    free = {
-        "run", "device", "compile", "checkpoint_minutes", "log_every",
-        "eval_every", "eval_images", "picture_every", "init",
-    }  # fmt: skip
-    return {k: json.dumps(v, sort_keys=True) for k, v in asdict(config).items() if k not in free}
+class _Stopwatch:
+    """Seconds of training, without the pauses for validation, pictures and checkpoints."""
+
+    def __init__(self) -> None:
+        self._start = time.monotonic()
+
+    def restart(self) -> float:
+        """Seconds since the last restart."""
+        now = time.monotonic()
+        seconds, self._start = now - self._start, now
+        return max(seconds, 1e-9)
+
+    @contextmanager
+    def paused(self) -> Iterator[None]:
+        began = time.monotonic()
+        yield
+        self._start += time.monotonic() - began
 
 
-def _plain(value: Any) -> Any:
-    """Tuples as lists, for YAML."""
-    if isinstance(value, dict):
-        return {key: _plain(item) for key, item in value.items()}
-    return [_plain(item) for item in value] if isinstance(value, (list, tuple)) else value
+def _due(step: int, every: int, finished: bool) -> bool:
+    return every > 0 and (finished or step % every == 0)
 
 
-def _write_text(path: Path, text: str) -> None:
-    partial = path.with_name(path.name + ".partial")
-    partial.write_text(text)
-    os.replace(partial, path)
+@contextmanager
+def _stop_on_signal(trainer: Trainer) -> Iterator[None]:
+    """Let SIGINT and SIGTERM end the run after the current step, with a checkpoint."""
 
+    def stop(number: int, frame: FrameType | None) -> None:
+        trainer.stop_requested = True
+        # A second Ctrl-C ends the process at once. Not under torchrun, which repeats signals.
+        if trainer.processes.world_size == 1:
+            signal.signal(number, previous[number])
 
-def git_revision() -> str | None:
-    """The revision of the code that runs, marked if it has been changed; None outside git."""
-    folder = Path(__file__).parent
-    command = ["git", "-C", str(folder), "describe", "--always", "--dirty", "--abbrev=12"]
+    previous = {int(s): signal.getsignal(s) for s in (signal.SIGINT, signal.SIGTERM)}
     try:
-        result = subprocess.run(command, capture_output=True, text=True, timeout=10, check=True)
-    except (OSError, subprocess.SubprocessError):
-        return None
-    return result.stdout.strip() or None
+        for number in previous:
+            signal.signal(number, stop)
+        yield
+    finally:
+        for number, handler in previous.items():
+            signal.signal(number, handler)
 
 
 def train(config: TrainConfig, resume: bool = False) -> None:
@@ -575,26 +589,10 @@ def train(config: TrainConfig, resume: bool = False) -> None:
         config: settings of the run.
         resume: continue the run in its folder, exactly where its last checkpoint left it.
     """
-    distributed = int(os.environ.get("WORLD_SIZE", 1)) > 1
-    if distributed:
-        use_cuda = torch.cuda.is_available() and config.device != "cpu"
-        dist.init_process_group("nccl" if use_cuda else "gloo")
-    try:
-        trainer = Trainer(config, resume=resume)
-
-        def stop(number: int, frame: FrameType | None) -> None:
-            tqdm.write("stopping after this step; continue later with --resume true")
-            trainer.stop_requested = True
-
-        previous = {s: signal.signal(s, stop) for s in (signal.SIGINT, signal.SIGTERM)}
-        try:
+    with Processes(config.device) as processes:
+        trainer = Trainer(config, processes, resume=resume)
+        with _stop_on_signal(trainer):
             trainer.run()
-        finally:
-            for number, handler in previous.items():
-                signal.signal(number, handler)
-    finally:
-        if distributed:
-            dist.destroy_process_group()
 
 
 def main(arguments: list[str] | None = None) -> None:
@@ -603,11 +601,11 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_class_arguments(TrainConfig)
     parser.add_argument("--resume", type=bool, default=False, help="continue the run in its folder")
     values = parser.parse_args(arguments)
-    values = parser.instantiate_classes(values)
-    names = TrainConfig.__dataclass_fields__
     try:
-        train(TrainConfig(**{name: values[name] for name in names}), resume=values.resume)
-    except (ConfigError, DatasetError, FileNotFoundError, TrainingError, ValueError) as error:
+        settings = parser.instantiate(values)  # checks them
+        config = TrainConfig(**{name: settings[name] for name in TrainConfig.__dataclass_fields__})
+        train(config, resume=settings.resume)
+    except ERRORS as error:
         sys.exit(f"train.py: {error}")
 
 

@@ -1,0 +1,616 @@
+"""The trainer, as a user sees it: command lines, the files of a run, messages, exit."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import resource
+import shutil
+import signal
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+import yaml
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+from genesis_core import GenesisV2, GenesisV2Config, load_model, save_model
+from genesis_core.losses import gaussian_floor, mask_supervision
+from training.datasets.sprites import render_range
+from training.objective import Objective, ObjectiveConfig
+from training.run_folder import CHECKPOINT, METRICS, MODEL, RunFolder, read_metrics
+from training.settings import TrainConfig
+from training.train import main
+
+ROOT = Path(__file__).resolve().parents[2]
+CONFIGS = sorted((ROOT / "config" / "training").glob("*.yaml"))
+PAPER_CONFIGS = {  # image size, slots, goal (Appendix E)
+    "sketchy": (128, 10, 0.5645),
+    "apc": (128, 10, 0.5655),
+    "objects_room": (64, 7, 0.5655),
+    "shapestacks": (64, 9, 0.5655),
+}
+ALL_TERMS = {"objective.mask_supervision": 100, "objective.mask_distillation": 1}
+
+
+# One thread everywhere: the order of a sum, and so its last bit, depends on their number.
+ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONUNBUFFERED": "1"}
+TINY = {
+    "model.image_size": 32,
+    "model.num_slots": 3,
+    "model.feature_dim": 8,
+    "model.latent_dim": 8,
+    "batch_size": 4,
+    "device": "cpu",
+    "precision": "fp32",
+    "log_every": 1,
+    "eval_every": 0,
+    "picture_every": 0,
+}
+
+
+def write_data(
+    path: Path, size: int = 32, train: int = 10, val: int = 6, masks: bool = True
+) -> Path:
+    """A prepared data set of sprites."""
+    for split, count in (("train", train), ("val", val)):
+        images, labels = render_range(0, count, image_size=size, split=split, min_objects=2)
+        folder = path / split
+        folder.mkdir(parents=True)
+        np.save(folder / "images.npy", images)
+        if masks:
+            np.save(folder / "masks.npy", labels)
+        info = {"format": 1, "dataset": "sprites", "split": split}
+        content = {**info, "count": count, "image_size": size}
+        (folder / "info.json").write_text(json.dumps(content))
+    return path
+
+
+def arguments(settings: dict[str, Any]) -> list[str]:
+    return [f"--{name}={_text(value)}" for name, value in settings.items()]
+
+
+def train(run: Path, data: Path, settings: dict[str, Any]) -> None:
+    """Train through the command's entry point, with tiny settings but for the given ones."""
+    main(arguments({**TINY, "run": run, "data.path": data, **settings}))
+
+
+def checkpoint(run: Path) -> dict[str, Any]:
+    state: dict[str, Any] = torch.load(run / CHECKPOINT, weights_only=True)
+    return state
+
+
+def metrics(run: Path, kind: str = "train") -> list[dict[str, Any]]:
+    return [line for line in read_metrics(run / METRICS) if line["kind"] == kind]
+
+
+def differences(first: Any, second: Any, name: str = "") -> list[str]:
+    """Where two nested states differ by as much as a bit."""
+    if isinstance(first, torch.Tensor):
+        return [] if torch.equal(first, second) else [name]
+    if isinstance(first, (dict, list)):
+        if len(first) != len(second):
+            return [name]
+        keys = first if isinstance(first, dict) else range(len(first))
+        return [d for key in keys for d in differences(first[key], second[key], f"{name}.{key}")]
+    return [] if first == second else [name]
+
+
+def _text(value: Any) -> str:
+    if isinstance(value, bool):
+        return "true" if value else "false"
+    return "null" if value is None else str(value)
+
+
+@pytest.fixture(autouse=True)
+def one_thread() -> Iterator[None]:
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
+@pytest.fixture(scope="session")
+def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_data(tmp_path_factory.mktemp("data") / "sprites")
+
+
+@pytest.fixture(scope="session")
+def unlabelled(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_data(tmp_path_factory.mktemp("data") / "unlabelled", masks=False)
+
+
+def error_of(run: Path, data: Path, settings: dict[str, Any]) -> str:
+    """The message that a run ends with."""
+    with pytest.raises(SystemExit) as stopped:
+        train(run, data, settings)
+    assert isinstance(stopped.value.code, str), "a message was expected"
+    return stopped.value.code
+
+
+# The configs in the repository
+
+
+@pytest.fixture(scope="session")
+def full_size_data(tmp_path_factory: pytest.TempPathFactory) -> dict[int, Path]:
+    folder = tmp_path_factory.mktemp("full_size")
+    return {size: write_data(folder / str(size), size, train=2, val=1) for size in (32, 64, 128)}
+
+
+@pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.stem)
+def test_every_config_trains_two_steps_at_its_true_size(
+    path: Path, full_size_data: dict[int, Path], tmp_path: Path
+) -> None:
+    content = yaml.safe_load(path.read_text())
+    size = content["model"]["image_size"]
+    settings: dict[str, Any] = {"config": path, "steps": 2, "batch_size": 2, "device": "cpu"}
+    settings |= {"run": tmp_path / "run", "data.path": full_size_data[size], "log_every": 1}
+    settings |= {"eval_every": 0, "picture_every": 0}
+    if content["data"].get("unlabelled_path"):
+        settings["data.unlabelled_path"] = full_size_data[size]
+        settings["data.unlabelled_fraction"] = 0.5
+    if content.get("init"):
+        save_model(GenesisV2(GenesisV2Config(**content["model"])), tmp_path / "init.safetensors")
+        settings["init"] = tmp_path / "init.safetensors"
+    main(arguments(settings))
+    assert [line["step"] for line in metrics(tmp_path / "run")] == [1, 2]
+    model = load_model(tmp_path / "run" / MODEL)
+    assert model.config == GenesisV2Config(**content["model"])
+
+
+@pytest.mark.parametrize("name", PAPER_CONFIGS)
+def test_paper_configs_have_the_papers_settings(name: str) -> None:
+    content = yaml.safe_load((ROOT / "config" / "training" / f"{name}.yaml").read_text())
+    size, slots, goal = PAPER_CONFIGS[name]
+    assert content["model"] == {"image_size": size, "num_slots": slots, "feature_dim": 64}
+    assert content["objective"] == {"goal": goal}
+    assert content["optimizer"] == {"lr": 1e-4}
+    assert (content["steps"], content["batch_size"]) == (500_000, 32)
+
+
+# What a run leaves behind
+
+
+@pytest.fixture(scope="session")
+def watched_run(data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A short run with everything that is logged."""
+    run = tmp_path_factory.mktemp("runs") / "watched"
+    watched = {"eval_every": 2, "picture_every": 2, "steps": 4, "optimizer.ema_decay": 0.5}
+    train(run, data, {**ALL_TERMS, **watched})
+    return run
+
+
+def events(run: Path) -> EventAccumulator:
+    accumulator = EventAccumulator(str(run), size_guidance={"scalars": 0, "images": 0})
+    accumulator.Reload()
+    return accumulator
+
+
+def test_tensorboard_has_scalars_and_pictures(watched_run: Path) -> None:
+    log = events(watched_run)
+    for name in ("train/loss", "train/elbo", "train/beta", "train/images_per_second"):
+        assert [event.step for event in log.Scalars(name)] == [1, 2, 3, 4]
+    assert [event.step for event in log.Scalars("val/decoder_ari_fg")] == [2, 4]
+    for name in ("reconstructions", "samples"):
+        pictures = log.Images(name)
+        assert [picture.step for picture in pictures] == [2, 4]
+        assert pictures[0].encoded_image_string.startswith(b"\x89PNG")
+        assert pictures[0].width > 96 * 4  # more than four tiles beside each other
+
+
+def test_metrics_agree_with_tensorboard_and_with_each_other(watched_run: Path) -> None:
+    lines = metrics(watched_run)
+    assert [line["step"] for line in lines] == [1, 2, 3, 4]
+    logged = [event.value for event in events(watched_run).Scalars("train/loss")]
+    assert [line["loss"] for line in lines] == pytest.approx(logged)
+    beta = 1.0  # in a step's loss is the beta from before its update
+    for line in lines:
+        assert line["elbo"] == pytest.approx(-(line["nll"] + line["kl"]))
+        extra = 100 * line["mask_supervision"] + line["mask_distillation"]
+        assert line["loss"] == pytest.approx(line["nll"] + beta * line["kl"] + extra, rel=1e-5)
+        beta = line["beta"]
+    for line in metrics(watched_run, "val"):
+        assert line["elbo"] == pytest.approx(-(line["nll"] + line["kl"]))
+        for name in ("attention_ari_fg", "attention_msc_fg", "decoder_ari_fg", "decoder_msc_fg"):
+            assert -0.5 <= line[name] <= 1
+    last = metrics(watched_run, "val")[-1]
+    better = "attention" if last["attention_ari_fg"] > last["decoder_ari_fg"] else "decoder"
+    assert load_model(watched_run / MODEL).metadata["mask_source"] == better
+
+
+def test_beta_follows_geco(watched_run: Path) -> None:
+    elements = 3 * 32 * 32
+    beta, average = 1.0, None
+    for line in metrics(watched_run):
+        average = line["nll"] if average is None else 0.99 * average + 0.01 * line["nll"]
+        slack = 0.5655 * elements - average
+        step_size = 1e-5 * 64**2 / 32**2
+        beta *= math.exp(step_size * slack * (10 if slack > 0 else 1))
+        assert line["beta"] == pytest.approx(beta, rel=1e-6)
+
+
+def test_run_folder_says_what_was_run(watched_run: Path) -> None:
+    versions = yaml.safe_load((watched_run / "versions.json").read_text())
+    assert versions["torch"] == torch.__version__
+    assert {"genesis_core", "git_revision", "python", "device", "precision"} <= set(versions)
+    trained = load_model(watched_run / MODEL).metadata["trained"]
+    assert (trained["steps"], trained["mask_supervision"]) == (4, 100)
+    assert not list(watched_run.glob("*.partial"))
+
+
+def test_a_runs_settings_are_a_config_for_the_same_run(watched_run: Path, tmp_path: Path) -> None:
+    main(arguments({"config": watched_run / "config.yaml", "run": tmp_path / "again"}))
+    assert differences(checkpoint(watched_run), checkpoint(tmp_path / "again")) == []
+
+
+def test_validation_uses_each_image_once(data: Path, tmp_path: Path) -> None:
+    """The split val has 6 images; a batch of 16 would run on into a second round of them."""
+    train(tmp_path, data, {"steps": 1, "eval_every": 1})
+    model = load_model(tmp_path / MODEL)
+    images = np.load(data / "val" / "images.npy")
+    x = torch.from_numpy(images).permute(0, 3, 1, 2).float() / 255
+    with torch.inference_mode():
+        losses = model.losses(x, model(x))
+    assert metrics(tmp_path, "val")[0]["nll"] == pytest.approx(float(losses.nll.mean()), rel=1e-5)
+
+
+# Objective and optimiser
+
+
+def test_learning_rate_warms_up_and_decays(data: Path, tmp_path: Path) -> None:
+    settings = {"optimizer.lr": 1e-3, "optimizer.warmup_steps": 4, "optimizer.schedule": "cosine"}
+    train(tmp_path, data, {**settings, "steps": 10})
+    found = [line["learning_rate"] for line in metrics(tmp_path)]
+    warmup = [0.25, 0.5, 0.75, 1, 1, 1, 1, 1, 1, 1]
+    cosine = [0.01 + 0.99 * (1 + math.cos(math.pi * step / 10)) / 2 for step in range(10)]
+    assert found == pytest.approx([1e-3 * w * c for w, c in zip(warmup, cosine, strict=True)])
+
+
+def test_gate_and_kernel_scale_learn_faster_by_their_factor(data: Path, tmp_path: Path) -> None:
+    """Adam's first step has the size of the learning rate."""
+    for factor in (1, 10):
+        settings = {"optimizer.clustering_lr_scale": factor, "optimizer.lr": 1e-4, "steps": 1}
+        train(tmp_path / str(factor), data, settings)
+        weights = checkpoint(tmp_path / str(factor))["model"]
+        assert abs(float(weights["embedding.gate"])) == pytest.approx(1e-4 * factor, rel=1e-3)
+        moved = float(weights["icsbp.log_scale"]) - math.log(1 / (3 * math.log(2)))
+        assert abs(moved) == pytest.approx(1e-4 * factor, rel=1e-2)
+
+
+def test_averaged_weights_are_the_moving_average(data: Path, tmp_path: Path) -> None:
+    """The first step's weights, then 0.75 of the average and 0.25 of the new ones."""
+    weights = []
+    for steps in (1, 2, 3):  # the same run, made longer
+        settings = {"steps": steps, "optimizer.ema_decay": 0.75, "optimizer.lr": 1e-2}
+        train(tmp_path, data, {**settings, "freeze": "[decoder]", "resume": True})
+        weights.append(checkpoint(tmp_path)["model"])
+    averaged = load_model(tmp_path / MODEL).state_dict()
+    for name, value in averaged.items():
+        expected = weights[0][name]
+        for later in weights[1:]:
+            expected = 0.75 * expected + 0.25 * later[name]
+        assert torch.allclose(value, expected, atol=1e-6), name
+        assert torch.equal(value, weights[0][name]) == name.startswith("decoder."), name
+
+
+def test_frozen_parts_stay_bit_identical(data: Path, tmp_path: Path) -> None:
+    start = GenesisV2(GenesisV2Config(image_size=32, num_slots=3, feature_dim=8, latent_dim=8))
+    save_model(start, tmp_path / "start.safetensors")
+    settings = {"init": tmp_path / "start.safetensors", "freeze": "[backbone,embedding,icsbp]"}
+    train(tmp_path / "run", data, {**settings, **ALL_TERMS, "steps": 3, "optimizer.lr": 1e-2})
+    trained = load_model(tmp_path / "run" / MODEL).state_dict()
+    for name, value in start.state_dict().items():
+        frozen = name.split(".")[0] in ("backbone", "embedding", "icsbp")
+        assert torch.equal(trained[name], value) == frozen, name
+
+
+def test_masks_alone_leave_decoder_and_latents_as_they_are(data: Path, tmp_path: Path) -> None:
+    settings = {"objective.unsupervised": False, "objective.mask_supervision": 1, "steps": 2}
+    train(tmp_path, data, {**settings, "eval_every": 2, "picture_every": 2})
+    assert "nll" not in metrics(tmp_path)[0]
+    assert set(metrics(tmp_path, "val")[0]) >= {"attention_ari_fg", "attention_msc_fg"}
+    assert load_model(tmp_path / MODEL).metadata["mask_source"] == "attention"
+    torch.manual_seed(0)
+    start = GenesisV2(GenesisV2Config(image_size=32, num_slots=3, feature_dim=8, latent_dim=8))
+    trained = load_model(tmp_path / MODEL).state_dict()
+    for name, value in start.state_dict().items():
+        used = name.split(".")[0] in ("backbone", "embedding", "icsbp")
+        assert torch.equal(trained[name], value) != used, name
+
+
+def test_supervision_in_a_mixed_batch_looks_at_the_labelled_images_only() -> None:
+    torch.manual_seed(0)
+    model = GenesisV2(GenesisV2Config(image_size=32, num_slots=3, feature_dim=8, latent_dim=8))
+    config = ObjectiveConfig(mask_supervision=100.0)
+    images, scores = torch.rand(4, 3, 32, 32), torch.rand(4, 1, 32, 32)
+    noise, labels = torch.randn(4, 3, 8), torch.randint(0, 3, (3, 32, 32), dtype=torch.uint8)
+    loss, terms = Objective(model, config)(images, labels, scores, noise, torch.tensor(2.0))
+    out = model(images, seed_scores=scores, noise=noise)
+    losses = model.losses(images, out)
+    _, clusters = model.cluster(images[:3], scores[:3])
+    supervision = mask_supervision(clusters, labels).mean()
+    assert terms["mask_supervision"].item() == pytest.approx(supervision.item(), rel=1e-5)
+    expected = losses.nll.mean() + 2 * losses.kl.sum(1).mean() + 100 * supervision
+    assert loss.item() == pytest.approx(expected.item(), rel=1e-5)
+
+
+def test_labelled_and_unlabelled_images_train_together(
+    data: Path, unlabelled: Path, tmp_path: Path
+) -> None:
+    mix = {"data.unlabelled_path": unlabelled, "data.unlabelled_fraction": 0.25}
+    train(tmp_path / "mix", data, {**mix, **ALL_TERMS, "steps": 2})
+    assert all(line["mask_supervision"] > 0 for line in metrics(tmp_path / "mix"))
+    train(tmp_path / "alone", data, {**ALL_TERMS, "steps": 2})
+    first, alone = metrics(tmp_path / "mix")[0], metrics(tmp_path / "alone")[0]
+    assert first["nll"] != alone["nll"], "the unlabelled image should count"
+
+
+def test_bfloat16_on_the_cpu_agrees_with_float32(data: Path, tmp_path: Path) -> None:
+    found = {}
+    for precision in ("fp32", "bf16"):
+        train(tmp_path / precision, data, {"precision": precision, "steps": 3})
+        found[precision] = [line["nll"] for line in metrics(tmp_path / precision)]
+    # bfloat16 has 8 bits of mantissa; the likelihood itself is computed in float32.
+    assert found["bf16"] == pytest.approx(found["fp32"], rel=1e-2)
+    assert found["bf16"] != found["fp32"]
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="float16 training needs a CUDA device")
+def test_float16_on_cuda_trains_and_resumes(data: Path, tmp_path: Path) -> None:
+    settings = {"device": "cuda", "precision": "fp16"}
+    train(tmp_path, data, {**settings, "steps": 10})
+    scale = checkpoint(tmp_path)["scaler"]["scale"]
+    train(tmp_path, data, {**settings, "steps": 20, "resume": True})
+    assert len(metrics(tmp_path)) == 20
+    assert scale > 1 and checkpoint(tmp_path)["scaler"]["scale"] > 1
+    assert metrics(tmp_path)[-1]["nll"] < metrics(tmp_path)[0]["nll"]
+
+
+# Resuming
+
+
+FULL_STATE = {
+    **ALL_TERMS,
+    "steps": 12,
+    "optimizer.schedule": "cosine",
+    "optimizer.warmup_steps": 3,
+    "optimizer.clip_norm": 10,
+    "optimizer.clustering_lr_scale": 10,
+    "optimizer.ema_decay": 0.9,
+    "data.unlabelled_fraction": 0.25,
+    "data.augment.crop_scale": 0.6,
+    "data.augment.flip": True,
+    "data.augment.noise": 5,
+}
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT], ids=lambda s: s.name)
+def test_a_signal_stops_with_a_checkpoint_from_which_the_run_continues_exactly(
+    number: signal.Signals,
+    data: Path,
+    unlabelled: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    settings = {**FULL_STATE, "data.unlabelled_path": unlabelled}
+    run, unbroken = tmp_path / "stopped", tmp_path / "unbroken"
+    before = signal.getsignal(number)
+    threading.Thread(target=_signal_at_step, args=(run, 2, number)).start()
+    train(run, data, settings)
+    stopped_at = checkpoint(run)["step"]
+    assert 2 <= stopped_at < 12
+    assert f"stopped at step {stopped_at}: continue with --resume true" in capsys.readouterr().out
+    assert signal.getsignal(number) == before
+    train(run, data, {**settings, "resume": True})
+    train(unbroken, data, settings)
+    assert differences(checkpoint(unbroken), checkpoint(run)) == []
+
+
+def _signal_at_step(run: Path, step: int, number: signal.Signals) -> None:
+    while not (run / METRICS).exists() or len(metrics(run)) < step:
+        threading.Event().wait(0.002)
+    signal.raise_signal(number)
+
+
+def test_what_was_logged_after_the_checkpoint_is_logged_once(data: Path, tmp_path: Path) -> None:
+    """A kill leaves lines of steps that are repeated, and half a line."""
+    train(tmp_path, data, {"steps": 2, "eval_every": 1})
+    kept = (tmp_path / CHECKPOINT).read_bytes()
+    train(tmp_path, data, {"steps": 4, "eval_every": 1, "resume": True})
+    (tmp_path / CHECKPOINT).write_bytes(kept)
+    with (tmp_path / METRICS).open("a") as file:
+        file.write('{"step": 5, "kind": "tra')
+    train(tmp_path, data, {"steps": 6, "eval_every": 1, "resume": True})
+    for kind in ("train", "val"):
+        assert [line["step"] for line in metrics(tmp_path, kind)] == [1, 2, 3, 4, 5, 6]
+    assert [event.step for event in events(tmp_path).Scalars("train/loss")] == [1, 2, 3, 4, 5, 6]
+
+
+def test_a_run_with_a_constant_learning_rate_can_be_made_longer(data: Path, tmp_path: Path) -> None:
+    train(tmp_path / "short", data, {"steps": 2})
+    train(tmp_path / "short", data, {"steps": 4, "resume": True})
+    train(tmp_path / "long", data, {"steps": 4})
+    ours, theirs = checkpoint(tmp_path / "short"), checkpoint(tmp_path / "long")
+    assert differences(ours, theirs) == []
+
+
+def test_resume_without_a_checkpoint_starts_and_says_so(
+    data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    train(tmp_path / "new", data, {"steps": 1, "resume": True})
+    assert f"{tmp_path / 'new'} holds no checkpoint: starting at step 0" in capsys.readouterr().out
+    assert checkpoint(tmp_path / "new")["step"] == 1
+
+
+@pytest.fixture
+def finished_run(watched_run: Path, tmp_path: Path) -> Path:
+    return Path(shutil.copytree(watched_run, tmp_path / "finished"))
+
+
+def test_an_existing_run_is_not_overwritten(finished_run: Path, data: Path) -> None:
+    before = (finished_run / CHECKPOINT).read_bytes()
+    message = error_of(finished_run, data, {})
+    assert "already holds a run" in message and "--resume true" in message
+    assert (finished_run / CHECKPOINT).read_bytes() == before
+
+
+@pytest.mark.parametrize(
+    ("changed", "phrase"),
+    [
+        ({"optimizer.lr": 0.5}, "optimizer.lr was 0.0001, now 0.5"),
+        ({"model.num_slots": 4}, "model.num_slots was 3, now 4"),
+        ({"seed": 7}, "seed was 0, now 7"),
+        ({"steps": 9, "optimizer.schedule": "cosine"}, "steps was 4, now 9"),
+        ({"data.augment.flip": True}, "data.augment.flip was False, now True"),
+    ],
+    ids=lambda value: next(iter(value)) if isinstance(value, dict) else "",
+)
+def test_resuming_with_other_settings_is_refused(
+    changed: dict[str, Any], phrase: str, finished_run: Path, data: Path
+) -> None:
+    same = {**ALL_TERMS, "steps": 4, "optimizer.ema_decay": 0.5, "resume": True}
+    assert phrase in error_of(finished_run, data, {**same, **changed})
+
+
+def test_data_may_move_but_not_change(finished_run: Path, data: Path, tmp_path: Path) -> None:
+    same = {**ALL_TERMS, "steps": 4, "optimizer.ema_decay": 0.5, "resume": True}
+    moved = Path(shutil.copytree(data, tmp_path / "moved"))
+    train(finished_run, moved, same)
+    other = write_data(tmp_path / "other", train=11)
+    message = error_of(finished_run, other, same)
+    assert "10 images of sprites" in message and "11 images of sprites" in message
+
+
+@pytest.mark.parametrize("damage", ["cut off", "garbage", "empty", "something else"])
+def test_a_damaged_checkpoint_is_reported(damage: str, finished_run: Path, data: Path) -> None:
+    path = finished_run / CHECKPOINT
+    if damage == "cut off":
+        path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+    elif damage == "something else":
+        torch.save({"weights": torch.zeros(3)}, path)
+    else:
+        path.write_bytes(b"not a checkpoint" * 100 if damage == "garbage" else b"")
+    message = error_of(finished_run, data, {"resume": True})
+    assert f"{path} cannot be read as a checkpoint" in message
+
+
+def test_two_processes_cannot_train_in_one_folder(finished_run: Path, data: Path) -> None:
+    other = RunFolder(finished_run)
+    other.claim()
+    same = {**ALL_TERMS, "steps": 4, "optimizer.ema_decay": 0.5, "resume": True}
+    message = error_of(finished_run, data, same)
+    assert f"another process is training in {finished_run}" in message
+    other.release()
+    train(finished_run, data, same)
+
+
+# Failures
+
+
+def test_divergence_stops_and_keeps_the_last_good_checkpoint(data: Path, tmp_path: Path) -> None:
+    settings = {"optimizer.lr": 1e18, "checkpoint_minutes": 0, "steps": 50}
+    message = error_of(tmp_path, data, settings)
+    assert "training diverged at step" in message and str(tmp_path / CHECKPOINT) in message
+    state = checkpoint(tmp_path)
+    assert f"diverged at step {state['step']}:" in message  # nothing was saved after it
+    assert all(bool(value.isfinite().all()) for value in state["model"].values())
+    load_model(tmp_path / MODEL)
+
+
+def test_a_full_disk_stops_and_keeps_the_last_good_checkpoint(data: Path, tmp_path: Path) -> None:
+    """A limit on the size of files stands for the disk: writing fails half-way in the same way."""
+    train(tmp_path, data, {"steps": 1})
+    kept = {name: (tmp_path / name).read_bytes() for name in (CHECKPOINT, MODEL)}
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    for limit in (len(kept[MODEL]) // 2, (len(kept[MODEL]) + len(kept[CHECKPOINT])) // 2):
+        resource.setrlimit(resource.RLIMIT_FSIZE, (limit, hard))
+        try:
+            message = error_of(tmp_path, data, {"steps": 3, "resume": True})
+        finally:
+            resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+        assert f"cannot write a checkpoint to {tmp_path}" in message
+        assert "File too large" in message and str(tmp_path / CHECKPOINT) in message
+        assert (tmp_path / CHECKPOINT).read_bytes() == kept[CHECKPOINT]
+        assert not list(tmp_path.glob("*.partial"))
+        load_model(tmp_path / MODEL)
+    train(tmp_path, data, {"steps": 3, "resume": True})
+    assert checkpoint(tmp_path)["step"] == 3
+
+
+@pytest.mark.parametrize(
+    ("settings", "phrase"),
+    [
+        ({"objective.goal": gaussian_floor(0.7)}, "Raise the goal"),
+        ({"objective.goal": 0.5}, "Raise the goal"),
+        ({"objective.beta_init": 0}, "objective.beta_init is 0"),
+        ({"objective.unsupervised": False}, "nothing to learn"),
+        (
+            {
+                "objective.unsupervised": False,
+                "objective.mask_supervision": 1,
+                "objective.mask_distillation": 1,
+            },
+            "objective.mask_distillation trains the decoder",
+        ),
+        ({"optimizer.lr": -1}, "optimizer.lr is -1"),
+        ({"optimizer.schedule": "linear"}, "constant, cosine"),
+        ({"freeze": "[encoder]"}, "freeze names ['encoder']; the model's parts are"),
+        (
+            {"freeze": "[backbone,embedding,icsbp,feature_head,latent_head,decoder,prior]"},
+            "nothing to train",
+        ),
+        ({"init": "/nowhere.safetensors"}, "/nowhere.safetensors"),
+        ({"data.unlabelled_fraction": 0.5}, "go together"),
+        ({"batch_size": 0}, "batch_size is 0"),
+        ({"model.feature_dim": 12}, "feature_dim is 12; expected a multiple of 8"),
+        ({"data.augment.crop_scale": 2}, "augment.crop_scale is 2"),
+    ],
+    ids=lambda value: "-".join(value) if isinstance(value, dict) else "",
+)
+def test_settings_that_cannot_work_are_refused(
+    settings: dict[str, Any], phrase: str, data: Path, tmp_path: Path
+) -> None:
+    assert phrase in error_of(tmp_path / "run", data, settings)
+    assert not (tmp_path / "run").exists()
+
+
+def test_device_that_is_not_there_is_refused(data: Path, tmp_path: Path) -> None:
+    assert "cuda:99" in error_of(tmp_path, data, {"device": "cuda:99"})
+
+
+def test_supervision_without_masks_is_refused(unlabelled: Path, tmp_path: Path) -> None:
+    message = error_of(tmp_path, unlabelled, ALL_TERMS)
+    assert f"needs instance masks, which {unlabelled} has not" in message
+
+
+def test_a_missing_validation_split_is_reported_before_training(data: Path, tmp_path: Path) -> None:
+    shutil.copytree(data / "train", tmp_path / "data" / "train")
+    assert "val" in error_of(tmp_path / "run", tmp_path / "data", {"eval_every": 100})
+    assert not (tmp_path / "run").exists()
+    train(tmp_path / "run", tmp_path / "data", {"steps": 1})  # without validation it is not needed
+
+
+def test_unknown_settings_are_named(
+    data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit):
+        train(tmp_path / "run", data, {"optimizer.learning_rate": 1})
+    assert "optimizer.learning_rate" in capsys.readouterr().err
+    (tmp_path / "config.yaml").write_text("optimizer: {learning_rate: 1}")
+    with pytest.raises(SystemExit):
+        main(arguments({"config": tmp_path / "config.yaml"}))
+    assert "learning_rate" in capsys.readouterr().err
+
+
+def test_defaults_are_the_papers() -> None:
+    """So that a config needs to state only what is particular to it."""
+    config = TrainConfig()
+    assert (config.steps, config.batch_size, config.optimizer.lr) == (500_000, 32, 1e-4)
+    assert (config.objective.goal, config.objective.geco_step_size) == (0.5655, 1e-5)
+    assert config.objective.mask_supervision == config.objective.mask_distillation == 0
+    assert config.optimizer.clip_norm == config.optimizer.ema_decay == 0
