@@ -28,8 +28,8 @@ def _sketchy_crop(rng: Rng, side: int, aspect: float) -> tuple[float, float, flo
     if kind < 0.2:
         x, y, size = _FIRST_COLUMN + 112.0, float(top), 448.0
     elif kind < 0.65:
-        x = float(_FIRST_COLUMN + rng.choice([0, 160, 320]))
-        y = float(top + rng.choice([0, 96]))
+        x = float(_FIRST_COLUMN + 160 * rng.integers(3))
+        y = float(top + 96 * rng.integers(2))
         size = 352.0
     else:
         size = float(rng.uniform(230, 560))
@@ -68,11 +68,15 @@ def front_camera(rng: Rng, width: int, height: int, *, whole: bool = False) -> C
     return Camera(position, rotation, focal, centre)
 
 
-def orbit_camera(rng: Rng, width: int, height: int, target: Vector, *, wide: bool = False) -> Camera:
+def orbit_camera(
+    rng: Rng, width: int, height: int, target: Vector, *, wide: bool = False
+) -> Camera:
     """A camera anywhere around `target` except behind the robot; wide: the whole workspace."""
     azimuth = float(rng.uniform(math.radians(40), math.radians(320)))
     elevation = float(rng.uniform(math.radians(12), math.radians(78)))
-    span = float(rng.uniform(0.45, 0.75) if wide else np.exp(rng.uniform(math.log(0.16), math.log(0.8))))
+    span = float(
+        rng.uniform(0.45, 0.75) if wide else np.exp(rng.uniform(math.log(0.16), math.log(0.8)))
+    )
     view = math.radians(float(rng.uniform(28, 62)))
     distance = max(0.28, 0.5 * span / math.tan(0.5 * view))
     direction = np.array(
@@ -97,4 +101,3 @@ def bin_camera(rng: Rng, width: int, height: int) -> Camera:
     focal = 0.5 * min(width, height) * distance / (0.5 * span)
     rotation = look_at(position, target, roll=float(rng.normal(0, 0.04)))
     return Camera(position, rotation, focal, (0.5 * width, 0.5 * height))
-

@@ -10,6 +10,8 @@ import numpy.typing as npt
 
 Image = npt.NDArray[np.uint8]
 
+_LUMA = np.array([0.299, 0.587, 0.114], np.float32)
+
 
 @dataclass(frozen=True, slots=True)
 class ImageEffects:
@@ -34,12 +36,12 @@ class ImageEffects:
     def apply(self, image: Image, rng: np.random.Generator) -> Image:
         """The image (H, W, 3) as this camera would give it; `rng` makes the noise."""
         height, width = image.shape[:2]
-        levels = np.linspace(0.0, 1.0, 256, dtype=np.float32) ** self.gamma
-        table = np.clip(levels[:, None] * np.float32(self.gain) + np.float32(self.veil), 0, 1.2)
-        out: npt.NDArray[np.float32] = table[image, np.arange(3)] * np.float32(255.0)
+        levels = np.linspace(0.0, 1.0, 256) ** self.gamma
+        table = np.clip(levels[:, None] * np.array(self.gain) + np.array(self.veil), 0.0, 1.2)
+        out = (255.0 * table).astype(np.float32)[image, np.arange(3)]
         if self.saturation != 1.0:
-            grey = out @ np.float32([0.299, 0.587, 0.114])
-            out = grey[..., None] + np.float32(self.saturation) * (out - grey[..., None])
+            grey = (out @ _LUMA)[..., None]
+            out = grey + np.float32(self.saturation) * (out - grey)
         if self.vignette > 0:
             y = np.linspace(-1, 1, height, dtype=np.float32)[:, None]
             x = np.linspace(-1, 1, width, dtype=np.float32)[None, :]
@@ -65,7 +67,7 @@ class ImageEffects:
             out = out + np.float32(self.sharpen) * (out - soft)
         if self.blur * height > 0.2:
             out = np.asarray(cv2.GaussianBlur(out, (0, 0), self.blur * height), dtype=np.float32)
-        length = int(round(self.motion_blur * height))
+        length = round(self.motion_blur * height)
         if length > 1:
             kernel = np.zeros((2 * length + 1, 2 * length + 1), np.float32)
             reach = 0.5 * length * np.array([np.cos(self.motion_angle), np.sin(self.motion_angle)])

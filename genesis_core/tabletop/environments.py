@@ -11,16 +11,16 @@ from dataclasses import dataclass
 import numpy as np
 
 from genesis_core.tabletop.geometry import (
+    IDENTITY,
     Quaternion,
     Vector,
     align_z,
     axis_angle,
     multiply,
-    to_matrix,
     yaw,
 )
 from genesis_core.tabletop.objects import muted_colour, random_colour
-from genesis_core.tabletop.scene import Colour, Finish, Shape, Solid
+from genesis_core.tabletop.scene import Colour, Finish, Shape, Solid, Triple
 from genesis_core.tabletop.textures import pick
 
 Rng = np.random.Generator
@@ -41,12 +41,41 @@ class Environment:
 
 
 def _slab(
-    x: float, y: float, z: float, half: tuple[float, float], finish: Finish, thickness: float = 0.004
+    x: float,
+    y: float,
+    z: float,
+    half: tuple[float, float],
+    finish: Finish,
+    thickness: float = 0.004,
 ) -> Solid:
     """A horizontal plate whose top is at height z."""
     return Solid(
         Shape.BOX, (half[0], half[1], thickness), (float(x), float(y), z - thickness), finish
     )
+
+
+class _Side:
+    """One of four sides: takes what is described for the +x side there, by k quarter turns."""
+
+    def __init__(self, k: int) -> None:
+        self._turn = yaw(k * math.pi / 2)
+        self._cos, self._sin = ((1, 0), (0, 1), (-1, 0), (0, -1))[k]
+        self.normal: Vector = np.array([self._cos, self._sin, 0.0])
+
+    def solid(
+        self,
+        position: Triple,
+        half: Triple,
+        finish: Finish,
+        rotation: Quaternion = IDENTITY,
+    ) -> Solid:
+        out, along, z = position
+        x, y = self._cos * out - self._sin * along, self._sin * out + self._cos * along
+        return Solid(Shape.BOX, half, (x, y, z), finish, multiply(self._turn, rotation))
+
+
+def _sign(rng: Rng) -> int:
+    return 1 if rng.random() < 0.5 else -1
 
 
 def _shade(colour: Colour, factor: float) -> Colour:
@@ -59,13 +88,13 @@ def _upright(
 ) -> Solid:
     """A wall panel: half[0] wide, half[1] high, its normal horizontal at `angle`."""
     # The slab's flat texture lies in its own xy plane, so the plate is stood up, not made tall.
-    stand: Quaternion = multiply(
-        yaw(angle + math.pi / 2), axis_angle((1.0, 0.0, 0.0), math.pi / 2)
-    )
+    stand: Quaternion = multiply(yaw(angle + math.pi / 2), axis_angle((1.0, 0.0, 0.0), math.pi / 2))
     return Solid(Shape.BOX, (half[0], half[1], 0.004), (x, y, z), finish, stand)
 
 
-def _room(rng: Rng, camera: Vector, sketchy: bool, walls: tuple[float, float, float, float]) -> list[Solid]:
+def _room(
+    rng: Rng, camera: Vector, sketchy: bool, walls: tuple[float, float, float, float]
+) -> list[Solid]:
     """Walls at the given distances (+x, +y, -x, -y), further off where the camera stands."""
     if sketchy:
         # Above 1: daylight shines through the curtains, which are the brightest thing in view.
@@ -81,7 +110,9 @@ def _room(rng: Rng, camera: Vector, sketchy: bool, walls: tuple[float, float, fl
         angle = k * math.pi / 2
         normal = np.array([math.cos(angle), math.sin(angle)])
         away = max(distance, float(camera[:2] @ normal) + 0.25)
-        kinds = ("folds",) if sketchy or rng.random() < 0.4 else ("folds", "clutter", "speckle", "wood")
+        kinds = (
+            ("folds",) if sketchy or rng.random() < 0.4 else ("folds", "clutter", "speckle", "wood")
+        )
         finish = Finish(
             _shade(colour, float(rng.uniform(0.82, 1.08))),
             pick(rng, *kinds),
@@ -90,23 +121,31 @@ def _room(rng: Rng, camera: Vector, sketchy: bool, walls: tuple[float, float, fl
         )
         x, y = away * normal
         solids.append(_upright(float(x), float(y), 0.9, (3.0, 1.6), angle, finish))
-    ground = Finish((float(rng.uniform(0.1, 0.6)),) * 3, pick(rng, "speckle", "tiles"), specular=0.0)
+    ground = Finish(
+        (float(rng.uniform(0.1, 0.6)),) * 3, pick(rng, "speckle", "tiles"), specular=0.0
+    )
     solids.append(_slab(0, 0, -0.7, (4, 4), ground))
     solids.append(_slab(0, 0, 2.6, (4, 4), Finish((0.85, 0.85, 0.83))))
     return solids
 
 
-def basket(rng: Rng, camera: Vector, *, sketchy: bool, base_side_open: bool = True) -> Environment:
+def basket(rng: Rng, camera: Vector, *, sketchy: bool) -> Environment:
     """Sketchy's sunken basket: sloped sides, seams, slots, aluminium rails, curtains."""
     scale = 1.0 if sketchy else float(rng.uniform(0.75, 1.25))
     opening, floor = OPENING * scale, FLOOR * scale
     depth = DEPTH * (float(rng.uniform(0.9, 1.1)) if sketchy else float(rng.uniform(0.3, 2.0)))
     if sketchy:
         grey = float(rng.uniform(0.36, 0.50))
-        tone: Colour = (grey, grey * float(rng.uniform(0.98, 1.02)), grey * float(rng.uniform(0.95, 1.02)))
+        tone: Colour = (
+            grey,
+            grey * float(rng.uniform(0.98, 1.02)),
+            grey * float(rng.uniform(0.95, 1.02)),
+        )
     else:
         tone = muted_colour(rng)
-    kinds = ("scratched", "speckle") if sketchy else ("scratched", "speckle", "wood", "weave", "tiles")
+    kinds = (
+        ("scratched", "speckle") if sketchy else ("scratched", "speckle", "wood", "weave", "tiles")
+    )
     texture = pick(rng, *kinds)
     gloss = float(rng.uniform(0.0, 0.25))
 
@@ -121,42 +160,37 @@ def basket(rng: Rng, camera: Vector, *, sketchy: bool, base_side_open: bool = Tr
 
     solids = [_slab(0, 0, -depth, (opening, opening), finish(0.9, 1.08))]
     deck = finish(0.95, 1.2)
-    slope_length = 0.5 * math.hypot(opening - floor, depth)
-    slope_angle = math.atan2(depth, opening - floor)
     dark = Finish(_shade(tone, float(rng.uniform(0.15, 0.75))), alpha=float(rng.uniform(0.35, 1.0)))
     seam = float(rng.uniform(0.0006, 0.0018))
     wide = 0.5 * (1.2 - opening)
+    middle = 0.5 * (opening + floor)
+    tilt = axis_angle((0.0, 1.0, 0.0), -math.atan2(depth, opening - floor))
+    slope = (0.5 * math.hypot(opening - floor, depth), opening, 0.002)
+    corner = np.array([floor - opening, floor - opening, -depth])
+    corner_size = (seam, seam, 0.5 * float(np.linalg.norm(corner)))
     for k in range(4):
-        turn = yaw(k * math.pi / 2)
-        rotate = to_matrix(turn)
-
-        def put(
-            position: tuple[float, float, float],
-            half: tuple[float, float, float],
-            look: Finish,
-            local: Quaternion = (1.0, 0.0, 0.0, 0.0),
-            turn: Quaternion = turn,
-            rotate: Vector = rotate,
-        ) -> None:
-            x, y, z = (float(v) for v in rotate @ np.array(position))
-            solids.append(Solid(Shape.BOX, half, (x, y, z), look, multiply(turn, local)))
-
-        tilt = axis_angle((0.0, 1.0, 0.0), -slope_angle)
-        middle = 0.5 * (opening + floor)
-        put((middle, 0, -0.5 * depth - 0.002), (slope_length, opening, 0.002), finish(0.8, 1.08), tilt)
-        put((opening + wide, 0, -0.004), (wide, opening + 2 * wide, 0.004), deck)
-        # Seams: rim, foot of the slope, and the corner between two slopes.
-        put((opening, 0, 0), (seam, opening, 0.0006), dark)
-        put((floor, 0, -depth), (seam, floor, 0.0008), dark)
-        run = np.array([floor - opening, floor - opening, -depth])
-        centre = np.array([middle, middle, -0.5 * depth])
-        x, y, z = (float(v) for v in rotate @ centre)
-        along = multiply(turn, align_z(run))
-        solids.append(
-            Solid(Shape.CAPSULE, (seam, 0.5 * float(np.linalg.norm(run)), 0), (x, y, z), dark, along)
-        )
+        side = _Side(k)
+        solids += [
+            side.solid((middle, 0, -0.5 * depth - 0.002), slope, finish(0.8, 1.08), tilt),
+            side.solid((opening + wide, 0, -0.004), (wide, opening + 2 * wide, 0.004), deck),
+            # Seams: rim, foot of the slope, and the corner between two slopes.
+            side.solid((opening, 0, 0), (seam, opening, 0.0006), dark),
+            side.solid((floor, 0, -depth), (seam, floor, 0.0008), dark),
+            side.solid((middle, middle, -0.5 * depth), corner_size, dark, align_z(corner)),
+        ]
         if sketchy or rng.random() < 0.5:
-            _slots(rng, put, tone, opening, floor, depth, tilt)
+            groove = Finish(
+                _shade(tone, (0.45, 0.6, 1.25)[int(rng.integers(3))]),
+                alpha=float(rng.uniform(0.3, 0.9)),
+            )
+            for _ in range(2):
+                x, y = opening + float(rng.uniform(0.03, 0.18)), float(rng.uniform(-1, 1)) * opening
+                half = (0.0012, float(rng.uniform(0.01, 0.055)), 0.0004)
+                turn = yaw(float(rng.integers(2)) * math.pi / 2 + float(rng.normal(0, 0.05)))
+                solids.append(side.solid((x, y, 0), half, groove, turn))
+            y = _sign(rng) * floor * float(rng.uniform(0.6, 0.9))
+            half = (float(rng.uniform(0.008, 0.025)), 0.0012, 0.0004)
+            solids.append(side.solid((middle, y, -0.5 * depth + 0.0004), half, groove, tilt))
     solids += _debris(rng, floor, opening, depth)
     solids += _smears(rng, floor, depth)
     if sketchy or rng.random() < 0.6:
@@ -168,38 +202,27 @@ def basket(rng: Rng, camera: Vector, *, sketchy: bool, base_side_open: bool = Tr
     return Environment(solids, -depth, (margin * floor, margin * floor))
 
 
-def _slots(rng, put, tone, opening, floor, depth, tilt) -> None:  # type: ignore[no-untyped-def]
-    """Short dark or light grooves on the deck and the slopes."""
-    look = Finish(_shade(tone, float(rng.choice([0.45, 0.6, 1.25]))), alpha=float(rng.uniform(0.3, 0.9)))
-    for _ in range(2):
-        y = float(rng.uniform(-1, 1)) * opening
-        x = opening + float(rng.uniform(0.03, 0.18))
-        half = (0.0012, float(rng.uniform(0.01, 0.055)), 0.0004)
-        put((x, y, 0), half, look, yaw(float(rng.choice([0, math.pi / 2])) + float(rng.normal(0, 0.05))))
-    y = float(rng.choice([-1, 1])) * floor * float(rng.uniform(0.6, 0.9))
-    middle = 0.5 * (opening + floor)
-    put((middle, y, -0.5 * depth + 0.0004), (float(rng.uniform(0.008, 0.025)), 0.0012, 0.0004), look, tilt)
-
-
 def _debris(rng: Rng, floor: float, opening: float, depth: float) -> list[Solid]:
     """Specks of dirt: along the foot of the slopes, and anywhere."""
     solids = []
-    for _ in range(int(rng.integers(0, 26))):
-        if rng.random() < 0.6:
-            side, along = float(rng.choice([-1, 1])) * floor, float(rng.uniform(-1, 1)) * floor
-            x, y = (side, along) if rng.random() < 0.5 else (along, side)
+    count = int(rng.integers(0, 26))
+    numbers = rng.random((count, 7)).tolist()
+    for where, side, along, shade, long, wide, turn in numbers:
+        if where < 0.6:
+            edge = floor if side < 0.5 else -floor
+            x, y = (edge, (2 * along - 1) * floor)
+            if where < 0.3:
+                x, y = y, x
             z = -depth
         else:
-            x, y = (float(v) for v in rng.uniform(-1, 1, 2) * 0.45)
+            x, y = 0.9 * side - 0.45, 0.9 * along - 0.45
             z = -depth if max(abs(x), abs(y)) < floor else 0.0
             if floor < max(abs(x), abs(y)) < opening:
                 continue
-        shade = float(rng.choice([0.15, 0.3, 0.7, 0.9]))
-        colour = (shade, shade, 0.85 * shade) if rng.random() < 0.8 else random_colour(rng)
-        half = (float(rng.uniform(0.0008, 0.005)), float(rng.uniform(0.0006, 0.0016)), 0.0006)
-        solids.append(
-            Solid(Shape.BOX, half, (x, y, z), Finish(colour), yaw(float(rng.uniform(0, 3.2))))
-        )
+        grey = (0.15, 0.3, 0.7, 0.9)[int(4 * shade)]
+        colour = (grey, grey, 0.85 * grey) if rng.random() < 0.8 else random_colour(rng)
+        half = (0.0008 + 0.0042 * long, 0.0006 + 0.001 * wide, 0.0006)
+        solids.append(Solid(Shape.BOX, half, (x, y, z), Finish(colour), yaw(3.2 * turn)))
     return solids
 
 
@@ -226,31 +249,21 @@ def _rails(rng: Rng, camera: Vector, distance: float) -> list[Solid]:
     half = float(rng.uniform(0.015, 0.021))
     lift = float(rng.uniform(0.0, 0.012))
     solids = []
+    middle = distance + half
     for k in range(4):
-        angle = k * math.pi / 2
-        normal = np.array([math.cos(angle), math.sin(angle), 0.0])
-        if camera[:3] @ normal > distance - 0.06:
+        side = _Side(k)
+        if camera @ side.normal > distance - 0.06:
             continue  # it would stand between the camera and the basket
-        turn = yaw(angle)
-
-        def put(
-            out: float,
-            along: float,
-            z: float,
-            size: tuple[float, float, float],
-            look: Finish,
-            turn: Quaternion = turn,
-        ) -> None:
-            x, y, _ = (float(v) for v in to_matrix(turn) @ np.array([out, along, 0.0]))
-            solids.append(Solid(Shape.BOX, size, (x, y, z), look, turn))
-
-        middle = distance + half
-        put(middle, 0, lift + half, (half, distance + 2 * half, half), metal)
-        put(distance, 0, lift + half, (0.0008, distance, 0.22 * half), groove)
-        put(middle, 0, lift + 2 * half, (0.2 * half, distance, 0.0008), groove)
+        bar = (half, distance + 2 * half, half)
+        solids += [
+            side.solid((middle, 0, lift + half), bar, metal),
+            side.solid((distance, 0, lift + half), (0.0008, distance, 0.22 * half), groove),
+            side.solid((middle, 0, lift + 2 * half), (0.2 * half, distance, 0.0008), groove),
+        ]
         for _ in range(int(rng.integers(1, 4))):
             along = float(rng.uniform(-0.9, 0.9)) * distance
-            put(distance - 0.004, along, half, (0.006, 0.006, half + 0.004), bracket)
+            size = (0.006, 0.006, half + 0.004)
+            solids.append(side.solid((distance - 0.004, along, half), size, bracket))
     if rng.random() < 0.6:
         height = 0.6
         x, y = distance + half, float(rng.uniform(-0.5, 0.5))
@@ -292,7 +305,9 @@ def tote(rng: Rng, camera: Vector) -> Environment:
         edge = (0.007, half + 0.01, 0.004) if sx else (half + 0.01, 0.007, 0.004)
         solids.append(Solid(Shape.BOX, size, (sx * x, sy * y, 0.5 * height), finish))
         solids.append(Solid(Shape.BOX, edge, (sx * x, sy * y, height), rim))
-    floor = Finish(muted_colour(rng), pick(rng, "wood", "speckle", "scratched", "tiles"), repeat=1.5)
+    floor = Finish(
+        muted_colour(rng), pick(rng, "wood", "speckle", "scratched", "tiles"), repeat=1.5
+    )
     solids.append(_slab(0, 0, -0.005, (1.0, 1.0), floor))
     solids += _room(rng, camera, False, (1.8, 1.4, 1.4, 1.4))
     return Environment(solids, 0.0, (x - 0.045, y - 0.045))
@@ -332,7 +347,7 @@ def shelf(rng: Rng, camera: Vector) -> Environment:
         )
     if rng.random() < 0.4:
         dark = Finish((float(rng.uniform(0.03, 0.15)),) * 3, pick(rng, "speckle"))
-        y = float(rng.choice([-1, 1])) * width
+        y = _sign(rng) * width
         solids.append(Solid(Shape.BOX, (0.02, 0.05, 0.06), (front - 0.04, y, height), dark))
     solids += _room(rng, camera, False, (1.0, 1.2, 1.6, 1.2))
     return Environment(solids, 0.0, (0.09, width - 0.05))
@@ -355,13 +370,15 @@ def cables(rng: Rng, *, near: Vector | None = None) -> list[Solid]:
         t = np.linspace(0, 1, 11)[:, None]
         points = (1 - t) ** 2 * a + 2 * t * (1 - t) * sag + t**2 * b
         covered = int(rng.integers(1, 9)) if rng.random() < 0.45 else -9
-        for k in range(len(points) - 1):
-            run = points[k + 1] - points[k]
-            x, y, z = (float(v) for v in 0.5 * (points[k] + points[k + 1]))
+        runs, middles = np.diff(points, axis=0), (0.5 * (points[1:] + points[:-1])).tolist()
+        lengths = np.sqrt((runs**2).sum(1)).tolist()
+        for k, (run, length, (x, y, z)) in enumerate(zip(runs, lengths, middles, strict=True)):
             inside = covered <= k <= covered + 1
-            size = (radius * (1.9 if inside else 1.0), 0.5 * float(np.linalg.norm(run)), 0.0)
+            thick = 0.9 * radius * (1.9 if inside else 1.0)
+            # Boxes: a few pixels wide they look like round ones and cost a tenth.
+            size = (thick, thick, 0.5 * length + 0.3 * thick)
             look = sleeve if inside else black
-            solids.append(Solid(Shape.CAPSULE, size, (x, y, z), look, align_z(run)))
+            solids.append(Solid(Shape.BOX, size, (x, y, z), look, align_z(run)))
     return solids
 
 

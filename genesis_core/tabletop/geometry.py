@@ -76,7 +76,9 @@ def from_matrix(m: Vector) -> Quaternion:
 
 def align_z(direction: Vector) -> Quaternion:
     """A rotation that takes the z axis to `direction` (any length but zero)."""
-    x, y, z = (float(v) for v in direction / np.linalg.norm(direction))
+    x, y, z = direction.tolist()
+    length = math.sqrt(x * x + y * y + z * z)
+    x, y, z = x / length, y / length, z / length
     if z < -0.999999:
         return (0.0, 1.0, 0.0, 0.0)
     w = math.sqrt(0.5 * (1.0 + z))
@@ -85,12 +87,18 @@ def align_z(direction: Vector) -> Quaternion:
 
 def look_at(position: Vector, target: Vector, roll: float = 0.0) -> Vector:
     """Rotation (3, 3) of a MuJoCo camera (x right, y up, looking along -z) towards `target`."""
-    forward = target - position
-    forward = forward / np.linalg.norm(forward)
-    right = np.cross(forward, [0.0, 0.0, 1.0])
-    norm = float(np.linalg.norm(right))
+    x, y, z = (target - position).tolist()
+    flat = math.hypot(x, y)
+    length = math.hypot(flat, z)
+    forward = np.array([x, y, z]) / length
     # Looking straight down leaves the horizontal axis open; any will do.
-    right = right / norm if norm > 1e-6 else np.array([1.0, 0.0, 0.0])
-    up = np.cross(right, forward)
+    right = np.array([y, -x, 0.0]) / flat if flat > 1e-6 else np.array([1.0, 0.0, 0.0])
+    up = np.array(
+        [
+            right[1] * forward[2],
+            -right[0] * forward[2],
+            right[0] * forward[1] - right[1] * forward[0],
+        ]
+    )
     c, s = math.cos(roll), math.sin(roll)
     return np.stack([c * right + s * up, c * up - s * right, -forward], axis=1)

@@ -1,4 +1,4 @@
-"""Off-screen OpenGL for MuJoCo: picks a headless backend and says what is missing when none works."""
+"""Off-screen OpenGL for MuJoCo: picks a headless backend, says what is missing if none works."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def import_mujoco() -> Any:
         if error.name != "mujoco":
             raise
         raise RenderingError(
-            "The tabletop scenes need MuJoCo, which is not installed: pip install 'mujoco>=3.3,<3.4'"
+            "The tabletop scenes need MuJoCo, which is missing: pip install 'mujoco>=3.3,<3.4'"
         ) from error
     except (ImportError, AttributeError, OSError, RuntimeError) as error:
         # PyOpenGL reports a missing libEGL as an AttributeError on None, hence the wide net.

@@ -57,7 +57,9 @@ def _carry(scene: Scene, hand: RobotPose, index: int, rng: Rng) -> Iterator[None
     start = _heading(scene, index)
     for target, angle in ((lifted, roll), (above, roll + turn), (down, roll + turn)):
         for _ in _move(hand, target, angle):
-            pose.position = hand.tip + np.array([0.0, 0.0, model.half_size[2] - _grip(model, down, scene)])
+            pose.position = hand.tip + np.array(
+                [0.0, 0.0, model.half_size[2] - _grip(model, down, scene)]
+            )
             pose.rotation = yaw(start + hand.roll - roll)
             yield
     yield from _move(hand, down, roll + turn, opening=min(width + 0.014, MAX_OPENING))

@@ -225,9 +225,7 @@ def _random_blocks(rng: Rng) -> ObjectModel:
     finish = random_finish(rng)
     name = ("l_block", "t_block", "plus", "dumbbell")[int(rng.integers(4))]
     if name == "dumbbell":
-        ends = [
-            Solid(Shape.SPHERE, (1.2 * bar,) * 3, (x, 0, 0), finish) for x in (-arm, arm)
-        ]
+        ends = [Solid(Shape.SPHERE, (1.2 * bar,) * 3, (x, 0, 0), finish) for x in (-arm, arm)]
         middle = Solid(Shape.CAPSULE, (0.6 * bar, arm, 0), (0, 0, 0), finish, _QUARTER_Y)
         return ObjectModel(name, [*ends, middle], (arm + 1.2 * bar, 1.2 * bar, 1.2 * bar))
     long = Solid(Shape.BOX, (arm, bar, bar), (0, 0, 0), finish)

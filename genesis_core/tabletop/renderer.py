@@ -33,6 +33,8 @@ _NEAR, _FAR = 0.02, 12.0
 _MAX_LIGHTS = 3
 _ATTEMPTS = 4
 _SHADOW_RINGS = 5
+#: Column of mat_texid that holds the colour texture (mjTEXROLE_RGB).
+_COLOUR_TEXTURE = 1
 _HIDDEN = Finish((0.0, 0.0, 0.0), alpha=0.0)
 #: MuJoCo's default geom colour, at which a geom takes its material's colour.
 _USE_MATERIAL = (0.5, 0.5, 0.5, 1.0)
@@ -68,11 +70,12 @@ class Frame:
 class TabletopRenderer:
     """Random robot tabletop scenes of one image size and mode.
 
-    mode: "sketchy" (red cube, green block, blue ball in a grey basket), "varied" (1 to 6 objects of any
-    shape in varied surroundings) or "mixed" (each half of the time).
+    mode: "sketchy" (red cube, green block, blue ball in a grey basket), "varied" (1 to 6 objects
+    of any shape in varied surroundings) or "mixed" (each half of the time).
 
-    A scene depends on the seed, the size and the mode alone: not on the order of calls or the process.
-    Holds an OpenGL context, to be used from the thread that made it; release it with close() or `with`.
+    A scene depends on the seed, the size and the mode alone, not on the order of calls or the
+    process. Holds an OpenGL context, to be used from the thread that made it; release it with
+    close() or `with`.
 
     Raises ValueError for a bad size or mode and RenderingError where MuJoCo or OpenGL is missing.
     """
@@ -270,10 +273,11 @@ def _release(gl_context: Any, context: Any) -> None:
 def remove_specks(labels: npt.NDArray[np.uint8]) -> npt.NDArray[np.uint8]:
     """Replace single pixels that share their label with none of their eight neighbours.
 
-    Segmentation is drawn without antialiasing, so edges thinner than a pixel come out as loose dots. Such a
-    pixel takes the label of its left or right neighbour (the border repeats).
+    Segmentation is drawn without antialiasing, so edges thinner than a pixel come out as loose
+    dots. Such a pixel takes the label of the pixels above and below where these agree, else of
+    those to the left and right, else of the one above.
     """
-    padded = np.pad(labels, 1, mode="edge")
+    padded = np.pad(labels, 1, mode="reflect")
     height, width = labels.shape
     alone = np.ones(labels.shape, bool)
     for dy in range(3):
@@ -369,7 +373,7 @@ class _Pool:
     def _look(self, rows: slice | list[int], finishes: list[Finish]) -> None:
         model = self._model
         model.mat_rgba[rows] = [(*finish.colour, finish.alpha) for finish in finishes]
-        model.mat_texid[rows, textures_role()] = [finish.texture for finish in finishes]
+        model.mat_texid[rows, _COLOUR_TEXTURE] = [finish.texture for finish in finishes]
         model.mat_texrepeat[rows] = [(finish.repeat, finish.repeat) for finish in finishes]
         # Flat textures repeat per metre, cube textures cover the object once.
         flat = textures.KINDS["clutter"].stop
@@ -392,11 +396,6 @@ class _Pool:
             model.light_diffuse[k] = light.diffuse
             model.light_specular[k] = light.specular
             model.light_castshadow[k] = light.shadow
-
-
-def textures_role() -> int:
-    """Column of mat_texid that holds the colour texture (mjTEXROLE_RGB)."""
-    return 1
 
 
 def _contact_shadows(scene: Scene) -> list[Solid]:
@@ -440,7 +439,9 @@ def _mjcf(width: int, height: int) -> str:
     ]
     names = pool + [name for group in movable for name in group]
     materials = "".join(f'<material name="{name}" texture="texture_0"/>' for name in names)
-    materials += "".join(f'<material name="robot_{part}" texture="texture_0"/>' for part in robot.PARTS)
+    materials += "".join(
+        f'<material name="robot_{part}" texture="texture_0"/>' for part in robot.PARTS
+    )
 
     def geom(name: str) -> str:
         return f'<geom name="{name}" class="pool" material="{name}"/>'
@@ -449,6 +450,8 @@ def _mjcf(width: int, height: int) -> str:
         f'<body name="object_{k}" mocap="true">{"".join(geom(name) for name in group)}</body>'
         for k, group in enumerate(movable)
     )
+    # How finely round shapes are cut: half the cost of an image, and invisible in a small one.
+    slices = 14 if max(width, height) <= 160 else 28
     lights = '<light type="directional" pos="0 0 1" dir="0 0 -1"/>' * _MAX_LIGHTS
     return f"""
 <mujoco model="tabletop">
@@ -456,12 +459,15 @@ def _mjcf(width: int, height: int) -> str:
   <statistic extent="1" center="0 0 0"/>
   <visual>
     <global offwidth="{width}" offheight="{height}"/>
-    <quality shadowsize="512" offsamples="4" numslices="16" numstacks="8" numquads="1"/>
+    <quality shadowsize="512" offsamples="4"
+      numslices="{slices}" numstacks="{slices // 2}" numquads="1"/>
     <map znear="{_NEAR}" zfar="{_FAR}" shadowclip="0.55"/>
     <headlight ambient=".4 .4 .4" diffuse="0 0 0" specular="0 0 0"/>
   </visual>
   <default>
-    <default class="pool"><geom type="box" size=".01 .01 .01" contype="0" conaffinity="0"/></default>
+    <default class="pool">
+      <geom type="box" size=".01 .01 .01" contype="0" conaffinity="0"/>
+    </default>
     <default class="robot"><geom contype="0" conaffinity="0"/></default>
   </default>
   <asset>{assets}{materials}</asset>

@@ -1,7 +1,8 @@
-"""A Sawyer-like arm with a parallel gripper, made of primitives: MJCF, finishes, inverse kinematics.
+"""A Sawyer-like arm with a parallel gripper, made of primitives: MJCF and inverse kinematics.
 
-Joint 1 turns about the vertical, joints 2 to 4 bend in one vertical plane, joint 5 rolls the gripper. That
-leaves a closed-form solution for "fingertips here, pointing down", which Sawyer's seven joints do not.
+Joint 1 turns about the vertical, joints 2 to 4 bend in one vertical plane, joint 5 rolls the
+gripper. That leaves a closed-form solution for "fingertips here, pointing down", which Sawyer's
+seven joints do not.
 """
 
 from __future__ import annotations
@@ -34,7 +35,9 @@ class _Geoms:
     def __init__(self) -> None:
         self._counts: Iterator[int] = iter(range(10_000))
 
-    def __call__(self, part: str, shape: str, size: str, pos: str = "0 0 0", euler: str = "") -> str:
+    def __call__(
+        self, part: str, shape: str, size: str, pos: str = "0 0 0", euler: str = ""
+    ) -> str:
         turn = f' euler="{euler}"' if euler else ""
         return (
             f'<geom name="{part}_{next(self._counts)}" class="robot" material="robot_{part}" '
@@ -62,7 +65,8 @@ def mjcf() -> str:
     {g.segment("link", 0.085, "0 0 .22 .05 0 .30")}
     {g("cap", "cylinder", ".07 .012", ".08 .10 .317", quarter)}
     {g("metal", "cylinder", ".09 .006", "0 0 .03")}
-    <body name="shoulder" pos="{SHOULDER_OFFSET} 0 {SHOULDER_HEIGHT}"><joint name="shoulder" axis="0 -1 0"/>
+    <body name="shoulder" pos="{SHOULDER_OFFSET} 0 {SHOULDER_HEIGHT}">
+      <joint name="shoulder" axis="0 -1 0"/>
       {g("link", "cylinder", ".078 .095", "0 0 0", quarter)}
       {g.segment("link", 0.066, ".06 -.03 0 .44 -.03 0")}
       {g("metal", "cylinder", ".068 .008", ".12 -.03 0", f"0 {math.pi / 2} 0")}

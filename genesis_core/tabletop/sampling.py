@@ -9,7 +9,7 @@ import numpy as np
 
 from genesis_core.tabletop import cameras, environments, robot
 from genesis_core.tabletop.effects import sample_effects
-from genesis_core.tabletop.geometry import Vector, multiply, yaw
+from genesis_core.tabletop.geometry import Vector, yaw
 from genesis_core.tabletop.objects import (
     random_colour,
     random_finish,
@@ -61,7 +61,8 @@ def _sketchy(rng: Rng, width: int, height: int, moving: bool) -> Scene:
         rng, models, environment, stack=0.15, moving=moving, with_robot=with_robot
     )
     if front and not moving:
-        # Finding another crop is cheaper than drawing another scene. Most frames should show something; real crops of empty floor exist, so not all.
+        # Finding another crop is cheaper than drawing another scene. Most frames should show
+        # something; real crops of empty floor exist, so not all.
         tries = 8 if rng.random() < 0.9 else 0
         while tries and not _any_visible(camera, poses, width, height):
             camera = cameras.front_camera(rng, width, height)
@@ -160,24 +161,21 @@ def _arrange(
     floor, (reach_x, reach_y) = environment.floor_height, environment.reach
     spread = 1.0 if moving else float(rng.uniform(0.45, 1.0))
     poses: list[Pose] = []
+    taken: list[tuple[float, float, float]] = []
     for model in models:
-        best, best_gap = np.zeros(2), -math.inf
+        best, best_gap = (0.0, 0.0), -math.inf
         limit = np.maximum(np.array([reach_x, reach_y]) * spread - 0.4 * model.radius, 0.01)
-        for _ in range(24):
-            spot = rng.uniform(-limit, limit)
+        for x, y in rng.uniform(-limit, limit, (24, 2)).tolist():
             gap = min(
-                (
-                    float(np.hypot(*(spot - pose.position[:2]))) - model.radius - other.radius
-                    for pose, other in zip(poses, models, strict=False)
-                ),
+                (math.hypot(x - u, y - v) - model.radius - radius for u, v, radius in taken),
                 default=1.0,
             )
             if gap > best_gap:
-                best, best_gap = spot, gap
+                best, best_gap = (x, y), gap
             if gap > 0.004:
                 break
-        angle = float(rng.uniform(0, 2 * math.pi))
-        poses.append(resting_pose(model, float(best[0]), float(best[1]), floor, angle))
+        taken.append((*best, model.radius))
+        poses.append(resting_pose(model, *best, floor, float(rng.uniform(0, 2 * math.pi))))
     if not moving and len(models) > 1 and rng.random() < stack:
         _stack(rng, models, poses)
     if not with_robot:
@@ -300,8 +298,3 @@ def _random_style(rng: Rng) -> RobotStyle:
         pad=Finish(random_colour(rng) if rng.random() < 0.5 else (0.85, 0.85, 0.82)),
         metal=Finish((0.5, 0.5, 0.5), specular=0.4),
     )
-
-
-def turned(pose: Pose, angle: float) -> Pose:
-    """The pose turned about the vertical through its own position."""
-    return Pose(pose.position, multiply(yaw(angle), pose.rotation))

@@ -1,11 +1,12 @@
 """What a scene is: plain data, sampled first (sampling.py) and drawn afterwards (renderer.py).
 
-World frame: metres, z up, origin on the table surface at the centre of the workspace; the robot's base
-stands on the positive x side.
+World frame: metres, z up, origin on the table surface at the centre of the workspace; the robot's
+base stands on the positive x side.
 """
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, field
 from enum import IntEnum
 
@@ -65,7 +66,7 @@ class ObjectModel:
     @property
     def radius(self) -> float:
         """Radius of the circle around the footprint, metres."""
-        return float(np.hypot(self.half_size[0], self.half_size[1]))
+        return math.hypot(self.half_size[0], self.half_size[1])
 
 
 @dataclass(slots=True)
@@ -91,7 +92,6 @@ class RobotStyle:
     gripper: Finish
     pad: Finish
     metal: Finish
-    finger_scale: float = 1.0
 
 
 @dataclass(slots=True)

@@ -1,7 +1,7 @@
 """Procedural grey and coloured patterns, the same in every process.
 
-Textures multiply a finish's colour, so they are light: mostly 0.6..1. All are made once from a fixed seed
-and stay on the GPU; scenes vary which one is used, its tint, scale and place.
+Textures multiply a finish's colour, so they are light: mostly 0.6..1. All are made once from a
+fixed seed and stay on the GPU; scenes vary which one is used, its tint, scale and place.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ CUBE_SIZE = 64
 
 def _noise(rng: Rng, size: int, scale: float, amplitude: float) -> npt.NDArray[np.float32]:
     """Smooth noise (size, size) around 1; `scale` is the size of a blotch in pixels."""
-    cells = max(2, int(round(size / scale)))
+    cells = max(2, round(size / scale))
     grid = rng.standard_normal((cells, cells)).astype(np.float32)
     noise = cv2.resize(grid, (size, size), interpolation=cv2.INTER_CUBIC)
     return np.asarray(1.0 + amplitude * noise, dtype=np.float32)
@@ -42,9 +42,7 @@ def _scratched(rng: Rng, size: int = FLAT_SIZE, strength: float = 1.0) -> Image:
         angle, length = rng.uniform(0, 2 * np.pi), rng.uniform(0.02, 0.35) * size
         end = start + length * np.array([np.cos(angle), np.sin(angle)])
         layer = np.zeros_like(grey)
-        cv2.line(
-            layer, start.astype(int).tolist(), end.astype(int).tolist(), 1.0, 1, cv2.LINE_AA
-        )
+        cv2.line(layer, start.astype(int).tolist(), end.astype(int).tolist(), 1.0, 1, cv2.LINE_AA)
         grey += layer * rng.uniform(-0.05, 0.10) * strength
     for _ in range(int(40 * strength)):
         centre = rng.integers(0, size, 2).tolist()
@@ -86,7 +84,7 @@ def _folds(rng: Rng) -> Image:
     """Hanging curtain: soft vertical folds with a slight slant."""
     x = np.linspace(0, 1, FLAT_SIZE)[None, :]
     y = np.linspace(0, 1, FLAT_SIZE)[:, None]
-    grey = np.full((FLAT_SIZE, FLAT_SIZE), 0.9)
+    grey: npt.NDArray[np.float64] = np.full((FLAT_SIZE, FLAT_SIZE), 0.9)
     for _ in range(6):
         frequency = rng.integers(2, 14)
         phase = rng.uniform(0, 6.3) + rng.normal(0, 1.0) * y
@@ -98,10 +96,11 @@ def _clutter(rng: Rng) -> Image:
     """Coloured rectangles and lines: printed matter, or a room out of focus."""
     image = np.full((FLAT_SIZE, FLAT_SIZE, 3), rng.uniform(0.4, 0.9), np.float32)
     for _ in range(int(rng.integers(8, 30))):
-        low, high = np.sort(rng.integers(0, FLAT_SIZE, (2, 2)), axis=0)
+        low, high = np.sort(rng.integers(0, FLAT_SIZE, (2, 2)), axis=0).tolist()
         colour = (rng.uniform(0.15, 1.0) * rng.uniform(0.6, 1.0, 3)).tolist()
-        cv2.rectangle(image, low.tolist(), high.tolist(), colour, -1)
-    return _image(cv2.GaussianBlur(image, (0, 0), float(rng.uniform(0.8, 10))))
+        cv2.rectangle(image, low, high, colour, -1)
+    soft = cv2.GaussianBlur(image, (0, 0), float(rng.uniform(0.8, 10)))
+    return _image(np.asarray(soft, np.float32))
 
 
 def _face(rng: Rng, kind: str, palette: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
