@@ -35,8 +35,6 @@ from training.datasets.shapestacks import ShapeStacks
 from training.datasets.sketchy import Sketchy
 from training.datasets.sprites import Sprites
 
-DATASETS: tuple[type[Any], ...] = (Sketchy, Apc, ObjectsRoom, ShapeStacks, Sprites)
-
 TaskT = TypeVar("TaskT", bound=Task)
 
 
@@ -91,28 +89,46 @@ def merge(output: Path) -> None:
         print(f"some input was left out, see {output / 'problems.txt'}")
 
 
+def _kinds() -> dict[str, type[Any]]:
+    """The data sets by name."""
+    # Here, as it loads torch, which the workers of other data sets do without.
+    from training.datasets.tabletop import Tabletop
+
+    kinds = (Sketchy, Apc, ObjectsRoom, ShapeStacks, Tabletop, Sprites)
+    return {kind.name: kind for kind in kinds}
+
+
 def _parser() -> ArgumentParser:
     parser = ArgumentParser(prog="prepare.py", description=str(__doc__).partition("\n")[0])
     commands = parser.add_subcommands(dest="command")
-    for dataset in DATASETS:
-        command = ArgumentParser(description=str(dataset.__doc__).partition("\n\n    Args")[0])
-        command.add_class_arguments(dataset, as_positional=False)
+    for name, kind in _kinds().items():
+        command = ArgumentParser(description=str(kind.__doc__).partition("\n\n    Args")[0])
+        command.add_class_arguments(kind, as_positional=False)
         command.add_class_arguments(Run, as_positional=False)
-        commands.add_subcommand(dataset.name, command)
+        commands.add_subcommand(name, command, help=str(kind.__doc__).partition("\n")[0])
     joining = ArgumentParser(description=merge.__doc__)
     joining.add_argument("--output", type=Path, required=True, help="directory with parts/")
-    commands.add_subcommand("merge", joining)
+    commands.add_subcommand("merge", joining, help="Join the parts of all shards.")
     return parser
 
 
 def _dispatch(command: str, **commands: Namespace) -> None:
+    from genesis_core.tabletop import RenderingError
+
     options = vars(commands[command])
     if command == "merge":
         merge(options["output"])
         return
-    kind = next(dataset for dataset in DATASETS if dataset.name == command)
     run = Run(**{name: options.pop(name) for name in Run.__dataclass_fields__})
-    prepare(kind(**options), run)
+    try:
+        prepare(_kinds()[command](**options), run)
+    except RenderingError as error:
+        raise DatasetError(str(error)) from error
+    except OSError as error:
+        if error.filename is not None:
+            raise
+        # A write that fails, on a full disk for one, does not say where.
+        raise DatasetError(f"{run.output}: {error}; the same command again resumes") from error
 
 
 def main(arguments: list[str] | None = None) -> None:

@@ -16,6 +16,7 @@ import cv2
 import numpy as np
 import pytest
 
+from genesis_core.tabletop import RenderingError, TabletopRenderer
 from training.datasets.prepared import PreparedDataset
 from training.prepare import main
 from training.tfrecord import parse_example, read_file
@@ -478,6 +479,22 @@ def test_shapestacks_damage(
     assert f"{second} is no instance map: its values are not multiples of 32" in problems
     assert "env_of_elsewhere" in problems
     assert len(PreparedDataset(tmp_path / "out", "val")) == 2
+
+
+# --- Tabletop
+
+
+def test_tabletop(tmp_path: Path) -> None:
+    try:
+        TabletopRenderer(32, 32, "mixed")
+    except RenderingError as error:
+        pytest.skip(str(error))
+    options = ("--image-size", "32", "--train", "3", "--val", "1", "--test", "1")
+    prepare("tabletop", None, tmp_path, *options)
+    dataset = PreparedDataset(tmp_path, "train")
+    assert dataset.images.shape == (3, 32, 32, 3)
+    assert dataset.masks is not None and dataset.masks.any()
+    assert dataset.info["options"]["mode"] == "mixed"
 
 
 # --- All data sets
