@@ -37,12 +37,33 @@ class DemoError(RuntimeError):
     """The demo cannot go on; the message says why."""
 
 
-class Interrupted(KeyboardInterrupt):
+class Interrupted(Exception):
     """A signal asked the demo to stop."""
 
-    def __init__(self, signum: int) -> None:
-        super().__init__()
-        self.exit_status = 128 + signum
+
+class Interruption:
+    """Takes note of Ctrl-C and its like, so that the demo can stop between two frames.
+
+    An exception out of the blue could leave half a frame in the bag, or a process running.
+    """
+
+    def __init__(self) -> None:
+        self._signal = 0
+        for signum in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+            signal.signal(signum, self._note)
+
+    def _note(self, signum: int, frame: FrameType | None) -> None:
+        self._signal = signum
+
+    @property
+    def exit_status(self) -> int:
+        """0 if there was none, otherwise what a shell expects of an interrupted program."""
+        return 128 + self._signal if self._signal else 0
+
+    def check(self) -> None:
+        """Raise Interrupted if there was one."""
+        if self._signal:
+            raise Interrupted
 
 
 class Terminal:
@@ -64,16 +85,15 @@ class Terminal:
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the demo; the exit status."""
     options = _parse(arguments)
-    for signum in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
-        signal.signal(signum, _interrupt)
+    interruption = Interruption()
     try:
-        return _run(options, Terminal())
+        _run(options, Terminal(), interruption)
     except (DemoError, SourceError, OSError) as error:
         print(f"demo failed: {error}", file=sys.stderr)
         return 1
-    except Interrupted as interruption:
-        print("\ninterrupted before the first frame; nothing was written", file=sys.stderr)
-        return interruption.exit_status
+    except Interrupted:
+        print("interrupted before the first frame; nothing was written", file=sys.stderr)
+    return interruption.exit_status
 
 
 def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
@@ -110,21 +130,13 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     return options
 
 
-def _interrupt(signum: int, frame: FrameType | None) -> None:
-    # Ending the child processes takes a moment; a second Ctrl-C must not cut that short.
-    for each in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
-        signal.signal(each, signal.SIG_IGN)
-    raise Interrupted(signum)
-
-
-def _run(options: argparse.Namespace, terminal: Terminal) -> int:
+def _run(options: argparse.Namespace, terminal: Terminal, interruption: Interruption) -> None:
     if options.input:
         open_path(options.input, warn=lambda text: None)  # a wrong path is told at once
     output: Path = options.output
     output.mkdir(parents=True, exist_ok=True)
     os.environ["ROS_AUTOMATIC_DISCOVERY_RANGE"] = "LOCALHOST"
     os.environ["ROS_DOMAIN_ID"] = str(options.domain_id)
-    interruption: Interrupted | None = None
     results: list[FrameResult] = []
     with running_planner(options.domain_id) as planner, ExitStack() as nodes:
 
@@ -152,24 +164,23 @@ def _run(options: argparse.Namespace, terminal: Terminal) -> int:
                 "stale_timeout": 10.0,
             },
         )
-        _wait_until_ready(planner, [perception, camera], terminal)
+        children = [perception, camera]
+        _wait_until_ready(planner, children, terminal, interruption)
         terminal.line(_HEADER)
         recorder = DemoRecorder(output, options.rate)
         with recorder:
             try:
                 for number in range(1, options.frames + 1):
-                    result = _next_result(planner, [perception, camera], terminal)
+                    result = _next_result(planner, children, terminal, interruption)
                     recorder.add(number, result)
                     results.append(result)
                     terminal.line(describe(number, result))
-            except Interrupted as error:
+            except Interrupted:
                 if not results:
                     raise
-                interruption = error
     terminal.line(summarise(results, planner.image_stamps))
     for path in recorder.paths:
         terminal.line(f"  {path}  ({path.stat().st_size / 1e6:.1f} MB)")
-    return interruption.exit_status if interruption else 0
 
 
 def _camera_parameters(options: argparse.Namespace) -> dict[str, object]:
@@ -196,10 +207,14 @@ def _ros_arguments(parameters: Mapping[str, object]) -> list[str]:
 
 
 def _wait_until_ready(
-    planner: Planner, children: Sequence[ChildProcess], terminal: Terminal
+    planner: Planner,
+    children: Sequence[ChildProcess],
+    terminal: Terminal,
+    interruption: Interruption,
 ) -> None:
     start = time.monotonic()
     while not planner.perception_listens():
+        interruption.check()
         waited = time.monotonic() - start
         _check_alive(children)
         if planner.failure:
@@ -214,10 +229,14 @@ def _wait_until_ready(
 
 
 def _next_result(
-    planner: Planner, children: Sequence[ChildProcess], terminal: Terminal
+    planner: Planner,
+    children: Sequence[ChildProcess],
+    terminal: Terminal,
+    interruption: Interruption,
 ) -> FrameResult:
     start = time.monotonic()
     while True:
+        interruption.check()
         try:
             return planner.results.get(timeout=_POLL)
         except queue.Empty:

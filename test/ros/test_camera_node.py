@@ -1,0 +1,189 @@
+"""The simulated camera as a process, seen by a subscriber in this one."""
+
+from __future__ import annotations
+
+import os
+import signal
+import time
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+import pytest
+from rcl_interfaces.srv import ListParameters
+from sensor_msgs.msg import CameraInfo, CompressedImage, Image
+
+from genesis_ros.child_process import ChildProcess
+from genesis_ros.conversions import to_rgb
+
+COLOURS = [(200, 30, 30), (30, 200, 30), (30, 30, 200)]
+NODE = "/camera/camera"
+
+StartCamera = Callable[..., ChildProcess]
+
+
+@pytest.fixture
+def start_camera(tmp_path: Path) -> Iterator[StartCamera]:
+    """Starts a camera with the given parameters; it ends with the test."""
+    with ExitStack() as cameras:
+
+        def start(environment: dict[str, str] | None = None, **parameters: Any) -> ChildProcess:
+            arguments = ["--ros-args"]
+            for name, value in parameters.items():
+                arguments += ["-p", f"{name}:={value}"]
+            camera = ChildProcess(
+                "camera",
+                "genesis_ros.camera_node",
+                arguments,
+                environment=os.environ | (environment or {}),
+                log=tmp_path / f"camera{time.monotonic_ns()}.log",
+                echo=print,
+            )
+            return cameras.enter_context(camera)
+
+        yield start
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    """Three PNG files, each of one colour."""
+    path = tmp_path / "images"
+    path.mkdir()
+    for index, colour in enumerate(COLOURS):
+        image = np.full((24, 32, 3), colour[::-1], np.uint8)
+        assert cv2.imwrite(str(path / f"{index}.png"), image)
+    return path
+
+
+def ended(camera: ChildProcess) -> Callable[[], bool]:
+    return lambda: camera.exit_status is not None
+
+
+def stamp(message: Any) -> tuple[int, int]:
+    return message.header.stamp.sec, message.header.stamp.nanosec
+
+
+def test_plays_a_folder_once_without_losing_a_frame(
+    client: Any, start_camera: StartCamera, folder: Path
+) -> None:
+    with (
+        client.listen(Image, "/camera/image_raw", heard=False) as raw,
+        client.listen(CompressedImage, "/camera/image_raw/compressed", heard=False) as compressed,
+        client.listen(CameraInfo, "/camera/camera_info", heard=False) as infos,
+    ):
+        camera = start_camera(
+            source="path",
+            path=folder,
+            loop="false",
+            rate=20.0,
+            frame_id="left_eye",
+            transport="both",
+            wait_for_subscribers=2,
+        )
+        client.until(ended(camera), "the camera ends with its source")
+        assert camera.exit_status == 0
+        client.until(lambda: len(raw) == len(compressed) == 3, "three images arrive")
+        client.until(lambda: len(infos) == 3, "three camera infos arrive")
+    for message, colour in zip(raw, COLOURS, strict=True):
+        assert (message.height, message.width, message.encoding) == (24, 32, "rgb8")
+        assert message.header.frame_id == "left_eye"
+        assert np.all(to_rgb(message) == colour)
+    for message, colour in zip(compressed, COLOURS, strict=True):
+        np.testing.assert_allclose(to_rgb(message).mean((0, 1)), colour, atol=3)
+    assert [stamp(item) for item in raw] == [stamp(item) for item in compressed]
+    assert [stamp(item) for item in raw] == [stamp(item) for item in infos]
+    assert sorted({stamp(item) for item in raw}) == [stamp(item) for item in raw]
+    for info in infos:
+        assert (info.height, info.width, info.header.frame_id) == (24, 32, "left_eye")
+        assert not info.k.any()  # uncalibrated: nobody knows the camera of these files
+
+
+def test_parameters_are_described_and_guarded_while_it_loops(
+    client: Any, start_camera: StartCamera, folder: Path
+) -> None:
+    camera = start_camera(source="path", path=folder, rate=20.0, camera_info="false")
+    with client.listen(Image, "/camera/image_raw") as images:
+        client.until(lambda: len(images) > 3, "the folder plays again")
+        names = client.call(ListParameters, f"{NODE}/list_parameters", ListParameters.Request())
+        ours = [
+            name
+            for name in names.result.names
+            if not name.startswith(("qos_overrides", "start_type_description", "use_sim_time"))
+        ]
+        assert len(ours) > 10
+        for descriptor in client.describe_parameters(NODE, ours):
+            assert len(descriptor.description) > 10, descriptor.name
+            assert descriptor.read_only == (descriptor.name != "rate")
+        assert client.set_parameter(NODE, "rate", 50.0).successful
+        assert client.get_parameter(NODE, "rate") == 50.0
+        refused = client.set_parameter(NODE, "rate", 0.0)
+        assert not refused.successful
+        assert "rate" in refused.reason
+        assert not client.set_parameter(NODE, "path", "elsewhere").successful
+        seen = len(images)
+        client.until(lambda: len(images) > seen + 3, "images still arrive")
+    assert client.node.count_publishers("/camera/camera_info") == 0
+    assert client.node.count_publishers("/camera/image_raw/compressed") == 0
+    os.kill(camera.pid, signal.SIGTERM)
+    client.until(ended(camera), "the camera ends on SIGTERM")
+    assert camera.exit_status == 0
+
+
+def test_bad_parameters_end_it_with_the_reason(
+    client: Any, start_camera: StartCamera, tmp_path: Path
+) -> None:
+    (tmp_path / "nothing").mkdir()
+    cameras = {
+        start_camera(**parameters): texts
+        for parameters, texts in (
+            ({"source": "webcam"}, ("source", "webcam", "tabletop, path")),
+            ({"source": "path"}, ("no path given",)),
+            ({"source": "path", "path": "/no/such/bag"}, ("/no/such/bag", "no such file")),
+            ({"source": "path", "path": tmp_path / "nothing"}, ("nothing", "neither a bag")),
+            ({"mode": "kitchen"}, ("mode", "kitchen", "sketchy")),
+            ({"transport": "pigeon"}, ("transport", "pigeon", "raw, compressed, both")),
+            ({"rate": 0.0}, ("rate", "0.1")),
+            ({"width": 8}, ("width", "16")),
+        )
+    }
+    for camera, texts in cameras.items():
+        client.until(ended(camera), "the camera ends")
+        assert camera.exit_status == 1
+        words = camera.last_words()
+        for text in texts:
+            assert text in words
+        assert "Traceback" not in words
+
+
+def test_recorded_scenes_stand_in_where_nothing_can_be_rendered(
+    client: Any, start_camera: StartCamera
+) -> None:
+    # A backend that does not exist is how a missing OpenGL looks to MuJoCo.
+    camera = start_camera({"MUJOCO_GL": "missing"}, width=160, height=120, rate=30.0)
+    with client.listen(Image, "/camera/image_raw") as images:
+        client.until(lambda: len(images) > 2, "recorded scenes arrive")
+    assert {(image.height, image.width) for image in images} == {(120, 160)}
+    assert to_rgb(images[0]).std() > 10
+    os.kill(camera.pid, signal.SIGINT)
+    client.until(ended(camera), "the camera ends on SIGINT")
+    assert camera.exit_status == 0
+    assert "recorded scenes" in camera.last_words()
+
+
+def test_rendered_scenes_come_with_intrinsics(client: Any, start_camera: StartCamera) -> None:
+    camera = start_camera(width=160, height=120, mode="varied", seed=3, rate=30.0)
+    with (
+        client.listen(Image, "/camera/image_raw") as images,
+        client.listen(CameraInfo, "/camera/camera_info") as infos,
+    ):
+        client.until(lambda: len(images) > 4 and len(infos) > 4, "rendered scenes arrive")
+    if "recorded scenes" in camera.last_words():
+        pytest.skip("this machine cannot render: " + camera.last_words())
+    assert {(image.height, image.width) for image in images} == {(120, 160)}
+    focal_x, _, centre_x, _, focal_y, centre_y, *_ = infos[0].k
+    assert focal_x == pytest.approx(focal_y)
+    assert (centre_x, centre_y) == pytest.approx((79.5, 59.5), abs=2)
+    np.testing.assert_array_equal(np.reshape(infos[0].p, (3, 4))[:, :3].ravel(), infos[0].k)

@@ -1,0 +1,168 @@
+"""What the simulated camera can play: image files, videos and generated scenes."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from itertools import islice
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+
+from genesis_ros.sources import TABLETOP_CLIP, SourceError, VideoSource, open_path, play
+
+APC = Path(__file__).resolve().parents[3] / "shared" / "data" / "apc" / "scene-0000"
+
+
+def colour(value: tuple[int, int, int], height: int = 24, width: int = 32) -> np.ndarray:
+    """An image of one RGB colour."""
+    return np.full((height, width, 3), value, np.uint8)
+
+
+def save(path: Path, image: np.ndarray) -> Path:
+    assert cv2.imwrite(str(path), image[..., ::-1] if image.ndim == 3 else image)
+    return path
+
+
+def save_video(path: Path, images: list[np.ndarray]) -> Path:
+    height, width = images[0].shape[:2]
+    video = cv2.VideoWriter(str(path), cv2.VideoWriter.fourcc(*"MJPG"), 10, (width, height))
+    for image in images:
+        video.write(image[..., ::-1])
+    video.release()
+    return path
+
+
+def test_a_folder_plays_in_natural_order_and_in_rgb(tmp_path: Path) -> None:
+    for number in (10, 9, 1):
+        save(tmp_path / f"frame{number}.png", colour((number, 0, 200)))
+    (tmp_path / "notes.txt").write_text("not an image")
+    frames = list(play(open_path(str(tmp_path), warn=pytest.fail), loop=False))
+    assert [frame.name for frame in frames] == ["frame1.png", "frame9.png", "frame10.png"]
+    assert [tuple(frame.image[0, 0]) for frame in frames] == [(n, 0, 200) for n in (1, 9, 10)]
+    assert all(frame.image.dtype == np.uint8 for frame in frames)
+
+
+def test_unreadable_images_are_named_once_and_skipped(tmp_path: Path) -> None:
+    noise = np.random.default_rng(0).integers(0, 255, (64, 64, 3), dtype=np.uint8)
+    good = save(tmp_path / "a_good.jpg", noise)
+    content = good.read_bytes()
+    (tmp_path / "b_cut_off.jpg").write_bytes(content[: len(content) // 2])
+    (tmp_path / "c_empty.png").touch()
+    (tmp_path / "d_text.png").write_text("this is no image")
+    save(tmp_path / "e_depth.png", np.full((8, 8), 4000, np.uint16))
+    save(tmp_path / "f_good.png", noise)
+    warnings: list[str] = []
+    source = open_path(str(tmp_path), warn=warnings.append)
+    names = [frame.name for frame in islice(play(source, loop=True), 6)]
+    assert names == ["a_good.jpg", "f_good.png"] * 3
+    reasons = {
+        "b_cut_off.jpg": "cut off",
+        "c_empty.png": "empty",
+        "d_text.png": "not a readable image",
+        "e_depth.png": "depth",
+    }
+    assert len(warnings) == len(reasons)
+    for warning, (name, reason) in zip(warnings, reasons.items(), strict=True):
+        assert str(tmp_path / name) in warning
+        assert reason in warning
+
+
+def test_16_bit_colour_keeps_its_high_byte(tmp_path: Path) -> None:
+    save(tmp_path / "deep.png", np.full((8, 8, 3), (0x1234, 0x5678, 0x9ABC), np.uint16))
+    (frame,) = play(open_path(str(tmp_path / "deep.png"), warn=pytest.fail), loop=False)
+    assert tuple(frame.image[0, 0]) == (0x12, 0x56, 0x9A)
+
+
+def test_a_folder_without_a_readable_image_ends_with_an_error(tmp_path: Path) -> None:
+    (tmp_path / "broken.png").write_text("this is no image")
+    source = open_path(str(tmp_path), warn=lambda text: None)
+    with pytest.raises(SourceError, match="no readable image"):
+        list(play(source, loop=True))
+
+
+def test_what_cannot_be_played_is_refused_with_its_name(tmp_path: Path) -> None:
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "text.mp4").write_text("this is no video")
+    for path, reason in (
+        ("", "no path given"),
+        (str(tmp_path / "missing"), "no such file"),
+        (str(tmp_path / "*.jpg"), "no such file"),
+        (str(tmp_path / "empty"), "neither a bag nor a folder of images"),
+        (str(tmp_path / "text.mp4"), "not a video"),
+    ):
+        with pytest.raises(SourceError, match=reason) as error:
+            open_path(path, warn=pytest.fail)
+        assert path in str(error.value)
+
+
+def test_a_pattern_picks_files(tmp_path: Path) -> None:
+    for name in ("0.colour.png", "0.mask.png", "1.colour.png"):
+        save(tmp_path / name, colour((1, 2, 3)))
+    source = open_path(str(tmp_path / "*.colour.png"), warn=pytest.fail)
+    names = [frame.name for frame in play(source, loop=False)]
+    assert names == ["0.colour.png", "1.colour.png"]
+
+
+def test_a_video_plays_again_in_the_size_asked_for(tmp_path: Path) -> None:
+    colours = [(200, 30, 30), (30, 200, 30), (30, 30, 200)]
+    path = save_video(tmp_path / "clip.avi", [colour(value, 48, 64) for value in colours])
+    frames = list(islice(play(open_path(str(path), warn=pytest.fail), loop=True), 6))
+    for frame, expected in zip(frames, colours * 2, strict=True):
+        assert frame.image.shape == (48, 64, 3)
+        # JPEG does not keep colours exactly.
+        np.testing.assert_allclose(frame.image.mean((0, 1)), expected, atol=6)
+    small = next(VideoSource(path, size=(32, 16)).frames())
+    assert small.image.shape == (16, 32, 3)
+
+
+def test_the_recorded_clip_moves() -> None:
+    frames = [frame.image[::8, ::8] for frame in VideoSource(TABLETOP_CLIP).frames()]
+    assert len(frames) == 120
+    assert {frame.shape for frame in frames} == {(60, 80, 3)}
+    # The arm comes into the first scene, and the scene changes.
+    changes = [np.abs(frame.astype(int) - frames[0]).mean() for frame in frames]
+    assert changes[29] > 2
+    assert min(changes[30:]) > 10
+
+
+def test_scenes_are_repeatable_and_go_on() -> None:
+    from genesis_core.tabletop import RenderingError, TabletopRenderer
+    from genesis_ros.sources import TabletopSource
+
+    try:
+        renderer = TabletopRenderer(64, 48, "sketchy")
+    except RenderingError as error:
+        pytest.skip(str(error))
+    source = TabletopSource(renderer, seed=5, frames_per_scene=3)
+    first, again = ([frame.image for frame in source.frames(0)] for _ in range(2))
+    (other, *_) = source.frames(1)
+    assert len(first) == 3
+    np.testing.assert_array_equal(first, again)
+    assert np.abs(other.image.astype(int) - first[0]).mean() > 1
+    assert other.intrinsics is not None
+    assert other.intrinsics[0, 0] > 0
+    source.close()
+
+
+@pytest.mark.skipif(not APC.is_dir(), reason=f"no APC sample at {APC}")
+def test_real_frames_play_without_their_depth_images() -> None:
+    warnings: list[str] = []
+    frames = list(play(open_path(str(APC), warn=warnings.append), loop=False))
+    assert [frame.name for frame in frames] == [f"frame-00000{n}.color.png" for n in range(5)]
+    assert {frame.image.shape for frame in frames} == {(480, 640, 3)}
+    assert len(warnings) == 5
+    assert all("depth.png" in warning for warning in warnings)
+
+
+def test_sources_need_neither_ros_nor_torch() -> None:
+    code = (
+        "import sys, genesis_ros.sources\n"
+        "print(*({name.split('.')[0] for name in sys.modules} & {'rclpy', 'torch', 'mujoco'}))"
+    )
+    result = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=True
+    )
+    assert result.stdout.strip() == ""
