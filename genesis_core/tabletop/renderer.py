@@ -450,8 +450,8 @@ def _mjcf(width: int, height: int) -> str:
         f'<body name="object_{k}" mocap="true">{"".join(geom(name) for name in group)}</body>'
         for k, group in enumerate(movable)
     )
-    # How finely round shapes are cut: half the cost of an image, and invisible in a small one.
-    slices = 14 if max(width, height) <= 160 else 28
+    # How finely round shapes and shadows are cut: half the cost of an image, unseen in a small one.
+    slices, shadow = (14, 512) if max(width, height) <= 160 else (28, 2048)
     lights = '<light type="directional" pos="0 0 1" dir="0 0 -1"/>' * _MAX_LIGHTS
     return f"""
 <mujoco model="tabletop">
@@ -459,7 +459,7 @@ def _mjcf(width: int, height: int) -> str:
   <statistic extent="1" center="0 0 0"/>
   <visual>
     <global offwidth="{width}" offheight="{height}"/>
-    <quality shadowsize="512" offsamples="4"
+    <quality shadowsize="{shadow}" offsamples="4"
       numslices="{slices}" numstacks="{slices // 2}" numquads="1"/>
     <map znear="{_NEAR}" zfar="{_FAR}" shadowclip="0.55"/>
     <headlight ambient=".4 .4 .4" diffuse="0 0 0" specular="0 0 0"/>

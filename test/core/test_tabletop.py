@@ -43,8 +43,8 @@ def varied_frames(varied: TabletopRenderer) -> list[Frame]:
 
 @pytest.fixture(scope="module")
 def sequence() -> list[Frame]:
-    with renderer_or_skip(160, 120, "sketchy") as renderer:
-        return list(renderer.sequence(3, num_frames=120))
+    with renderer_or_skip(96, 72, "sketchy") as renderer:
+        return list(renderer.sequence(3, num_frames=100))
 
 
 def project(frame: Frame, position: NDArray[np.float64]) -> tuple[float, float]:
@@ -158,7 +158,7 @@ def test_varied_has_one_to_six_objects_of_many_kinds(varied_frames: list[Frame])
 
 
 def test_sequence_keeps_labels_and_moves_smoothly(sequence: list[Frame]) -> None:
-    assert len(sequence) == 120
+    assert len(sequence) == 100
     first = [(entry.label, entry.name, entry.size.tolist()) for entry in sequence[0].objects]
     for before, after in pairwise(sequence):
         assert [(e.label, e.name, e.size.tolist()) for e in after.objects] == first
@@ -170,7 +170,7 @@ def test_sequence_keeps_labels_and_moves_smoothly(sequence: list[Frame]) -> None
     ways = [
         np.ptp([frame.objects[k].position for frame in sequence], axis=0).max() for k in range(3)
     ]
-    assert max(ways) > 0.03, "nothing moved in 120 frames"
+    assert max(ways) > 0.03, "nothing moved in 100 frames"
 
 
 def test_sequence_shows_the_same_light_and_camera_throughout(sequence: list[Frame]) -> None:
