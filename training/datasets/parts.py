@@ -110,7 +110,7 @@ class PartWriter:
         self,
         folder: Path,
         on_error: OnError,
-        advance: Callable[[int], None],
+        advance: Callable[[int], object],
         report: Callable[[str], None],
     ) -> None:
         self.advance = advance
@@ -209,17 +209,10 @@ def make_parts(
         if min(workers, len(todo)) > 1:
             _run_in_processes(dataset, todo, folder, workers, on_error, progress)
         else:
-            parts = PartWriter(folder, on_error, _advancer(progress), _report)
+            parts = PartWriter(folder, on_error, progress.update, _report)
             for task in todo:
                 parts.run(dataset, task)
     write_json(folder / shard.marker, {"markers": [task.marker(folder).name for task in tasks]})
-
-
-def _advancer(progress: tqdm[Any]) -> Callable[[int], None]:
-    def advance(amount: int) -> None:
-        progress.update(amount)
-
-    return advance
 
 
 def _report(message: str) -> None:
