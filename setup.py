@@ -22,8 +22,8 @@ setup(
     python_requires=">=3.10",
     packages=find_packages(include=["genesis_core*", "genesis_ros*"]),
     package_data={"genesis_core": ["checkpoints/*"], "genesis_ros": ["data/*"]},
-    # Lower bounds only: the exact versions that are tested are in requirements/. rclpy and the
-    # messages come from ROS.
+    # Lower bounds only: the exact versions that are tested are in requirements/. rclpy and the ROS
+    # messages come from a ROS installation or from requirements/ros.txt.
     install_requires=[
         "numpy>=1.26",
         "opencv-python-headless>=4.6,<5",
@@ -31,8 +31,7 @@ setup(
         "torch>=2.1",
     ],
     extras_require={
-        "scenes": ["mujoco>=3.3,<4"],
-        "ros": ["PyYAML>=5.4", "rosbags>=0.10", "scipy>=1.11"],
+        "demo": ["mujoco>=3.3,<4", "rosbags>=0.10"],
     },
     entry_points={
         "console_scripts": [

@@ -133,7 +133,7 @@ def build() -> None:
 
 
 def check_ros_installation() -> None:
-    needed = ("rclpy", "numpy", "cv2", "scipy", "torch", "safetensors")
+    needed = ("rclpy", "numpy", "cv2", "torch", "safetensors")
     missing = [name for name in needed if importlib.util.find_spec(name) is None]
     if missing:
         raise WorkspaceError(
@@ -195,6 +195,7 @@ def install_requirements() -> None:
     files = [str(REQUIREMENTS / f"{name}.txt") for name in ("training", "ros", "dev")]
     options = [option for name in files for option in ("-r", name)]
     pip = [str(VENV_PYTHON), "-m", "pip", "--disable-pip-version-check", "install"]
+    pip += ["--no-compile"]  # most modules of PyTorch are never imported; the others compile then
     run(*pip, *options, environ=environ)
 
 
