@@ -1,0 +1,69 @@
+"""What the tests of genesis_core share."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from genesis_core import GenesisV2, GenesisV2Config, save_model
+
+GOLDEN = Path(__file__).resolve().parents[3] / "shared" / "golden"
+
+ModelFactory = Callable[..., GenesisV2]
+
+
+@pytest.fixture
+def golden() -> Callable[[str], tuple[Path, dict[str, Any]]]:
+    """The path and the arrays of a golden file; skips the test where it is absent."""
+
+    def load(name: str) -> tuple[Path, dict[str, Any]]:
+        path = GOLDEN / name
+        if not path.is_file():
+            pytest.skip(f"{path} is not on this machine")
+        return path, dict(np.load(path, allow_pickle=False))
+
+    return load
+
+
+@pytest.fixture(scope="session")
+def make_model() -> ModelFactory:
+    """Small models in evaluation mode, with random weights that make images matter.
+
+    A fresh model clusters by position alone (its gate is zero) and decodes nearly equal masks;
+    here the gate is open and the decoder's last layer ten times as strong.
+    """
+
+    def make(**config: Any) -> GenesisV2:
+        small = {"image_size": 32, "num_slots": 4, "feature_dim": 8, "latent_dim": 6}
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(0)
+            model = GenesisV2(GenesisV2Config(**{**small, **config}))
+        with torch.no_grad():
+            if model.config.semi_conv:
+                model.embedding.gate.fill_(1.0)
+            model.decoder[-1].weight.mul_(10)
+        return model.eval()
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def images() -> torch.Tensor:
+    """Four images of bright boxes on a noisy ground: (4, 3, 32, 32)."""
+    generator = torch.Generator().manual_seed(1)
+    batch = 0.3 * torch.rand(4, 3, 32, 32, generator=generator)
+    for index, image in enumerate(batch):
+        image[0, 4 : 12 + 4 * index, 3:15] = 0.9
+        image[2, 20:29, 10 + 3 * index : 28] = 0.8
+    return batch
+
+
+@pytest.fixture
+def checkpoint(make_model: ModelFactory, tmp_path: Path) -> Path:
+    """A small model's checkpoint that prefers the decoder's masks."""
+    path = tmp_path / "model.safetensors"
+    save_model(make_model(), path, {"mask_source": "decoder"})
+    return path

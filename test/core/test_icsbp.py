@@ -1,0 +1,280 @@
+"""IC-SBP against hand-computed cases and an independent, slow reading of Algorithm 1."""
+
+import math
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from genesis_core.config import KERNELS
+from genesis_core.icsbp import ICSBP, initial_log_scale
+
+Array = NDArray[np.float64]
+
+
+def make(kernel: str, num_slots: int = 2, scale: float = 1.0) -> ICSBP:
+    icsbp = ICSBP(num_slots, kernel)
+    with torch.no_grad():
+        icsbp.log_scale.fill_(math.log(scale))
+    return icsbp
+
+
+def row(*values: float) -> Tensor:
+    """One image of one row with one embedding channel: (1, 1, 1, W)."""
+    return torch.tensor(values).reshape(1, 1, 1, -1)
+
+
+def algorithm_1(
+    embeddings: Array, scores: Array, kernel: str, scale: float, steps: int, threshold: float
+) -> list[Array]:
+    """Masks (H, W) of one image (E, H, W), step by step as the paper writes it.
+
+    Args:
+        threshold: pixels below which a mask ends the process; 0 never does.
+    """
+    scope = np.ones(scores.shape)
+    masks: list[Array] = []
+    for _ in range(steps):
+        y, x = np.unravel_index(np.argmax(scope * scores), scope.shape)
+        alpha = np.zeros(scope.shape)
+        for i in range(scope.shape[0]):
+            for j in range(scope.shape[1]):
+                distance = math.dist(embeddings[:, i, j], embeddings[:, y, x])
+                if kernel == "gaussian":
+                    alpha[i, j] = math.exp(-(distance**2) / scale)
+                elif kernel == "laplacian":
+                    alpha[i, j] = math.exp(-distance / scale)
+                else:
+                    alpha[i, j] = max(0.0, 1 - distance**2 / scale)
+        alpha = np.clip(alpha, 0.01, 0.99)
+        mask = scope * alpha
+        if mask.sum() < threshold:
+            break
+        masks.append(mask)
+        scope = scope * (1 - alpha)
+    return [*masks, scope]
+
+
+@pytest.mark.parametrize(
+    ("kernel", "scale", "alphas"),
+    [
+        # Distances from the seed, the third pixel: 1, 0.5, 0, 2.
+        ("gaussian", 2.0, (math.exp(-0.5), math.exp(-0.125), 0.99, math.exp(-2))),
+        ("laplacian", 2.0, (math.exp(-0.5), math.exp(-0.25), 0.99, math.exp(-1))),
+        ("epanechnikov", 2.0, (0.5, 0.875, 0.99, 0.01)),
+        # Narrow kernels: clamped from below.
+        ("gaussian", 0.1, (0.01, math.exp(-2.5), 0.99, 0.01)),
+        ("laplacian", 0.1, (0.01, math.exp(-5), 0.99, 0.01)),
+        ("epanechnikov", 0.1, (0.01, 0.01, 0.99, 0.01)),
+    ],
+)
+def test_kernels_by_hand(kernel: str, scale: float, alphas: tuple[float, ...]) -> None:
+    alphas = tuple(min(max(alpha, 0.01), 0.99) for alpha in alphas)
+    found = make(kernel, scale=scale)(
+        row(2.0, 1.5, 1.0, 3.0), torch.tensor([[[0.1, 0.2, 0.9, 0.3]]])
+    )
+    masks = found.log_masks.exp()[0, :, 0].tolist()
+    assert found.seeds.tolist() == [[2]]
+    assert masks[0] == pytest.approx(alphas, rel=1e-4)
+    assert masks[1] == pytest.approx([1 - alpha for alpha in alphas], rel=1e-4)
+    assert found.num_slots.tolist() == [2]
+
+
+def test_distance_is_over_all_embedding_channels() -> None:
+    embeddings = torch.tensor([[0.0, 3.0], [0.0, 4.0]]).reshape(1, 2, 1, 2)
+    found = make("laplacian", scale=5.0)(embeddings, torch.tensor([[[1.0, 0.0]]]))
+    assert found.log_masks.exp()[0, 0, 0, 1].item() == pytest.approx(math.exp(-1), rel=1e-4)
+
+
+def test_second_seed_is_drawn_where_scope_remains() -> None:
+    """The best score lies in the first cluster, but its scope is used up."""
+    scores = torch.tensor([[[1.0, 0.9, 0.5, 0.2]]])
+    found = make("gaussian", num_slots=3, scale=0.1)(row(0.0, 0.0, 5.0, 9.0), scores)
+    assert found.seeds.tolist() == [[0, 2]]
+    masks = found.log_masks.exp()[0, :, 0]
+    torch.testing.assert_close(masks[0], torch.tensor([0.99, 0.99, 0.01, 0.01]))
+    torch.testing.assert_close(
+        masks[1], torch.tensor([0.01 * 0.01, 0.01 * 0.01, 0.99 * 0.99, 0.99 * 0.01])
+    )
+    torch.testing.assert_close(
+        masks[2], torch.tensor([0.01 * 0.99, 0.01 * 0.99, 0.99 * 0.01, 0.99 * 0.99])
+    )
+
+
+@pytest.mark.parametrize(
+    ("kernel", "expected"),
+    [
+        ("gaussian", 1 / (7 * math.log(2))),
+        ("laplacian", 1 / (math.sqrt(7) * math.log(2))),
+        ("epanechnikov", 2 / 7),
+    ],
+)
+def test_initial_scale(kernel: str, expected: float) -> None:
+    assert math.exp(initial_log_scale(kernel, 7)) == pytest.approx(expected)
+    assert ICSBP(7, kernel).log_scale.exp().item() == pytest.approx(expected)
+
+
+def random_case(seed: int, batch: int = 4) -> tuple[Tensor, Tensor]:
+    """Embeddings (B, 3, 6, 8) of clusters of different sizes, and seed scores."""
+    rng = np.random.default_rng(seed)
+    embeddings = rng.normal(size=(batch, 3, 6, 8)) * 0.1
+    for image in range(batch):
+        for centre in range(image + 1):
+            embeddings[image, :, centre : centre + 3, 2 * centre : 2 * centre + 3] += centre + 1
+    return torch.from_numpy(embeddings).float(), torch.from_numpy(rng.random((batch, 6, 8))).float()
+
+
+@pytest.mark.parametrize("kernel", KERNELS)
+@pytest.mark.parametrize("threshold", [None, 0.0, 2.0, 8.0, 1000.0])
+def test_batches_equal_algorithm_1(kernel: str, threshold: float | None) -> None:
+    """A threshold is stated at 64x64: on 6x8 pixels, 48/4096 of it."""
+    embeddings, scores = random_case(0)
+    scaled = None if threshold is None else threshold * 64 * 64 / 48
+    found = make(kernel, num_slots=6, scale=0.5)(embeddings, scores, stop_threshold=scaled)
+    assert found.log_masks.shape == (4, 6, 6, 8)
+    counts = []
+    for index in range(4):
+        expected = algorithm_1(
+            embeddings[index].double().numpy(),
+            scores[index].double().numpy(),
+            kernel,
+            0.5,
+            steps=5,
+            threshold=threshold or 0.0,
+        )
+        counts.append(len(expected))
+        masks = found.log_masks[index].exp().detach().numpy()
+        np.testing.assert_allclose(masks[: len(expected)], expected, rtol=1e-3, atol=1e-6)
+        assert (masks[len(expected) :] == 0).all()
+    assert found.num_slots.tolist() == counts
+    if threshold == 8.0:
+        assert len(set(counts)) > 1, "the case should end at different steps"
+
+
+@pytest.mark.parametrize("threshold", [None, 300.0])
+def test_an_image_does_not_depend_on_its_batch(threshold: float | None) -> None:
+    embeddings, scores = random_case(1)
+    icsbp = make("gaussian", num_slots=5, scale=0.3)
+    together = icsbp(embeddings, scores, stop_threshold=threshold)
+    for index in range(4):
+        alone = icsbp(
+            embeddings[index : index + 1], scores[index : index + 1], stop_threshold=threshold
+        )
+        assert torch.equal(alone.log_masks[0], together.log_masks[index])
+        assert torch.equal(alone.seeds[0], together.seeds[index])
+        assert alone.num_slots[0] == together.num_slots[index]
+
+
+def test_stopping_drops_the_small_mask_and_keeps_its_scope() -> None:
+    """Three clusters of 4, 2 and 1 pixels on 1x7: sums are about 4, 2 and 1."""
+    embeddings = row(0.0, 0.0, 0.0, 0.0, 10.0, 10.0, 20.0)
+    scores = torch.tensor([[[0.9, 0.1, 0.1, 0.1, 0.5, 0.1, 0.3]]])
+    icsbp = make("gaussian", num_slots=4, scale=1.0)
+    at_64 = 64 * 64 / 7
+
+    def counts(pixels: float) -> int:
+        return int(icsbp(embeddings, scores, stop_threshold=pixels * at_64).num_slots)
+
+    assert [counts(pixels) for pixels in (0.0, 0.5, 1.5, 3.0, 6.0)] == [4, 4, 3, 2, 1]
+    found = icsbp(embeddings, scores, stop_threshold=1.5 * at_64)
+    masks = found.log_masks.exp()[0, :, 0]
+    # The scope after two masks becomes the third; the dropped third has no part in it.
+    torch.testing.assert_close(masks[2], 1 - masks[0] - masks[1], rtol=1e-3, atol=1e-6)
+    assert masks[2, 6].item() == pytest.approx(0.99 * 0.99, rel=1e-4)
+    assert (found.log_masks[0, 3] == -torch.inf).all()
+
+
+def test_the_threshold_is_scaled_by_the_images_area() -> None:
+    """The same picture at twice the size stops at the same step."""
+    embeddings = torch.zeros(1, 1, 64, 64)
+    embeddings[..., 20:28, 20:28] = 10.0  # 64 pixels
+    embeddings[..., 40:44, 40:44] = 20.0  # 16 pixels
+    scores = torch.full((1, 64, 64), 0.01)
+    scores[0, 0, 0], scores[0, 24, 24], scores[0, 42, 42] = 1.0, 0.9, 0.8
+    icsbp = make("gaussian", num_slots=5)
+    for threshold, expected in ((0.0, 5), (40.0, 3), (200.0, 2)):
+        assert icsbp(embeddings, scores, stop_threshold=threshold).num_slots.item() == expected
+        large = icsbp(
+            embeddings.repeat_interleave(2, 2).repeat_interleave(2, 3),
+            scores.repeat_interleave(2, 1).repeat_interleave(2, 2),
+            stop_threshold=threshold,
+        )
+        assert large.num_slots.item() == expected
+
+
+@pytest.mark.parametrize("kernel", KERNELS)
+@pytest.mark.parametrize("spread", [0.0, 1e-8, 1.0, 1e4])
+def test_masks_sum_to_one_and_gradients_are_finite(kernel: str, spread: float) -> None:
+    """All pixels alike (every alpha saturated) up to all pixels far apart (every alpha zero)."""
+    embeddings, scores = random_case(2)
+    embeddings = (embeddings * spread).requires_grad_()
+    icsbp = ICSBP(5, kernel)
+    for threshold in (None, 300.0):
+        found = icsbp(embeddings, scores, stop_threshold=threshold)
+        torch.testing.assert_close(found.log_masks.exp().sum(dim=1), torch.ones(4, 6, 8))
+        weights = torch.rand(found.log_masks.shape)
+        (found.log_masks.exp() * weights).sum().backward()
+        assert embeddings.grad is not None and embeddings.grad.isfinite().all()
+        assert icsbp.log_scale.grad is not None and icsbp.log_scale.grad.isfinite()
+
+
+def test_the_clamp_lets_gradients_through() -> None:
+    """Straight-through: at alpha < 0.01 the kernel is still pulled wider."""
+    icsbp = make("gaussian", scale=0.2)
+    found = icsbp(row(0.0, 1.2), torch.tensor([[[1.0, 0.0]]]))
+    masks = found.log_masks.exp()
+    alpha = math.exp(-1.44 / 0.2)
+    assert alpha < 0.01
+    assert masks[0, 0, 0, 1].item() == pytest.approx(0.01, rel=1e-5)
+    masks[0, 0, 0, 1].backward()
+    # d alpha / d log v = alpha * d^2 / v.
+    assert icsbp.log_scale.grad.item() == pytest.approx(alpha * 1.44 / 0.2, rel=1e-3)
+
+
+def test_half_precision_embeddings_are_clustered_in_float32() -> None:
+    embeddings, scores = random_case(3)
+    found = make("gaussian", num_slots=4)(embeddings.bfloat16(), scores)
+    exact = make("gaussian", num_slots=4)(embeddings.bfloat16().float(), scores)
+    assert found.log_masks.dtype == torch.float32
+    assert torch.equal(found.log_masks, exact.log_masks)
+
+
+def test_many_slots_stay_finite() -> None:
+    """Scope shrinks a hundredfold per step at a seed: 30 steps leave the range of float32."""
+    found = make("gaussian", num_slots=31)(torch.zeros(1, 1, 4, 4), torch.rand(1, 4, 4))
+    assert found.log_masks.isfinite().all()
+    assert found.log_masks[0, -1].max().item() == pytest.approx(30 * math.log(0.01), rel=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"num_slots": 1}, "num_slots is 1; expected at least 2"),
+        ({"stop_threshold": -5.0}, "stop_threshold is -5.0"),
+        ({"stop_threshold": float("nan")}, "stop_threshold is nan"),
+    ],
+)
+def test_bad_arguments_are_refused(arguments: dict[str, Any], message: str) -> None:
+    embeddings, scores = random_case(4)
+    with pytest.raises(ValueError, match=message):
+        make("gaussian", num_slots=3)(embeddings, scores, **arguments)
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA GPU")
+@pytest.mark.parametrize("threshold", [None, 300.0])
+def test_clustering_on_cuda_never_waits_for_the_device(threshold: float | None) -> None:
+    embeddings, scores = random_case(5)
+    icsbp = ICSBP(5, "gaussian")
+    expected = icsbp(embeddings, scores, stop_threshold=threshold)
+    icsbp.cuda()
+    embeddings, scores = embeddings.cuda(), scores.cuda()
+    torch.cuda.set_sync_debug_mode("error")
+    try:
+        found = icsbp(embeddings, scores, stop_threshold=threshold)
+    finally:
+        torch.cuda.set_sync_debug_mode("default")
+    assert torch.equal(found.num_slots.cpu(), expected.num_slots)
+    torch.testing.assert_close(found.log_masks.exp().cpu(), expected.log_masks.exp())

@@ -1,0 +1,316 @@
+"""Likelihood, divergences, mask supervision and GECO against values worked out by hand."""
+
+import math
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+from torch.distributions import Normal
+
+from genesis_core import ConfigError, Geco
+from genesis_core.icsbp import ICSBP, Clusters
+from genesis_core.losses import (
+    gaussian_floor,
+    mask_consistency,
+    mask_distillation,
+    mask_supervision,
+    sgmm_nll,
+)
+
+Golden = Callable[[str], tuple[Path, dict[str, Any]]]
+
+
+def pixel(*masks: float) -> Tensor:
+    """Log masks of one pixel: (1, K, 1, 1, 1)."""
+    return torch.tensor(masks).log().reshape(1, -1, 1, 1, 1)
+
+
+# Likelihood
+
+
+def test_one_slot_is_a_gaussian() -> None:
+    images, means = torch.rand(2, 3, 4, 4), torch.rand(2, 1, 3, 4, 4)
+    expected = -Normal(means[:, 0], 0.7).log_prob(images).flatten(1).sum(dim=1)
+    torch.testing.assert_close(sgmm_nll(images, torch.zeros(2, 1, 1, 4, 4), means, 0.7), expected)
+
+
+def test_mixture_of_two_slots_by_hand() -> None:
+    """Each channel is a mixture of its own: the product is over pixels and channels."""
+    images = torch.tensor([0.2, 0.9]).reshape(1, 2, 1, 1)
+    means = torch.tensor([[0.2, 0.4], [0.8, 0.9]]).reshape(1, 2, 2, 1, 1)
+    expected = 0.0
+    for value, first, second in ((0.2, 0.2, 0.8), (0.9, 0.4, 0.9)):
+        density = [
+            math.exp(-0.5 * ((value - mean) / 0.5) ** 2) / (0.5 * math.sqrt(2 * math.pi))
+            for mean in (first, second)
+        ]
+        expected -= math.log(0.25 * density[0] + 0.75 * density[1])
+    actual = sgmm_nll(images, pixel(0.25, 0.75), means, 0.5)
+    assert actual.item() == pytest.approx(expected, rel=1e-5)
+
+
+@pytest.mark.parametrize("pixel_std", [1e-2, 1e-3, 1e-4])
+def test_small_widths_do_not_underflow(pixel_std: float) -> None:
+    """exp(-0.5 * (0.5 / 1e-4)^2) is zero in any floating point format; its logarithm is not."""
+    images = torch.zeros(1, 3, 2, 2)
+    means = torch.tensor([0.5, 0.6]).reshape(1, 2, 1, 1, 1).expand(1, 2, 3, 2, 2).clone()
+    means.requires_grad_()
+    masks = torch.full((1, 2, 1, 2, 2), 0.5).log().requires_grad_()
+    nll = sgmm_nll(images, masks, means, pixel_std)
+    # The nearer slot is all that counts.
+    per_element = 0.5 * (0.5 / pixel_std) ** 2 + gaussian_floor(pixel_std) + math.log(2)
+    assert nll.item() == pytest.approx(12 * per_element, rel=1e-5)
+    nll.sum().backward()
+    assert means.grad is not None and masks.grad is not None
+    assert means.grad.isfinite().all() and masks.grad.isfinite().all()
+
+
+def test_slots_without_mass_take_no_part() -> None:
+    images, means = torch.rand(1, 3, 4, 4), torch.rand(1, 3, 3, 4, 4)
+    masks = torch.rand(1, 2, 1, 4, 4).log_softmax(dim=1)
+    padded = torch.cat([masks, torch.full((1, 1, 1, 4, 4), -torch.inf)], dim=1).requires_grad_()
+    nll = sgmm_nll(images, padded, means, 0.7)
+    torch.testing.assert_close(nll, sgmm_nll(images, masks, means[:, :2], 0.7))
+    nll.sum().backward()
+    assert padded.grad is not None and padded.grad.isfinite().all()
+
+
+def test_floor_of_the_papers_width() -> None:
+    assert gaussian_floor(0.7) == pytest.approx(0.5623, abs=5e-5)
+
+
+# Mask consistency and distillation
+
+
+def test_mask_consistency_by_hand() -> None:
+    expected = 0.8 * math.log(0.8 / 0.5) + 0.2 * math.log(0.2 / 0.5)
+    actual = mask_consistency(pixel(0.8, 0.2), pixel(0.5, 0.5))
+    assert actual.item() == pytest.approx(expected, rel=1e-5)
+    assert mask_consistency(pixel(0.3, 0.7), pixel(0.3, 0.7)).item() == pytest.approx(0, abs=1e-7)
+
+
+def test_mask_consistency_sums_over_pixels_not_over_images() -> None:
+    masks = pixel(0.8, 0.2).expand(3, 2, 1, 4, 5)
+    other = pixel(0.5, 0.5).expand(3, 2, 1, 4, 5)
+    one = mask_consistency(pixel(0.8, 0.2), pixel(0.5, 0.5)).item()
+    assert mask_consistency(masks, other).tolist() == pytest.approx([20 * one] * 3, rel=1e-5)
+
+
+def test_mask_consistency_floors_and_renormalises_both() -> None:
+    floor = 1e-5
+    high, low = 1 / (1 + floor), floor / (1 + floor)
+    expected = high * math.log(high / low) + low * math.log(low / high)
+    actual = mask_consistency(pixel(1.0, 0.0), pixel(0.0, 1.0))
+    assert actual.item() == pytest.approx(expected, rel=1e-4)
+
+
+def test_mask_consistency_teaches_the_attention_only() -> None:
+    attention, decoded = pixel(0.8, 0.2).requires_grad_(), pixel(0.5, 0.5).requires_grad_()
+    mask_consistency(attention, decoded).sum().backward()
+    assert attention.grad is not None and (attention.grad != 0).all()
+    assert decoded.grad is None
+
+
+def test_mask_distillation_is_a_cross_entropy_that_teaches_the_decoder_only() -> None:
+    attention, decoded = pixel(0.8, 0.2).requires_grad_(), pixel(0.4, 0.6).requires_grad_()
+    loss = mask_distillation(attention, decoded)
+    assert loss.item() == pytest.approx(-(0.8 * math.log(0.4) + 0.2 * math.log(0.6)), rel=1e-5)
+    loss.sum().backward()
+    assert attention.grad is None
+    assert decoded.grad is not None
+    assert decoded.grad.flatten().tolist() == pytest.approx([-0.8, -0.2], rel=1e-5)
+
+
+# Mask supervision
+
+
+def supervised(alpha: list[list[float]], seeds: list[int], labels: list[int]) -> float:
+    """Loss of one image of one row; alpha: (steps, W)."""
+    log_alpha = torch.tensor(alpha).log()[None, :, None]
+    clusters = Clusters(
+        log_masks=torch.empty(1, len(alpha) + 1, 1, len(labels)),
+        num_slots=torch.tensor([len(alpha) + 1]),
+        seeds=torch.tensor([seeds]),
+        log_alpha=log_alpha,
+    )
+    return mask_supervision(clusters, torch.tensor(labels).reshape(1, 1, -1)).item()
+
+
+def test_mask_supervision_by_hand() -> None:
+    """Seed on the second of three instances, of 2, 2 and 1 pixels."""
+    inside = -(math.log(0.9) + math.log(0.6)) / 2
+    first = -(math.log(1 - 0.2) + math.log(1 - 0.3)) / 2
+    third = -math.log(1 - 0.5)
+    actual = supervised([[0.2, 0.3, 0.9, 0.6, 0.5]], [2], [0, 0, 1, 1, 2])
+    assert actual == pytest.approx(inside + (first + third) / 2, rel=1e-4)
+
+
+def test_mask_supervision_averages_over_steps_and_lets_the_seed_choose() -> None:
+    alpha, labels = [0.9, 0.2, 0.2], [5, 3, 3]
+    on_large = supervised([alpha], [1], labels)
+    on_small = supervised([alpha], [0], labels)
+    assert on_small == pytest.approx(-math.log(0.9) - math.log(0.8), rel=1e-4)
+    assert on_large == pytest.approx(-math.log(0.2) - math.log(0.1), rel=1e-4)
+    both = supervised([alpha, alpha], [0, 1], labels)
+    assert both == pytest.approx((on_small + on_large) / 2, rel=1e-4)
+
+
+def test_every_instance_weighs_the_same_whatever_its_area() -> None:
+    small = supervised([[0.7, 0.2, 0.4]], [0], [0, 1, 2])
+    areas = [1, 50, 3]
+    alpha = [a for a, n in zip((0.7, 0.2, 0.4), areas, strict=True) for _ in range(n)]
+    labels = [label for label, n in enumerate(areas) for _ in range(n)]
+    assert supervised([alpha], [0], labels) == pytest.approx(small, rel=1e-4)
+
+
+def test_one_instance_has_no_outside() -> None:
+    assert supervised([[0.5, 0.5]], [0], [4, 4]) == pytest.approx(math.log(2), rel=1e-4)
+
+
+@pytest.mark.parametrize("kernel", ["gaussian", "laplacian", "epanechnikov"])
+@pytest.mark.parametrize("spread", [0.0, 1.0, 100.0])
+def test_mask_supervision_has_finite_gradients(kernel: str, spread: float) -> None:
+    """Identical embeddings (alpha is one everywhere) up to ones outside every kernel's reach."""
+    generator = torch.Generator().manual_seed(0)
+    embeddings = (spread * torch.randn(2, 4, 8, 8, generator=generator)).requires_grad_()
+    labels = torch.randint(0, 5, (2, 8, 8), generator=generator)
+    clusters = ICSBP(5, kernel)(embeddings, torch.rand(2, 8, 8, generator=generator))
+    loss = mask_supervision(clusters, labels)
+    assert loss.isfinite().all()
+    loss.sum().backward()
+    assert embeddings.grad is not None and embeddings.grad.isfinite().all()
+
+
+def test_mask_supervision_makes_masks_of_the_instances() -> None:
+    """Descending the loss alone turns random embeddings into the labelled instances."""
+    generator = torch.Generator().manual_seed(0)
+    labels = torch.zeros(1, 8, 8, dtype=torch.uint8)
+    labels[0, :4, :4], labels[0, 5:, 2:7] = 1, 2
+    scores = torch.zeros(1, 8, 8)
+    scores[0, 0, 0], scores[0, 6, 4], scores[0, 3, 7] = 0.9, 0.8, 0.7
+    embeddings = torch.randn(1, 4, 8, 8, generator=generator).requires_grad_()
+    icsbp = ICSBP(4, "gaussian")
+    optimizer = torch.optim.Adam([embeddings], lr=0.2)
+    for _ in range(40):
+        optimizer.zero_grad()
+        mask_supervision(icsbp(embeddings, scores), labels).sum().backward()
+        optimizer.step()
+    masks = icsbp(embeddings, scores).log_masks[0].argmax(dim=0)
+    assert set(masks[labels[0] == 1].tolist()) == {0}
+    assert set(masks[labels[0] == 2].tolist()) == {1}
+    assert set(masks[labels[0] == 0].tolist()) == {2}
+
+
+def test_mask_supervision_is_not_rounded_by_autocast() -> None:
+    generator = torch.Generator().manual_seed(0)
+    embeddings = torch.randn(2, 4, 8, 8, generator=generator)
+    labels = torch.randint(0, 5, (2, 8, 8), generator=generator)
+    scores = torch.rand(2, 8, 8, generator=generator)
+    expected = mask_supervision(ICSBP(5, "gaussian")(embeddings, scores), labels)
+    with torch.autocast("cpu", torch.bfloat16):
+        actual = mask_supervision(ICSBP(5, "gaussian")(embeddings, scores), labels)
+    torch.testing.assert_close(actual, expected)
+
+
+def test_labels_of_the_wrong_size_are_refused() -> None:
+    clusters = ICSBP(3, "gaussian")(torch.rand(2, 4, 6, 8), torch.rand(2, 6, 8))
+    with pytest.raises(ValueError, match=r"labels have shape \(2, 8, 6\); expected \(2, 6, 8\)"):
+        mask_supervision(clusters, torch.zeros(2, 8, 6, dtype=torch.int64))
+
+
+# GECO
+
+
+def make_geco(goal: float = 0.5655, image_size: int = 64, **options: Any) -> Geco:
+    elements = 3 * image_size**2
+    return Geco(goal * elements, num_elements=elements, image_size=image_size, **options)
+
+
+def test_golden_trajectory(golden: Golden) -> None:
+    _, expected = golden("geco.npz")
+    geco = Geco(
+        float(expected["goal"]),
+        num_elements=3 * 64 * 64,
+        image_size=64,
+        step_size=float(expected["step_size"]),
+        beta_init=float(expected["beta_init"]),
+    )
+    steps = zip(
+        *(expected[name] for name in ("err", "kl", "loss", "beta_after", "err_ema")), strict=True
+    )
+    for step, (nll, kl, loss, beta, average) in enumerate(steps):
+        nll = torch.tensor(nll, dtype=torch.float32)
+        actual = geco.loss(nll, torch.tensor(kl, dtype=torch.float32))
+        assert actual.item() == pytest.approx(loss, rel=1e-4), step
+        geco.update(nll)
+        assert geco.beta.item() == pytest.approx(beta, rel=1e-4), step
+        assert geco.nll_ema.item() == pytest.approx(average, rel=1e-4), step
+
+
+def test_two_updates_by_hand() -> None:
+    """First step: the average is the nll itself; tenfold speed while the goal is met."""
+    geco = make_geco()
+    goal = 0.5655 * 12288
+    nll = torch.tensor(goal + 400)
+    assert geco.loss(nll, torch.tensor(2.0)).item() == pytest.approx(goal + 402)
+    geco.update(nll)
+    beta = math.exp(-1e-5 * 400)
+    assert geco.nll_ema.item() == pytest.approx(goal + 400)
+    assert geco.beta.item() == pytest.approx(beta, rel=1e-6)
+    # The loss uses the beta from before its update.
+    assert geco.loss(nll, torch.tensor(2.0)).item() == pytest.approx(goal + 400 + 2 * beta)
+    geco.update(torch.tensor(goal - 60000))
+    average = 0.99 * (goal + 400) + 0.01 * (goal - 60000)
+    assert geco.beta.item() == pytest.approx(beta * math.exp(1e-4 * (goal - average)), rel=1e-5)
+
+
+def test_larger_images_take_smaller_steps() -> None:
+    geco = make_geco(image_size=128)
+    geco.update(torch.tensor(0.5655 * 3 * 128**2 + 1000))
+    assert geco.beta.item() == pytest.approx(math.exp(-1e-5 / 4 * 1000), rel=1e-6)
+
+
+def test_beta_stays_within_its_bounds() -> None:
+    down, up = make_geco(step_size=1.0), make_geco(step_size=1.0)
+    for _ in range(3):
+        down.update(torch.tensor(1e5))
+        up.update(torch.tensor(-1e5))
+    assert down.beta.item() == pytest.approx(1e-10)
+    assert up.beta.item() == pytest.approx(1e10)
+
+
+def test_state_continues_elsewhere() -> None:
+    geco, other = make_geco(), make_geco(beta_init=1e-10)
+    geco.update(torch.tensor(7500.0))
+    other.load_state_dict(geco.state_dict())
+    geco.update(torch.tensor(7200.0))
+    other.update(torch.tensor(7200.0))
+    assert other.beta.item() == geco.beta.item()
+    assert other.nll_ema.item() == geco.nll_ema.item()
+
+
+def test_gradients_do_not_pass_through_beta() -> None:
+    geco = make_geco()
+    nll, kl = torch.tensor(7000.0, requires_grad=True), torch.tensor(5.0, requires_grad=True)
+    geco.update(nll)
+    geco.loss(nll, kl).backward()
+    assert nll.grad is not None and kl.grad is not None
+    assert nll.grad.item() == 1.0
+    assert kl.grad.item() == pytest.approx(geco.beta.item())
+
+
+@pytest.mark.parametrize(
+    ("goal", "pixel_std"),
+    [(0.5622, 0.7), (gaussian_floor(0.7), 0.7), (0.0, 0.7), (0.9, 1.0), (float("nan"), 0.7)],
+)
+def test_goals_that_can_never_be_met_are_refused(goal: float, pixel_std: float) -> None:
+    with pytest.raises(ConfigError, match=r"Raise the goal"):
+        make_geco(goal, pixel_std=pixel_std)
+
+
+def test_the_papers_goals_are_accepted() -> None:
+    for goal in (0.5655, 0.5645):
+        assert make_geco(goal).beta.item() == 1.0
