@@ -21,7 +21,14 @@ ImageMessage: TypeAlias = Image | CompressedImage
 
 
 class ImageError(ValueError):
-    """A message that holds no usable image. The text says what was given and what was expected."""
+    """A message that holds no usable image.
+
+    The text says what was given and what was expected; kind is one of few words for the same.
+    """
+
+    def __init__(self, kind: str, text: str) -> None:
+        super().__init__(text)
+        self.kind = kind
 
 
 class _Layout(NamedTuple):
@@ -80,7 +87,7 @@ def to_rgb(message: ImageMessage) -> Pixels:
     layout = _LAYOUTS.get(message.encoding)
     if layout is None:
         why = _REFUSED.get(message.encoding, "expected one of " + ", ".join(ENCODINGS))
-        raise ImageError(f"encoding '{message.encoding}' cannot be used: {why}")
+        raise ImageError("encoding", f"encoding '{message.encoding}' cannot be used: {why}")
     return _colour(_pixels(message, layout), layout.to_rgb)
 
 
@@ -90,7 +97,9 @@ def mono8_pixels(message: Image) -> Pixels:
     Raises ImageError if the message is not a well-formed mono8 image.
     """
     if message.encoding != "mono8":
-        raise ImageError(f"encoding '{message.encoding}' found where mono8 was expected")
+        raise ImageError(
+            "encoding", f"encoding '{message.encoding}' found where mono8 was expected"
+        )
     return _pixels(message, _LAYOUTS["mono8"])[..., 0]
 
 
@@ -116,16 +125,18 @@ def _pixels(message: Image, layout: _Layout) -> Pixels:
     height, width, step = message.height, message.width, message.step
     bytes_per_pixel = layout.channels * layout.bytes_per_channel
     if height == 0 or width == 0:
-        raise ImageError(f"the image has no pixels (width {width}, height {height})")
+        raise ImageError("size", f"the image has no pixels (width {width}, height {height})")
     if step < width * bytes_per_pixel:
         raise ImageError(
+            "step",
             f"step {step} is too short: a row of {width} {message.encoding} pixels "
-            f"has {width * bytes_per_pixel} bytes"
+            f"has {width * bytes_per_pixel} bytes",
         )
     if len(message.data) != step * height:
         raise ImageError(
+            "length",
             f"data has {len(message.data)} bytes, "
-            f"but step {step} x height {height} = {step * height}"
+            f"but step {step} x height {height} = {step * height}",
         )
     rows = np.frombuffer(message.data, np.uint8).reshape(height, step)[:, : width * bytes_per_pixel]
     if layout.bytes_per_channel == 1:
@@ -139,11 +150,13 @@ def _colour(pixels: Pixels, to_rgb: int | None) -> Pixels:
     if to_rgb is None:
         return pixels
     if pixels.shape[2] == 2 and pixels.shape[1] % 2:
-        raise ImageError(f"width {pixels.shape[1]} is odd, but yuv422 stores pixels in pairs")
+        raise ImageError(
+            "width", f"width {pixels.shape[1]} is odd, but yuv422 stores pixels in pairs"
+        )
     try:
         return np.asarray(cv2.cvtColor(pixels, to_rgb), np.uint8)
     except cv2.error as error:
-        raise ImageError(f"OpenCV cannot convert the image: {error.err}") from error
+        raise ImageError("conversion", f"OpenCV cannot convert the image: {error.err}") from error
 
 
 def _decode(message: CompressedImage) -> Pixels:
@@ -151,20 +164,24 @@ def _decode(message: CompressedImage) -> Pixels:
     data = np.frombuffer(message.data, np.uint8)
     if "compressedDepth" in message.format:
         raise ImageError(
-            f"format '{message.format}' is a depth image; a colour or grey image is needed"
+            "format",
+            f"format '{message.format}' is a depth image; a colour or grey image is needed",
         )
     if data.size == 0:
-        raise ImageError(f"the compressed image is empty (format '{message.format}')")
+        raise ImageError("empty", f"the compressed image is empty (format '{message.format}')")
     _check_jpeg_end(data)
     # Turning by the EXIF tag would part the masks from the camera's own pixel coordinates.
     flags = cv2.IMREAD_ANYCOLOR | cv2.IMREAD_IGNORE_ORIENTATION
     try:
         pixels = cv2.imdecode(data, flags)
     except cv2.error as error:
-        raise ImageError(f"the compressed image cannot be decoded: {error.err}") from error
+        raise ImageError(
+            "undecodable", f"the compressed image cannot be decoded: {error.err}"
+        ) from error
     if pixels is None:
         raise ImageError(
-            f"{data.size} bytes of format '{message.format}' are no readable compressed image"
+            "undecodable",
+            f"{data.size} bytes of format '{message.format}' are no readable compressed image",
         )
     source, _, compression = message.format.partition(";")
     if pixels.ndim == 2:
@@ -183,5 +200,8 @@ def _check_jpeg_end(data: Pixels) -> None:
     if not content.startswith(b"\xff\xd8"):
         return
     # The end marker must follow the last scan; an earlier one can belong to an embedded thumbnail.
-    if content.rfind(b"\xff\xd9") < content.rfind(b"\xff\xda"):
-        raise ImageError(f"the JPEG is cut off after {len(content)} bytes (it has no end marker)")
+    end, scan = content.rfind(b"\xff\xd9"), content.rfind(b"\xff\xda")
+    if end < 0 or end < scan:
+        raise ImageError(
+            "truncated", f"the JPEG is cut off after {len(content)} bytes (it has no end marker)"
+        )

@@ -8,6 +8,8 @@ from diagnostic_msgs.msg import DiagnosticStatus, KeyValue
 
 from genesis_ros.frame_statistics import Report, Times, summarise
 
+_SHOWN_PROBLEMS = 5  # per camera and period
+
 
 def node_status(
     name: str, *, state: str, failure: str | None, model: Mapping[str, object]
@@ -46,8 +48,8 @@ def camera_status(
     if report.slots:
         values["slots mean"] = f"{sum(report.slots) / len(report.slots):.1f}"
         values["slots maximum"] = max(report.slots)
-    for problem, count in report.problems.items():
-        values[f"problem x{count}"] = problem
+    for number, (problem, count) in enumerate(report.problems.most_common(_SHOWN_PROBLEMS), 1):
+        values[f"problem {number}"] = f"{count} x {problem}"
     return _status(f"{name}: {source}", level, text, source, values)
 
 
@@ -69,7 +71,7 @@ def _judge(report: Report, publishers: int, source: str, stale_timeout: float) -
 
 
 def _last(report: Report) -> str:
-    return list(report.problems)[-1]
+    return next(reversed(report.problems))
 
 
 def _status(

@@ -41,7 +41,7 @@ class Report:
     times: Sequence[Times]
     slots: Sequence[int]  # slots used, per processed frame
     age: float | None  # s since the last frame arrived; None: none so far
-    problems: dict[str, int]  # what was wrong with refused and failed frames, in this period
+    problems: Counter[str]  # what was wrong with refused and failed frames, in this period
 
     @property
     def rate(self) -> float:
@@ -127,7 +127,7 @@ class FrameStatistics:
                 times=self._times,
                 slots=self._slots,
                 age=age,
-                problems=dict(self._problems),
+                problems=self._problems,
             )
             self._start_period(now)
             return report

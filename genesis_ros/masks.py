@@ -104,13 +104,15 @@ def _crop(mask: ObjectMask, height: int, width: int) -> tuple[npt.NDArray[np.uin
     crop = mono8_pixels(mask.mask)
     if crop.shape != (roi.height, roi.width):
         raise ImageError(
+            "size",
             f"object {mask.label}: the mask is {crop.shape[1]}x{crop.shape[0]}, "
-            f"its roi {roi.width}x{roi.height}"
+            f"its roi {roi.width}x{roi.height}",
         )
     if roi.x_offset + roi.width > width or roi.y_offset + roi.height > height:
         raise ImageError(
+            "roi",
             f"object {mask.label}: roi {roi.width}x{roi.height} at ({roi.x_offset}, "
-            f"{roi.y_offset}) reaches outside the {width}x{height} image"
+            f"{roi.y_offset}) reaches outside the {width}x{height} image",
         )
     return (
         crop,

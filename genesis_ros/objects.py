@@ -100,7 +100,7 @@ def find_objects(
     objects: list[SceneObject] = []
     for slot in kept:
         label_of_slot[slot] = len(objects) + 1
-        mine = cv2.compare(winners, slot, cv2.CMP_EQ)
+        mine = _equal(winners, slot)
         area, centroid = _extent(mine)
         box = Box(*cv2.boundingRect(masks[slot]))
         objects.append(
@@ -167,25 +167,31 @@ def _settle(
             cv2.threshold(masks[slot], threshold, 0, cv2.THRESH_TOZERO, dst=masks[slot])
         cv2.subtract(rest, masks[slot], dst=rest)
     for slot in kept:
-        mine = cv2.compare(winners, slot, cv2.CMP_EQ)
+        mine = _equal(winners, slot)
         cv2.add(masks[slot], rest, dst=masks[slot], mask=mine)
 
 
+def _equal(winners: npt.NDArray[np.uint8], slot: int) -> npt.NDArray[np.uint8]:
+    """1 where the slot wins, else 0. (cv2.compare takes a 1x1 image for a number.)"""
+    return np.equal(winners, np.uint8(slot)).view(np.uint8)
+
+
 def _extent(mine: npt.NDArray[np.uint8]) -> tuple[int, tuple[float, float]]:
-    """Number of nonzero (255) pixels and their mean x, y."""
+    """Number of pixels that are 1, not 0, and their mean x, y."""
     x, y, width, height = cv2.boundingRect(mine)
     crop = mine[y : y + height, x : x + width]
-    columns = cv2.reduce(crop, 0, cv2.REDUCE_SUM, dtype=cv2.CV_32S)[0].astype(np.int64) // 255
-    rows = cv2.reduce(crop, 1, cv2.REDUCE_SUM, dtype=cv2.CV_32S)[:, 0].astype(np.int64) // 255
+    columns = cv2.reduce(crop, 0, cv2.REDUCE_SUM, dtype=cv2.CV_32S)[0]
+    rows = cv2.reduce(crop, 1, cv2.REDUCE_SUM, dtype=cv2.CV_32S)[:, 0]
     area = int(columns.sum())
-    centroid_x = x + columns @ np.arange(width) / area
-    centroid_y = y + rows @ np.arange(height) / area
+    # Sums of coordinates: 64 bits, as those of a large image overflow 32.
+    centroid_x = x + columns.astype(np.int64) @ np.arange(width) / area
+    centroid_y = y + rows.astype(np.int64) @ np.arange(height) / area
     return area, (float(centroid_x), float(centroid_y))
 
 
 def _border(winners: npt.NDArray[np.uint8]) -> npt.NDArray[np.uint8]:
     """Winners of the outermost pixels that the model saw (P,), clockwise from the upper left."""
-    x, y, width, height = cv2.boundingRect(cv2.compare(winners, _UNSEEN, cv2.CMP_NE))
+    x, y, width, height = cv2.boundingRect(1 - _equal(winners, _UNSEEN))
     seen = winners[y : y + height, x : x + width]
     return np.concatenate([seen[:1].ravel(), seen[1:, -1:].ravel(), seen[1:, :-1][-1:].ravel(),
                            seen[1:-1, :1].ravel()])  # fmt: skip

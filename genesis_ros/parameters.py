@@ -196,13 +196,13 @@ def check(name: str, value: object) -> Value:
 
     Raises ParameterError if the type is wrong or the value not allowed.
     """
-    rule, kind = RULES[name], _TYPES[name]
+    rule, kind, given = RULES[name], _TYPES[name], value
     if kind is float and type(value) is int:
         value = float(value)
     if kind is tuple and isinstance(value, list):
         value = tuple(value)
     if type(value) is not kind or (kind is tuple and not _all_text(value)):
-        raise ParameterError(f"parameter {name} is {value!r}; expected {_TYPE_NAMES[kind]}")
+        raise ParameterError(f"parameter {name} is {given!r}; expected {_TYPE_NAMES[kind]}")
     wrong = None
     if rule.choices and value not in rule.choices:
         wrong = f"expected {rule.allowed}"
@@ -213,7 +213,7 @@ def check(name: str, value: object) -> Value:
     if wrong is None and rule.check is not None:
         wrong = rule.check(value)
     if wrong is not None:
-        raise ParameterError(f"parameter {name} is {_shown(value)}; {wrong}")
+        raise ParameterError(f"parameter {name} is {given!r}; {wrong}")
     assert isinstance(value, bool | int | float | str | tuple)
     return value
 
@@ -334,7 +334,3 @@ def _descriptor(name: str) -> ParameterDescriptor:
 
 def _all_text(value: object) -> bool:
     return isinstance(value, tuple) and all(isinstance(item, str) for item in value)
-
-
-def _shown(value: object) -> str:
-    return repr(list(value)) if isinstance(value, tuple) else repr(value)

@@ -11,7 +11,7 @@ import gc
 import sys
 import time
 import traceback
-from collections.abc import Sequence
+from collections.abc import Hashable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -39,12 +39,13 @@ from genesis_ros.masks import to_object_masks
 from genesis_ros.msg import ObjectMasks
 from genesis_ros.objects import find_objects
 from genesis_ros.overlay import draw_overlay
-from genesis_ros.parameters import NodeParameters, ParameterError, Settings
+from genesis_ros.parameters import NodeParameters, Settings
 from genesis_ros.pipeline import LatestFrameWorker
 from genesis_ros.throttle import Throttle
 
-# Errors of a wrong set-up: their text says all. Others are bugs and get a traceback.
-_SETUP_ERRORS = (ParameterError, OSError, ValueError, RuntimeError)
+# Errors whose text says all. Others are bugs and get a traceback.
+_SETUP_ERRORS = (OSError, ValueError, RuntimeError)
+_EXPECTED_ERRORS = (ValueError, torch.OutOfMemoryError)
 _PUBLISH_QOS = QoSProfile(depth=5)  # reliable (REP-2003), at most five frames late
 _WARNING_PERIOD = 5.0  # s between two warnings about the same problem
 _FOLLOW_PERIOD = 0.5  # s between two looks at who publishes images
@@ -174,7 +175,7 @@ class PerceptionNode(LifecycleNode):
 
     def _fail(self, transition: str, error: Exception) -> TransitionCallbackReturn:
         if not isinstance(error, _SETUP_ERRORS):
-            self.get_logger().error(traceback.format_exc())
+            self.get_logger().error(_trace(error))
         self._failure = f"cannot {transition}: {error}"
         self.get_logger().error(f"{self._failure} (correct it, then {transition} again)")
         return TransitionCallbackReturn.FAILURE
@@ -234,7 +235,7 @@ class PerceptionNode(LifecycleNode):
         for frame, image, scene in zip(readable, images, scenes, strict=True):
             try:
                 self._publish(frame, image, scene, settings)
-            except ValueError as error:
+            except Exception as error:  # noqa: BLE001
                 self._lose(frame, error)
                 continue
             now = time.monotonic()
@@ -250,7 +251,7 @@ class PerceptionNode(LifecycleNode):
             except ImageError as error:
                 frame.camera.statistics.refuse(str(error))
                 source = frame.camera.source
-                self._warn(source, type(error), f"dropped a frame of {source}: {error}")
+                self._warn((source, error.kind), f"dropped a frame of {source}: {error}")
             else:
                 readable.append(frame)
         return readable, images
@@ -294,20 +295,21 @@ class PerceptionNode(LifecycleNode):
             outputs.overlay.publish(to_message(overlay, header))
 
     def _lose(self, frame: Frame, error: Exception) -> None:
-        """Count and report a frame that an error of the model cost us."""
+        """Count and report a frame that an error of the model or of this node cost us."""
+        if not self.context.ok():
+            return  # publishing fails while the process ends; that is no news
         text = f"{type(error).__name__}: {error}"
         frame.camera.statistics.fail(text)
+        trace = "" if isinstance(error, _EXPECTED_ERRORS) else "\n" + _trace(error)
         source = frame.camera.source
-        self._warn(source, type(error), f"lost a frame of {source}: {text}")
+        self._warn((source, type(error)), f"lost a frame of {source}: {text}{trace}")
 
     def _report_bug(self, error: Exception) -> None:
-        if self.context.ok():  # publishing fails while the process ends; that is no bug
-            trace = "".join(traceback.format_exception(error))
-            self._warn("worker", type(error), f"lost a frame to a bug of this node: {trace}")
+        self._warn(("worker", type(error)), f"lost a frame to a bug of this node: {_trace(error)}")
 
-    def _warn(self, subject: str, kind: type, text: str) -> None:
-        """Warn, but not again about the same within a few seconds."""
-        suppressed = self._may_warn((subject, kind), time.monotonic())
+    def _warn(self, problem: Hashable, text: str) -> None:
+        """Warn, but not again about the same problem within a few seconds."""
+        suppressed = self._may_warn(problem, time.monotonic())
         if suppressed is not None:
             more = f" ({suppressed} more like it)" if suppressed else ""
             self.get_logger().warning(text + more)
@@ -367,6 +369,10 @@ class PerceptionNode(LifecycleNode):
 def _segmenter_settings(settings: Settings) -> tuple[int | None, float | None, str]:
     """max_slots, stop_threshold and fit as the segmenter takes them (0 means None)."""
     return settings.max_slots or None, settings.stop_threshold or None, settings.fit
+
+
+def _trace(error: Exception) -> str:
+    return "".join(traceback.format_exception(error))
 
 
 def _free_memory() -> None:

@@ -1,0 +1,91 @@
+"""What a planner does with ObjectMasks messages, without a node."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from std_msgs.msg import Header
+
+from genesis_ros.conversions import ImageError
+from genesis_ros.masks import full_mask, full_masks, label_image, to_object_masks
+from genesis_ros.msg import ObjectMasks
+from genesis_ros.objects import Box, SceneObject
+
+
+def make_message() -> ObjectMasks:
+    """A 6x8 image: object 1 everywhere, object 2 over columns 2-4 of rows 1-2."""
+    second = np.array([[255, 200, 100], [0, 200, 128]], np.uint8)
+    first = np.full((6, 8), 255, np.uint8)
+    first[1:3, 2:5] -= second
+    objects = [
+        SceneObject(
+            label=label,
+            slot=3,
+            background=label == 1,
+            score=0.75,
+            area=5,
+            centroid=(3.25, 1.5),
+            box=box,
+            mask=mask,
+            latent_mean=np.array([0.5, -2.0], np.float32),
+            latent_std=np.array([0.25, 1.0], np.float32),
+        )
+        for label, box, mask in ((1, Box(0, 0, 8, 6), first), (2, Box(2, 1, 3, 2), second))
+    ]
+    header = Header(frame_id="wrist")
+    header.stamp.nanosec = 5
+    return to_object_masks(
+        objects, header=header, height=6, width=8, camera="/wrist/image", model="tabletop"
+    )
+
+
+def test_message_says_it_all() -> None:
+    message = make_message()
+    assert (message.camera, message.model) == ("/wrist/image", "tabletop")
+    assert (message.header.frame_id, message.header.stamp.nanosec) == ("wrist", 5)
+    table, item = message.objects
+    assert (table.label, table.background) == (1, True)
+    assert (item.label, item.background, item.track_id) == (2, False, 0)
+    assert (item.score, item.area, item.centroid_x, item.centroid_y) == (0.75, 5, 3.25, 1.5)
+    roi = item.roi
+    assert (roi.x_offset, roi.y_offset, roi.width, roi.height) == (2, 1, 3, 2)
+    assert (item.mask.encoding, item.mask.header) == ("mono8", message.header)
+    assert (list(item.latent_mean), list(item.latent_std)) == ([0.5, -2.0], [0.25, 1.0])
+    assert not item.has_position
+
+
+def test_full_masks() -> None:
+    message = make_message()
+    masks = full_masks(message)
+    assert masks.shape == (2, 6, 8) and masks.dtype == np.float32
+    np.testing.assert_allclose(masks.sum(axis=0), 1, atol=1e-6)
+    assert masks[1].sum() == pytest.approx((255 + 200 + 100 + 200 + 128) / 255)
+    assert masks[1, 1, 3] == pytest.approx(200 / 255)
+    for mask, item in zip(masks, message.objects, strict=True):
+        np.testing.assert_array_equal(full_mask(item, 6, 8), mask)
+
+
+def test_label_image() -> None:
+    expected = np.ones((6, 8), np.uint8)
+    expected[1:3, 2:5] = [[2, 2, 1], [1, 2, 2]]
+    np.testing.assert_array_equal(label_image(make_message()), expected)
+
+
+def test_no_objects() -> None:
+    message = ObjectMasks(height=6, width=8)
+    assert full_masks(message).shape == (0, 6, 8)
+    assert not label_image(message).any() and label_image(message).shape == (6, 8)
+
+
+@pytest.mark.parametrize("read", [full_masks, label_image])
+def test_contradictory_messages_are_refused(read: object) -> None:
+    message = make_message()
+    message.objects[1].roi.x_offset = 6
+    with pytest.raises(ImageError, match=r"object 2: roi 3x2 at \(6, 1\) reaches outside the 8x6"):
+        read(message)  # type: ignore[operator]
+    message.objects[1].roi.width = 2
+    with pytest.raises(ImageError, match="object 2: the mask is 3x2, its roi 2x2"):
+        read(message)  # type: ignore[operator]
+    message.objects[1].mask.encoding = "32FC1"
+    with pytest.raises(ImageError, match="encoding '32FC1' found where mono8 was expected"):
+        read(message)  # type: ignore[operator]

@@ -1,0 +1,167 @@
+"""Slots become objects whose masks, labels, areas and boxes agree with each other."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+import numpy as np
+import pytest
+
+from genesis_ros.objects import SceneObjects, find_objects
+
+HEIGHT, WIDTH = 60, 80
+ALL = {"min_area": 0.0, "mask_floor": 0.0, "background_border": 0.2}
+
+
+@dataclass
+class Scene:
+    """What find_objects reads of a genesis_core.Scene."""
+
+    masks: np.ndarray
+    labels: np.ndarray = field(init=False)
+    latent_mean: np.ndarray = field(init=False)
+    latent_std: np.ndarray = field(init=False)
+    scores: np.ndarray = field(init=False)
+
+    def __post_init__(self) -> None:
+        seen = self.masks.sum(axis=0) > 0.5
+        self.labels = np.where(seen, self.masks.argmax(axis=0), -1)
+        slots = np.arange(len(self.masks), dtype=np.float32)
+        self.latent_mean = slots[:, None] * np.ones((1, 8), np.float32)
+        self.latent_std = self.latent_mean + 1
+        self.scores = slots / 10
+
+
+def random_scene(seed: int, num_slots: int = 6, sharpness: float = 3.0) -> Scene:
+    """Soft, blotchy masks that sum to 1."""
+    scores = np.random.default_rng(seed).normal(size=(num_slots, HEIGHT // 10, WIDTH // 10))
+    logits = sharpness * scores.repeat(10, axis=1).repeat(10, axis=2)
+    masks = np.exp(logits)
+    return Scene((masks / masks.sum(axis=0)).astype(np.float32))
+
+
+def table_scene() -> Scene:
+    """Slot 0 is a table, slot 1 a 20x10 box on it (rows 10-19, columns 30-49), slot 2 nothing."""
+    masks = np.zeros((3, HEIGHT, WIDTH), np.float32)
+    masks[1, 10:20, 30:50] = 1
+    masks[0] = 1 - masks[1]
+    return Scene(masks)
+
+
+def full_masks(found: SceneObjects) -> np.ndarray:
+    full = np.zeros((len(found.objects), *found.labels.shape), np.uint8)
+    for mask, item in zip(full, found.objects, strict=True):
+        mask[item.box.slices] = item.mask
+    return full
+
+
+def test_known_box() -> None:
+    found = find_objects(table_scene(), **ALL)
+    table, box = found.objects
+    assert (table.slot, table.background, table.area) == (0, True, HEIGHT * WIDTH - 200)
+    assert (box.slot, box.background, box.area) == (1, False, 200)
+    assert box.centroid == (39.5, 14.5)
+    assert box.box == (30, 10, 20, 10)
+    assert box.mask.shape == (10, 20) and (box.mask == 255).all()
+    assert box.score == pytest.approx(0.1)
+    assert box.latent_mean.tolist() == [1.0] * 8 and box.latent_std.tolist() == [2.0] * 8
+    expected = np.ones((HEIGHT, WIDTH))
+    expected[10:20, 30:50] = 2
+    np.testing.assert_array_equal(found.labels, expected)
+
+
+@pytest.mark.parametrize("seed", range(5))
+@pytest.mark.parametrize("floor", [0.0, 0.02, 0.3, 1.0])
+@pytest.mark.parametrize("min_area", [0.0, 0.12, 0.3])
+def test_everything_agrees(seed: int, floor: float, min_area: float) -> None:
+    scene = random_scene(seed)
+    found = find_objects(scene, min_area=min_area, mask_floor=floor, background_border=0.2)
+    masks = full_masks(found)
+    won = np.bincount(scene.labels.ravel(), minlength=6)
+    kept = [slot for slot in range(6) if won[slot] >= max(1, min_area * HEIGHT * WIDTH)]
+    assert [item.slot for item in found.objects] == kept
+    assert [item.label for item in found.objects] == list(range(1, len(kept) + 1))
+    if not kept:
+        assert not found.labels.any()
+        return
+    assert (masks.sum(axis=0, dtype=int) == 255).all()
+    np.testing.assert_array_equal(found.labels, masks.argmax(axis=0) + 1)
+    for mask, item in zip(masks, found.objects, strict=True):
+        rows, columns = np.nonzero(found.labels == item.label)
+        assert item.area == len(rows)
+        assert item.centroid == pytest.approx((columns.mean(), rows.mean()))
+        rows, columns = np.nonzero(mask)
+        assert item.box[:2] == (columns.min(), rows.min())
+        assert item.box[2:] == (np.ptp(columns) + 1, np.ptp(rows) + 1)
+        own = scene.masks[item.slot]
+        untouched = (found.labels != item.label) & (own > floor + 1 / 255)
+        np.testing.assert_allclose(mask[untouched] / 255, own[untouched], atol=1 / 255)
+        assert not mask[(found.labels != item.label) & (own < floor - 1 / 255)].any()
+
+
+def test_pixels_of_a_small_slot_go_to_the_next_best() -> None:
+    masks = np.zeros((3, HEIGHT, WIDTH), np.float32)
+    masks[0] = 1
+    masks[:, 5:7, 5:7] = np.array([0.1, 0.3, 0.6], np.float32)[:, None, None]
+    masks[:, 20:40, 20:40] = np.array([0.2, 0.8, 0.0], np.float32)[:, None, None]
+    found = find_objects(Scene(masks), min_area=0.001, mask_floor=0.0, background_border=0.2)
+    assert [item.slot for item in found.objects] == [0, 1]  # slot 2 had 4 of 4800 pixels
+    assert (found.labels[5:7, 5:7] == 2).all()
+    assert found.objects[1].area == 404
+
+
+def test_floor_shrinks_the_crops() -> None:
+    scene = table_scene()
+    scene.masks[1] += 0.01 * scene.masks[0]
+    scene.masks[0] *= 0.99
+    loose = find_objects(scene, **ALL)
+    tight = find_objects(scene, **{**ALL, "mask_floor": 0.02})
+    assert loose.objects[1].box == (0, 0, WIDTH, HEIGHT)
+    assert tight.objects[1].box == (30, 10, 20, 10)
+
+
+def test_nothing_outside_what_the_model_saw() -> None:
+    scene = random_scene(0)
+    scene.masks[:, :, :10] = 0
+    scene.masks[:, :, -10:] = 0
+    found = find_objects(Scene(scene.masks), **ALL)
+    assert not found.labels[:, :10].any() and not found.labels[:, -10:].any()
+    assert found.labels[:, 10:-10].all()
+    sums = full_masks(found).sum(axis=0, dtype=int)
+    assert (sums[:, 10:-10] == 255).all() and not sums[:, :10].any() and not sums[:, -10:].any()
+
+
+@pytest.mark.parametrize(("columns", "background"), [(40, True), (4, False)])
+def test_background_covers_enough_of_the_border(columns: int, background: bool) -> None:
+    """A slot at the left edge: over the full height, and as a box that touches the edge."""
+    masks = np.zeros((2, HEIGHT, WIDTH), np.float32)
+    masks[1, 20:40, :columns] = 1
+    if background:
+        masks[1, :, :columns] = 1
+    masks[0] = 1 - masks[1]
+    found = find_objects(Scene(masks), **ALL)
+    assert [item.background for item in found.objects] == [True, background]
+
+
+def test_background_border_of_a_crop_is_the_crops() -> None:
+    masks = np.zeros((2, HEIGHT, WIDTH), np.float32)
+    masks[0, :, 10:70] = 1
+    masks[1, 20:40, 30:50] = 1
+    masks[0] -= masks[1]
+    found = find_objects(Scene(masks), **ALL)
+    assert [item.background for item in found.objects] == [True, False]
+
+
+def test_masks_that_are_not_numbers_are_refused() -> None:
+    scene = random_scene(0)
+    scene.masks[2, 5, 7] = np.nan
+    with pytest.raises(ValueError, match="not finite"):
+        find_objects(scene, **ALL)
+
+
+def test_more_slots_than_labels_are_refused() -> None:
+    masks = np.full((255, 4, 4), 1 / 255, np.float32)
+    with pytest.raises(
+        ValueError, match="255 slots; a mono8 label image holds at most 254 objects"
+    ):
+        find_objects(Scene(masks), **ALL)

@@ -1,0 +1,240 @@
+"""The perception node's states: driven from outside, refused with a reason, ended cleanly."""
+
+from __future__ import annotations
+
+import signal
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from diagnostic_msgs.msg import DiagnosticArray, DiagnosticStatus
+from sensor_msgs.msg import Image
+
+from genesis_core import GenesisV2, GenesisV2Config, save_model
+from genesis_ros.conversions import to_message
+from genesis_ros.masks import full_masks
+from genesis_ros.msg import ObjectMasks
+from genesis_ros.parameters import RULES, Settings
+
+TOPIC = "/lifecycle_test/image_raw"
+NODE = "/genesis/perception"
+MASKS = "/genesis/object_masks"
+
+Start = Callable[..., Any]
+
+
+@pytest.fixture
+def start(ros: None, node_process: Any, tiny_checkpoint: Path, tmp_path: Path) -> Iterator[Start]:
+    """Starts a perception node with these parameters (and sensible others)."""
+    processes = []
+
+    def start(*arguments: str, **parameters: object) -> Any:
+        given = {
+            "checkpoint": str(tiny_checkpoint),
+            "device": "cpu",
+            "image_topics": [TOPIC],
+            "diagnostics_period": 0.2,
+            **parameters,
+        }
+        process = node_process("genesis_ros.perception_node", tmp_path, given, arguments)
+        processes.append(process)
+        return process
+
+    yield start
+    for process in processes:
+        process.__exit__()
+
+
+def ask(client: Any, pixels: np.ndarray, masks: list[ObjectMasks]) -> ObjectMasks:
+    """Publish an image until it is answered."""
+    publisher = client.publisher(Image, TOPIC)
+    masks.clear()
+
+    def answered() -> bool:
+        publisher.publish(to_message(pixels, Image().header))
+        client.spin(0.1)
+        return bool(masks)
+
+    client.until(answered, "object masks")
+    client.node.destroy_publisher(publisher)
+    return masks[-1]
+
+
+def test_driven_from_outside(client: Any, start: Start, photo: np.ndarray) -> None:
+    node = start(autostart=False)
+    assert client.state(NODE) == "unconfigured"
+    assert not client.transition(NODE, "activate")  # not from here
+    with client.listen(ObjectMasks, MASKS, heard=False) as masks:
+        for _ in range(2):
+            assert client.transition(NODE, "configure")
+            assert client.state(NODE) == "inactive"
+            assert client.node.count_subscribers(TOPIC) == 0
+            for _ in range(2):
+                assert client.transition(NODE, "activate")
+                assert client.state(NODE) == "active"
+                assert ask(client, photo, masks).objects
+                assert client.transition(NODE, "deactivate")
+                client.until(lambda: not client.node.count_subscribers(TOPIC), "unsubscription")
+            assert client.transition(NODE, "cleanup")
+            assert client.state(NODE) == "unconfigured"
+            client.until(lambda: not client.node.count_publishers(MASKS), "end of the publisher")
+    assert client.transition(NODE, "unconfigured_shutdown")
+    assert client.state(NODE) == "finalized"
+    assert node.end() == 0
+    assert "Traceback" not in node.log
+
+
+def test_wrong_settings_are_refused_and_can_be_corrected(
+    client: Any, start: Start, photo: np.ndarray, tiny_checkpoint: Path, tmp_path: Path
+) -> None:
+    """One node, started with about everything wrong, is set right step by step."""
+    missing, broken = tmp_path / "missing.safetensors", tmp_path / "broken.safetensors"
+    broken.write_bytes(tiny_checkpoint.read_bytes()[:5000])
+    cuda = f"cuda:{torch.cuda.device_count()}"
+    node = start(
+        checkpoint=str(missing), device="gpu", max_slots=500, stop_threshold=20, max_slot=3
+    )
+    node.wait_for_log("cannot configure: ")
+    assert "ignored the unknown parameter max_slot; did you mean max_slots?" in node.log
+    assert "parameter device is 'gpu'; expected auto, cpu, cuda or cuda:n" in node.log
+    assert "parameter max_slots is 500; expected 0 to 64" in node.log
+    assert client.state(NODE) == "unconfigured"
+    assert client.get_parameter(NODE, "stop_threshold") == 20.0
+
+    with client.listen(DiagnosticArray, "/diagnostics") as reports:
+        client.until(lambda: reports, "diagnostics")
+    (status,) = [status for status in reports[-1].status if status.name == NODE]
+    assert status.level == DiagnosticStatus.ERROR
+    assert status.message.startswith("cannot configure: parameter device is 'gpu'")
+
+    def set_and_configure(expected: str, **parameters: object) -> None:
+        for name, value in parameters.items():
+            assert client.set_parameter(NODE, name, value).successful
+        assert not client.transition(NODE, "configure")
+        assert client.state(NODE) == "unconfigured"
+        node.wait_for_log(expected)
+
+    set_and_configure("cannot configure: parameter max_slots is 500", device="cpu")
+    set_and_configure(f"cannot configure: checkpoint {missing} does not exist", max_slots=0)
+    set_and_configure(f"cannot configure: checkpoint {broken}", checkpoint=str(broken))
+    set_and_configure(
+        f"cannot configure: device '{cuda}' was asked for, but PyTorch sees",
+        checkpoint=str(tiny_checkpoint),
+        device=cuda,
+    )
+    assert client.set_parameter(NODE, "device", "cpu").successful
+    assert client.transition(NODE, "configure")
+    assert client.transition(NODE, "activate")
+    with client.listen(ObjectMasks, MASKS) as masks:
+        assert ask(client, photo, masks).objects
+    assert "Traceback" not in node.log
+
+
+def test_parameters_of_a_running_node(
+    client: Any, start: Start, photo: np.ndarray, tiny_checkpoint: Path
+) -> None:
+    node = start(min_area=0.0)
+    node.wait_for_log("active: ")
+
+    # What is declared is what parameters.py says.
+    for name, descriptor in zip(RULES, client.describe_parameters(NODE, list(RULES)), strict=True):
+        rule = RULES[name]
+        assert (descriptor.name, descriptor.description) == (name, rule.description)
+        assert rule.allowed in descriptor.additional_constraints
+        spans = [*descriptor.integer_range, *descriptor.floating_point_range]
+        expected = [] if rule.low is None else [(rule.low, rule.high)]
+        assert [(span.from_value, span.to_value) for span in spans] == expected
+    defaults = vars(Settings())
+    for name in ("max_slots", "fit", "overlay_alpha", "qos_reliability"):
+        assert client.get_parameter(NODE, name) == defaults[name]
+
+    # Bad values.
+    for name, value, reason in (
+        ("overlay_alpha", 1.5, "overlay_alpha"),
+        ("fit", "stretch", "parameter fit is 'stretch'; expected one of resize, crop"),
+        ("max_slots", 1, "parameter max_slots is 1; a single slot cannot tell objects apart"),
+        ("max_slots", "many", "max_slots"),
+        ("min_area", "big", "min_area"),
+    ):
+        result = client.set_parameter(NODE, name, value)
+        assert not result.successful
+        assert reason in result.reason or "Wrong parameter type" in result.reason
+    assert client.get_parameter(NODE, "fit") == "resize"
+
+    # Good values of what cannot change now.
+    for name in [name for name, rule in RULES.items() if not rule.live]:
+        result = client.set_parameter(NODE, name, client.get_parameter(NODE, name))
+        assert not result.successful
+        assert f"parameter {name} cannot change while the node is configured" in result.reason
+        assert "clean up" in result.reason
+
+    # What can change shows in the next frame.
+    with client.listen(ObjectMasks, MASKS) as masks:
+        everything = ask(client, photo, masks)
+        assert len(everything.objects) >= 3
+        assert client.set_parameter(NODE, "max_slots", 2).successful
+        client.spin(0.3)
+        assert len(ask(client, photo, masks).objects) <= 2
+        assert client.set_parameter(NODE, "max_slots", 0).successful
+        assert client.set_parameter(NODE, "fit", "crop").successful
+        client.spin(0.3)
+        seen = full_masks(ask(client, photo, masks)).sum(axis=0)
+        assert not seen[:, :8].any() and not seen[:, -8:].any()  # 48x64: 8 columns on each side
+        np.testing.assert_allclose(seen[:, 8:-8], 1, atol=1e-6)
+        assert client.set_parameter(NODE, "min_area", 1).successful  # an integer will do
+        client.spin(0.3)
+        assert not ask(client, photo, masks).objects
+
+
+@pytest.mark.parametrize("signal_number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_ends_it_cleanly_in_the_middle_of_work(
+    client: Any, start: Start, photo: np.ndarray, signal_number: int
+) -> None:
+    node = start()
+    publisher = client.publisher(Image, TOPIC)
+    with client.listen(ObjectMasks, MASKS) as masks:
+
+        def busy() -> bool:
+            publisher.publish(to_message(photo, Image().header))
+            client.spin(0.01)
+            return len(masks) > 3
+
+        client.until(busy, "a few object masks")
+        for _ in range(5):
+            publisher.publish(to_message(photo, Image().header))
+        assert node.end(signal_number) == 0
+    assert "Traceback" not in node.log and "Error" not in node.log
+
+
+def test_a_model_that_fails_costs_the_frame_only(
+    client: Any, start: Start, tmp_path: Path, photo: np.ndarray
+) -> None:
+    """Weights so large that any image but a black one overflows to NaN."""
+    model = GenesisV2(GenesisV2Config(image_size=32, feature_dim=8, num_slots=4))
+    first = next(weights for weights in model.parameters() if weights.ndim == 4)
+    with torch.no_grad():
+        first.fill_(3e38)
+    checkpoint = tmp_path / "overflowing.safetensors"
+    save_model(model, checkpoint)
+    node = start(checkpoint=str(checkpoint), precision="fp32")
+    node.wait_for_log("active: ")
+    publisher = client.publisher(Image, TOPIC)
+    with (
+        client.listen(ObjectMasks, MASKS) as masks,
+        client.listen(DiagnosticArray, "/diagnostics") as reports,
+    ):
+
+        def failed() -> bool:
+            publisher.publish(to_message(photo, Image().header))
+            client.spin(0.1)
+            states = [status for report in reports for status in report.status]
+            return any("frames lost: ValueError: " in status.message for status in states)
+
+        client.until(failed, "an error in the diagnostics")
+        assert not masks
+        ask(client, np.zeros_like(photo), masks)
+    assert f"lost a frame of {TOPIC}: ValueError: the model's masks are not finite" in node.log
+    assert node.alive
