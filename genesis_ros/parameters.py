@@ -152,7 +152,7 @@ class Settings:
         live=True,
     )
     mask_floor: float = _parameter(
-        0.02,
+        0.1,
         "Smaller mask probabilities become 0 (the pixel's best object takes them), which keeps the "
         "published crops small; 0: keep all.",
         low=0.0,
