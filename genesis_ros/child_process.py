@@ -11,7 +11,6 @@ import threading
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
-_GRACE = 5.0
 _LOUD = re.compile(r"\[(WARN|ERROR|FATAL)\]|Traceback|Error:")
 
 
@@ -19,7 +18,8 @@ class ChildProcess:
     """Runs `python -m module` with its output in a log file; warnings and errors also go to `echo`.
 
     The child is in a session of its own, so that Ctrl-C in the terminal reaches it by `stop` alone.
-    Use it in a `with` block: leaving the block, in whatever way, ends the process.
+    Use it in a `with` block: leaving the block, in whatever way, ends the process: by SIGINT, after
+    `grace` seconds by SIGTERM, after as many more by SIGKILL.
     """
 
     def __init__(
@@ -31,10 +31,12 @@ class ChildProcess:
         environment: Mapping[str, str],
         log: Path,
         echo: Callable[[str], None],
+        grace: float = 5.0,
     ) -> None:
         self.name = name
         self.log = log
         self._echo = echo
+        self._grace = grace
         self._tail: collections.deque[str] = collections.deque(maxlen=15)
         self._process = subprocess.Popen(
             [sys.executable, "-m", module, *arguments],
@@ -74,16 +76,16 @@ class ChildProcess:
         return "\n".join(self._tail)
 
     def stop(self) -> None:
-        """End the process: ask, insist, kill."""
+        """End the process, if it still runs."""
         for request in (signal.SIGINT, signal.SIGTERM, signal.SIGKILL):
             if self._process.poll() is not None:
                 break
             self._process.send_signal(request)
             try:
-                self._process.wait(_GRACE)
+                self._process.wait(self._grace)
             except subprocess.TimeoutExpired:
                 continue
-        self._pump.join(timeout=_GRACE)
+        self._pump.join(timeout=self._grace)
 
     def __enter__(self) -> ChildProcess:
         return self
