@@ -1,26 +1,51 @@
-"""GENESIS-V2 and its tools, free of ROS. Source: arXiv 2104.09958."""
+"""GENESIS-V2 and its tools, free of ROS. Source: arXiv 2104.09958.
 
-from genesis_core.checkpoint import CheckpointError, default_checkpoint, load_model, save_model
-from genesis_core.config import ConfigError, GenesisV2Config
-from genesis_core.device import DeviceError
-from genesis_core.genesis_v2 import GenesisOutput, GenesisV2
-from genesis_core.losses import Geco, Losses
-from genesis_core.segmenter import Scene, Segmenter
+Names are loaded when they are first used: `genesis_core.tabletop` needs no PyTorch, and a process
+that only renders should not wait for it.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from genesis_core.checkpoint import CheckpointError as CheckpointError
+    from genesis_core.checkpoint import default_checkpoint as default_checkpoint
+    from genesis_core.checkpoint import load_model as load_model
+    from genesis_core.checkpoint import save_model as save_model
+    from genesis_core.config import ConfigError as ConfigError
+    from genesis_core.config import GenesisV2Config as GenesisV2Config
+    from genesis_core.device import DeviceError as DeviceError
+    from genesis_core.genesis_v2 import GenesisOutput as GenesisOutput
+    from genesis_core.genesis_v2 import GenesisV2 as GenesisV2
+    from genesis_core.losses import Geco as Geco
+    from genesis_core.losses import Losses as Losses
+    from genesis_core.segmenter import Scene as Scene
+    from genesis_core.segmenter import Segmenter as Segmenter
 
 __version__ = "0.1.0"
 
-__all__ = [
-    "CheckpointError",
-    "ConfigError",
-    "DeviceError",
-    "Geco",
-    "GenesisOutput",
-    "GenesisV2",
-    "GenesisV2Config",
-    "Losses",
-    "Scene",
-    "Segmenter",
-    "default_checkpoint",
-    "load_model",
-    "save_model",
-]
+_MODULES = {
+    "checkpoint": ("CheckpointError", "default_checkpoint", "load_model", "save_model"),
+    "config": ("ConfigError", "GenesisV2Config"),
+    "device": ("DeviceError",),
+    "genesis_v2": ("GenesisOutput", "GenesisV2"),
+    "losses": ("Geco", "Losses"),
+    "segmenter": ("Scene", "Segmenter"),
+}
+_HOMES = {name: module for module, names in _MODULES.items() for name in names}
+
+__all__ = sorted(_HOMES)
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOMES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    value = getattr(import_module(f"{__name__}.{_HOMES[name]}"), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted([*globals(), *__all__])
