@@ -4,9 +4,13 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Sequence
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeAlias
 
-from rclpy.event_handler import QoSMessageLostInfo, SubscriptionEventCallbacks
+from rclpy.event_handler import (
+    QoSMessageLostInfo,
+    QoSRequestedIncompatibleQoSInfo,
+    SubscriptionEventCallbacks,
+)
 from rclpy.node import Node
 from rclpy.qos import HistoryPolicy, QoSProfile, ReliabilityPolicy
 from rclpy.subscription import Subscription
@@ -16,6 +20,7 @@ from genesis_ros.conversions import ImageMessage
 from genesis_ros.frame_statistics import FrameStatistics
 
 COMPRESSED_SUFFIX = "/compressed"
+_Candidate: TypeAlias = tuple[str, type[ImageMessage]]
 _TYPE_NAMES = {
     Image: "sensor_msgs/msg/Image",
     CompressedImage: "sensor_msgs/msg/CompressedImage",
@@ -45,9 +50,9 @@ class Camera:
 
     topic: as configured; resolved against the node's namespace and remappings.
     transport: raw, compressed, or auto: what is published, raw first.
-    reliability: best_effort, reliable, or auto: reliable if every publisher offers it. Best effort
-        hears every camera, but the middleware's default buffers lose many frames of 640x480 and
-        more; reliable gets them all.
+    reliability: best_effort, reliable, or auto: reliable unless a publisher offers less. Best
+        effort hears every camera, but the middleware's default buffers lose many frames of 640x480
+        and more; reliable gets them all.
     on_frame: called with each frame in the node's executor.
     """
 
@@ -67,7 +72,7 @@ class Camera:
         self._on_frame = on_frame
         self._candidates = _candidates(self.topic, transport)
         self._subscription: Subscription[Any] | None = None
-        self._stream = self._choose(None)
+        self._stream = self._choose(self._candidates[0])
         self._subscribe()
 
     @property
@@ -81,7 +86,7 @@ class Camera:
 
     def follow_publishers(self) -> None:
         """Adapt what is set to auto to those who publish now."""
-        stream = self._choose(self._stream)
+        stream = self._choose((self._stream.topic, self._stream.kind))
         if stream != self._stream:
             self.close()
             self._stream = stream
@@ -93,7 +98,7 @@ class Camera:
             self._node.destroy_subscription(self._subscription)
             self._subscription = None
 
-    def _choose(self, current: _Stream | None) -> _Stream:
+    def _choose(self, current: _Candidate) -> _Stream:
         """The first candidate that is published; else stay where we are."""
         for topic, kind in self._candidates:
             offered = [
@@ -103,14 +108,16 @@ class Camera:
             ]
             if offered:
                 return _Stream(topic, kind, self._match(offered))
-        return current or _Stream(*self._candidates[0], self._match([]))
+        return _Stream(*current, self._match([]))
 
     def _match(self, offered: Sequence[ReliabilityPolicy]) -> ReliabilityPolicy:
         if self._reliability != "auto":
             return ReliabilityPolicy[self._reliability.upper()]
-        if offered and all(policy == ReliabilityPolicy.RELIABLE for policy in offered):
-            return ReliabilityPolicy.RELIABLE
-        return ReliabilityPolicy.BEST_EFFORT
+        # While nobody publishes: reliable, which lets no publisher send before all is settled. (One
+        # that is reliable needs no change, and one that is not finds no listener until it is made.)
+        if any(policy != ReliabilityPolicy.RELIABLE for policy in offered):
+            return ReliabilityPolicy.BEST_EFFORT
+        return ReliabilityPolicy.RELIABLE
 
     def _subscribe(self) -> None:
         self._subscription = self._node.create_subscription(
@@ -122,11 +129,20 @@ class Camera:
                 depth=_DEPTH,
                 reliability=self._stream.reliability,
             ),
-            event_callbacks=SubscriptionEventCallbacks(message_lost=self._lost),
+            event_callbacks=SubscriptionEventCallbacks(
+                message_lost=self._lost, incompatible_qos=self._incompatible
+            ),
         )
 
     def _lost(self, event: QoSMessageLostInfo) -> None:
         self.statistics.lose(event.total_count_change)
+
+    def _incompatible(self, event: QoSRequestedIncompatibleQoSInfo) -> None:
+        if self._reliability != "auto":  # else follow_publishers() puts it right
+            self._node.get_logger().warning(
+                f"a publisher of {self.source} offers best effort only, nothing is heard of it: "
+                "set the parameter qos_reliability to auto or best_effort"
+            )
 
     def _receive(self, message: ImageMessage) -> None:
         now = time.monotonic()
@@ -135,7 +151,7 @@ class Camera:
         self._on_frame(Frame(self, message, now))
 
 
-def _candidates(topic: str, transport: str) -> list[tuple[str, type[ImageMessage]]]:
+def _candidates(topic: str, transport: str) -> list[_Candidate]:
     """Topics and types to listen to, in order of preference."""
     if topic.endswith(COMPRESSED_SUFFIX):
         return [(topic, CompressedImage)]

@@ -140,7 +140,7 @@ class Settings:
     qos_reliability: str = _parameter(
         "auto",
         "Reliability of the image subscription: best_effort (hears every camera, may lose large "
-        "frames), reliable, or auto: reliable if every publisher offers it.",
+        "frames), reliable, or auto: reliable unless a publisher offers only best effort.",
         choices=("auto", "best_effort", "reliable"),
     )
     min_area: float = _parameter(

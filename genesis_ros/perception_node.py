@@ -13,7 +13,7 @@ import time
 import traceback
 from collections.abc import Hashable, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypedDict
 
 import numpy as np
 import numpy.typing as npt
@@ -48,9 +48,15 @@ _SETUP_ERRORS = (OSError, ValueError, RuntimeError)
 _EXPECTED_ERRORS = (ValueError, torch.OutOfMemoryError)
 _PUBLISH_QOS = QoSProfile(depth=5)  # reliable (REP-2003), at most five frames late
 _WARNING_PERIOD = 5.0  # s between two warnings about the same problem
-_FOLLOW_PERIOD = 0.5  # s between two looks at who publishes images
+_FOLLOW_PERIOD = 0.25  # s between two looks at who publishes images
 _DEACTIVATE_TIMEOUT = 10.0  # s to wait for the frame in work
 _END_TIMEOUT = 1.5  # s; a frame that takes longer does not hold up the end of the process
+
+
+class _SlotSettings(TypedDict):
+    max_slots: int | None
+    stop_threshold: float | None
+    fit: str
 
 
 class _Outputs(NamedTuple):
@@ -68,7 +74,6 @@ class PerceptionNode(LifecycleNode):
             "perception", automatically_declare_parameters_from_overrides=True, **options
         )
         self._segmenter: Segmenter | None = None
-        self._segmenter_settings: tuple[int | None, float | None, str] | None = None
         self._model_name = ""
         self._outputs: _Outputs | None = None
         self._cameras: list[Camera] = []
@@ -149,16 +154,12 @@ class PerceptionNode(LifecycleNode):
     def _configure(self, settings: Settings) -> None:
         checkpoint = Path(settings.checkpoint or default_checkpoint()).expanduser()
         started = time.monotonic()
-        self._segmenter_settings = _segmenter_settings(settings)
-        max_slots, stop_threshold, fit = self._segmenter_settings
         segmenter = Segmenter(
             checkpoint,
             device=settings.device,
             precision=settings.precision,
-            max_slots=max_slots,
-            stop_threshold=stop_threshold,
             mask_source=settings.mask_source,
-            fit=fit,
+            **_slot_settings(settings),
         )
         segmenter.warm_up(len(settings.image_topics))
         self._segmenter, self._model_name = segmenter, checkpoint.stem
@@ -177,7 +178,8 @@ class PerceptionNode(LifecycleNode):
         if not isinstance(error, _SETUP_ERRORS):
             self.get_logger().error(_trace(error))
         self._failure = f"cannot {transition}: {error}"
-        self.get_logger().error(f"{self._failure} (correct it, then {transition} again)")
+        if self.context.ok():  # else the process ends, which is no failure
+            self.get_logger().error(f"{self._failure} (correct it, then {transition} again)")
         return TransitionCallbackReturn.FAILURE
 
     def _stop(self, timeout: float) -> None:
@@ -199,8 +201,10 @@ class PerceptionNode(LifecycleNode):
         _free_memory()
 
     def _apply_settings(self, settings: Settings) -> None:
-        """Take over settings; the worker reads them at its next frame."""
+        """Take over settings, from the next frame on."""
         self._settings = settings
+        if self._segmenter is not None:
+            self._segmenter.configure(**_slot_settings(settings))
         period = round(settings.diagnostics_period * 1e9)
         if self._diagnostics_timer.timer_period_ns != period:
             self._diagnostics_timer.timer_period_ns = period
@@ -223,7 +227,6 @@ class PerceptionNode(LifecycleNode):
         assert segmenter is not None
         before = time.monotonic()
         try:
-            self._configure_segmenter(segmenter, settings)
             scenes = segmenter(images)
         except Exception as error:  # noqa: BLE001 - out of memory and the like: lose the frame only
             for frame in readable:
@@ -255,14 +258,6 @@ class PerceptionNode(LifecycleNode):
             else:
                 readable.append(frame)
         return readable, images
-
-    def _configure_segmenter(self, segmenter: Segmenter, settings: Settings) -> None:
-        """Between two frames, as the segmenter reads its settings several times per frame."""
-        wanted = _segmenter_settings(settings)
-        if wanted != self._segmenter_settings:
-            max_slots, stop_threshold, fit = wanted
-            segmenter.configure(max_slots=max_slots, stop_threshold=stop_threshold, fit=fit)
-            self._segmenter_settings = wanted
 
     def _publish(
         self, frame: Frame, image: npt.NDArray[np.uint8], scene: Scene, settings: Settings
@@ -366,9 +361,13 @@ class PerceptionNode(LifecycleNode):
         }
 
 
-def _segmenter_settings(settings: Settings) -> tuple[int | None, float | None, str]:
-    """max_slots, stop_threshold and fit as the segmenter takes them (0 means None)."""
-    return settings.max_slots or None, settings.stop_threshold or None, settings.fit
+def _slot_settings(settings: Settings) -> _SlotSettings:
+    """The settings that a segmenter can change while it runs, as it takes them (0 means None)."""
+    return {
+        "max_slots": settings.max_slots or None,
+        "stop_threshold": settings.stop_threshold or None,
+        "fit": settings.fit,
+    }
 
 
 def _trace(error: Exception) -> str:
