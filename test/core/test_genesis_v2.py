@@ -494,13 +494,17 @@ def test_config_survives_a_dictionary_and_refuses_unknown_keys() -> None:
 
 
 def test_importing_the_library_is_light() -> None:
-    """No renderer, ROS or compiler comes with it, and PyTorch's global settings stay."""
+    """Nothing heavy before it is needed; and never a renderer, ROS or a compiler."""
     code = """
-import sys, torch
-before = torch.get_num_threads(), torch.get_default_dtype(), torch.random.initial_seed()
+import sys
 import genesis_core
+assert "torch" not in sys.modules and "numpy" not in sys.modules
+import torch
+before = torch.get_num_threads(), torch.get_default_dtype(), torch.random.initial_seed()
+from genesis_core import *
 after = torch.get_num_threads(), torch.get_default_dtype(), torch.random.initial_seed()
 assert before == after and torch.is_grad_enabled(), (before, after)
+assert callable(load_model) and callable(Segmenter)
 heavy = ("mujoco", "rclpy", "scipy", "torch._dynamo", "torch._inductor", "triton")
 print([name for name in heavy if name in sys.modules])
 """

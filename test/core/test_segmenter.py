@@ -91,6 +91,16 @@ def test_at_the_models_own_size_masks_are_the_models(checkpoint: Path) -> None:
             np.testing.assert_allclose(getattr(scene, name), expected, atol=1e-4)
 
 
+@pytest.mark.parametrize("height", [480, 8])
+def test_fine_detail_is_averaged_not_skipped(height: int, checkpoint: Path) -> None:
+    """Two bright columns in the middle of each 20 that become a pixel: grey, also in a strip."""
+    stripes = np.zeros((height, 640, 3), np.uint8)
+    stripes[:, 9::20] = stripes[:, 10::20] = 250
+    grey = np.full((height, 640, 3), 25, np.uint8)
+    segment = segmenter(checkpoint)
+    assert_same(segment(stripes), segment(grey), tolerance=1e-3)
+
+
 def test_memory_layout_does_not_matter(checkpoint: Path) -> None:
     image = picture(48, 64)
     segment = segmenter(checkpoint)
