@@ -428,7 +428,8 @@ def test_cuda_agrees_with_cpu(dtype: torch.dtype, make_model: ModelFactory, imag
     model = make_model().cuda()
     with torch.autocast("cuda", dtype, enabled=dtype != torch.float32):
         out = model(images.cuda(), seed_scores=SPREAD_SCORES)
-    tolerance = 1e-3 if dtype == torch.float32 else 0.1
+    # float32 convolutions are TF32 (10 bits) on CUDA unless told otherwise.
+    tolerance = 0.02 if dtype == torch.float32 else 0.1
     for name in ("log_attention", "log_masks"):
         actual, expected = getattr(out, name).exp().cpu(), getattr(exact, name).exp()
         torch.testing.assert_close(actual, expected, rtol=0, atol=tolerance)

@@ -85,4 +85,5 @@ def test_nothing_to_sample_is_refused(
 def test_a_cpu_generator_gives_cuda_the_same_samples(make_model: ModelFactory) -> None:
     expected = make_model().sample(2, seeded(0)).reconstruction
     actual = make_model().cuda().sample(2, seeded(0)).reconstruction
-    torch.testing.assert_close(actual.cpu(), expected, rtol=0, atol=1e-3)
+    # float32 convolutions are TF32 (10 bits) on CUDA unless told otherwise.
+    torch.testing.assert_close(actual.cpu(), expected, rtol=0, atol=0.02)
