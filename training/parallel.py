@@ -6,6 +6,7 @@ Without torchrun there is one process, and everything here does nothing at no co
 from __future__ import annotations
 
 import os
+import warnings
 from typing import Any
 
 import torch
@@ -57,6 +58,8 @@ class Processes:
         """The module with its gradients averaged over all processes."""
         if self.world_size == 1:
             return module
+        # 1x1 kernels are contiguous in both memory formats, which DDP takes for a mismatch.
+        warnings.filterwarnings("ignore", "Grad strides do not match bucket view strides")
         devices = [self.device.index] if self.device.type == "cuda" else None
         # The buffers are constant coordinates: nothing to broadcast.
         return DistributedDataParallel(module, device_ids=devices, broadcast_buffers=False)

@@ -1,7 +1,7 @@
 """Train GENESIS-V2 on prepared data.
 
     python training/train.py --config config/training/tabletop_fast.yaml --run runs/mine
-    torchrun --nproc-per-node 4 training/train.py --config ...
+    torchrun --nproc-per-node 4 -- training/train.py --config ...
 
 Every setting of training/settings.py can be given in the file and overridden on the command line
 (--optimizer.lr 3e-4). A run continues exactly where it was with --resume true.
@@ -229,7 +229,8 @@ class Trainer:
             self._run()
         except OSError as error:
             raise TrainingError(
-                f"stopped at step {self.step}: {error}. {self.folder.kept}"
+                f"the run in {self.folder.path} stopped at step {self.step}: {error}. "
+                f"{self.folder.kept}"
             ) from error
         finally:
             self.folder.release()

@@ -8,9 +8,14 @@ import os
 import resource
 import shutil
 import signal
+import socket
+import subprocess
+import sys
 import threading
+import time
 from collections.abc import Iterator
 from pathlib import Path
+from random import Random
 from typing import Any
 
 import numpy as np
@@ -38,8 +43,6 @@ PAPER_CONFIGS = {  # image size, slots, goal (Appendix E)
 ALL_TERMS = {"objective.mask_supervision": 100, "objective.mask_distillation": 1}
 
 
-# One thread everywhere: the order of a sum, and so its last bit, depends on their number.
-ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONUNBUFFERED": "1"}
 TINY = {
     "model.image_size": 32,
     "model.num_slots": 3,
@@ -371,6 +374,16 @@ def test_float16_on_cuda_trains_and_resumes(data: Path, tmp_path: Path) -> None:
     assert metrics(tmp_path)[-1]["nll"] < metrics(tmp_path)[0]["nll"]
 
 
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="on a CPU, compiling takes minutes")
+def test_compiled_training_agrees_with_plain_training(data: Path, tmp_path: Path) -> None:
+    for compiled in (False, True):
+        settings = {**ALL_TERMS, "device": "cuda", "compile": compiled, "steps": 5}
+        train(tmp_path / str(compiled), data, settings)
+    plain, fast = (metrics(tmp_path / name) for name in ("False", "True"))
+    for line, other in zip(plain, fast, strict=True):
+        assert line["nll"] == pytest.approx(other["nll"], rel=1e-3)
+
+
 # Resuming
 
 
@@ -614,3 +627,120 @@ def test_defaults_are_the_papers() -> None:
     assert (config.objective.goal, config.objective.geco_step_size) == (0.5655, 1e-5)
     assert config.objective.mask_supervision == config.objective.mask_distillation == 0
     assert config.optimizer.clip_norm == config.optimizer.ema_decay == 0
+
+
+# Real processes
+
+
+# One thread everywhere: the order of a sum, and so its last bit, depends on their number.
+ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1"}
+TRAIN = ROOT / "training" / "train.py"
+
+
+def start(
+    command: list[str], settings: dict[str, Any], variables: dict[str, str] | None = None
+) -> subprocess.Popen[str]:
+    return subprocess.Popen(
+        [sys.executable, *command, str(TRAIN), *arguments({**TINY, **settings})],
+        env={**ENVIRONMENT, **(variables or {})},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    )
+
+
+def test_a_run_killed_at_any_moment_ends_with_the_same_weights(
+    data: Path, unlabelled: Path, tmp_path: Path
+) -> None:
+    """SIGKILL at random moments, two times; a checkpoint after every step, so while writing too."""
+    settings = {**FULL_STATE, "data.path": data, "data.unlabelled_path": unlabelled}
+    settings |= {"steps": 40, "checkpoint_minutes": 0, "resume": True}
+    run, unbroken, random = tmp_path / "killed", tmp_path / "unbroken", Random()
+    reached = [0]
+    for _ in range(2):
+        process = start([], {**settings, "run": run})
+        while not (run / CHECKPOINT).exists() or checkpoint(run)["step"] == reached[-1]:
+            assert process.poll() is None, process.communicate()[0]
+            time.sleep(0.02)
+        time.sleep(random.uniform(0, 0.3))
+        process.kill()
+        assert process.wait() == -signal.SIGKILL, "it should not have finished yet"
+        process.communicate()
+        reached.append(checkpoint(run)["step"])
+    assert 0 < reached[1] < reached[2] < 40
+    settings["checkpoint_minutes"] = 5
+    train(run, data, settings)
+    train(unbroken, data, settings)
+    assert differences(checkpoint(unbroken), checkpoint(run)) == [], f"killed at steps {reached}"
+    models = [load_model(folder / MODEL).state_dict() for folder in (run, unbroken)]
+    assert differences(models[0], models[1]) == []
+    assert [line["step"] for line in metrics(run)] == list(range(1, 41))
+
+
+# Without the two hyphens torchrun would take --run for an abbreviation of an option of its own.
+TORCHRUN = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2", "--"]
+
+
+def test_two_processes_train_as_one(data: Path, unlabelled: Path, tmp_path: Path) -> None:
+    """The same global batches, so the same losses, beta and weights but for the order of sums.
+
+    Width 16: with 8, GroupNorm's groups hold one channel each, whose bias gets a gradient that is
+    zero but for rounding, which Adam would scale up to whole steps.
+    """
+    settings = {**FULL_STATE, "data.path": data, "data.unlabelled_path": unlabelled}
+    settings |= {"steps": 6, "data.unlabelled_fraction": 0.5, "model.feature_dim": 16}
+    settings |= {"freeze": "[latent_head]", "eval_every": 3, "picture_every": 6}
+    process = start(TORCHRUN, {**settings, "run": tmp_path / "two"})
+    output = process.communicate()[0]
+    assert process.returncode == 0, output
+    train(tmp_path / "one", data, settings)
+    for kind in ("train", "val"):
+        ours, theirs = metrics(tmp_path / "two", kind), metrics(tmp_path / "one", kind)
+        assert [line["step"] for line in ours] == [line["step"] for line in theirs]
+        for two, one in zip(ours, theirs, strict=True):
+            for name in set(one) - {"kind", "images_per_second"}:
+                assert two[name] == pytest.approx(one[name], rel=1e-4, abs=1e-5), name
+    two, one = checkpoint(tmp_path / "two"), checkpoint(tmp_path / "one")
+    assert two["geco"]["beta"].item() == pytest.approx(one["geco"]["beta"].item(), rel=1e-6)
+    for part in ("model", "ema"):
+        for name, value in one[part].items():
+            assert torch.allclose(two[part][name], value, rtol=0, atol=2e-5), name
+
+
+def test_machines_stop_together_and_need_one_run_folder(data: Path, tmp_path: Path) -> None:
+    """Two processes with nothing in common but torchrun's variables, as if on two machines.
+
+    They continue a run that the first one alone can see, train attention masks alone (most parts
+    have no gradient), and both stop when the second gets a signal. One process finishes the run.
+    """
+    settings: dict[str, Any] = {"objective.unsupervised": False, "objective.mask_supervision": 1}
+    settings |= {"data.path": data, "model.feature_dim": 16}
+    run = tmp_path / "run"
+    train(run, data, {**settings, "steps": 2})
+    with socket.create_server(("localhost", 0)) as server:
+        address = {"MASTER_ADDR": "localhost", "MASTER_PORT": str(server.getsockname()[1])}
+    settings |= {"resume": True, "steps": 5000}
+    processes = [
+        start([], {**settings, "run": run if rank == 0 else tmp_path / "elsewhere"}, variables)
+        for rank, variables in enumerate(
+            {**address, "WORLD_SIZE": "2", "RANK": str(rank), "LOCAL_RANK": "0"} for rank in (0, 1)
+        )
+    ]
+    while len(metrics(run)) < 5:
+        assert processes[0].poll() is None, processes[0].communicate()[0]
+        time.sleep(0.02)
+    processes[1].terminate()
+    outputs = [process.communicate()[0] for process in processes]
+    assert [process.returncode for process in processes] == [0, 0], outputs
+    stopped_at = checkpoint(run)["step"]
+    assert 5 <= stopped_at < 5000
+    assert f"stopped at step {stopped_at}: continue with --resume true" in outputs[0]
+    assert not (tmp_path / "elsewhere").exists()
+
+    train(run, data, {**settings, "steps": stopped_at + 2})
+    train(tmp_path / "one", data, {**settings, "steps": stopped_at + 2})
+    found, expected = metrics(run), metrics(tmp_path / "one")
+    assert [line["step"] for line in found] == list(range(1, stopped_at + 3))
+    # Differences in rounding grow with the number of steps, which is left to chance here.
+    for line, other in zip(found, expected, strict=True):
+        assert line["loss"] == pytest.approx(other["loss"], rel=1e-2), line["step"]
