@@ -258,10 +258,10 @@ class TabletopRenderer:
 
 
 def _worth_showing(labels: npt.NDArray[np.uint8], rng: np.random.Generator) -> bool:
-    """Whether an image shows something: not just the robot, and only now and then no object."""
+    """Whether an image shows something: not just the robot, and seldom no object."""
     objects_seen = np.count_nonzero(labels >= FIRST_OBJECT) >= 0.001 * labels.size
     robot_share = np.count_nonzero(labels == ROBOT) / labels.size
-    return bool(robot_share < 0.5 and (objects_seen or rng.random() < 0.1))
+    return bool(robot_share < 0.5 and (objects_seen or rng.random() < 0.5))
 
 
 def _release(gl_context: Any, context: Any) -> None:

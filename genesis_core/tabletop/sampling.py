@@ -63,7 +63,7 @@ def _sketchy(rng: Rng, width: int, height: int, moving: bool) -> Scene:
     if front and not moving:
         # Finding another crop is cheaper than drawing another scene. Most frames should show
         # something; real crops of empty floor exist, so not all.
-        tries = 8 if rng.random() < 0.9 else 0
+        tries = 8 if rng.random() < 0.85 else 0
         while tries and not _any_visible(camera, poses, width, height):
             camera = cameras.front_camera(rng, width, height)
             tries -= 1
