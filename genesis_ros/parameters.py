@@ -9,7 +9,7 @@ from __future__ import annotations
 import difflib
 import math
 import re
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field, fields
 from typing import Any, get_type_hints
 
@@ -224,7 +224,6 @@ class NodeParameters:
     A bad value given at start-up does not end the node: the default takes its place, and settings()
     refuses until the parameter is set right. An unknown name is reported with the likely one.
 
-    node: must have been made with automatically_declare_parameters_from_overrides=True.
     is_configured: whether parameters that are not live must stay as they are.
     on_change: called with the new settings after a change.
     """
@@ -239,10 +238,9 @@ class NodeParameters:
         self._is_configured = is_configured
         self._on_change = on_change
         self._refused: dict[str, str] = {}
-        given = {name: item.value for name, item in node.get_parameters_by_prefix("").items()}
-        for item in fields(Settings):
-            self._declare(item.name, item.default, given)
-        self._report_unknown(set(given) - set(RULES))
+        for name, default in vars(Settings()).items():
+            self._declare(name, default)
+        self._report_unknown()
         node.add_pre_set_parameters_callback(_numbers)
         node.add_on_set_parameters_callback(self._check_change)
         node.add_post_set_parameters_callback(self._changed)
@@ -251,28 +249,30 @@ class NodeParameters:
         """All parameters. Raises ParameterError, naming each that still has a refused value."""
         if self._refused:
             raise ParameterError("; ".join(self._refused.values()))
-        values: Mapping[str, Any] = {
+        values: dict[str, Any] = {
             name: check(name, self._node.get_parameter(name).value) for name in RULES
         }
         return Settings(**values)
 
-    def _declare(self, name: str, default: Any, given: Mapping[str, Any]) -> None:
+    def _declare(self, name: str, default: Value) -> None:
+        # First without a type, which takes whatever was given at start-up.
+        anything = ParameterDescriptor(dynamic_typing=True)
+        given = self._node.declare_parameter(name, _plain(default), anything).value
+        self._node.undeclare_parameter(name)
         value = default
-        if name in given:
-            self._node.undeclare_parameter(name)  # declared without type and description
-            try:
-                value = check(name, given[name])
-            except ParameterError as error:
-                self._refused[name] = str(error)
-        value = list(value) if isinstance(value, tuple) else value
-        self._node.declare_parameter(name, value, _descriptor(name), ignore_override=True)
+        try:
+            value = check(name, given)
+        except ParameterError as error:
+            self._refused[name] = str(error)
+        self._node.declare_parameter(name, _plain(value), _descriptor(name), ignore_override=True)
 
-    def _report_unknown(self, names: Iterable[str]) -> None:
-        for name in sorted(names):
-            # Names that every node has, and those of the QoS overriding mechanism.
-            if name.startswith(("use_sim_time", "start_type_description_service", "qos_overrides")):
+    def _report_unknown(self) -> None:
+        # rclpy ignores them in silence, and has no public list of them.
+        given: Iterable[str] = getattr(self._node, "_parameter_overrides", ())
+        for name in sorted(given):
+            # Those that every node has are declared; those of QoS overrides come with the topics.
+            if self._node.has_parameter(name) or name.startswith("qos_overrides."):
                 continue
-            self._node.undeclare_parameter(name)
             similar = difflib.get_close_matches(name, RULES, n=1)
             hint = f"; did you mean {similar[0]}?" if similar else ""
             self._node.get_logger().warning(f"ignored the unknown parameter {name}{hint}")
@@ -330,6 +330,11 @@ def _descriptor(name: str) -> ParameterDescriptor:
                 FloatingPointRange(from_value=float(rule.low), to_value=float(rule.high))
             ]
     return descriptor
+
+
+def _plain(value: Value) -> Any:
+    """As rclpy takes it."""
+    return list(value) if isinstance(value, tuple) else value
 
 
 def _all_text(value: object) -> bool:

@@ -70,9 +70,7 @@ class PerceptionNode(LifecycleNode):
 
     def __init__(self, **options: Any) -> None:
         options.setdefault("namespace", "genesis")
-        super().__init__(
-            "perception", automatically_declare_parameters_from_overrides=True, **options
-        )
+        super().__init__("perception", **options)
         self._segmenter: Segmenter | None = None
         self._model_name = ""
         self._outputs: _Outputs | None = None

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 import torch
 from diagnostic_msgs.msg import DiagnosticArray, DiagnosticStatus
+from rclpy.qos import QoSProfile, ReliabilityPolicy
 from sensor_msgs.msg import Image
 
 from genesis_core import GenesisV2, GenesisV2Config, save_model
@@ -95,12 +96,18 @@ def test_wrong_settings_are_refused_and_can_be_corrected(
     broken.write_bytes(tiny_checkpoint.read_bytes()[:5000])
     cuda = f"cuda:{torch.cuda.device_count()}"
     node = start(
-        checkpoint=str(missing), device="gpu", max_slots=500, stop_threshold=20, max_slot=3
+        checkpoint=str(missing),
+        device="gpu",
+        max_slots=500,
+        precision=16,
+        stop_threshold=20,
+        max_slot=3,
     )
     node.wait_for_log("cannot configure: ")
     assert "ignored the unknown parameter max_slot; did you mean max_slots?" in node.log
     assert "parameter device is 'gpu'; expected auto, cpu, cuda or cuda:n" in node.log
     assert "parameter max_slots is 500; expected 0 to 64" in node.log
+    assert "parameter precision is 16; expected a text" in node.log
     assert client.state(NODE) == "unconfigured"
     assert client.get_parameter(NODE, "stop_threshold") == 20.0
 
@@ -117,7 +124,9 @@ def test_wrong_settings_are_refused_and_can_be_corrected(
         assert client.state(NODE) == "unconfigured"
         node.wait_for_log(expected)
 
-    set_and_configure("cannot configure: parameter max_slots is 500", device="cpu")
+    set_and_configure(
+        "cannot configure: parameter max_slots is 500", device="cpu", precision="auto"
+    )
     set_and_configure(f"cannot configure: checkpoint {missing} does not exist", max_slots=0)
     set_and_configure(f"cannot configure: checkpoint {broken}", checkpoint=str(broken))
     set_and_configure(
@@ -131,6 +140,18 @@ def test_wrong_settings_are_refused_and_can_be_corrected(
     with client.listen(ObjectMasks, MASKS) as masks:
         assert ask(client, photo, masks).objects
     assert "Traceback" not in node.log
+
+
+def test_no_image_topic_and_a_camera_of_too_low_reliability(client: Any, start: Start) -> None:
+    node = start(image_topics=[], qos_reliability="reliable")
+    node.wait_for_log("cannot configure: parameter image_topics is None; expected a list of texts")
+    assert client.set_parameter(NODE, "image_topics", [TOPIC]).successful
+    assert client.transition(NODE, "configure")
+    assert client.transition(NODE, "activate")
+    best_effort = QoSProfile(depth=5, reliability=ReliabilityPolicy.BEST_EFFORT)
+    client.publisher(Image, TOPIC, best_effort, heard=False)
+    node.wait_for_log(f"a publisher of {TOPIC} offers best effort only")
+    assert "set the parameter qos_reliability to auto or best_effort" in node.log
 
 
 def test_parameters_of_a_running_node(
