@@ -1,5 +1,9 @@
-# One command each for a fresh machine; `make` alone lists them. Python 3.10-3.13: make PYTHON=python3.12
-PYTHON ?= python3
+# One command each for a fresh machine; `make` alone lists them.
+
+# What makes .venv (Python 3.10-3.13): make build PYTHON=python3.12. An existing .venv is kept unless
+# another Python is asked for.
+VENV_PYTHON := $(if $(ROS_DISTRO),,$(wildcard .venv/bin/python3))
+PYTHON ?= $(or $(VENV_PYTHON),python3)
 # Images, a folder, a video or a bag for the demo; without it the demo renders scenes.
 INPUT ?=
 FRAMES ?= 100
@@ -19,7 +23,8 @@ help:
 	@echo "make lint    ruff and mypy"
 	@echo "make bench   speed of model and node"
 	@echo "make clean   remove builds, caches and demo_output (keeps .venv)"
-	@echo "PYTHON=$(PYTHON) makes .venv; with ROS sourced (ROS_DISTRO), that ROS is used instead."
+	@echo "PYTHON=python3.12 chooses the Python of .venv (3.10 to 3.13; default: python3)."
+	@echo "With a ROS installation sourced (ROS_DISTRO), that is used instead of .venv."
 
 setup:
 	@$(PYTHON) scripts/workspace.py setup
