@@ -136,11 +136,17 @@ def _names(models: list[dict[str, Any]]) -> list[str]:
         names = ["/".join(path.parts[-parts:]) for path in paths]
         if len(set(names)) == len(names):
             break
-    supervised = [model["metadata"].get("trained", {}).get("mask_supervision") for model in models]
     return [
-        f"{name} (mask supervision)" if weight else name
-        for name, weight in zip(names, supervised, strict=True)
+        f"{name} (mask supervision)" if _was_supervised(model["metadata"].get("trained")) else name
+        for name, model in zip(names, models, strict=True)
     ]
+
+
+def _was_supervised(trained: dict[str, Any] | None) -> bool:
+    """Whether this training run, or one that it started from, was taught ground-truth masks."""
+    if not trained:
+        return False
+    return bool(trained.get("mask_supervision")) or _was_supervised(trained.get("started_from"))
 
 
 def _label(key: str) -> str:

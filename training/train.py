@@ -122,8 +122,10 @@ class Trainer:
     def _build_model(self, init: str | None) -> GenesisV2:
         config = self.config
         model = GenesisV2(config.model)
+        self.started_from: dict[str, Any] | None = None
         if init:
             start = load_model(init, num_slots=config.model.num_slots)
+            self.started_from = start.metadata.get("trained")
             try:
                 model.load_state_dict(start.state_dict())
             except RuntimeError as error:
@@ -487,6 +489,7 @@ class Trainer:
             "geco": self.geco.state_dict(),
             "ema": None if self.ema is None else self.ema.state_dict(),
             "best_mask_source": self.best_mask_source,
+            "started_from": self.started_from,
             "settings": fixed_settings(self.config),
             "data": self._data_identity(),
         }
@@ -508,7 +511,7 @@ class Trainer:
                 "steps": self.step,
                 "batch_size": self.config.batch_size,
                 "dataset": self._datasets[0].info.get("dataset"),
-                "init": self.config.init,
+                "started_from": self.started_from,
                 "unsupervised_objective": objective.unsupervised,
                 "mask_supervision": objective.mask_supervision,
                 "git_revision": self.git_revision,
@@ -538,6 +541,7 @@ class Trainer:
         if self.ema is not None:
             self.ema.load_state_dict(state["ema"])
         self.best_mask_source = state["best_mask_source"]
+        self.started_from = state["started_from"]
 
 
 class _Stopwatch:

@@ -229,6 +229,8 @@ def test_single_object_data_is_scored_over_all_pixels() -> None:
 def test_models_taught_with_masks_are_marked() -> None:
     marked = tables(results_for("tabletop", {"trained": {"mask_supervision": 3000.0}}))
     assert "m.safetensors (mask supervision)" in marked
+    later = {"mask_supervision": 0.0, "started_from": {"mask_supervision": 1.0}}
+    assert "(mask supervision)" in tables(results_for("tabletop", {"trained": later}))
     assert "mask supervision" not in tables(results_for("tabletop", {}))
 
 

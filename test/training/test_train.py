@@ -303,10 +303,12 @@ def test_averaged_weights_are_the_moving_average(data: Path, tmp_path: Path) -> 
 
 def test_frozen_parts_stay_bit_identical(data: Path, tmp_path: Path) -> None:
     start = GenesisV2(GenesisV2Config(image_size=32, num_slots=3, feature_dim=8, latent_dim=8))
-    save_model(start, tmp_path / "start.safetensors")
+    save_model(start, tmp_path / "start.safetensors", {"trained": {"mask_supervision": 1.0}})
     settings = {"init": tmp_path / "start.safetensors", "freeze": "[backbone,embedding,icsbp]"}
     train(tmp_path / "run", data, {**settings, **ALL_TERMS, "steps": 3, "optimizer.lr": 1e-2})
-    trained = load_model(tmp_path / "run" / MODEL).state_dict()
+    model = load_model(tmp_path / "run" / MODEL)
+    assert model.metadata["trained"]["started_from"] == {"mask_supervision": 1.0}
+    trained = model.state_dict()
     for name, value in start.state_dict().items():
         frozen = name.split(".")[0] in ("backbone", "embedding", "icsbp")
         assert torch.equal(trained[name], value) == frozen, name
