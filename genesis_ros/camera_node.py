@@ -259,9 +259,12 @@ def _one_of(choices: Sequence[str]) -> str:
 
 def main(args: list[str] | None = None) -> int:
     """Run the camera until its source ends or it is told to stop; the exit status."""
-    node = None
     try:
         rclpy.init(args=args)
+    except KeyboardInterrupt:
+        return 0
+    node = None
+    try:
         node = CameraNode()
         rclpy.spin_until_future_complete(node, node.finished)
         if node.finished.done():
