@@ -12,13 +12,15 @@ ARGS ?=
 
 RUN := scripts/run
 
-.PHONY: help setup build demo test lint bench clean
+.PHONY: help setup build demo quickstart test lint bench clean
 
 help:
 	@echo "make setup   install everything pinned into .venv (ROS 2, PyTorch, tools; once)"
 	@echo "make build   setup, then build the messages and the package with colcon"
 	@echo "make demo    camera and perception at work; results in demo_output/"
 	@echo "             [INPUT=folder, video or bag] [FRAMES=100]"
+	@echo "make quickstart  train a small model in minutes: data, training, scores, pictures in"
+	@echo "             runs/quickstart/"
 	@echo "make test    all tests  [ARGS=\"-k name\"]"
 	@echo "make lint    ruff and mypy"
 	@echo "make bench   speed of model and node"
@@ -34,6 +36,9 @@ build: setup
 
 demo: build
 	@$(RUN) python3 -m genesis_ros.demo $(if $(INPUT),--input "$(INPUT)") --frames $(FRAMES) --output demo_output
+
+quickstart: setup
+	@$(RUN) python3 training/quickstart.py --output runs/quickstart
 
 test: build
 	@$(RUN) python3 -m pytest $(ARGS)

@@ -1,0 +1,35 @@
+"""The quick start, shortened: every step works on what the one before left."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from genesis_core import load_model
+from training.quickstart import main
+
+
+def test_generates_trains_evaluates_and_draws(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    main(["--output", str(tmp_path), "--images", "40", "--steps", "2"])
+    printed = capsys.readouterr().out
+    for script in ("prepare.py sprites", "train.py", "evaluate.py", "visualise.py", "curves.py"):
+        assert f"$ python training/{script}" in printed
+    model = tmp_path / "run" / "model.safetensors"
+    assert load_model(model).metadata["trained"]["steps"] == 2
+    scores = json.loads((tmp_path / "results.json").read_text())["models"][0]["metrics"]
+    assert -0.5 <= scores["fixed"]["attention"]["ari_fg"] <= 1
+    pictures = {path.name for path in (tmp_path / "pictures").iterdir()}
+    assert pictures == {
+        "reconstructions.png",
+        "samples.png",
+        "attention_ari_fg.png",
+        "decoder_ari_fg.png",
+    }
+    assert str(model) in printed and str(tmp_path / "pictures") in printed
+
+    main(["--output", str(tmp_path), "--images", "40", "--steps", "2"])  # continues: nothing to do
+    assert "is prepared already" in capsys.readouterr().out

@@ -1,0 +1,70 @@
+"""From nothing to a trained, evaluated and pictured model in minutes, on two CPU cores.
+
+python training/quickstart.py --output runs/quickstart
+
+Runs the five commands one would type, and shows them: generate sprites, train a small model
+(config/training/sprites.yaml), evaluate it, draw what it does and how it learned. What is there
+already is not done again, so an interrupted quick start continues.
+"""
+
+from __future__ import annotations
+
+import shlex
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+if __package__ in (None, ""):  # run as a file: the project's folder is not on the path yet
+    sys.path[0] = str(Path(__file__).resolve().parents[1])
+
+from jsonargparse import ArgumentParser
+
+from training import curves, evaluate, prepare, train, visualise
+from training.command_line import call
+from training.run_folder import MODEL
+
+CONFIG = Path(__file__).resolve().parents[1] / "config" / "training" / "sprites.yaml"
+
+
+def run(output: Path = Path("runs/quickstart"), images: int = 6_000, steps: int = 1_200) -> None:
+    """Generate data, train a small model, evaluate it and draw pictures.
+
+    Args:
+        output: folder for everything.
+        images: number of training images.
+        steps: number of optimiser steps; a longer training gives better masks.
+    """
+    data, trained = output / "data", output / "run"
+    model, pictures = trained / MODEL, output / "pictures"
+    held_out = max(1, images // 30)
+    sizes = f"--image_size 32 --train {images} --val {held_out} --test {held_out}"
+    _command(prepare.main, "prepare.py", f"sprites {sizes} --output", data)
+    settings = f"--steps {steps} --resume true"
+    _command(
+        train.main, "train.py", "--config", CONFIG, "--data.path", data, "--run", trained, settings
+    )
+    score = ("--checkpoint", model, "--data", data, "--output")
+    _command(evaluate.main, "evaluate.py", *score, output / "results.json")
+    _command(visualise.main, "visualise.py", *score, pictures)
+    for metric in ("attention_ari_fg", "decoder_ari_fg"):
+        plot = ("--metric", f"val/{metric}", "--output", pictures / f"{metric}.png")
+        _command(curves.main, "curves.py", "--runs", trained, *plot)
+    print(f"\nDone. The model is {model}, its scores are in {output / 'results.json'};")
+    print(f"look at the pictures in {pictures}, or at: tensorboard --logdir {trained}")
+
+
+def _command(main: Callable[[list[str]], None], script: str, *parts: str | Path) -> None:
+    """Show a command of this folder and run it, in this process."""
+    arguments = [a for p in parts for a in ([str(p)] if isinstance(p, Path) else p.split())]
+    print(f"\n$ python training/{script} {shlex.join(arguments)}", flush=True)
+    main(arguments)
+
+
+def main(arguments: list[str] | None = None) -> None:
+    parser = ArgumentParser(prog="quickstart.py", description=str(__doc__).partition("\n")[0])
+    parser.add_function_arguments(run, as_positional=False)
+    call(run, parser, arguments)
+
+
+if __name__ == "__main__":
+    main()
