@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import json
-import logging
 import os
-import re
+from collections.abc import Collection
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,11 +14,11 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-from genesis_core.config import ConfigError, GenesisV2Config
+from genesis_core.config import ConfigError, GenesisV2Config, ModelConfig
 from genesis_core.device import resolve_device
-from genesis_core.genesis_v2 import GenesisV2
-
-logger = logging.getLogger(__name__)
+from genesis_core.models import build_model, config_from_dict
+from genesis_core.reference import read_reference
+from genesis_core.slot_model import SlotModel
 
 FORMAT = "genesis_core/1"
 _CONFIG_KEY, _INFO_KEY, _FORMAT_KEY = "config", "info", "format"
@@ -34,7 +34,7 @@ def default_checkpoint() -> Path:
 
 
 def save_model(
-    model: GenesisV2, path: str | os.PathLike[str], metadata: dict[str, Any] | None = None
+    model: SlotModel, path: str | os.PathLike[str], metadata: dict[str, Any] | None = None
 ) -> None:
     """Write weights, config and metadata; by rename, so an interruption leaves no half file.
 
@@ -48,7 +48,7 @@ def save_model(
     info = model.metadata if metadata is None else metadata
     header = {
         _FORMAT_KEY: FORMAT,
-        _CONFIG_KEY: json.dumps({"model": "genesis_v2", **model.config.to_dict()}),
+        _CONFIG_KEY: json.dumps(model.config.to_dict()),
         _INFO_KEY: json.dumps(info),
     }
     weights = {k: v.detach().cpu().contiguous() for k, v in model.state_dict().items()}
@@ -70,35 +70,45 @@ def load_model(
     num_slots: int | None = None,
     kernel: str | None = None,
     device: str | torch.device = "cpu",
-) -> GenesisV2:
-    """A model in evaluation mode, from our checkpoint or a reference ``.ckpt``.
+) -> Any:
+    """A ``SlotModel`` in evaluation mode, from our checkpoint or a reference ``.ckpt``.
 
-    Sizes and variants that the weights show are inferred. A reference checkpoint shows neither
-    the number of slots nor the kernel: give them, else 7 (64 px and below) or 10 slots and the
-    Gaussian kernel are assumed, with a warning.
+    The checkpoint decides which model: one of ``models.MODELS``, or, of the reference, GENESIS-V2,
+    GENESIS or MONet-G, known by the names of their weights. Sizes and variants that the weights
+    show are inferred. A reference checkpoint of GENESIS-V2 shows neither the number of slots nor
+    the kernel: give them, else 7 (64 px and below) or 10 slots and the Gaussian kernel are
+    assumed, with a warning.
 
     Args:
         num_slots: K, overriding the checkpoint's.
-        kernel: IC-SBP's kernel, overriding the checkpoint's.
+        kernel: IC-SBP's kernel, overriding the checkpoint's; GENESIS-V2 only.
         device: "cpu", "cuda", "cuda:n" or "auto".
 
     Raises:
         FileNotFoundError: there is no such file.
         CheckpointError: the file is damaged or holds something else.
-        ConfigError: num_slots or kernel is not possible.
+        ConfigError: num_slots or kernel is not possible, or the model has no kernel.
         DeviceError: the device is absent.
     """
     path = Path(path)
     device = resolve_device(device)
-    overrides = {"num_slots": num_slots, "kernel": kernel}
+    overrides: dict[str, Any] = {"num_slots": num_slots, "kernel": kernel}
     given = {key: value for key, value in overrides.items() if value is not None}
     GenesisV2Config.from_dict(given)  # a bad override is the caller's mistake, not the file's
     if not path.is_file():
         raise FileNotFoundError(f"checkpoint {path} does not exist or is not a file")
-    read = _read_reference if _is_torch_file(path) else _read_own
-    config, weights, info = read(path, given)
+    if _is_torch_file(path):
+        config, weights, info = _read_reference(path, given)
+    else:
+        config, weights, info = _read_own(path)
+    if kernel is not None and not isinstance(config, GenesisV2Config):
+        raise ConfigError(
+            f"kernel is {kernel!r}, but {path} holds a {config.model} model, which has no kernel; "
+            "leave it out"
+        )
+    config = replace(config, **given)
     try:
-        model = GenesisV2(config)
+        model = build_model(config)
         model.load_state_dict(weights)
     except RuntimeError as error:
         raise CheckpointError(f"checkpoint {path} does not fit its config: {error}") from error
@@ -109,10 +119,10 @@ def load_model(
     return model.to(device).eval()
 
 
-_Content = tuple[GenesisV2Config, dict[str, Tensor], dict[str, Any]]
+_Content = tuple[ModelConfig, dict[str, Tensor], dict[str, Any]]
 
 
-def _read_own(path: Path, overrides: dict[str, Any]) -> _Content:
+def _read_own(path: Path) -> _Content:
     try:
         with safe_open(path, framework="pt") as file:
             header = file.metadata() or {}
@@ -128,13 +138,8 @@ def _read_own(path: Path, overrides: dict[str, Any]) -> _Content:
         )
     try:
         values = json.loads(header[_CONFIG_KEY])
-        name = values.pop("model")
-        if name != "genesis_v2":
-            raise CheckpointError(f"checkpoint {path} holds the unknown model {name!r}")
         info = dict(json.loads(header.get(_INFO_KEY, "{}")))
-        return GenesisV2Config.from_dict({**values, **overrides}), weights, info
-    except CheckpointError:
-        raise
+        return config_from_dict(values), weights, info
     except (KeyError, TypeError, AttributeError, ValueError) as error:
         raise CheckpointError(f"checkpoint {path} has a broken config: {error}") from error
 
@@ -152,22 +157,7 @@ def _is_torch_file(path: Path) -> bool:
     return head == b"PK\x03\x04" or head[:2] in (b"\x80\x02", b"\x80\x03", b"\x80\x04")
 
 
-_REFERENCE_NAMES = (
-    (r"encoder\.(down|up)\.(\d+)\.(\d)\.(.*)", r"backbone.\1.\2.\3.\4"),
-    (r"encoder\.mlp\.(.*)", r"backbone.mlp.\1"),
-    (r"seg_head\.(.*)", r"embedding.block.\1"),
-    (r"att_process\.log_sigma", r"icsbp.log_scale"),
-    (r"att_process\.colour_head\.gate\.gate", r"embedding.gate"),
-    (r"att_process\.colour_head\.(?:conv\.)?(weight|bias)", r"embedding.conv.\1"),
-    (r"feat_head\.(.*)", r"feature_head.\1"),
-    (r"z_head\.(.*)", r"latent_head.\1"),
-    (r"decoder_module\.(.*)", r"decoder.\1"),
-    (r"prior_lstm\.(.*)", r"prior.lstm.\1"),
-    (r"prior_linear\.(.*)", r"prior.linear.\1"),
-)
-
-
-def _read_reference(path: Path, overrides: dict[str, Any]) -> _Content:
+def _read_reference(path: Path, given: Collection[str]) -> _Content:
     try:
         content = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # a damaged file makes torch raise nearly anything
@@ -176,52 +166,9 @@ def _read_reference(path: Path, overrides: dict[str, Any]) -> _Content:
             f"which are never unpickled ({type(error).__name__})"
         ) from error
     try:
-        state = content.get("model_state_dict", content)
-        names = {key: _our_name(key) for key in state}
-        weights = {ours: state[key] for key, ours in names.items() if ours is not None}
-        config, assumed = _infer_config(weights, overrides)
-    except (AttributeError, TypeError, IndexError, ConfigError) as error:
-        raise CheckpointError(f"{path} is not a GENESIS-V2 checkpoint: {error}") from error
-    if unknown := [key for key, ours in names.items() if ours is None]:
-        logger.warning("ignored %d unknown entries of %s: %s", len(unknown), path, unknown)
-    if assumed:
-        logger.warning("%s does not state %s; pass them if they differ", path, assumed)
+        config, weights = read_reference(content, path, given)
+    except (AttributeError, TypeError, IndexError, RuntimeError, ConfigError) as error:
+        raise CheckpointError(
+            f"{path} is not a GENESIS-V2, GENESIS or MONet checkpoint: {error}"
+        ) from error
     return config, weights, {}
-
-
-def _our_name(name: str) -> str | None:
-    name = name.removeprefix("module.")  # left by data-parallel training
-    for pattern, ours in _REFERENCE_NAMES:
-        if re.fullmatch(pattern, name):
-            return re.sub(pattern, ours, name)
-    return None
-
-
-def _infer_config(
-    weights: dict[str, Tensor], overrides: dict[str, Any]
-) -> tuple[GenesisV2Config, dict[str, Any]]:
-    """The config that the weights show, and the part of it that they do not show."""
-
-    def entry(name: str) -> Tensor:
-        if name not in weights:
-            raise ConfigError(f"it has no {name}")
-        return weights[name]
-
-    first_layer = re.compile(r"backbone\.down\.\d+\.0\.weight")
-    image_size = 2 ** (1 + sum(first_layer.fullmatch(key) is not None for key in weights))
-    assumed: dict[str, Any] = {"num_slots": 7 if image_size <= 64 else 10, "kernel": "gaussian"}
-    assumed = {key: value for key, value in assumed.items() if key not in overrides}
-    config = GenesisV2Config(
-        image_size=image_size,
-        feature_dim=entry("feature_head.0.0.weight").shape[0],
-        latent_dim=entry("latent_head.3.weight").shape[0] // 2,
-        embedding_dim=entry("embedding.conv.weight").shape[0],
-        semi_conv="embedding.gate" in weights,
-        autoregressive_prior="prior.linear.weight" in weights,
-        # The weights do not show it either; where it was off, its value is merely not of interest.
-        mask_loss=True,
-        image_channels=entry("backbone.down.0.0.weight").shape[1],
-        **assumed,
-        **overrides,
-    )
-    return config, assumed

@@ -1,21 +1,71 @@
-"""Typed model configuration."""
+"""Typed configuration of each model."""
 
 from __future__ import annotations
 
 import math
 from dataclasses import asdict, dataclass, fields
-from typing import Any
+from typing import Any, Literal, TypeVar
 
 KERNELS = ("gaussian", "laplacian", "epanechnikov")
 GROUP_NORM_GROUPS = 8
+
+
+_Config = TypeVar("_Config", bound="ModelConfig")
 
 
 class ConfigError(ValueError):
     """A configuration value is missing, unknown or out of range."""
 
 
+@dataclass(frozen=True, kw_only=True)
+class ModelConfig:
+    """What the settings of every model share; ``model`` is the name of the one they describe.
+
+    Attributes:
+        image_size: height and width of the input in pixels.
+        num_slots: K (at least 2).
+        image_channels: colour channels of the input and of the component means.
+        model: the model's name; a subclass has just one.
+    """
+
+    image_size: int = 64
+    num_slots: int = 7
+    image_channels: int = 3
+    model: str = ""
+
+    @classmethod
+    def from_dict(cls: type[_Config], values: dict[str, Any]) -> _Config:
+        """The config written by ``to_dict``; unknown keys raise ConfigError."""
+        known = {field.name for field in fields(cls)}
+        unknown = sorted(set(values) - known)
+        if unknown:
+            raise ConfigError(f"unknown model settings: {', '.join(unknown)}")
+        return cls(**values)
+
+    def to_dict(self) -> dict[str, Any]:
+        return asdict(self)
+
+    def _check(self, largest_size: int, **lowest: int) -> None:
+        """Raise ConfigError unless the common settings, and these whole numbers, are possible.
+
+        Args:
+            largest_size: the largest image the model is made for.
+            lowest: the smallest value of each of the model's own sizes.
+        """
+        if self.model != type(self).model:
+            raise ConfigError(f"model is {self.model!r}; expected {type(self).model!r}")
+        size = self.image_size
+        _check_int("image_size", size, 32)
+        if size > largest_size or size & (size - 1):
+            raise ConfigError(
+                f"image_size is {size}; expected a power of two from 32 to {largest_size}"
+            )
+        for name, low in {"num_slots": 2, "image_channels": 1, **lowest}.items():
+            _check_int(name, getattr(self, name), low)
+
+
 @dataclass(frozen=True)
-class GenesisV2Config:
+class GenesisV2Config(ModelConfig):
     """Everything that decides the shape and the mathematics of a GENESIS-V2 model.
 
     Attributes:
@@ -30,6 +80,7 @@ class GenesisV2Config:
         mask_loss: whether ``losses`` computes the mask consistency term (Equation 7).
         pixel_std: sigma_x, the fixed standard deviation of the SGMM likelihood.
         image_channels: colour channels of the input and of the component means.
+        model: the model's name.
     """
 
     image_size: int = 64
@@ -43,20 +94,10 @@ class GenesisV2Config:
     mask_loss: bool = False
     pixel_std: float = 0.7
     image_channels: int = 3
+    model: Literal["genesis_v2"] = "genesis_v2"
 
     def __post_init__(self) -> None:
-        size = self.image_size
-        _check_int("image_size", size, 32)
-        if size > 256 or size & (size - 1):
-            raise ConfigError(f"image_size is {size}; expected a power of two from 32 to 256")
-        for name, low in (
-            ("num_slots", 2),
-            ("latent_dim", 1),
-            ("embedding_dim", 2),
-            ("image_channels", 1),
-        ):
-            _check_int(name, getattr(self, name), low)
-        _check_int("feature_dim", self.feature_dim, GROUP_NORM_GROUPS)
+        self._check(256, latent_dim=1, embedding_dim=2, feature_dim=GROUP_NORM_GROUPS)
         if self.feature_dim % GROUP_NORM_GROUPS:
             raise ConfigError(
                 f"feature_dim is {self.feature_dim}; expected a multiple of {GROUP_NORM_GROUPS}"
@@ -66,23 +107,99 @@ class GenesisV2Config:
         for name in ("semi_conv", "autoregressive_prior", "mask_loss"):
             if not isinstance(getattr(self, name), bool):
                 raise ConfigError(f"{name} is {getattr(self, name)!r}; expected true or false")
-        std = self.pixel_std
-        if isinstance(std, bool) or not isinstance(std, (int, float)) or not 0 < std < math.inf:
-            raise ConfigError(f"pixel_std is {std!r}; expected a positive number")
+        _check_std("pixel_std", self.pixel_std)
 
-    @classmethod
-    def from_dict(cls, values: dict[str, Any]) -> GenesisV2Config:
-        """The config written by ``to_dict``; unknown keys raise ConfigError."""
-        known = {field.name for field in fields(cls)}
-        unknown = sorted(set(values) - known)
-        if unknown:
-            raise ConfigError(f"unknown model settings: {', '.join(unknown)}")
-        return cls(**values)
 
-    def to_dict(self) -> dict[str, Any]:
-        return asdict(self)
+@dataclass(frozen=True, kw_only=True)
+class GenesisV1Config(ModelConfig):
+    """Everything that decides the shape and the mathematics of a GENESIS model.
+
+    Attributes:
+        image_size: height and width of the input in pixels: 32, 64 or 128.
+        num_slots: K, the number of slots (at least 2).
+        mask_latent_dim: size of the latent that a slot's mask is decoded from.
+        component_latent_dim: size of the latent that a slot's appearance is decoded from.
+        mask_width: channels of the mask autoencoder's outer layers; the inner ones have twice it.
+        component_width: channels of the component VAE's decoder and outer encoder layers.
+        pixel_std: sigma_x, the fixed standard deviation of the SGMM likelihood.
+        image_channels: colour channels of the input and of the component means.
+        model: the model's name.
+    """
+
+    mask_latent_dim: int = 64
+    component_latent_dim: int = 16
+    mask_width: int = 32
+    component_width: int = 32
+    pixel_std: float = 0.7
+    model: Literal["genesis_v1"] = "genesis_v1"
+
+    def __post_init__(self) -> None:
+        self._check(
+            128,
+            mask_latent_dim=1,
+            component_latent_dim=1,
+            mask_width=1,
+            component_width=1,
+        )
+        _check_std("pixel_std", self.pixel_std)
+
+
+@dataclass(frozen=True, kw_only=True)
+class MonetConfig(ModelConfig):
+    """Everything that decides the shape and the mathematics of a MONet-G model.
+
+    Attributes:
+        image_size: height and width of the input in pixels: 32, 64, 128 or 256.
+        num_slots: K, the number of slots (at least 2).
+        latent_dim: size of a slot's latent.
+        attention_width: channels of the attention UNet's outer layers.
+        component_width: channels of the component VAE's decoder and outer encoder layers.
+        pixel_std: sigma_x, the fixed standard deviation of the SGMM likelihood.
+        image_channels: colour channels of the input and of the component means.
+        model: the model's name.
+    """
+
+    latent_dim: int = 16
+    attention_width: int = 32
+    component_width: int = 32
+    pixel_std: float = 0.7
+    model: Literal["monet"] = "monet"
+
+    def __post_init__(self) -> None:
+        self._check(256, latent_dim=1, attention_width=1, component_width=1)
+        _check_std("pixel_std", self.pixel_std)
+
+
+@dataclass(frozen=True, kw_only=True)
+class SlotAttentionConfig(ModelConfig):
+    """Everything that decides the shape and the mathematics of a Slot Attention model.
+
+    Attributes:
+        image_size: height and width of the input in pixels: 32, 64, 128 or 256.
+        num_slots: K, the number of slots (at least 2).
+        latent_dim: size of a slot.
+        feature_dim: channels of the encoder and of the decoder.
+        hidden_dim: width of the MLP that follows each attention step.
+        iterations: attention steps.
+        image_channels: colour channels of the input and of the component means.
+        model: the model's name.
+    """
+
+    latent_dim: int = 64
+    feature_dim: int = 64
+    hidden_dim: int = 128
+    iterations: int = 3
+    model: Literal["slot_attention"] = "slot_attention"
+
+    def __post_init__(self) -> None:
+        self._check(256, latent_dim=1, feature_dim=1, hidden_dim=1, iterations=1)
 
 
 def _check_int(name: str, value: object, low: int) -> None:
     if isinstance(value, bool) or not isinstance(value, int) or value < low:
         raise ConfigError(f"{name} is {value!r}; expected a whole number of at least {low}")
+
+
+def _check_std(name: str, std: object) -> None:
+    if isinstance(std, bool) or not isinstance(std, (int, float)) or not 0 < std < math.inf:
+        raise ConfigError(f"{name} is {std!r}; expected a positive number")

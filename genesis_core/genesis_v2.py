@@ -2,53 +2,22 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Any
-
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from genesis_core.config import GenesisV2Config
 from genesis_core.icsbp import ICSBP, Clusters
+from genesis_core.latents import (
+    AutoregressivePrior,
+    monte_carlo_kl,
+    posterior_moments,
+    standard_normal,
+)
 from genesis_core.layers import BroadcastDecoder, ConvBlock, UNet, pixel_coordinates
 from genesis_core.losses import Losses, mask_consistency, sgmm_nll
-
-INFERENCE_SEED = 0
-
-
-@dataclass
-class GenesisOutput:
-    """Everything one forward pass yields; B images, K slots, D latents.
-
-    Attributes:
-        num_slots: (B,) int64, slots each image uses (K for all where the number is fixed).
-        clusters: IC-SBP's own output; None for samples from the prior.
-        log_attention: (B, K, 1, H, W), IC-SBP's masks; None for samples.
-        latent_mean, latent_std: (B, K, D), the posterior; None for samples.
-        latents: (B, K, D), what was decoded.
-        log_masks: (B, K, 1, H, W), the decoder's masks; None if not decoded.
-        means: (B, K, C, H, W), component means in [0, 1]; None if not decoded.
-        reconstruction: (B, C, H, W), the mixture's mean; None if not decoded.
-
-    Unused slots have masks of -inf (zero mass) and zero means.
-    """
-
-    num_slots: Tensor
-    latents: Tensor
-    clusters: Clusters | None = None
-    log_attention: Tensor | None = None
-    latent_mean: Tensor | None = None
-    latent_std: Tensor | None = None
-    log_masks: Tensor | None = None
-    means: Tensor | None = None
-    reconstruction: Tensor | None = None
-
-    @property
-    def used(self) -> Tensor:
-        """(B, K) bool: which slots each image uses."""
-        slots = torch.arange(self.latents.shape[1], device=self.latents.device)
-        return slots < self.num_slots[:, None]
+from genesis_core.slot_model import GenesisOutput as GenesisOutput
+from genesis_core.slot_model import SlotModel
 
 
 class Embedding(nn.Module):
@@ -92,50 +61,19 @@ class LatentHead(nn.Sequential):
         )
 
 
-class AutoregressivePrior(nn.Module):
-    """p(z_k | z_<k): an LSTM over the slots in the order IC-SBP drew them; the first is N(0, 1).
+class GenesisV2(SlotModel):
+    """The model. ``config`` decides its shape; ``metadata`` says how its weights came about.
 
-    Always in float32: it is small, the KL is a difference of large numbers, and not every CPU has
-    a half precision LSTM.
+    ``log_attention`` are IC-SBP's masks, ``log_masks`` the decoder's.
     """
 
-    def __init__(self, latent_dim: int) -> None:
-        super().__init__()
-        self.lstm = nn.LSTM(latent_dim, 4 * latent_dim, batch_first=True)
-        self.linear = nn.Linear(4 * latent_dim, 2 * latent_dim)
-
-    def forward(self, latents: Tensor) -> tuple[Tensor, Tensor]:
-        """Mean and standard deviation of every slot given the ones before it: (B, K, D) each."""
-        first = torch.zeros_like(latents[:, :1]), torch.ones_like(latents[:, :1])
-        if latents.shape[1] == 1:  # flexible slots may stop at one; an LSTM needs a step
-            return first
-        with torch.autocast(latents.device.type, enabled=False):
-            mean, std = self._moments(self.lstm(latents[:, :-1])[0])
-        return torch.cat([first[0], mean], dim=1), torch.cat([first[1], std], dim=1)
-
-    def sample(self, noise: Tensor) -> Tensor:
-        """Latents (B, K, D) from standard normal noise (B, K, D), one slot after the other."""
-        latents = [noise[:, 0]]
-        state: tuple[Tensor, Tensor] | None = None
-        with torch.autocast(noise.device.type, enabled=False):
-            for step in range(1, noise.shape[1]):
-                hidden, state = self.lstm(latents[-1][:, None], state)
-                mean, std = self._moments(hidden[:, 0])
-                latents.append(mean + std * noise[:, step])
-        return torch.stack(latents, dim=1)
-
-    def _moments(self, hidden: Tensor) -> tuple[Tensor, Tensor]:
-        mean, scale = self.linear(hidden).chunk(2, dim=-1)
-        return mean.tanh(), (scale + 4).sigmoid() + 1e-4
-
-
-class GenesisV2(nn.Module):
-    """The model. ``config`` decides its shape; ``metadata`` says how its weights came about."""
+    config_class = GenesisV2Config
+    flexible_slots = True
+    config: GenesisV2Config
 
     def __init__(self, config: GenesisV2Config) -> None:
-        super().__init__()
-        self.config = config
-        self.metadata: dict[str, Any] = {}
+        super().__init__(config)
+        self.latent_dim = config.latent_dim
         self.backbone = UNet(config.image_size, config.image_channels, config.feature_dim)
         self.embedding = Embedding(config)
         self.icsbp = ICSBP(config.num_slots, config.kernel)
@@ -160,13 +98,8 @@ class GenesisV2(nn.Module):
         num_slots: int | None = None,
     ) -> tuple[Tensor, Clusters]:
         """Backbone and IC-SBP: features (B, C, H, W) and clusters."""
-        size, channels = self.config.image_size, self.config.image_channels
-        if images.ndim != 4 or images.shape[1:] != (channels, size, size):
-            raise ValueError(
-                f"images have shape {tuple(images.shape)}; expected (B, {channels}, {size}, {size})"
-            )
-        if not images.is_floating_point():
-            raise ValueError(f"images are {images.dtype}; expected floating point in [0, 1]")
+        self._check_images(images)
+        size = self.config.image_size
         batch = images.shape[0]
         if seed_scores is None:
             seed_scores = self._draw(torch.rand, (batch, size, size), images, generator)
@@ -199,8 +132,7 @@ class GenesisV2(nn.Module):
         with torch.autocast(weights.device.type, enabled=False):
             sums = weights @ pixels.float()
         pooled = sums / (weights.sum(dim=2, keepdim=True) + 1e-5)
-        mean, scale = self.latent_head(pooled).float().chunk(2, dim=-1)
-        return mean, F.softplus(scale + 0.5) + 1e-8
+        return posterior_moments(self.latent_head(pooled))
 
     def decode(self, latents: Tensor, used: Tensor | None = None) -> tuple[Tensor, Tensor, Tensor]:
         """Decoder masks, component means and reconstruction from latents (B, K, D).
@@ -305,16 +237,11 @@ class GenesisV2(nn.Module):
         num_slots: int | None = None,
     ) -> GenesisOutput:
         """``n`` scenes from the prior; without a generator, from the global one."""
-        reference = self.icsbp.log_scale
-        slots = self.config.num_slots if num_slots is None else num_slots
-        if n < 1 or slots < 1:
-            raise ValueError(f"asked for {n} samples of {slots} slots; expected at least 1 of each")
-        shape = (n, slots, self.config.latent_dim)
-        noise = _random(torch.randn, shape, reference, generator)
+        noise = self._prior_noise(n, num_slots, generator)
         latents = noise if self.prior is None else self.prior.sample(noise)
         log_masks, means, images = self.decode(latents)
         return GenesisOutput(
-            num_slots=torch.full((n,), slots, device=reference.device),
+            num_slots=torch.full((n,), latents.shape[1], device=latents.device),
             latents=latents,
             log_masks=log_masks,
             means=means,
@@ -323,35 +250,6 @@ class GenesisV2(nn.Module):
 
     def _latent_kl(self, out: GenesisOutput) -> Tensor:
         assert out.latent_mean is not None and out.latent_std is not None
-        if self.prior is None:
-            mean, std = torch.zeros_like(out.latents), torch.ones_like(out.latents)
-        else:
-            mean, std = self.prior(out.latents)
-        posterior = _normal_log_prob(out.latents, out.latent_mean, out.latent_std)
-        kl = posterior - _normal_log_prob(out.latents, mean, std)
+        prior = self.prior or standard_normal
+        kl = monte_carlo_kl(out.latents, (out.latent_mean, out.latent_std), prior(out.latents))
         return kl.sum(dim=2) * out.used
-
-    def _draw(
-        self,
-        sampler: Any,
-        shape: tuple[int, ...],
-        like: Tensor,
-        generator: torch.Generator | None,
-    ) -> Tensor:
-        if generator is None and not self.training:
-            fixed = torch.Generator().manual_seed(INFERENCE_SEED)
-            return _random(sampler, (1, *shape[1:]), like, fixed).expand(shape)
-        return _random(sampler, shape, like, generator)
-
-
-def _random(
-    sampler: Any, shape: tuple[int, ...], like: Tensor, generator: torch.Generator | None
-) -> Tensor:
-    """float32 numbers drawn where the generator lives, moved to where ``like`` is."""
-    source = like.device if generator is None else generator.device
-    return sampler(shape, generator=generator, device=source).to(like.device)
-
-
-def _normal_log_prob(value: Tensor, mean: Tensor, std: Tensor) -> Tensor:
-    """Log-density up to the constant, which cancels between posterior and prior."""
-    return -0.5 * ((value - mean) / std).square() - std.log()

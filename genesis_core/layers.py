@@ -17,12 +17,15 @@ def pixel_coordinates(height: int, width: int) -> Tensor:
 
 
 class ConvBlock(nn.Sequential):
-    """3x3 convolution without bias, GroupNorm(8), ReLU; keeps height and width."""
+    """3x3 convolution without bias, normalisation, ReLU; keeps height and width.
 
-    def __init__(self, in_channels: int, out_channels: int) -> None:
+    GroupNorm(8), or with ``instance_norm`` one group per channel (affine instance normalisation).
+    """
+
+    def __init__(self, in_channels: int, out_channels: int, instance_norm: bool = False) -> None:
         super().__init__(
             nn.Conv2d(in_channels, out_channels, 3, padding=1, bias=False),
-            nn.GroupNorm(GROUP_NORM_GROUPS, out_channels),
+            nn.GroupNorm(out_channels if instance_norm else GROUP_NORM_GROUPS, out_channels),
             nn.ReLU(),
         )
 
@@ -35,19 +38,23 @@ class UNet(nn.Module):
     is fixed when the network is built.
     """
 
-    def __init__(self, image_size: int, in_channels: int, width: int) -> None:
+    def __init__(
+        self, image_size: int, in_channels: int, width: int, instance_norm: bool = False
+    ) -> None:
         super().__init__()
         levels = image_size.bit_length() - 2
         wide = 2 * width
         down_out = [width] * (levels - 3) + [wide] * 3
         up_out = [wide] * 2 + [width] * (levels - 2)
         self.down = nn.ModuleList(
-            ConvBlock(i, o) for i, o in zip([in_channels, *down_out], down_out, strict=False)
+            ConvBlock(i, o, instance_norm)
+            for i, o in zip([in_channels, *down_out], down_out, strict=False)
         )
         skips = down_out[::-1]
         below = [down_out[-1], *up_out]
         self.up = nn.ModuleList(
-            ConvBlock(b + s, o) for b, s, o in zip(below, skips, up_out, strict=False)
+            ConvBlock(b + s, o, instance_norm)
+            for b, s, o in zip(below, skips, up_out, strict=False)
         )
         side = image_size >> (levels - 1)
         flat = down_out[-1] * side * side

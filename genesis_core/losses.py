@@ -19,9 +19,10 @@ class Losses:
     """Terms of the objective, in nats.
 
     Attributes:
-        nll: (B,), -log p(x|z) summed over pixels and channels.
+        nll: (B,), -log p(x|z) summed over pixels and channels. Slot Attention has no likelihood:
+            there it is the mean squared error.
         kl: (B, K), Monte Carlo KL of each slot's latent; zero for unused slots.
-        mask_kl: (B,), mask consistency, or None where the model's config has it off.
+        mask_kl: (B,), mask consistency, or None where the model has none or its config has it off.
     """
 
     nll: Tensor
@@ -56,16 +57,21 @@ def gaussian_floor(pixel_std: float) -> float:
     return 0.5 * math.log(2 * math.pi * pixel_std**2)
 
 
-def mask_consistency(log_attention: Tensor, log_masks: Tensor) -> Tensor:
+def mask_consistency(
+    log_attention: Tensor, log_masks: Tensor, *, stop_gradient: bool = True
+) -> Tensor:
     """KL(attention masks || decoder masks) summed over pixels (Equation 7): (B,).
 
-    Both are floored at 1e-5 and renormalised; no gradient flows into the decoder's masks.
+    Both are floored at 1e-5 and renormalised.
 
     Args:
         log_attention, log_masks: (B, K, 1, H, W).
+        stop_gradient: whether to keep the gradient out of the decoder's masks.
     """
+    if stop_gradient:
+        log_masks = log_masks.detach()
     attention = _floored(log_attention.float().exp())
-    decoded = _floored(log_masks.detach().float().exp())
+    decoded = _floored(log_masks.float().exp())
     divergence = attention * (attention.log() - decoded.log())
     return divergence.flatten(1).sum(dim=1)
 

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from genesis_core.checkpoint import CheckpointError, load_model
 from genesis_core.device import PRECISIONS, check_choice, resolve_device, resolve_precision
-from genesis_core.genesis_v2 import GenesisOutput
+from genesis_core.slot_model import GenesisOutput, SlotModel
 
 MASK_SOURCES = ("auto", "decoder", "attention")
 FITS = ("resize", "crop")
@@ -30,7 +30,8 @@ class Scene:
         masks: (K, H, W) float32 probabilities, summing to 1 at every pixel the model saw and to
             0 outside a centre crop.
         labels: (H, W) int64, the most probable slot of each pixel; -1 outside a centre crop.
-        latent_mean, latent_std: (K, D) float32.
+        latent_mean, latent_std: (K, D) float32; Slot Attention's have no uncertainty of their
+            own, its deviations are 1e-8.
         scores: (K,) float32 in [0, 1], how sure the model is of a slot: its mean probability
             over the pixels it wins; 0 where it wins none.
         num_slots: K, slots used.
@@ -56,7 +57,17 @@ class _Settings:
 class Segmenter:
     """Finds the objects in images of any size, with a model from a checkpoint.
 
-    May be called and configured from several threads.
+    May be called and configured from several threads. The checkpoint decides the model; what the
+    two kinds of masks are:
+
+    ============== ======================================== =======================================
+    model          attention                                decoder
+    ============== ======================================== =======================================
+    genesis_v2     IC-SBP's masks (faster)                  masks decoded from the latents
+    genesis_v1     its only masks (faster; the default)     the same
+    monet          the attention network's (the default)    the component VAE's reconstruction
+    slot_attention the last attention step's weights        masks decoded from the slots
+    ============== ======================================== =======================================
 
     Args:
         checkpoint: path of a checkpoint (see ``load_model``).
@@ -64,16 +75,18 @@ class Segmenter:
         precision: "fp32", "bf16", "fp16" or "auto": half precision where the device computes
             natively in it.
         max_slots: K, if other than the checkpoint's.
-        stop_threshold: None for a fixed number of slots; else flexible ones (pixels at 64x64).
+        stop_threshold: None for a fixed number of slots; else flexible ones (pixels at 64x64),
+            with GENESIS-V2 only.
         mask_source: "decoder", "attention" (the decoder is not run at all), or "auto": what the
-            checkpoint says is better, decoder where it says nothing.
+            checkpoint says is better, and where it says nothing, the model's default: decoder
+            unless the table says otherwise.
         fit: "resize" squeezes the whole image into the model's square input, "crop" takes the
             largest centre square.
 
     Raises:
         FileNotFoundError, CheckpointError: see ``load_model``.
         DeviceError: CUDA was asked for and is absent.
-        ValueError: another argument is not one of those above.
+        ValueError: another argument is not one of those above, or the model cannot do it.
     """
 
     def __init__(
@@ -90,17 +103,26 @@ class Segmenter:
         self.device = resolve_device(device)
         self.precision = resolve_precision(precision, self.device)
         check_choice("mask_source", mask_source, MASK_SOURCES)
-        self.model = load_model(checkpoint, device=self.device)
-        self.model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        self.model: SlotModel = load_model(checkpoint, device=self.device)
+        if stop_threshold is not None and not self.model.flexible_slots:
+            raise ValueError(
+                f"stop_threshold is {stop_threshold}, but checkpoint {checkpoint} holds a "
+                f"{self.model.config.model} model, whose number of slots is fixed; leave it out "
+                "and choose max_slots"
+            )
+        self.model.to(memory_format=torch.channels_last)
         self.model.requires_grad_(False)
         if mask_source == "auto":
-            mask_source = self.model.metadata.get("mask_source", "decoder")
+            mask_source = self.model.metadata.get("mask_source", self.model.default_mask_source)
             if mask_source not in MASK_SOURCES[1:]:
                 raise CheckpointError(f"checkpoint {checkpoint} has mask_source {mask_source!r}")
         self.mask_source = mask_source
 
     def configure(self, *, max_slots: int | None, stop_threshold: float | None, fit: str) -> None:
-        """Change what can change without loading the model again; see the class for values."""
+        """Change what can change without loading the model again; see the class for values.
+
+        A stop_threshold that the model cannot use is refused by the calls that follow.
+        """
         if max_slots is not None and (not isinstance(max_slots, int) or max_slots < 2):
             raise ValueError(f"max_slots is {max_slots!r}; expected a whole number >= 2, or None")
         if stop_threshold is not None and not 0 <= stop_threshold < np.inf:
@@ -121,6 +143,7 @@ class Segmenter:
 
         Raises:
             TypeError, ValueError: an image is not such an array, or has no pixels.
+            ValueError too where the model cannot use the stop_threshold.
         """
         if not isinstance(images, Sequence):
             check_image(images)
@@ -162,18 +185,18 @@ class Segmenter:
     @torch.inference_mode()
     def _infer(self, images: torch.Tensor, settings: _Settings) -> GenesisOutput:
         """One forward pass; latents are the posterior's mean, seed scores fixed: repeatable."""
-        config = self.model.config
-        slots = settings.max_slots or config.num_slots
-        noise = torch.zeros(images.shape[0], slots, config.latent_dim, device=self.device)
+        slots = settings.max_slots or self.model.config.num_slots
+        noise = self.model.inference_noise(len(images), slots)
         dtype = PRECISIONS[self.precision]
         with torch.autocast(self.device.type, dtype, enabled=dtype != torch.float32):
-            return self.model(
+            out: GenesisOutput = self.model(
                 images,
                 noise=noise,
                 stop_threshold=settings.stop_threshold,
                 num_slots=slots,
                 decode=self.mask_source == "decoder",
             )
+        return out
 
     def _scene(
         self,

@@ -8,11 +8,31 @@ import numpy as np
 import pytest
 import torch
 
-from genesis_core import GenesisV2, GenesisV2Config, save_model
+from genesis_core import (
+    GenesisV2,
+    GenesisV2Config,
+    SlotModel,
+    build_model,
+    config_from_dict,
+    save_model,
+)
 
 GOLDEN = Path(__file__).resolve().parents[3] / "shared" / "golden"
 
 ModelFactory = Callable[..., GenesisV2]
+
+SMALL = {
+    "genesis_v2": {"feature_dim": 8, "latent_dim": 6},
+    "genesis_v1": {
+        "mask_latent_dim": 4,
+        "component_latent_dim": 2,
+        "mask_width": 4,
+        "component_width": 4,
+    },
+    "monet": {"latent_dim": 6, "attention_width": 4, "component_width": 4},
+    "slot_attention": {"latent_dim": 6, "feature_dim": 4, "hidden_dim": 8},
+}
+"""Settings of small models, each with slots' latents of six numbers."""
 
 
 @pytest.fixture
@@ -48,6 +68,19 @@ def make_model() -> ModelFactory:
         return model.eval()
 
     return make
+
+
+@pytest.fixture(scope="session")
+def build_small() -> Callable[..., SlotModel]:
+    """A small model by name, in evaluation mode, with random weights."""
+
+    def build(name: str, **config: Any) -> SlotModel:
+        small = {"model": name, "image_size": 32, "num_slots": 4, **SMALL[name], **config}
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(0)
+            return build_model(config_from_dict(small)).eval()
+
+    return build
 
 
 @pytest.fixture(scope="session")

@@ -228,7 +228,8 @@ def rewrite(path: Path, **header: str | None) -> None:
         ({"config": "{"}, "broken config"),
         ({"config": "[]"}, "broken config"),
         ({"config": "{}"}, "broken config"),
-        ({"config": '{"model": "monet"}'}, "unknown model 'monet'"),
+        ({"config": '{"model": "vae"}'}, "unknown model 'vae'; expected one of genesis_v2, gen"),
+        ({"config": '{"model": ["monet"]}'}, "unknown model"),
         ({"config": '{"model": "genesis_v2", "slots": 3}'}, "unknown model settings: slots"),
         ({"config": '{"model": "genesis_v2", "image_size": 100}'}, "image_size is 100"),
         ({"config": '{"model": "genesis_v2", "num_slots": "4"}'}, "num_slots is '4'"),
@@ -370,7 +371,7 @@ def test_data_parallel_prefixes_and_bare_weights_are_accepted(
 def test_other_torch_files_are_refused(content: Any, tmp_path: Path) -> None:
     path = tmp_path / "other.ckpt"
     torch.save(content, path)
-    with pytest.raises(CheckpointError, match=r"other\.ckpt is not a GENESIS-V2 checkpoint"):
+    with pytest.raises(CheckpointError, match=r"other\.ckpt is not a GENESIS-V2, GENESIS or"):
         load_model(path)
 
 
