@@ -23,6 +23,9 @@ class ObjectiveConfig:
         goal: GECO's goal for the nll, in nats per pixel and channel.
         geco_step_size: eta at 64x64; 1e-5 suits the paper's 500,000 steps, short runs need more.
         beta_init: GECO's first beta; None takes the paper's, 1 or 1e-10 with the mask loss.
+        noise_warmup_steps: steps over which the posterior's noise grows from none to its full size
+            (not in the paper). A new posterior is nearly all noise, from which a decoder learns
+            for a long time nothing but an average image.
         mask_supervision: weight of the ground-truth loss on IC-SBP's masks (not in the paper), a
             mean over the labelled images of a batch.
         mask_distillation: weight of the loss that teaches the decoder's masks IC-SBP's (not in
@@ -33,11 +36,12 @@ class ObjectiveConfig:
     goal: float = 0.5655
     geco_step_size: float = 1e-5
     beta_init: float | None = None
+    noise_warmup_steps: int = 0
     mask_supervision: float = 0.0
     mask_distillation: float = 0.0
 
     def __post_init__(self) -> None:
-        for name in ("mask_supervision", "mask_distillation"):
+        for name in ("mask_supervision", "mask_distillation", "noise_warmup_steps"):
             if not getattr(self, name) >= 0:
                 raise ConfigError(f"objective.{name} is {getattr(self, name)}; expected 0 or more")
         for name in ("geco_step_size", "beta_init"):

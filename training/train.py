@@ -278,6 +278,8 @@ class Trainer:
         scores, noise = step_randomness(
             self.model, config.seed, self.step, self.places, self.device
         )
+        if config.objective.noise_warmup_steps:
+            noise = noise * min(1.0, self.step / config.objective.noise_warmup_steps)
         dtype = DTYPES[self.precision]
         with torch.autocast(self.device.type, dtype, enabled=dtype != torch.float32):
             loss, terms = self.objective(images, labels, scores, noise, self.geco.beta)
