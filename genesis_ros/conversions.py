@@ -1,23 +1,25 @@
 """Camera messages to RGB arrays and arrays to image messages.
 
-OpenCV does the colour arithmetic. cv_bridge is not used: its builds differ between a ROS
-installation and the wheels, it refuses less than a robot needs refused, and reading a buffer takes
-two lines. Nothing is copied without need: an rgb8 frame is a view of the message's own memory.
+cv_bridge writes messages. Reading is done here, with OpenCV for the colours: the cv_bridge wheel
+takes padded rows for pixels and knows no YUV, and no cv_bridge refuses all that a robot needs
+refused. Nothing is copied without need: an rgb8 frame is a view of the message's own memory.
 """
 
 from __future__ import annotations
 
-from array import array
 from typing import NamedTuple, TypeAlias
 
 import cv2
 import numpy as np
 import numpy.typing as npt
+from cv_bridge import CvBridge
 from sensor_msgs.msg import CompressedImage, Image
 from std_msgs.msg import Header
 
 Pixels: TypeAlias = npt.NDArray[np.uint8]
 ImageMessage: TypeAlias = Image | CompressedImage
+
+_BRIDGE = CvBridge()
 
 
 class ImageError(ValueError):
@@ -107,17 +109,10 @@ def to_message(pixels: Pixels, header: Header) -> Image:
     """Image message of uint8 pixels: (H, W) becomes mono8, (H, W, 3) rgb8."""
     if pixels.dtype != np.uint8 or pixels.ndim not in (2, 3) or pixels.shape[2:] not in ((), (3,)):
         raise ValueError(f"expected uint8 (H, W) or (H, W, 3), got {pixels.dtype} {pixels.shape}")
-    height, width = pixels.shape[:2]
-    return Image(
-        header=header,
-        height=height,
-        width=width,
-        encoding="mono8" if pixels.ndim == 2 else "rgb8",
-        is_bigendian=0,
-        step=pixels.strides[0] if pixels.flags.c_contiguous else pixels[0].size,
-        # rclpy takes an array of bytes as it is; any other buffer it checks element by element.
-        data=array("B", pixels.tobytes()),
-    )
+    # The wheel's cv_bridge, unlike newer ones, takes no header.
+    message = _BRIDGE.cv2_to_imgmsg(pixels, "mono8" if pixels.ndim == 2 else "rgb8")
+    message.header = header
+    return message
 
 
 def _pixels(message: Image, layout: _Layout) -> Pixels:

@@ -133,7 +133,7 @@ def build() -> None:
 
 
 def check_ros_installation() -> None:
-    needed = ("rclpy", "numpy", "cv2", "torch", "safetensors")
+    needed = ("rclpy", "cv_bridge", "numpy", "cv2", "torch", "safetensors")
     missing = [name for name in needed if importlib.util.find_spec(name) is None]
     if missing:
         raise WorkspaceError(
