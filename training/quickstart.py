@@ -26,23 +26,25 @@ from training.run_folder import MODEL
 CONFIG = Path(__file__).resolve().parents[1] / "config" / "training" / "sprites.yaml"
 
 
-def run(output: Path = Path("runs/quickstart"), images: int = 6_000, steps: int = 1_200) -> None:
+def run(
+    output: Path = Path("runs/quickstart"), images: int = 6_000, steps: int | None = None
+) -> None:
     """Generate data, train a small model, evaluate it and draw pictures.
 
     Args:
         output: folder for everything.
         images: number of training images.
-        steps: number of optimiser steps; a longer training gives better masks.
+        steps: number of optimiser steps, if other than the config's; more give better masks.
     """
     data, trained = output / "data", output / "run"
     model, pictures = trained / MODEL, output / "pictures"
     held_out = max(1, images // 30)
     sizes = f"--image_size 32 --train {images} --val {held_out} --test {held_out}"
     _command(prepare.main, "prepare.py", f"sprites {sizes} --output", data)
-    settings = f"--steps {steps} --resume true"
-    _command(
-        train.main, "train.py", "--config", CONFIG, "--data.path", data, "--run", trained, settings
-    )
+    settings = "--resume true" + ("" if steps is None else f" --steps {steps}")
+    folders = ("--data.path", data, "--run", trained)
+    if not _command(train.main, "train.py", "--config", CONFIG, *folders, settings):
+        return  # stopped by a signal
     score = ("--checkpoint", model, "--data", data, "--output")
     _command(evaluate.main, "evaluate.py", *score, output / "results.json")
     _command(visualise.main, "visualise.py", *score, pictures)
@@ -53,11 +55,11 @@ def run(output: Path = Path("runs/quickstart"), images: int = 6_000, steps: int 
     print(f"look at the pictures in {pictures}, or at: tensorboard --logdir {trained}")
 
 
-def _command(main: Callable[[list[str]], None], script: str, *parts: str | Path) -> None:
+def _command(main: Callable[[list[str]], object], script: str, *parts: str | Path) -> object:
     """Show a command of this folder and run it, in this process."""
     arguments = [a for p in parts for a in ([str(p)] if isinstance(p, Path) else p.split())]
     print(f"\n$ python training/{script} {shlex.join(arguments)}", flush=True)
-    main(arguments)
+    return main(arguments)
 
 
 def main(arguments: list[str] | None = None) -> None:

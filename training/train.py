@@ -589,8 +589,8 @@ def _stop_on_signal(trainer: Trainer) -> Iterator[None]:
             signal.signal(number, handler)
 
 
-def train(config: TrainConfig, resume: bool = False) -> None:
-    """Train a model.
+def train(config: TrainConfig, resume: bool = False) -> bool:
+    """Train a model; whether to the end, or only until a signal asked to stop.
 
     Args:
         config: settings of the run.
@@ -600,9 +600,11 @@ def train(config: TrainConfig, resume: bool = False) -> None:
         trainer = Trainer(config, processes, resume=resume)
         with _stop_on_signal(trainer):
             trainer.run()
+    return trainer.step >= config.steps
 
 
-def main(arguments: list[str] | None = None) -> None:
+def main(arguments: list[str] | None = None) -> bool:
+    """The command line; returns what ``train`` does, exits with a message on an error."""
     parser = jsonargparse.ArgumentParser(prog="train.py", description=__doc__.split("\n")[0])
     parser.add_argument("--config", action="config", help="YAML file with any of these settings")
     parser.add_class_arguments(TrainConfig)
@@ -611,7 +613,7 @@ def main(arguments: list[str] | None = None) -> None:
     try:
         settings = parser.instantiate(values)  # checks them
         config = TrainConfig(**{name: settings[name] for name in TrainConfig.__dataclass_fields__})
-        train(config, resume=settings.resume)
+        return train(config, resume=settings.resume)
     except ERRORS as error:
         sys.exit(f"train.py: {error}")
 
