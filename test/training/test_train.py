@@ -110,20 +110,21 @@ def _text(value: Any) -> str:
     return "null" if value is None else str(value)
 
 
-@pytest.fixture(autouse=True)
+@pytest.fixture(scope="module", autouse=True)
 def one_thread() -> Iterator[None]:
+    """Runs are compared bit by bit, and the number of threads decides the order of sums."""
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     yield
     torch.set_num_threads(threads)
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return write_data(tmp_path_factory.mktemp("data") / "sprites")
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def unlabelled(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return write_data(tmp_path_factory.mktemp("data") / "unlabelled", masks=False)
 
@@ -139,7 +140,7 @@ def error_of(run: Path, data: Path, settings: dict[str, Any]) -> str:
 # The configs in the repository
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def full_size_data(tmp_path_factory: pytest.TempPathFactory) -> dict[int, Path]:
     folder = tmp_path_factory.mktemp("full_size")
     return {size: write_data(folder / str(size), size, train=2, val=1) for size in (32, 64, 128)}
@@ -179,7 +180,7 @@ def test_paper_configs_have_the_papers_settings(name: str) -> None:
 # What a run leaves behind
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def watched_run(data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A short run with everything that is logged."""
     run = tmp_path_factory.mktemp("runs") / "watched"
