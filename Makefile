@@ -23,7 +23,7 @@ help:
 	@echo "             runs/quickstart/"
 	@echo "make test    all tests  [ARGS=\"-k name\"]"
 	@echo "make lint    ruff and mypy"
-	@echo "make bench   speed of model and node"
+	@echo "make bench   speed of the model, as a table and bench.json"
 	@echo "make clean   remove builds, caches and demo_output (keeps .venv)"
 	@echo "PYTHON=python3.12 chooses the Python of .venv (3.10 to 3.13; default: python3)."
 	@echo "With a ROS installation sourced (ROS_DISTRO), that is used instead of .venv."
@@ -49,8 +49,7 @@ lint: setup
 	@$(RUN) mypy
 
 bench: build
-	@if [ -f benchmarks/bench.py ]; then $(RUN) python3 benchmarks/bench.py $(ARGS); \
-	else echo "There is no benchmark yet (benchmarks/bench.py)."; fi
+	@$(RUN) python3 benchmarks/bench.py $(ARGS)
 
 clean:
 	rm -rf build install log dist demo_output *.egg-info .mypy_cache .pytest_cache .ruff_cache
