@@ -286,6 +286,8 @@ def test_the_checkpoint_decides_the_model(
     model = build_small(name)
     save_model(model, path)
     image = picture(48, 64)
+    # Another batch size may take another kernel; bf16 then differs by steps of 2**-8 relative.
+    alike = {"fp32": 1e-3, "bf16": 1e-2}[precision]
     sources = []
     for source in ("auto", "decoder", "attention"):
         segment = Segmenter(path, device="cpu", precision=precision, mask_source=source)
@@ -293,7 +295,7 @@ def test_the_checkpoint_decides_the_model(
         scene, again = segment([image, image])
         check_scene(scene, 48, 64, 4)
         np.testing.assert_allclose(again.masks, scene.masks, atol=1e-6)
-        np.testing.assert_allclose(segment(image).masks, scene.masks, atol=1e-3)
+        np.testing.assert_allclose(segment(image).masks, scene.masks, atol=alike)
         # Slots differ: none of them starts, or ends, as a copy of another.
         for slot in range(1, 4):
             assert np.abs(scene.latent_mean[slot] - scene.latent_mean[0]).max() > 1e-4
