@@ -1,4 +1,4 @@
-"""From nothing to a trained, evaluated and pictured model in minutes, on two CPU cores.
+"""From nothing to a trained, evaluated and pictured model in minutes, without a GPU.
 
 python training/quickstart.py --output runs/quickstart
 
