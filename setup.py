@@ -28,10 +28,10 @@ setup(
         "numpy>=1.26",
         "opencv-python-headless>=4.6,<5",
         "safetensors>=0.4",
-        "torch>=2.1",
+        "torch>=2.6",
     ],
     extras_require={
-        "demo": ["mujoco>=3.3,<4", "rosbags>=0.10"],
+        "demo": ["mujoco>=3.3,<3.4", "rosbags>=0.10"],
     },
     entry_points={
         "console_scripts": [

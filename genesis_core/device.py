@@ -42,7 +42,9 @@ def resolve_precision(precision: str, device: torch.device) -> str:
     if device.type == "cuda":
         return "bf16" if torch.cuda.is_bf16_supported(including_emulation=False) else "fp16"
     # Without AMX or AVX-512 BF16, bfloat16 on a CPU is emulated and slower than float32.
-    native = torch.cpu._is_amx_tile_supported() or torch.cpu._is_avx512_bf16_supported()
+    # PyTorch has no public name for this; a release without these is taken for a CPU without.
+    checks = ("_is_amx_tile_supported", "_is_avx512_bf16_supported")
+    native = any(getattr(torch.cpu, name, lambda: False)() for name in checks)
     return "bf16" if native else "fp32"
 
 

@@ -189,7 +189,7 @@ class GenesisV2(SlotModel):
         """
         features, clusters = self.cluster(images, seed_scores, generator, stop_threshold, num_slots)
         if stop_threshold is not None:
-            largest = int(clusters.num_slots.max())  # the only host synchronisation
+            largest = int(clusters.num_slots.max())  # waits for the device
             clusters.log_masks = clusters.log_masks[:, :largest]
         batch, slots = clusters.log_masks.shape[:2]
         mean, std = self.posterior(features, clusters.log_masks.exp())

@@ -88,7 +88,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     interruption = Interruption()
     try:
         _run(options, Terminal(), interruption)
-    except (DemoError, SourceError, OSError) as error:
+    except (DemoError, SourceError, OSError, ModuleNotFoundError) as error:
         print(f"demo failed: {error}", file=sys.stderr)
         return 1
     except Interrupted:

@@ -21,6 +21,7 @@ import rclpy
 import torch
 from diagnostic_msgs.msg import DiagnosticArray
 from rclpy.executors import ExternalShutdownException
+from rclpy.impl.implementation_singleton import rclpy_implementation
 from rclpy.lifecycle import (
     LifecycleNode,
     LifecyclePublisher,
@@ -46,6 +47,8 @@ from genesis_ros.throttle import Throttle
 # Errors whose text says all. Others are bugs and get a traceback.
 _SETUP_ERRORS = (OSError, ValueError, RuntimeError)
 _EXPECTED_ERRORS = (ValueError, torch.OutOfMemoryError)
+RCLError = rclpy_implementation.RCLError
+
 _PUBLISH_QOS = QoSProfile(depth=5)  # reliable (REP-2003), at most five frames late
 _WARNING_PERIOD = 5.0  # s between two warnings about the same problem
 _FOLLOW_PERIOD = 0.25  # s between two looks at who publishes images
@@ -167,6 +170,10 @@ class PerceptionNode(LifecycleNode):
             overlay=self.create_lifecycle_publisher(Image, "overlay", _PUBLISH_QOS),
         )
         self._apply_settings(settings)
+        if not segmenter.model.metadata.get("trained", {}).get("unsupervised_objective", True):
+            self.get_logger().warning(
+                f"{checkpoint} was trained for its masks only: the published latents mean nothing"
+            )
         self.get_logger().info(
             f"loaded {checkpoint} on {segmenter.device} ({segmenter.precision}) "
             f"in {time.monotonic() - started:.1f} s"
@@ -253,6 +260,8 @@ class PerceptionNode(LifecycleNode):
                 frame.camera.statistics.refuse(str(error))
                 source = frame.camera.source
                 self._warn((source, error.kind), f"dropped a frame of {source}: {error}")
+            except Exception as error:  # noqa: BLE001 - out of memory, say: the other frames go on
+                self._lose(frame, error)
             else:
                 readable.append(frame)
         return readable, images
@@ -390,6 +399,9 @@ def main(args: list[str] | None = None) -> int:
         rclpy.spin(node)
     except (KeyboardInterrupt, ExternalShutdownException):
         pass
+    except RCLError:
+        if rclpy.ok():  # otherwise told to stop in the middle of something
+            raise
     finally:
         node.close()
         node.destroy_node()

@@ -133,13 +133,14 @@ def build() -> None:
 
 
 def check_ros_installation() -> None:
-    needed = ("rclpy", "cv_bridge", "numpy", "cv2", "torch", "safetensors")
+    needed = ("rclpy", "cv_bridge", "numpy", "cv2", "torch", "safetensors", "rosbags")
     missing = [name for name in needed if importlib.util.find_spec(name) is None]
     if missing:
         raise WorkspaceError(
             f"ROS {os.environ['ROS_DISTRO']} is active, but {sys.executable} lacks "
             f"{', '.join(missing)}. `rosdep install --from-paths . --ignore-src` installs the ROS "
-            "packages, pip torch and safetensors; or use a shell without ROS, and .venv is made."
+            "packages, pip torch, safetensors and rosbags; or use a shell without ROS, and .venv "
+            "is made."
         )
 
 
