@@ -16,6 +16,8 @@ from cv_bridge import CvBridge
 from sensor_msgs.msg import CompressedImage, Image
 from std_msgs.msg import Header
 
+from genesis_ros.jpeg import is_cut_off
+
 Pixels: TypeAlias = npt.NDArray[np.uint8]
 ImageMessage: TypeAlias = Image | CompressedImage
 
@@ -164,7 +166,10 @@ def _decode(message: CompressedImage) -> Pixels:
         )
     if data.size == 0:
         raise ImageError("empty", f"the compressed image is empty (format '{message.format}')")
-    _check_jpeg_end(data)
+    if is_cut_off(data.tobytes()):
+        raise ImageError(
+            "truncated", f"the JPEG is cut off after {data.size} bytes (it has no end marker)"
+        )
     # Turning by the EXIF tag would part the masks from the camera's own pixel coordinates.
     flags = cv2.IMREAD_ANYCOLOR | cv2.IMREAD_IGNORE_ORIENTATION
     try:
@@ -187,16 +192,3 @@ def _decode(message: CompressedImage) -> Pixels:
     # "compressed rgb8": red and blue were exchanged before encoding.
     code = None if "compressed rgb" in compression else cv2.COLOR_BGR2RGB
     return _colour(np.asarray(pixels, np.uint8), code)
-
-
-def _check_jpeg_end(data: Pixels) -> None:
-    """Refuse a JPEG that was cut off: the decoder would fill the rest with grey and say nothing."""
-    content = data.tobytes()
-    if not content.startswith(b"\xff\xd8"):
-        return
-    # The end marker must follow the last scan; an earlier one can belong to an embedded thumbnail.
-    end, scan = content.rfind(b"\xff\xd9"), content.rfind(b"\xff\xda")
-    if end < 0 or end < scan:
-        raise ImageError(
-            "truncated", f"the JPEG is cut off after {len(content)} bytes (it has no end marker)"
-        )

@@ -19,6 +19,8 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
+from genesis_ros.jpeg import is_cut_off
+
 if TYPE_CHECKING:
     from genesis_core.tabletop import TabletopRenderer
     from genesis_core.tabletop.sampling import Mode
@@ -113,8 +115,7 @@ def read_image(path: Path) -> NDArray[np.uint8]:
     data = path.read_bytes()
     if not data:
         raise ValueError("the file is empty")
-    if _is_cut_off_jpeg(data):
-        # OpenCV would fill the missing rows with grey and report success.
+    if is_cut_off(data):
         raise ValueError("the JPEG is cut off")
     image = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR | cv2.IMREAD_ANYDEPTH)
     if image is None:
@@ -124,11 +125,6 @@ def read_image(path: Path) -> NDArray[np.uint8]:
             raise ValueError(f"one-channel {image.dtype} image: looks like depth, not colour")
         image = (image >> 8).astype(np.uint8)
     return cv2.cvtColor(image, cv2.COLOR_BGR2RGB)
-
-
-def _is_cut_off_jpeg(data: bytes) -> bool:
-    """A JPEG without an end marker after its last scan."""
-    return data[:2] == b"\xff\xd8" and data.rfind(b"\xff\xd9") < data.rfind(b"\xff\xda")
 
 
 # --- video files -----------------------------------------------------------------------------
