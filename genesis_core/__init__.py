@@ -13,7 +13,9 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from genesis_core.checkpoint import CheckpointError as CheckpointError
+    from genesis_core.checkpoint import decoder_is_trained as decoder_is_trained
     from genesis_core.checkpoint import default_checkpoint as default_checkpoint
+    from genesis_core.checkpoint import find_checkpoint as find_checkpoint
     from genesis_core.checkpoint import load_model as load_model
     from genesis_core.checkpoint import save_model as save_model
     from genesis_core.config import ConfigError as ConfigError
@@ -40,7 +42,14 @@ if TYPE_CHECKING:
 __version__ = "0.1.0"
 
 _MODULES = {
-    "checkpoint": ("CheckpointError", "default_checkpoint", "load_model", "save_model"),
+    "checkpoint": (
+        "CheckpointError",
+        "decoder_is_trained",
+        "default_checkpoint",
+        "find_checkpoint",
+        "load_model",
+        "save_model",
+    ),
     "config": (
         "ConfigError",
         "GenesisV1Config",

@@ -21,6 +21,7 @@ from genesis_core.reference import read_reference
 from genesis_core.slot_model import SlotModel
 
 FORMAT = "genesis_core/1"
+_SHIPPED = Path(__file__).parent / "checkpoints"
 _CONFIG_KEY, _INFO_KEY, _FORMAT_KEY = "config", "info", "format"
 
 
@@ -29,8 +30,30 @@ class CheckpointError(ValueError):
 
 
 def default_checkpoint() -> Path:
-    """The checkpoint that ships with the package."""
-    return Path(__file__).parent / "checkpoints" / "tabletop.safetensors"
+    """The checkpoint that the node takes unless told otherwise; it ships with the package."""
+    return _SHIPPED / "tabletop.safetensors"
+
+
+def find_checkpoint(name: str) -> Path:
+    """A checkpoint by its path, or by the name of one that ships with the package.
+
+    Args:
+        name: a path; or "tabletop" (the default's name) or "tabletop_unsupervised"; or nothing,
+            for the default.
+    """
+    if not name:
+        return default_checkpoint()
+    path, shipped = Path(name).expanduser(), _SHIPPED / f"{name}.safetensors"
+    return shipped if Path(name).name == name and not path.exists() and shipped.exists() else path
+
+
+def decoder_is_trained(trained: dict[str, Any] | None) -> bool:
+    """Whether a training run had decoder and latents in its objective, as far as is known.
+
+    Args:
+        trained: "trained" in a model's metadata, where our trainer says how it was trained.
+    """
+    return not trained or not trained.get("masks_only", False)
 
 
 def save_model(

@@ -7,6 +7,7 @@ from dataclasses import asdict, dataclass, fields
 from typing import Any, Literal, TypeVar
 
 KERNELS = ("gaussian", "laplacian", "epanechnikov")
+NORMALISATIONS = ("stick_breaking", "softmax")
 GROUP_NORM_GROUPS = 8
 
 
@@ -24,7 +25,7 @@ class ModelConfig:
     Attributes:
         image_size: height and width of the input in pixels.
         num_slots: K (at least 2).
-        image_channels: colour channels of the input and of the component means.
+        image_channels: channels of the input and of the component means: 3 for RGB, 4 for RGB-D.
         model: the model's name; a subclass has just one.
     """
 
@@ -64,8 +65,25 @@ class ModelConfig:
             _check_int(name, getattr(self, name), low)
 
 
+@dataclass(frozen=True, kw_only=True)
+class GenerativeConfig(ModelConfig):
+    """What the settings of the models with a likelihood, the SGMM, share.
+
+    Attributes:
+        pixel_std: sigma_x, the fixed standard deviation of the SGMM likelihood.
+    """
+
+    pixel_std: float = 0.7
+
+    def _check(self, largest_size: int, **lowest: int) -> None:
+        super()._check(largest_size, **lowest)
+        std = self.pixel_std
+        if isinstance(std, bool) or not isinstance(std, (int, float)) or not 0 < std < math.inf:
+            raise ConfigError(f"pixel_std is {std!r}; expected a positive number")
+
+
 @dataclass(frozen=True)
-class GenesisV2Config(ModelConfig):
+class GenesisV2Config(GenerativeConfig):
     """Everything that decides the shape and the mathematics of a GENESIS-V2 model.
 
     Attributes:
@@ -78,8 +96,10 @@ class GenesisV2Config(ModelConfig):
         semi_conv: semi-convolutional embeddings (gated, plus coordinates) or plain ones.
         autoregressive_prior: LSTM prior over the slots, or N(0, 1) for each slot.
         mask_loss: whether ``losses`` computes the mask consistency term (Equation 7).
+        mask_normalisation: how IC-SBP's masks come to sum to one: "stick_breaking" (Algorithm 1),
+            or "softmax" over the kernels of all seeds (the paper's future work, Section 3.1).
         pixel_std: sigma_x, the fixed standard deviation of the SGMM likelihood.
-        image_channels: colour channels of the input and of the component means.
+        image_channels: channels of the input and of the component means.
         model: the model's name.
     """
 
@@ -92,6 +112,7 @@ class GenesisV2Config(ModelConfig):
     semi_conv: bool = True
     autoregressive_prior: bool = True
     mask_loss: bool = False
+    mask_normalisation: str = "stick_breaking"
     pixel_std: float = 0.7
     image_channels: int = 3
     model: Literal["genesis_v2"] = "genesis_v2"
@@ -102,16 +123,16 @@ class GenesisV2Config(ModelConfig):
             raise ConfigError(
                 f"feature_dim is {self.feature_dim}; expected a multiple of {GROUP_NORM_GROUPS}"
             )
-        if self.kernel not in KERNELS:
-            raise ConfigError(f"kernel is {self.kernel!r}; expected one of {', '.join(KERNELS)}")
+        for name, known in (("kernel", KERNELS), ("mask_normalisation", NORMALISATIONS)):
+            if (value := getattr(self, name)) not in known:
+                raise ConfigError(f"{name} is {value!r}; expected one of {', '.join(known)}")
         for name in ("semi_conv", "autoregressive_prior", "mask_loss"):
             if not isinstance(getattr(self, name), bool):
                 raise ConfigError(f"{name} is {getattr(self, name)!r}; expected true or false")
-        _check_std("pixel_std", self.pixel_std)
 
 
 @dataclass(frozen=True, kw_only=True)
-class GenesisV1Config(ModelConfig):
+class GenesisV1Config(GenerativeConfig):
     """Everything that decides the shape and the mathematics of a GENESIS model.
 
     Attributes:
@@ -122,7 +143,7 @@ class GenesisV1Config(ModelConfig):
         mask_width: channels of the mask autoencoder's outer layers; the inner ones have twice it.
         component_width: channels of the component VAE's decoder and outer encoder layers.
         pixel_std: sigma_x, the fixed standard deviation of the SGMM likelihood.
-        image_channels: colour channels of the input and of the component means.
+        image_channels: channels of the input and of the component means.
         model: the model's name.
     """
 
@@ -130,7 +151,6 @@ class GenesisV1Config(ModelConfig):
     component_latent_dim: int = 16
     mask_width: int = 32
     component_width: int = 32
-    pixel_std: float = 0.7
     model: Literal["genesis_v1"] = "genesis_v1"
 
     def __post_init__(self) -> None:
@@ -141,11 +161,10 @@ class GenesisV1Config(ModelConfig):
             mask_width=1,
             component_width=1,
         )
-        _check_std("pixel_std", self.pixel_std)
 
 
 @dataclass(frozen=True, kw_only=True)
-class MonetConfig(ModelConfig):
+class MonetConfig(GenerativeConfig):
     """Everything that decides the shape and the mathematics of a MONet-G model.
 
     Attributes:
@@ -155,19 +174,17 @@ class MonetConfig(ModelConfig):
         attention_width: channels of the attention UNet's outer layers.
         component_width: channels of the component VAE's decoder and outer encoder layers.
         pixel_std: sigma_x, the fixed standard deviation of the SGMM likelihood.
-        image_channels: colour channels of the input and of the component means.
+        image_channels: channels of the input and of the component means.
         model: the model's name.
     """
 
     latent_dim: int = 16
     attention_width: int = 32
     component_width: int = 32
-    pixel_std: float = 0.7
     model: Literal["monet"] = "monet"
 
     def __post_init__(self) -> None:
         self._check(256, latent_dim=1, attention_width=1, component_width=1)
-        _check_std("pixel_std", self.pixel_std)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -181,7 +198,7 @@ class SlotAttentionConfig(ModelConfig):
         feature_dim: channels of the encoder and of the decoder.
         hidden_dim: width of the MLP that follows each attention step.
         iterations: attention steps.
-        image_channels: colour channels of the input and of the component means.
+        image_channels: channels of the input and of the component means.
         model: the model's name.
     """
 
@@ -198,8 +215,3 @@ class SlotAttentionConfig(ModelConfig):
 def _check_int(name: str, value: object, low: int) -> None:
     if isinstance(value, bool) or not isinstance(value, int) or value < low:
         raise ConfigError(f"{name} is {value!r}; expected a whole number of at least {low}")
-
-
-def _check_std(name: str, std: object) -> None:
-    if isinstance(std, bool) or not isinstance(std, (int, float)) or not 0 < std < math.inf:
-        raise ConfigError(f"{name} is {std!r}; expected a positive number")

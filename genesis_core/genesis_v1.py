@@ -243,15 +243,18 @@ class GenesisV1(SlotModel):
         evaluation: what is sampled while training must not change the model.
         """
         was_training = self.mask_decoder.training
-        self.mask_decoder.eval()
         mask_noise, component_noise = self._split(self._prior_noise(n, num_slots, generator))
         mask_latents = self.mask_prior.sample(mask_noise)
         mean, std = self._component_prior(mask_latents)
         latents = torch.cat([mask_latents, mean + std * component_noise], dim=2)
         slots = torch.full((n,), latents.shape[1], device=latents.device)
         out = GenesisOutput(num_slots=slots, latents=latents)
-        self._decode_components(out, self.decode_masks(mask_latents))
-        self.mask_decoder.train(was_training)
+        self.mask_decoder.eval()
+        try:
+            log_masks = self.decode_masks(mask_latents)
+        finally:
+            self.mask_decoder.train(was_training)
+        self._decode_components(out, log_masks)
         return out
 
     def _decode_components(self, out: GenesisOutput, log_masks: Tensor) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -17,7 +19,7 @@ from genesis_core.latents import (
 from genesis_core.layers import BroadcastDecoder, ConvBlock, UNet, pixel_coordinates
 from genesis_core.losses import Losses, mask_consistency, sgmm_nll
 from genesis_core.slot_model import GenesisOutput as GenesisOutput
-from genesis_core.slot_model import SlotModel
+from genesis_core.slot_model import SlotModel, inference_generator, random
 
 
 class Embedding(nn.Module):
@@ -76,7 +78,7 @@ class GenesisV2(SlotModel):
         self.latent_dim = config.latent_dim
         self.backbone = UNet(config.image_size, config.image_channels, config.feature_dim)
         self.embedding = Embedding(config)
-        self.icsbp = ICSBP(config.num_slots, config.kernel)
+        self.icsbp = ICSBP(config.num_slots, config.kernel, config.mask_normalisation)
         self.feature_head = nn.Sequential(
             ConvBlock(config.feature_dim, config.feature_dim),
             nn.Conv2d(config.feature_dim, 2 * config.feature_dim, 1),
@@ -96,6 +98,7 @@ class GenesisV2(SlotModel):
         generator: torch.Generator | None = None,
         stop_threshold: float | None = None,
         num_slots: int | None = None,
+        hard_masks: bool = False,
     ) -> tuple[Tensor, Clusters]:
         """Backbone and IC-SBP: features (B, C, H, W) and clusters."""
         self._check_images(images)
@@ -114,6 +117,7 @@ class GenesisV2(SlotModel):
             seed_scores.reshape(batch, size, size).to(images.device),
             stop_threshold=stop_threshold,
             num_slots=num_slots,
+            hard=hard_masks,
         )
         return features, clusters
 
@@ -126,24 +130,41 @@ class GenesisV2(SlotModel):
 
         Returns: two tensors (B, K, D).
         """
-        pixels = self.feature_head(features).flatten(2).transpose(1, 2)  # (B, HW, 2C)
+        block, conv = self.feature_head
+        assert isinstance(conv, nn.Conv2d) and conv.bias is not None
+        pixels = block(features).flatten(2).transpose(1, 2)  # (B, HW, C)
         weights = masks.float().flatten(2)
+        mass = weights.sum(dim=2, keepdim=True)
         # A sum over all pixels would overflow in half precision.
         with torch.autocast(weights.device.type, enabled=False):
             sums = weights @ pixels.float()
-        pooled = sums / (weights.sum(dim=2, keepdim=True) + 1e-5)
-        return posterior_moments(self.latent_head(pooled))
+            # The head's 1x1 convolution is linear, and cheaper on K sums than on all pixels.
+            sums = F.linear(sums, conv.weight.flatten(1)) + mass * conv.bias
+        return posterior_moments(self.latent_head(sums / (mass + 1e-5)))
 
-    def decode(self, latents: Tensor, used: Tensor | None = None) -> tuple[Tensor, Tensor, Tensor]:
+    @torch.no_grad()
+    def set_posterior_std(self, std: float) -> None:
+        """Let the posterior have this standard deviation in every dimension, whatever the image."""
+        last = self.latent_head[-1]
+        assert isinstance(last, nn.Linear)
+        _, scale_weight = last.weight.chunk(2)
+        _, scale_bias = last.bias.chunk(2)
+        scale_weight.zero_()
+        scale_bias.fill_(math.log(math.expm1(std)) - 0.5)  # see posterior_moments
+
+    def decode(
+        self, latents: Tensor, used: Tensor | None = None, *, skip: bool = True
+    ) -> tuple[Tensor, Tensor, Tensor]:
         """Decoder masks, component means and reconstruction from latents (B, K, D).
 
         Args:
-            used: (B, K) bool; other slots are not decoded. None decodes all.
+            used: (B, K) bool; other slots take no part. None uses all.
+            skip: whether to spare the others the decoder, which waits for the device.
 
         Returns: log_masks (B, K, 1, H, W), means (B, K, C, H, W), reconstruction (B, C, H, W).
         """
         batch, slots, _ = latents.shape
-        if used is None:
+        if used is None or not skip:
             decoded = self.decoder(latents.flatten(0, 1)).float().unflatten(0, (batch, slots))
         else:
             parts = self.decoder(latents[used]).float()
@@ -168,6 +189,8 @@ class GenesisV2(SlotModel):
         *,
         num_slots: int | None = None,
         decode: bool = True,
+        hard_masks: bool = False,
+        trim: bool = True,
     ) -> GenesisOutput:
         """Segment, encode and reconstruct images.
 
@@ -183,26 +206,47 @@ class GenesisV2(SlotModel):
                 than this many pixels (stated at 64x64). K becomes the largest number used.
             num_slots: K, if other than the config's.
             decode: False leaves out the decoder: masks are then IC-SBP's only.
+            hard_masks: IC-SBP's masks are zeros and ones (Section 3.1), for inference; an image
+                uses as few slots as explain all its pixels, so here too the number is flexible.
+            trim: with flexible slots, leave out what no image uses; this waits for the device.
+                False gives all K, unused ones of zero mass, and waits for nothing.
 
         Raises:
             ValueError: a tensor's shape is not the expected one.
         """
-        features, clusters = self.cluster(images, seed_scores, generator, stop_threshold, num_slots)
-        if stop_threshold is not None:
+        features, clusters = self.cluster(
+            images, seed_scores, generator, stop_threshold, num_slots, hard_masks
+        )
+        flexible = stop_threshold is not None or hard_masks
+        if flexible and trim:
             largest = int(clusters.num_slots.max())  # waits for the device
             clusters.log_masks = clusters.log_masks[:, :largest]
-        batch, slots = clusters.log_masks.shape[:2]
-        mean, std = self.posterior(features, clusters.log_masks.exp())
         if noise is None:
             drawn = self.config.num_slots if num_slots is None else num_slots
-            shape = (batch, drawn, self.config.latent_dim)
+            shape = (len(images), drawn, self.config.latent_dim)
             noise = self._draw(torch.randn, shape, images, generator)
+        out = self.encode(features, clusters, noise)
+        if decode:
+            used = out.used if flexible else None
+            out.log_masks, out.means, out.reconstruction = self.decode(out.latents, used, skip=trim)
+        return out
+
+    def encode(self, features: Tensor, clusters: Clusters, noise: Tensor) -> GenesisOutput:
+        """Latents from what ``cluster`` gave: an output that is not decoded yet.
+
+        Args:
+            features: (B, C, H, W).
+            clusters: of the same images.
+            noise: (B, K or more, D) standard normal.
+        """
+        batch, slots = clusters.log_masks.shape[:2]
         dim = self.config.latent_dim
         if noise.ndim != 3 or noise.shape[::2] != (batch, dim) or noise.shape[1] < slots:
             raise ValueError(
                 f"noise has shape {tuple(noise.shape)}; expected ({batch}, {slots}, {dim})"
             )
-        out = GenesisOutput(
+        mean, std = self.posterior(features, clusters.log_masks.exp())
+        return GenesisOutput(
             num_slots=clusters.num_slots,
             clusters=clusters,
             log_attention=clusters.log_masks[:, :, None],
@@ -210,10 +254,13 @@ class GenesisV2(SlotModel):
             latent_std=std,
             latents=mean + std * noise[:, :slots].to(mean),
         )
-        if decode:
-            used = None if stop_threshold is None else out.used
-            out.log_masks, out.means, out.reconstruction = self.decode(out.latents, used)
-        return out
+
+    def inference_randomness(self, batch: int, num_slots: int) -> dict[str, Tensor]:
+        like, size = next(self.parameters()), self.config.image_size
+        scores = random(torch.rand, (1, size, size), like, inference_generator())
+        return super().inference_randomness(batch, num_slots) | {
+            "seed_scores": scores.expand(batch, size, size)
+        }
 
     def losses(self, images: Tensor, out: GenesisOutput) -> Losses:
         """Terms of the objective for a decoded forward pass of these images."""

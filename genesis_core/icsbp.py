@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 
 import torch
 from torch import Tensor, nn
 
 ALPHA_MIN, ALPHA_MAX = 0.01, 0.99
+HARD_ALPHA = 0.5
+"""Where the kernel is cut for hard masks; the circle at which its initial scale is aimed."""
 STOP_THRESHOLD_SIZE = 64
 """Image size at which stop thresholds are stated, in pixels."""
 
@@ -20,14 +22,19 @@ class Clusters:
     Attributes:
         log_masks: (B, K, H, W), log of masks that sum to one at every pixel; -inf where unused.
         num_slots: (B,) int64, how many of the K masks each image uses.
-        seeds: (B, K-1) int64, flat pixel index of the seed drawn at each step.
-        log_alpha: (B, K-1, H, W), log of the kernel around each seed before it is clamped.
+        seeds: (B, S) int64, flat pixel index of the seed drawn at each step; S is K - 1, or K with
+            the softmax, where the last mask has a seed too.
+        log_alpha: (B, S, H, W), log of the kernel around each seed before it is clamped.
     """
 
     log_masks: Tensor
     num_slots: Tensor
     seeds: Tensor
     log_alpha: Tensor
+
+    def __getitem__(self, images: slice) -> Clusters:
+        """The clusters of some of the images."""
+        return Clusters(*(getattr(self, each.name)[images] for each in fields(self)))
 
 
 def initial_log_scale(kernel: str, num_slots: int) -> float:
@@ -41,12 +48,19 @@ def initial_log_scale(kernel: str, num_slots: int) -> float:
 
 
 class ICSBP(nn.Module):
-    """Draws up to ``num_slots`` soft clusters, one seed pixel at a time."""
+    """Draws up to ``num_slots`` clusters, one seed pixel at a time.
 
-    def __init__(self, num_slots: int, kernel: str) -> None:
+    Normalisation "stick_breaking": each cluster takes its share of what the earlier ones left, so
+    that masks depend on the order of the seeds. "softmax": stick-breaking only selects the seeds;
+    the masks are the softmax of the log-kernels around all of them, whatever their order (Section
+    3.1 suggests it for future work).
+    """
+
+    def __init__(self, num_slots: int, kernel: str, normalisation: str = "stick_breaking") -> None:
         super().__init__()
         self.num_slots = num_slots
         self.kernel = kernel
+        self.normalisation = normalisation
         self.log_scale = nn.Parameter(torch.tensor(initial_log_scale(kernel, num_slots)))
 
     def kernel_log_alpha(self, squared_distance: Tensor) -> Tensor:
@@ -67,6 +81,7 @@ class ICSBP(nn.Module):
         *,
         stop_threshold: float | None = None,
         num_slots: int | None = None,
+        hard: bool = False,
     ) -> Clusters:
         """Cluster embeddings.
 
@@ -76,18 +91,24 @@ class ICSBP(nn.Module):
             stop_threshold: None for a fixed number of slots; else an image stops when a mask's
                 sum falls below this many pixels, stated at 64x64 and scaled to the image's area.
             num_slots: draw at most this many slots instead of ``self.num_slots``.
+            hard: masks of zeros and ones, for inference: a pixel belongs to the first seed whose
+                kernel reaches ``HARD_ALPHA`` there or, with the softmax, to the one among the
+                seeds so found whose kernel is largest there (the argmax over the seeds). An image
+                ends when no pixel is left. The gradient does not survive it.
 
         Raises:
             ValueError: fewer than two slots, or a threshold that is no number of pixels.
         """
         batch, channels, height, width = embeddings.shape
-        steps = (self.num_slots if num_slots is None else num_slots) - 1
-        if steps < 1:
+        slots = self.num_slots if num_slots is None else num_slots
+        if slots < 2:
             raise ValueError(f"num_slots is {num_slots}; expected at least 2")
+        by_softmax = self.normalisation == "softmax"
+        steps = slots if by_softmax else slots - 1
         if stop_threshold is not None and not stop_threshold >= 0:
             raise ValueError(f"stop_threshold is {stop_threshold}; expected pixels (0 or more)")
         # Always float32: distances and logarithms lose too much in half precision.
-        pixels = embeddings.float().flatten(2)  # (B, E, HW)
+        pixels = embeddings.float().flatten(2).contiguous()  # (B, E, HW), one channel after another
         scores = seed_scores.float().flatten(1)
         log_scope = torch.zeros_like(scores)
         log_scopes, log_masks, log_alphas, seeds = [log_scope], [], [], []
@@ -95,17 +116,27 @@ class ICSBP(nn.Module):
             seed = (scores * log_scope.detach().exp()).argmax(dim=1)  # (B,)
             centre = pixels.gather(2, seed[:, None, None].expand(-1, channels, 1))
             log_alpha = self.kernel_log_alpha((pixels - centre).square().sum(dim=1))
-            alpha = _clamp_straight_through(log_alpha.exp())
+            alpha = log_alpha.exp()
+            alpha = (alpha >= HARD_ALPHA).float() if hard else _clamp_straight_through(alpha)
             log_masks.append(log_scope + alpha.log())
             log_scope = log_scope + torch.log1p(-alpha)
             log_scopes.append(log_scope)
             log_alphas.append(log_alpha)
             seeds.append(seed)
-        masks = torch.stack([*log_masks, log_scope], dim=1)  # (B, K, HW)
-        used = masks.new_full((batch,), steps + 1, dtype=torch.int64)
+        masks = torch.stack([*log_masks, log_scope], dim=1)  # (B, steps + 1, HW)
+        used = masks.new_full((batch,), slots, dtype=torch.int64)
+        pixels_needed = 0.5 if hard else None
         if stop_threshold is not None:
-            pixels_needed = stop_threshold * height * width / STOP_THRESHOLD_SIZE**2
+            scaled = stop_threshold * height * width / STOP_THRESHOLD_SIZE**2
+            pixels_needed = max(scaled, pixels_needed or 0.0)
+        if by_softmax:
+            if pixels_needed is not None:
+                used = _leading(masks[:, :-1], pixels_needed).clamp_min(1)
+            masks = _softmax(torch.stack(log_alphas, dim=1), used, hard)
+        elif pixels_needed is not None:
             masks, used = _stop_early(masks, torch.stack(log_scopes, dim=1), pixels_needed)
+            if hard:  # what is left for the last mask may be nothing
+                used = (masks.exp().sum(dim=2) > 0).sum(dim=1)
         return Clusters(
             log_masks=masks.unflatten(2, (height, width)),
             num_slots=used,
@@ -119,6 +150,22 @@ def _clamp_straight_through(alpha: Tensor) -> Tensor:
     return alpha + (alpha.clamp(ALPHA_MIN, ALPHA_MAX) - alpha).detach()
 
 
+def _leading(masks: Tensor, pixels_needed: float) -> Tensor:
+    """(B,), how many of the masks (B, S, HW), logarithms, come before the first too small one."""
+    large_enough = masks.exp().sum(dim=2) >= pixels_needed
+    return large_enough.long().cumprod(dim=1).sum(dim=1)
+
+
+def _softmax(log_alpha: Tensor, used: Tensor, hard: bool) -> Tensor:
+    """Log masks (B, K, HW) from the log-kernels of all seeds; those from ``used`` on are unused."""
+    index = torch.arange(log_alpha.shape[1], device=log_alpha.device)
+    log_alpha = log_alpha.masked_fill((index >= used[:, None])[:, :, None], -torch.inf)
+    if hard:
+        best = log_alpha.argmax(dim=1, keepdim=True)
+        return torch.where(index[None, :, None] == best, 0.0, -torch.inf)
+    return log_alpha.log_softmax(dim=1)
+
+
 def _stop_early(masks: Tensor, scopes: Tensor, pixels_needed: float) -> tuple[Tensor, Tensor]:
     """Drop each image's masks from the first too small one on; its scope becomes the last mask.
 
@@ -127,8 +174,7 @@ def _stop_early(masks: Tensor, scopes: Tensor, pixels_needed: float) -> tuple[Te
 
     All steps have been run by now: that is cheaper than asking the device after each of them.
     """
-    large_enough = masks[:, :-1].exp().sum(dim=2) >= pixels_needed  # (B, K-1)
-    kept = large_enough.long().cumprod(dim=1).sum(dim=1)  # masks before the first small one
+    kept = _leading(masks[:, :-1], pixels_needed)
     index = torch.arange(masks.shape[1], device=masks.device)[None, :, None]
     last = kept[:, None, None]
     masks = torch.where(index < last, masks, torch.where(index == last, scopes, -torch.inf))

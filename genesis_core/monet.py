@@ -111,10 +111,14 @@ class Monet(SlotModel):
         assert out.latent_mean is not None and out.latent_std is not None
         posterior = out.latent_mean, out.latent_std
         kl = monte_carlo_kl(out.latents, posterior, standard_normal(out.latents))
+        pixel_std = self.config.pixel_std
+        with torch.no_grad():  # to be reported, not to learn from
+            decoded_nll = sgmm_nll(images, out.log_masks, out.means, pixel_std)
         return Losses(
-            nll=sgmm_nll(images, out.log_attention, out.means, self.config.pixel_std),
+            nll=sgmm_nll(images, out.log_attention, out.means, pixel_std),
             kl=kl.sum(dim=2),
             mask_kl=mask_consistency(out.log_attention, out.log_masks, stop_gradient=False),
+            decoded_nll=decoded_nll,
         )
 
     @torch.no_grad()

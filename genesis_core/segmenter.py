@@ -13,36 +13,22 @@ import torch
 from numpy.typing import NDArray
 
 from genesis_core.checkpoint import CheckpointError, load_model
-from genesis_core.device import PRECISIONS, check_choice, resolve_device, resolve_precision
-from genesis_core.slot_model import GenesisOutput, SlotModel
+from genesis_core.device import (
+    check_choice,
+    resolve_compile,
+    resolve_device,
+    resolve_precision,
+)
+from genesis_core.inference import Inference, Options
+from genesis_core.scenes import Scene as Scene
+from genesis_core.scenes import Window, to_scene
+from genesis_core.slot_model import SlotModel
 
 MASK_SOURCES = ("auto", "decoder", "attention")
 FITS = ("resize", "crop")
+RGB = 3
 
 Image = NDArray[np.uint8]
-
-
-@dataclass
-class Scene:
-    """The slots found in one image of H x W pixels.
-
-    Attributes:
-        masks: (K, H, W) float32 probabilities, summing to 1 at every pixel the model saw and to
-            0 outside a centre crop.
-        labels: (H, W) int64, the most probable slot of each pixel; -1 outside a centre crop.
-        latent_mean, latent_std: (K, D) float32; Slot Attention's have no uncertainty of their
-            own, its deviations are 1e-8.
-        scores: (K,) float32 in [0, 1], how sure the model is of a slot: its mean probability
-            over the pixels it wins; 0 where it wins none.
-        num_slots: K, slots used.
-    """
-
-    masks: NDArray[np.float32]
-    labels: NDArray[np.int64]
-    latent_mean: NDArray[np.float32]
-    latent_std: NDArray[np.float32]
-    scores: NDArray[np.float32]
-    num_slots: int
 
 
 @dataclass(frozen=True)
@@ -82,9 +68,13 @@ class Segmenter:
             unless the table says otherwise.
         fit: "resize" squeezes the whole image into the model's square input, "crop" takes the
             largest centre square.
+        compile: "always", "never", or "auto": use torch.compile where that pays. What ``warm_up``
+            was called for then runs compiled; the first time on a machine it takes a minute or
+            two to compile, which is kept for later processes.
 
     Raises:
-        FileNotFoundError, CheckpointError: see ``load_model``.
+        FileNotFoundError: see ``load_model``.
+        CheckpointError: see ``load_model``; or the model is made for other images than RGB.
         DeviceError: CUDA was asked for and is absent.
         ValueError: another argument is not one of those above, or the model cannot do it.
     """
@@ -98,56 +88,75 @@ class Segmenter:
         stop_threshold: float | None = None,
         mask_source: str = "auto",
         fit: str = "resize",
+        compile: str = "never",
     ) -> None:
-        self.configure(max_slots=max_slots, stop_threshold=stop_threshold, fit=fit)
         self.device = resolve_device(device)
         self.precision = resolve_precision(precision, self.device)
+        self.compiles = resolve_compile(compile, self.device, self.precision)
         check_choice("mask_source", mask_source, MASK_SOURCES)
         self.model: SlotModel = load_model(checkpoint, device=self.device)
-        if stop_threshold is not None and not self.model.flexible_slots:
-            raise ValueError(
-                f"stop_threshold is {stop_threshold}, but checkpoint {checkpoint} holds a "
-                f"{self.model.config.model} model, whose number of slots is fixed; leave it out "
-                "and choose max_slots"
+        if (channels := self.model.config.image_channels) != RGB:
+            raise CheckpointError(
+                f"checkpoint {checkpoint} is made for images of {channels} channels; a Segmenter, "
+                "and so the node, takes RGB images (3): use a model with image_channels 3"
             )
-        self.model.to(memory_format=torch.channels_last)
-        self.model.requires_grad_(False)
+        self.configure(max_slots=max_slots, stop_threshold=stop_threshold, fit=fit)
         if mask_source == "auto":
             mask_source = self.model.metadata.get("mask_source", self.model.default_mask_source)
             if mask_source not in MASK_SOURCES[1:]:
                 raise CheckpointError(f"checkpoint {checkpoint} has mask_source {mask_source!r}")
         self.mask_source = mask_source
+        self._inference = Inference(
+            self.model,
+            precision=self.precision,
+            decode=mask_source == "decoder",
+            compile=self.compiles,
+        )
 
     def configure(self, *, max_slots: int | None, stop_threshold: float | None, fit: str) -> None:
         """Change what can change without loading the model again; see the class for values.
 
-        A stop_threshold that the model cannot use is refused by the calls that follow.
+        Raises ValueError, and changes nothing, for values that the model cannot use.
         """
+        self.check(max_slots=max_slots, stop_threshold=stop_threshold, fit=fit)
+        self._settings = _Settings(max_slots, stop_threshold, fit)
+
+    def check(self, *, max_slots: int | None, stop_threshold: float | None, fit: str) -> None:
+        """Raise ValueError if ``configure`` would."""
         if max_slots is not None and (not isinstance(max_slots, int) or max_slots < 2):
             raise ValueError(f"max_slots is {max_slots!r}; expected a whole number >= 2, or None")
         if stop_threshold is not None and not 0 <= stop_threshold < np.inf:
             raise ValueError(
                 f"stop_threshold is {stop_threshold}; expected pixels at 64x64 (0 or more), or None"
             )
+        if stop_threshold is not None and not self.model.flexible_slots:
+            raise ValueError(
+                f"stop_threshold is {stop_threshold}, but the checkpoint holds a "
+                f"{self.model.config.model} model, whose number of slots is fixed; leave it out "
+                "and choose max_slots"
+            )
         check_choice("fit", fit, FITS)
-        self._settings = _Settings(max_slots, stop_threshold, fit)
 
     @overload
-    def __call__(self, images: Image) -> Scene: ...
+    def __call__(self, images: Image, *, quantised: bool = False) -> Scene: ...
 
     @overload
-    def __call__(self, images: Sequence[Image]) -> list[Scene]: ...
+    def __call__(self, images: Sequence[Image], *, quantised: bool = False) -> list[Scene]: ...
 
-    def __call__(self, images: Image | Sequence[Image]) -> Scene | list[Scene]:
+    def __call__(
+        self, images: Image | Sequence[Image], *, quantised: bool = False
+    ) -> Scene | list[Scene]:
         """Segment one uint8 RGB image (H, W, 3), or several (of any sizes) in one batch.
+
+        Args:
+            quantised: give masks and labels in 8 bits, see ``Scene``.
 
         Raises:
             TypeError, ValueError: an image is not such an array, or has no pixels.
-            ValueError too where the model cannot use the stop_threshold.
         """
         if not isinstance(images, Sequence):
             check_image(images)
-            return self([images])[0]
+            return self([images], quantised=quantised)[0]
         for index, image in enumerate(images):
             check_image(image, f"image {index}")
         if not images:
@@ -155,87 +164,50 @@ class Segmenter:
         settings = self._settings  # the same for the whole call, whoever configures meanwhile
         windows = [_window(image.shape[0], image.shape[1], settings.fit) for image in images]
         views = [image[window] for image, window in zip(images, windows, strict=True)]
-        out = self._infer(self._to_input(views), settings)
+        found = self._inference(self._to_pixels(views), self._options(settings))
+        masks, means, deviations = (
+            found.masks.numpy(),
+            found.latent_mean.numpy(),
+            found.latent_std.numpy(),
+        )
         return [
-            self._scene(out, index, image.shape[0], image.shape[1], window)
-            for index, (image, window) in enumerate(zip(images, windows, strict=True))
+            to_scene(
+                masks[index, :used],
+                means[index, :used],
+                deviations[index, :used],
+                size=(image.shape[0], image.shape[1]),
+                window=window,
+                quantised=quantised,
+            )
+            for index, (image, window, used) in enumerate(
+                zip(images, windows, found.num_slots.tolist(), strict=True)
+            )
         ]
 
     def warm_up(self, batch_size: int = 1) -> None:
-        """Run once on a blank image, so that the first real one does not pay for set-up."""
-        size = self.model.config.image_size
-        self([np.zeros((size, size, 3), np.uint8)] * batch_size)
+        """Prepare for batches of this size, so that the first real one does not pay for set-up.
 
-    def _to_input(self, images: Sequence[Image]) -> torch.Tensor:
-        """The model's input on its device: (B, 3, S, S) float32 in [0, 1], channels last."""
+        Batches of other sizes are not run compiled, or as a CUDA graph; nor are those that come
+        after ``configure`` has chosen settings other than the present ones run compiled.
+        """
+        self._inference.prepare(batch_size, self._options(self._settings))
+
+    def _options(self, settings: _Settings) -> Options:
+        slots = settings.max_slots or self.model.config.num_slots
+        return Options(slots, settings.stop_threshold)
+
+    def _to_pixels(self, images: Sequence[Image]) -> torch.Tensor:
+        """The images at the model's size: (B, S, S, 3) uint8."""
         size = self.model.config.image_size
         batch = np.empty((len(images), size, size, 3), np.uint8)
         for place, image in zip(batch, images, strict=True):
-            height, width = image.shape[:2]
-            smaller = (min(width, size), min(height, size))
             # Averaging shrinks, interpolation enlarges; a strip needs one along each side.
-            shrunk = cv2.resize(np.ascontiguousarray(image), smaller, interpolation=cv2.INTER_AREA)
+            shrunk = _shrink(np.ascontiguousarray(image), size)
             cv2.resize(shrunk, (size, size), dst=place, interpolation=cv2.INTER_LINEAR)
-        tensor = torch.from_numpy(batch)
-        if self.device.type == "cuda":
-            tensor = tensor.pin_memory().to(self.device, non_blocking=True)
-        # NHWC memory seen as NCHW is channels last already.
-        return tensor.permute(0, 3, 1, 2).float().div_(255)
-
-    @torch.inference_mode()
-    def _infer(self, images: torch.Tensor, settings: _Settings) -> GenesisOutput:
-        """One forward pass; latents are the posterior's mean, seed scores fixed: repeatable."""
-        slots = settings.max_slots or self.model.config.num_slots
-        noise = self.model.inference_noise(len(images), slots)
-        dtype = PRECISIONS[self.precision]
-        with torch.autocast(self.device.type, dtype, enabled=dtype != torch.float32):
-            out: GenesisOutput = self.model(
-                images,
-                noise=noise,
-                stop_threshold=settings.stop_threshold,
-                num_slots=slots,
-                decode=self.mask_source == "decoder",
-            )
-        return out
-
-    def _scene(
-        self,
-        out: GenesisOutput,
-        index: int,
-        height: int,
-        width: int,
-        window: tuple[slice, slice],
-    ) -> Scene:
-        """Slots of one image of a batch, on the image's own pixels."""
-        used = int(out.num_slots[index])
-        log_masks = out.log_masks if self.mask_source == "decoder" else out.log_attention
-        assert log_masks is not None and out.latent_mean is not None and out.latent_std is not None
-        small = log_masks[index, :used, 0].float().exp().cpu().numpy()
-        rows, columns = window
-        seen = (columns.stop - columns.start, rows.stop - rows.start)
-        # Linear interpolation is a convex combination: probabilities still sum to one.
-        full = np.stack([cv2.resize(mask, seen) for mask in small])
-        winners, best = _strongest(full)
-        if full.shape[1:] == (height, width):
-            masks, labels = full, winners
-        else:
-            masks = np.zeros((used, height, width), np.float32)
-            labels = np.full((height, width), -1, np.int64)
-            masks[:, rows, columns] = full
-            labels[rows, columns] = winners
-        areas = np.bincount(winners.ravel(), minlength=used)
-        sums = np.bincount(winners.ravel(), weights=best.ravel(), minlength=used)
-        return Scene(
-            masks=masks,
-            labels=labels,
-            latent_mean=out.latent_mean[index, :used].cpu().numpy(),
-            latent_std=out.latent_std[index, :used].cpu().numpy(),
-            scores=(sums / np.maximum(areas, 1)).astype(np.float32),
-            num_slots=used,
-        )
+        return torch.from_numpy(batch)
 
 
-def _window(height: int, width: int, fit: str) -> tuple[slice, slice]:
+def _window(height: int, width: int, fit: str) -> Window:
     """Rows and columns of an image that the model sees."""
     if fit == "resize":
         return slice(0, height), slice(0, width)
@@ -244,14 +216,15 @@ def _window(height: int, width: int, fit: str) -> tuple[slice, slice]:
     return slice(top, top + side), slice(left, left + side)
 
 
-def _strongest(masks: NDArray[np.float32]) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
-    """argmax and max over the slots of (K, H, W), ten times faster than numpy's own."""
-    best = masks[0].copy()
-    winners = np.zeros(best.shape, np.int64)
-    for slot, mask in enumerate(masks[1:], start=1):
-        np.putmask(winners, mask > best, slot)
-        np.maximum(best, mask, out=best)
-    return winners, best
+def _shrink(image: Image, size: int) -> Image:
+    """The image with height and width averaged down to ``size``, where they are larger."""
+    height, width = image.shape[:2]
+    # Halving first is several times faster and changes a pixel by about half a grey value.
+    while min(height, width) >= 3 * size and height % 2 == 0 == width % 2:
+        height, width = height // 2, width // 2
+        image = cv2.resize(image, (width, height), interpolation=cv2.INTER_AREA)
+    smaller = (min(width, size), min(height, size))
+    return cv2.resize(image, smaller, interpolation=cv2.INTER_AREA)
 
 
 def check_image(image: object, name: str = "image") -> None:

@@ -9,7 +9,7 @@ from genesis_core.config import SlotAttentionConfig
 from genesis_core.latents import STD_FLOOR
 from genesis_core.layers import UpConv
 from genesis_core.losses import Losses
-from genesis_core.slot_model import INFERENCE_SEED, GenesisOutput, SlotModel, random
+from genesis_core.slot_model import GenesisOutput, SlotModel, inference_generator, random
 
 DECODER_SIDE = 8
 WEIGHT_FLOOR = 1e-8
@@ -203,7 +203,7 @@ class SlotAttention(SlotModel):
 
     def inference_noise(self, batch: int, num_slots: int) -> Tensor:
         """A fixed draw: slots that all start at the mean would stay the same for ever."""
-        fixed = torch.Generator().manual_seed(INFERENCE_SEED)
+        fixed = inference_generator()
         shape = (1, num_slots, self.latent_dim)
         like = self.slot_updates.mean
         return random(torch.randn, shape, like, fixed).expand(batch, -1, -1)

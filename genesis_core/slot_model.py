@@ -43,6 +43,11 @@ class GenesisOutput:
     means: Tensor | None = None
     reconstruction: Tensor | None = None
 
+    def __getitem__(self, images: slice) -> GenesisOutput:
+        """The output for some of the images."""
+        parts: dict[str, Any] = {k: v[images] for k, v in vars(self).items() if v is not None}
+        return GenesisOutput(**parts)
+
     @property
     def used(self) -> Tensor:
         """(B, K) bool: which slots each image uses."""
@@ -102,6 +107,10 @@ class SlotModel(nn.Module):
         device = next(self.parameters()).device
         return torch.zeros(batch, num_slots, self.latent_dim, device=device)
 
+    def inference_randomness(self, batch: int, num_slots: int) -> dict[str, Tensor]:
+        """All that a forward pass draws, by argument, to segment with: always the same."""
+        return {"noise": self.inference_noise(batch, num_slots)}
+
     # For the models
 
     def _check_images(self, images: Tensor) -> None:
@@ -144,8 +153,7 @@ class SlotModel(nn.Module):
         generator: torch.Generator | None,
     ) -> Tensor:
         if generator is None and not self.training:
-            fixed = torch.Generator().manual_seed(INFERENCE_SEED)
-            return random(sampler, (1, *shape[1:]), like, fixed).expand(shape)
+            return random(sampler, (1, *shape[1:]), like, inference_generator()).expand(shape)
         return random(sampler, shape, like, generator)
 
     def _prior_noise(
@@ -157,6 +165,11 @@ class SlotModel(nn.Module):
             raise ValueError(f"asked for {n} samples of {slots} slots; expected at least 1 of each")
         like = next(self.parameters())
         return random(torch.randn, (n, slots, self.latent_dim), like, generator)
+
+
+def inference_generator() -> torch.Generator:
+    """What inference draws from: always the same numbers, on every device."""
+    return torch.Generator().manual_seed(INFERENCE_SEED)
 
 
 def random(

@@ -16,11 +16,11 @@ import numpy.typing as npt
 from genesis_core.tabletop import gl, motion, objects, robot, textures
 from genesis_core.tabletop.environments import MAX_SOLIDS as MAX_ENVIRONMENT
 from genesis_core.tabletop.geometry import from_matrix
-from genesis_core.tabletop.sampling import MODES, Mode, sample_scene
+from genesis_core.tabletop.sampling import MODES, Mode, check_num_objects, sample_scene
 from genesis_core.tabletop.scene import (
     BACKGROUND,
     FIRST_OBJECT,
-    MAX_OBJECTS,
+    OBJECTS,
     ROBOT,
     Finish,
     Light,
@@ -72,26 +72,36 @@ class TabletopRenderer:
 
     mode: "sketchy" (red cube, green block, blue ball in a grey basket), "varied" (1 to 6 objects
     of any shape in varied surroundings) or "mixed" (each half of the time).
+    num_objects: fewest and most objects of a varied scene, if other than 1 and 6.
 
-    A scene depends on the seed, the size and the mode alone, not on the order of calls or the
-    process. Holds an OpenGL context, to be used from the thread that made it; release it with
-    close() or `with`.
+    A scene depends on these and the seed alone, not on the order of calls or the process. Holds an
+    OpenGL context, to be used from the thread that made it; release it with close() or `with`.
 
-    Raises ValueError for a bad size or mode and RenderingError where MuJoCo or OpenGL is missing.
+    Raises ValueError for a bad size, mode or number of objects and RenderingError where MuJoCo or
+    OpenGL is missing.
     """
 
-    def __init__(self, width: int = 128, height: int = 128, mode: Mode = "varied") -> None:
+    def __init__(
+        self,
+        width: int = 128,
+        height: int = 128,
+        mode: Mode = "varied",
+        num_objects: tuple[int, int] = OBJECTS,
+    ) -> None:
         if mode not in MODES:
             raise ValueError(f"mode is {mode!r}; expected one of {', '.join(MODES)}")
         for name, value in (("width", width), ("height", height)):
             if not 16 <= value <= 2048:
                 raise ValueError(f"{name} is {value}; expected 16 to 2048 pixels")
+        check_num_objects(num_objects, mode)
         self.width, self.height, self.mode = width, height, mode
+        self._num_objects = num_objects
         self._mujoco = gl.import_mujoco()
         self._gl = gl.create_context(width, height)
-        self._model = self._mujoco.MjModel.from_xml_string(_mjcf(width, height))
+        most = max(num_objects[1], OBJECTS[1])
+        self._model = self._mujoco.MjModel.from_xml_string(_mjcf(width, height, most))
         self._data = self._mujoco.MjData(self._model)
-        self._pool = _Pool(self._model)
+        self._pool = _Pool(self._model, most)
         self._fill_textures()
         mj = self._mujoco
         self._context = mj.MjrContext(self._model, mj.mjtFontScale.mjFONTSCALE_50)
@@ -112,7 +122,9 @@ class TabletopRenderer:
         """A random still scene."""
         rng = self._rng(seed, 0)
         for _ in range(_ATTEMPTS):
-            scene = sample_scene(rng, self.mode, self.width, self.height)
+            scene = sample_scene(
+                rng, self.mode, self.width, self.height, num_objects=self._num_objects
+            )
             self._prepare(scene)
             labels, depth = self._segment()
             if _worth_showing(labels, rng):
@@ -124,7 +136,9 @@ class TabletopRenderer:
         if num_frames < 1:
             raise ValueError(f"num_frames is {num_frames}; expected at least 1")
         rng = self._rng(seed, 1)
-        scene = sample_scene(rng, self.mode, self.width, self.height, moving=True)
+        scene = sample_scene(
+            rng, self.mode, self.width, self.height, moving=True, num_objects=self._num_objects
+        )
         script = motion.play(scene, self._rng(seed, 2))
         for _ in range(num_frames):
             next(script)
@@ -296,8 +310,9 @@ def remove_specks(labels: npt.NDArray[np.uint8]) -> npt.NDArray[np.uint8]:
 class _Pool:
     """The MuJoCo model's geoms, rewritten for every scene; hides which geom is what."""
 
-    def __init__(self, model: Any) -> None:
+    def __init__(self, model: Any, most_objects: int) -> None:
         self._model = model
+        self._most_objects = most_objects
         self._environment = model.geom("environment_0").id
         self._objects = model.geom("object_0").id
         self._shadows = model.geom("shadow_0").id
@@ -311,14 +326,14 @@ class _Pool:
         }
         for geoms in self._robot_geoms.values():
             self.labels[geoms] = ROBOT
-        for k in range(MAX_OBJECTS):
+        for k in range(most_objects):
             start = self._objects + k * objects.MAX_SOLIDS
             self.labels[start : start + objects.MAX_SOLIDS] = FIRST_OBJECT + k
         self._joints = {
             name: model.joint(name).qposadr[0] for name in (*robot.JOINTS, *robot.FINGERS)
         }
         self._base = model.body("robot").mocapid[0]
-        self._bodies = [model.body(f"object_{k}").mocapid[0] for k in range(MAX_OBJECTS)]
+        self._bodies = [model.body(f"object_{k}").mocapid[0] for k in range(most_objects)]
         # MuJoCo takes a geom's frame for its body's where the model was compiled so.
         model.geom_sameframe[:] = 0
 
@@ -327,11 +342,11 @@ class _Pool:
         if len(scene.environment) > MAX_ENVIRONMENT:
             raise AssertionError(f"{len(scene.environment)} solids; the pool has {MAX_ENVIRONMENT}")
         self._write(self._environment, scene.environment, MAX_ENVIRONMENT)
-        for k in range(MAX_OBJECTS):
+        for k in range(self._most_objects):
             start = self._objects + k * objects.MAX_SOLIDS
             solids = scene.objects[k].solids if k < len(scene.objects) else []
             self._write(start, solids, objects.MAX_SOLIDS)
-        self._write(self._shadows, _contact_shadows(scene), MAX_OBJECTS * _SHADOW_RINGS)
+        self._write(self._shadows, _contact_shadows(scene), self._most_objects * _SHADOW_RINGS)
         style = scene.robot_style
         for part in robot.PARTS:
             finish: Finish = getattr(style, part)
@@ -423,7 +438,7 @@ def _contact_shadows(scene: Scene) -> list[Solid]:
     return solids
 
 
-def _mjcf(width: int, height: int) -> str:
+def _mjcf(width: int, height: int, most_objects: int) -> str:
     """The model: a pool of geoms and materials, the robot, and placeholders for the textures."""
     bank = [*textures.flat_textures(), *textures.cube_textures()]
     assets = "".join(
@@ -432,10 +447,10 @@ def _mjcf(width: int, height: int) -> str:
         for i, t in enumerate(bank)
     )
     pool = [f"environment_{i}" for i in range(MAX_ENVIRONMENT)]
-    pool += [f"shadow_{i}" for i in range(MAX_OBJECTS * _SHADOW_RINGS)]
+    pool += [f"shadow_{i}" for i in range(most_objects * _SHADOW_RINGS)]
     movable = [
         [f"object_{k * objects.MAX_SOLIDS + i}" for i in range(objects.MAX_SOLIDS)]
-        for k in range(MAX_OBJECTS)
+        for k in range(most_objects)
     ]
     names = pool + [name for group in movable for name in group]
     materials = "".join(f'<material name="{name}" texture="texture_0"/>' for name in names)

@@ -19,7 +19,8 @@ from genesis_core.tabletop.objects import (
 )
 from genesis_core.tabletop.scene import (
     FIRST_OBJECT,
-    MAX_OBJECTS,
+    MOST_OBJECTS,
+    OBJECTS,
     Camera,
     Colour,
     Finish,
@@ -39,13 +40,36 @@ MODES: tuple[str, ...] = get_args(Mode)
 _BASE_HEIGHT, _BASE_DISTANCE = -0.02, 0.90
 
 
-def sample_scene(rng: Rng, mode: Mode, width: int, height: int, *, moving: bool = False) -> Scene:
-    """Draw a scene; moving: choose one that suits a sequence (whole workspace in view, a robot)."""
+def check_num_objects(num_objects: tuple[int, int], mode: Mode) -> None:
+    """ValueError unless scenes of this mode can have these numbers, fewest and most, of objects."""
+    if not 1 <= num_objects[0] <= num_objects[1] <= MOST_OBJECTS:
+        raise ValueError(
+            f"num_objects is {num_objects}; expected 1 <= fewest <= most <= {MOST_OBJECTS}"
+        )
+    if num_objects != OBJECTS and mode != "varied":
+        raise ValueError(f"num_objects is {num_objects}: only for mode varied, not {mode}")
+
+
+def sample_scene(
+    rng: Rng,
+    mode: Mode,
+    width: int,
+    height: int,
+    *,
+    moving: bool = False,
+    num_objects: tuple[int, int] = OBJECTS,
+) -> Scene:
+    """Draw a scene.
+
+    Args:
+        moving: choose one that suits a sequence (whole workspace in view, a robot).
+        num_objects: fewest and most objects of a varied scene.
+    """
     if mode == "mixed":
         mode = "sketchy" if rng.random() < 0.5 else "varied"
     if mode == "sketchy":
         return _sketchy(rng, width, height, moving)
-    return _varied(rng, width, height, moving)
+    return _varied(rng, width, height, moving, num_objects)
 
 
 def _sketchy(rng: Rng, width: int, height: int, moving: bool) -> Scene:
@@ -91,8 +115,9 @@ def _sketchy(rng: Rng, width: int, height: int, moving: bool) -> Scene:
     )
 
 
-def _varied(rng: Rng, width: int, height: int, moving: bool) -> Scene:
-    models = [random_object(rng) for _ in range(int(rng.integers(1, MAX_OBJECTS + 1)))]
+def _varied(rng: Rng, width: int, height: int, moving: bool, num_objects: tuple[int, int]) -> Scene:
+    fewest, most = num_objects
+    models = [random_object(rng) for _ in range(int(rng.integers(fewest, most + 1)))]
     place = rng.choice(["basket", "table", "tote", "shelf"], p=[0.45, 0.27, 0.14, 0.14])
     if moving and place == "shelf":
         place = "table"

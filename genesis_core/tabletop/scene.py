@@ -19,7 +19,9 @@ Triple = tuple[float, float, float]
 Colour = tuple[float, float, float]
 
 BACKGROUND, ROBOT, FIRST_OBJECT = 0, 1, 2
-MAX_OBJECTS = 6
+OBJECTS = (1, 6)
+"""Fewest and most objects of a varied scene, unless others are asked for."""
+MOST_OBJECTS = 16
 
 
 class Shape(IntEnum):

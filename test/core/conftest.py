@@ -14,7 +14,6 @@ from genesis_core import (
     SlotModel,
     build_model,
     config_from_dict,
-    save_model,
 )
 
 GOLDEN = Path(__file__).resolve().parents[3] / "shared" / "golden"
@@ -97,6 +96,10 @@ def images() -> torch.Tensor:
 @pytest.fixture
 def checkpoint(make_model: ModelFactory, tmp_path: Path) -> Path:
     """A small model's checkpoint that prefers the decoder's masks."""
+    from genesis_core import (
+        save_model,
+    )  # needs more than PyTorch and NumPy, as tests on GPUs do not
+
     path = tmp_path / "model.safetensors"
     save_model(make_model(), path, {"mask_source": "decoder"})
     return path

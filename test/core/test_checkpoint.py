@@ -21,6 +21,7 @@ from genesis_core import (
     DeviceError,
     GenesisV2,
     default_checkpoint,
+    find_checkpoint,
     load_model,
     save_model,
 )
@@ -70,6 +71,7 @@ def contents(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
         {},
         {"kernel": "laplacian", "semi_conv": False, "autoregressive_prior": False},
         {"image_size": 64, "num_slots": 9, "pixel_std": 0.3, "mask_loss": True},
+        {"mask_normalisation": "softmax", "image_channels": 4},
     ],
 )
 def test_a_saved_model_comes_back(
@@ -83,7 +85,7 @@ def test_a_saved_model_comes_back(
     assert loaded.metadata == {"mask_source": "attention", "steps": 12}
     assert not loaded.training
     size = model.config.image_size
-    images = torch.rand(2, 3, size, size)
+    images = torch.rand(2, model.config.image_channels, size, size)
     expected, actual = model(images), loaded(images)
     assert torch.equal(actual.log_masks, expected.log_masks)
     assert torch.equal(actual.latents, expected.latents)
@@ -149,11 +151,23 @@ def test_a_missing_folder_is_named(make_model: ModelFactory, tmp_path: Path) -> 
         save_model(make_model(), tmp_path / "no_such_folder" / "model.safetensors")
 
 
-def test_the_shipped_checkpoint_loads_and_segments() -> None:
-    path = default_checkpoint()
-    if not path.is_file():
-        pytest.skip("no checkpoint ships with this version yet")
-    model = load_model(path)
+def test_checkpoints_are_found_by_path_and_by_name(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = default_checkpoint().parent
+    assert find_checkpoint("") == find_checkpoint("tabletop") == default_checkpoint()
+    assert find_checkpoint("tabletop_unsupervised") == folder / "tabletop_unsupervised.safetensors"
+    for path in (tmp_path / "tabletop", Path("runs/tabletop"), Path("unknown")):
+        assert find_checkpoint(str(path)) == path
+    assert find_checkpoint("~/tabletop") == Path.home() / "tabletop"
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "tabletop").touch()
+    assert find_checkpoint("tabletop") == Path("tabletop"), "a user's own file comes first"
+
+
+@pytest.mark.parametrize("name", ["tabletop", "tabletop_unsupervised"])
+def test_shipped_checkpoints_load_and_segment(name: str) -> None:
+    model = load_model(find_checkpoint(name))
     size = model.config.image_size
     out = model(torch.rand(1, 3, size, size))
     assert out.log_masks.isfinite().all()

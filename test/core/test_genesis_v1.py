@@ -146,6 +146,14 @@ def test_sampling_while_training_does_not_change_the_model(model: GenesisV1) -> 
     assert torch.equal(again.reconstruction, first.reconstruction)
 
 
+def test_sampling_that_fails_leaves_the_model_training(model: GenesisV1) -> None:
+    model.train()
+    model.mask_decoder[-1] = torch.nn.Conv2d(99, 1, 1)  # does not fit the layer before it
+    with pytest.raises(RuntimeError, match="99 channels"):
+        model.sample(2)
+    assert all(part.training for part in model.modules())
+
+
 def test_evaluation_uses_the_statistics_of_training(model: GenesisV1, images: Tensor) -> None:
     with torch.no_grad():
         before = model(images[:1]).log_masks

@@ -15,7 +15,8 @@ from torch import Tensor, nn
 from torch.distributions import Normal
 
 from genesis_core import ConfigError, GenesisV2, GenesisV2Config, load_model
-from genesis_core.config import KERNELS
+from genesis_core.config import KERNELS, NORMALISATIONS
+from genesis_core.losses import mask_supervision
 
 Golden = Callable[[str], tuple[Path, dict[str, Any]]]
 ModelFactory = Callable[..., GenesisV2]
@@ -124,6 +125,49 @@ def test_every_variant_has_proper_masks_and_finite_gradients(
         assert model.embedding.gate.grad != 0
 
 
+@pytest.mark.parametrize("kernel", KERNELS)
+def test_masks_normalised_by_a_softmax_learn(
+    kernel: str, make_model: ModelFactory, images: Tensor
+) -> None:
+    model = make_model(kernel=kernel, mask_normalisation="softmax", mask_loss=True).train()
+    out = model(images, generator=torch.Generator().manual_seed(0))
+    torch.testing.assert_close(out.log_attention.exp().sum(dim=1), torch.ones(4, 1, 32, 32))
+    losses = model.losses(images, out)
+    labels = torch.zeros(4, 32, 32, dtype=torch.uint8)
+    labels[:, :, 16:] = 1
+    supervision = mask_supervision(out.clusters, labels).mean()
+    (losses.nll.mean() + losses.kl.sum(dim=1).mean() + losses.mask_kl.mean()).backward(
+        retain_graph=True
+    )
+    supervision.backward()
+    for name, parameter in model.named_parameters():
+        assert parameter.grad is not None, name
+        assert parameter.grad.isfinite().all(), name
+    assert model.icsbp.log_scale.grad != 0 and model.embedding.gate.grad != 0
+
+
+@pytest.mark.parametrize("normalisation", NORMALISATIONS)
+@pytest.mark.parametrize("threshold", [None, 100.0])
+def test_hard_masks_go_through_the_whole_model(
+    normalisation: str, threshold: float | None, make_model: ModelFactory, images: Tensor
+) -> None:
+    """Zeros and ones; slots that explain nothing are neither decoded nor divergent."""
+    model = make_model(num_slots=9, mask_normalisation=normalisation)
+    with torch.no_grad():
+        model.icsbp.log_scale.add_(4.0)  # wide kernels: few clusters explain the image
+        out = model(images, stop_threshold=threshold, hard_masks=True)
+        losses = model.losses(images, out)
+    attention = out.log_attention.exp()
+    assert ((attention == 0) | (attention == 1)).all() and (attention.sum(dim=1) == 1).all()
+    assert out.num_slots.max() < 9 and out.latents.shape[1] == out.num_slots.max()
+    for index, used in enumerate(out.num_slots.tolist()):
+        assert (attention[index, :used].sum(dim=(1, 2, 3)) > 0).all()
+        assert (out.log_masks[index, used:] == -torch.inf).all()
+        assert (losses.kl[index, used:] == 0).all()
+    torch.testing.assert_close(out.log_masks.exp().sum(dim=1), torch.ones(4, 1, 32, 32))
+    assert losses.nll.isfinite().all() and losses.kl.isfinite().all()
+
+
 def test_gradients_stay_finite_where_the_kernel_saturates(
     make_model: ModelFactory, images: Tensor
 ) -> None:
@@ -188,6 +232,29 @@ def test_pooled_features_are_averages_within_the_mask(make_model: ModelFactory) 
     small[:, 0, 9, 9], small[:, 1, 9, 9] = 1.0, 0.01
     mean, _ = model.posterior(features, small)
     torch.testing.assert_close(mean[:, 0], mean[:, 1], rtol=0, atol=0.01)
+
+
+def test_the_encoder_cannot_tell_a_dark_image_from_a_bright_one(
+    make_model: ModelFactory, images: Tensor
+) -> None:
+    """Convolutions without bias, each normalised: data for the decoder are to be exposed alike."""
+    model = make_model(num_slots=4).eval()
+    bright, dark = model(images), model(0.5 * images)
+    torch.testing.assert_close(
+        dark.log_attention.exp(), bright.log_attention.exp(), atol=2e-2, rtol=0
+    )
+    torch.testing.assert_close(dark.latent_mean, bright.latent_mean, atol=1e-2, rtol=0)
+    shifted = model(0.5 * images + 0.5)
+    assert (shifted.latent_mean - bright.latent_mean).abs().max() > 5e-2
+
+
+def test_posterior_std_can_be_set(make_model: ModelFactory, images: Tensor) -> None:
+    model = make_model(num_slots=4).eval()
+    before = model(images)
+    model.set_posterior_std(0.05)
+    after = model(images)
+    torch.testing.assert_close(after.latent_std, torch.full_like(after.latent_std, 0.05))
+    torch.testing.assert_close(after.latent_mean, before.latent_mean)
 
 
 def test_half_precision_pooling_does_not_overflow(make_model: ModelFactory) -> None:
@@ -474,6 +541,10 @@ def test_wrong_inputs_are_refused_by_name(make_model: ModelFactory, images: Tens
         ({"feature_dim": 0}, "feature_dim is 0"),
         ({"latent_dim": 0}, "latent_dim is 0"),
         ({"embedding_dim": 1}, "embedding_dim is 1"),
+        (
+            {"mask_normalisation": "sum"},
+            "mask_normalisation is 'sum'; expected one of stick_breaking, softmax",
+        ),
         ({"kernel": "cosine"}, "kernel is 'cosine'; expected one of gaussian, laplacian"),
         ({"semi_conv": 1}, "semi_conv is 1; expected true or false"),
         ({"pixel_std": 0.0}, "pixel_std is 0.0; expected a positive number"),

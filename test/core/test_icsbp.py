@@ -9,14 +9,16 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from genesis_core.config import KERNELS
+from genesis_core.config import KERNELS, NORMALISATIONS
 from genesis_core.icsbp import ICSBP, initial_log_scale
 
 Array = NDArray[np.float64]
 
 
-def make(kernel: str, num_slots: int = 2, scale: float = 1.0) -> ICSBP:
-    icsbp = ICSBP(num_slots, kernel)
+def make(
+    kernel: str, num_slots: int = 2, scale: float = 1.0, normalisation: str = "stick_breaking"
+) -> ICSBP:
+    icsbp = ICSBP(num_slots, kernel, normalisation)
     with torch.no_grad():
         icsbp.log_scale.fill_(math.log(scale))
     return icsbp
@@ -247,6 +249,127 @@ def test_many_slots_stay_finite() -> None:
     found = make("gaussian", num_slots=31)(torch.zeros(1, 1, 4, 4), torch.rand(1, 4, 4))
     assert found.log_masks.isfinite().all()
     assert found.log_masks[0, -1].max().item() == pytest.approx(30 * math.log(0.01), rel=1e-4)
+
+
+# The softmax over all seeds
+
+
+def test_softmax_by_hand() -> None:
+    """Three seeds on a line at 0, 1 and 3: weights exp(-d^2 / 2) at every pixel, normalised."""
+    icsbp = make("gaussian", num_slots=3, scale=2.0, normalisation="softmax")
+    found = icsbp(row(0.0, 1.0, 3.0, 0.5), torch.tensor([[[1.0, 0.9, 0.8, 0.0]]]))
+    assert found.seeds.tolist() == [[0, 2, 1]]  # where the most scope is left, times the score
+    places, pixels = np.array([0.0, 3.0, 1.0]), np.array([0.0, 1.0, 3.0, 0.5])
+    weights = np.exp(-((places[:, None] - pixels) ** 2) / 2)
+    expected = weights / weights.sum(axis=0)
+    np.testing.assert_allclose(found.log_masks.exp().detach()[0, :, 0], expected, rtol=1e-4)
+    assert found.num_slots.tolist() == [3]
+
+
+@pytest.mark.parametrize("kernel", KERNELS)
+def test_softmax_masks_do_not_depend_on_the_order_of_the_seeds(kernel: str) -> None:
+    """Two draws of the same three pixels as seeds: the masks change places and nothing else."""
+    embeddings = 0.5 * torch.randn(1, 3, 6, 8, generator=torch.Generator().manual_seed(0))
+    chosen = (3, 21, 44)
+    orders = ((0, 1, 2), (2, 0, 1))
+    masks = {}
+    for normalisation in ("softmax", "stick_breaking"):
+        icsbp = make(kernel, num_slots=3, scale=0.5, normalisation=normalisation)
+        for order in orders:
+            scores = torch.zeros(48)
+            for rank, place in enumerate(order):
+                scores[chosen[place]] = 1 - 0.45 * rank
+            found = icsbp(embeddings, scores.reshape(1, 6, 8))
+            drawn = [chosen[place] for place in order]
+            assert found.seeds[0].tolist() == drawn[: found.seeds.shape[1]]
+            masks[normalisation, order] = found.log_masks.exp()[0].detach()
+    first, second = (masks["softmax", order] for order in orders)
+    torch.testing.assert_close(second, first[list(orders[1])])
+    first, second = (masks["stick_breaking", order] for order in orders)
+    assert not torch.allclose(second, first[list(orders[1])], atol=0.01)
+
+
+@pytest.mark.parametrize("kernel", KERNELS)
+@pytest.mark.parametrize("threshold", [None, 300.0])
+@pytest.mark.parametrize("hard", [False, True])
+def test_softmax_masks_sum_to_one(kernel: str, threshold: float | None, hard: bool) -> None:
+    embeddings, scores = random_case(2)
+    embeddings.requires_grad_()
+    icsbp = make(kernel, num_slots=5, scale=0.5, normalisation="softmax")
+    found = icsbp(embeddings, scores, stop_threshold=threshold, hard=hard)
+    assert found.log_masks.shape == (4, 5, 6, 8)
+    assert found.seeds.shape == (4, 5) and found.log_alpha.shape == (4, 5, 6, 8)
+    masks = found.log_masks.exp()
+    torch.testing.assert_close(masks.sum(dim=1), torch.ones(4, 6, 8))
+    for image, used in zip(masks, found.num_slots.tolist(), strict=True):
+        assert (image[:used].sum(dim=(1, 2)) > 0).all() and (image[used:] == 0).all()
+    if not hard:
+        (masks * torch.rand(masks.shape)).sum().backward()
+        assert embeddings.grad is not None and embeddings.grad.isfinite().all()
+
+
+def test_softmax_stops_at_the_first_seed_whose_share_is_small() -> None:
+    """Clusters of 4, 2 and 1 pixels, as above: no mask is left over for the rest."""
+    embeddings = row(0.0, 0.0, 0.0, 0.0, 10.0, 10.0, 20.0)
+    scores = torch.tensor([[[0.9, 0.1, 0.1, 0.1, 0.5, 0.1, 0.3]]])
+    icsbp = make("gaussian", num_slots=4, normalisation="softmax")
+    for pixels, expected in ((0.5, 3), (1.5, 2), (3.0, 1), (6.0, 1)):
+        found = icsbp(embeddings, scores, stop_threshold=pixels * 64 * 64 / 7)
+        assert found.num_slots.tolist() == [expected]
+        masks = found.log_masks.exp()[0, :, 0]
+        torch.testing.assert_close(masks[:expected].sum(dim=0), torch.ones(7))
+    assert masks[0].tolist() == [1.0] * 7  # one slot takes everything
+
+
+# Hard masks
+
+
+def test_hard_masks_by_hand() -> None:
+    """alpha is exp(-d^2): at least one half up to a distance of 0.83 from the seed."""
+    found = make("gaussian", num_slots=5)(
+        row(0.0, 0.5, 0.8, 0.9, 5.0), torch.tensor([[[0.9, 0.1, 0.1, 0.1, 0.5]]]), hard=True
+    )
+    assert found.log_masks.exp()[0, :, 0].tolist() == [
+        [1.0, 1.0, 1.0, 0.0, 0.0],
+        [0.0, 0.0, 0.0, 0.0, 1.0],
+        [0.0, 0.0, 0.0, 1.0, 0.0],
+        [0.0] * 5,
+        [0.0] * 5,
+    ]
+    assert found.num_slots.tolist() == [3]  # all pixels are explained
+
+
+def test_what_hard_masks_leave_is_the_last_mask() -> None:
+    """Too few slots for three clusters, or a threshold that the smallest does not reach."""
+    embeddings = row(0.0, 0.0, 0.0, 10.0, 10.0, 20.0)
+    scores = torch.tensor([[[0.9, 0.1, 0.1, 0.5, 0.1, 0.3]]])
+    expected = [[1.0] * 3 + [0.0] * 3, [0.0] * 3 + [1.0] * 3]
+    few = make("gaussian", num_slots=2)(embeddings, scores, hard=True)
+    assert few.log_masks.exp()[0, :, 0].tolist() == expected
+    threshold = 2.5 * 64 * 64 / 6
+    stopped = make("gaussian", num_slots=4)(embeddings, scores, hard=True, stop_threshold=threshold)
+    assert stopped.num_slots.tolist() == [2]
+    assert stopped.log_masks.exp()[0, :2, 0].tolist() == expected
+
+
+@pytest.mark.parametrize("normalisation", NORMALISATIONS)
+def test_hard_masks_are_the_same_set_whatever_the_seeds(normalisation: str) -> None:
+    """Section 3.1: unique but for their order, where clusters are apart."""
+    centres = np.array([[0, 0, 0], [4, 0, 0], [0, 4, 0], [0, 0, 4]])
+    labels = np.random.default_rng(0).integers(0, 4, (6, 8))
+    noise = np.random.default_rng(1).normal(size=(6, 8, 3)) * 0.05
+    embeddings = torch.from_numpy(centres[labels] + noise).float().permute(2, 0, 1)[None]
+    icsbp = make("gaussian", num_slots=7, normalisation=normalisation)
+    expected = {tuple((labels == label).ravel().tolist()) for label in range(4)}
+    orders = set()
+    for seed in range(5):
+        scores = torch.rand(1, 6, 8, generator=torch.Generator().manual_seed(seed))
+        found = icsbp(embeddings, scores, hard=True)
+        assert found.num_slots.tolist() == [4]
+        masks = found.log_masks.exp()[0, :4].bool().flatten(1)
+        assert {tuple(mask.tolist()) for mask in masks} == expected
+        orders.add(tuple(masks.int().argmax(dim=1).tolist()))
+    assert len(orders) > 1
 
 
 @pytest.mark.parametrize(

@@ -5,7 +5,22 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from genesis_core.layers import BroadcastDecoder, UNet, UpConv, pixel_coordinates
+from genesis_core.layers import (
+    BroadcastDecoder,
+    UNet,
+    UpConv,
+    _Convolution,
+    _to_planes,
+    conv_enlarged,
+    pixel_coordinates,
+)
+
+# In float32 on a CPU, transposed convolutions are computed otherwise than in other precisions.
+BOTH_WAYS = pytest.mark.parametrize("dtype", [torch.float64, torch.float32])
+CLOSE = {
+    torch.float64: {"rtol": 1e-7, "atol": 1e-7},
+    torch.float32: {"rtol": 1e-4, "atol": 1e-4},
+}
 
 
 def test_coordinates_run_from_minus_one_to_one() -> None:
@@ -14,29 +29,81 @@ def test_coordinates_run_from_minus_one_to_one() -> None:
     assert columns.tolist() == [[-1.0, -0.5, 0.0, 0.5, 1.0]] * 3
 
 
+@BOTH_WAYS
 @pytest.mark.parametrize("size", [(1, 1), (2, 3), (4, 4), (7, 5)])
-def test_up_convolution_equals_the_transposed_convolution(size: tuple[int, int]) -> None:
-    """Values, and gradients of input, weights and bias, in float64."""
-    ours = UpConv(5, 3).double()
-    reference = nn.ConvTranspose2d(5, 3, 5, stride=2, padding=2, output_padding=1).double()
+def test_up_convolution_equals_the_transposed_convolution(
+    size: tuple[int, int], dtype: torch.dtype
+) -> None:
+    """Values, and gradients of input, weights and bias."""
+    ours = UpConv(5, 3).to(dtype)
+    reference = nn.ConvTranspose2d(5, 3, 5, stride=2, padding=2, output_padding=1).to(dtype)
     reference.load_state_dict(ours.state_dict())
-    x = torch.randn(2, 5, *size, dtype=torch.float64)
+    x = torch.randn(2, 5, *size, dtype=dtype)
     ours_x, reference_x = x.clone().requires_grad_(), x.clone().requires_grad_()
     actual, expected = ours(ours_x), reference(reference_x)
     assert actual.shape == (2, 3, 2 * size[0], 2 * size[1])
+    torch.testing.assert_close(actual, expected, **CLOSE[dtype])
+    cotangent = torch.randn_like(expected)
+    actual.backward(cotangent)
+    expected.backward(cotangent)
+    torch.testing.assert_close(ours_x.grad, reference_x.grad, **CLOSE[dtype])
+    for name, parameter in reference.named_parameters():
+        actual_grad = ours.get_parameter(name).grad
+        torch.testing.assert_close(actual_grad, parameter.grad, **CLOSE[dtype])
+
+
+@pytest.mark.parametrize("frozen", [None, "x", "weight", "bias"])
+@pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
+@pytest.mark.parametrize("up", [False, True])
+def test_gradients_of_convolutions(
+    up: bool, layout: torch.memory_format, frozen: str | None
+) -> None:
+    """Against finite differences; what is frozen gets none."""
+    shapes = {"x": (2, 3, 2, 4), "weight": (3, 2, 5, 5) if up else (2, 3, 3, 3), "bias": (2,)}
+    inputs = []
+    for name, shape in shapes.items():
+        tensor = torch.randn(shape, dtype=torch.float64)
+        tensor = tensor.contiguous(memory_format=layout) if tensor.ndim == 4 else tensor
+        inputs.append(tensor.requires_grad_(name != frozen))
+    geometry = (2, 2, True) if up else (1, 1, False)
+    assert torch.autograd.gradcheck(_Convolution.apply, (*inputs, *geometry))
+    _Convolution.apply(*inputs, *geometry).sum().backward()
+    for name, tensor in zip(shapes, inputs, strict=True):
+        assert (tensor.grad is None) == (name == frozen), name
+
+
+def test_planes_hold_the_same_numbers() -> None:
+    x = torch.randn(2, 64, 64, 66).contiguous(memory_format=torch.channels_last)
+    for view in (x, x[:, :, ::2, ::2], x[:, :, :8, :9], x[:, 3:40], x.contiguous()):
+        assert torch.equal(_to_planes(view), view)
+
+
+@pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
+@pytest.mark.parametrize("size", [(1, 1), (2, 3), (7, 5)])
+def test_convolution_of_an_enlarged_map_equals_enlarging_and_convolving(
+    size: tuple[int, int], layout: torch.memory_format
+) -> None:
+    """Values, and gradients of input and weights, in float64."""
+    x = torch.randn(2, 5, *size, dtype=torch.float64).contiguous(memory_format=layout)
+    weight = torch.randn(3, 5, 3, 3, dtype=torch.float64).contiguous(memory_format=layout)
+    ours = [tensor.clone().requires_grad_() for tensor in (x, weight)]
+    reference = [tensor.clone().requires_grad_() for tensor in (x, weight)]
+    actual = conv_enlarged(*ours)
+    enlarged = F.interpolate(reference[0], scale_factor=2.0, mode="nearest")
+    expected = F.conv2d(enlarged, reference[1], padding=1)
     torch.testing.assert_close(actual, expected)
     cotangent = torch.randn_like(expected)
     actual.backward(cotangent)
     expected.backward(cotangent)
-    torch.testing.assert_close(ours_x.grad, reference_x.grad)
-    for name, parameter in reference.named_parameters():
-        torch.testing.assert_close(ours.get_parameter(name).grad, parameter.grad)
+    for one, other in zip(ours, reference, strict=True):
+        torch.testing.assert_close(one.grad, other.grad)
 
 
+@BOTH_WAYS
 @pytest.mark.parametrize("image_size", [32, 64])
-def test_decoder_equals_its_description(image_size: int) -> None:
+def test_decoder_equals_its_description(image_size: int, dtype: torch.dtype) -> None:
     """Broadcast, coordinates, four times [up, GroupNorm(8), ReLU], 1x1, from standard parts."""
-    decoder = BroadcastDecoder(image_size, 6, 16, 4).double()
+    decoder = BroadcastDecoder(image_size, 6, 16, 4).to(dtype)
     with torch.no_grad():
         for parameter in decoder.parameters():
             if parameter.ndim == 1:  # norms start at one and zero, which hides a wrong order
@@ -46,7 +113,7 @@ def test_decoder_equals_its_description(image_size: int) -> None:
     def reference(latents: Tensor) -> Tensor:
         side = image_size // 16
         grid = latents[:, :, None, None].expand(-1, -1, side, side)
-        coordinates = pixel_coordinates(side, side).double().expand(len(latents), -1, -1, -1)
+        coordinates = pixel_coordinates(side, side).to(dtype).expand(len(latents), -1, -1, -1)
         x = torch.cat([grid, coordinates], dim=1)
         for index in (1, 4, 7, 10):
             x = F.conv_transpose2d(x, state[f"{index}.weight"], state[f"{index}.bias"], 2, 2, 1)
@@ -54,13 +121,14 @@ def test_decoder_equals_its_description(image_size: int) -> None:
             x = F.relu(x)
         return F.conv2d(x, state["13.weight"], state["13.bias"])
 
-    latents = torch.randn(3, 6, dtype=torch.float64)
+    latents = torch.randn(3, 6, dtype=dtype)
     actual, expected = latents.clone().requires_grad_(), latents.clone().requires_grad_()
-    torch.testing.assert_close(decoder(actual), reference(expected))
-    weights = torch.randn(3, 4, image_size, image_size, dtype=torch.float64)
+    torch.testing.assert_close(decoder(actual), reference(expected), **CLOSE[dtype])
+    weights = torch.randn(3, 4, image_size, image_size, dtype=dtype)
     (decoder(actual) * weights).sum().backward()
     (reference(expected) * weights).sum().backward()
-    torch.testing.assert_close(actual.grad, expected.grad)
+    scale = expected.grad.abs().max()
+    torch.testing.assert_close(actual.grad / scale, expected.grad / scale, **CLOSE[dtype])
 
 
 @pytest.mark.parametrize(

@@ -5,18 +5,23 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor
-from torch.distributions import Normal
+from torch.distributions import MultivariateNormal, Normal
 
 from genesis_core import ConfigError, Geco
 from genesis_core.icsbp import ICSBP, Clusters
 from genesis_core.losses import (
+    COLOUR_STD,
+    PLACE_STD,
     gaussian_floor,
+    latent_anchor,
     mask_consistency,
     mask_distillation,
     mask_supervision,
+    region_mixture,
     sgmm_nll,
 )
 
@@ -122,6 +127,155 @@ def test_mask_distillation_is_a_cross_entropy_that_teaches_the_decoder_only() ->
     assert attention.grad is None
     assert decoded.grad is not None
     assert decoded.grad.flatten().tolist() == pytest.approx([-0.8, -0.2], rel=1e-5)
+
+
+def test_latent_anchor_is_the_distance_to_what_a_mask_shows() -> None:
+    """Two slots, left and right half of a 2x4 image, of one colour each, told by hand."""
+    left = torch.tensor([1.0, 1.0, 0.0, 0.0]).expand(2, 4)
+    masks = torch.stack([left, 1 - left])[None, :, None]  # (1, 2, 1, 2, 4)
+    images = torch.empty(1, 3, 2, 4)
+    images[..., :2] = torch.tensor([1.0, 0.5, 0.0])[:, None, None]
+    images[..., 2:] = torch.tensor([0.0, 0.25, 1.0])[:, None, None]
+    # Colour, row, column, twice the spread of rows (at -1 and 1) and columns (1/3 to either side).
+    expected = torch.tensor(
+        [[1.0, 0.0, -1.0, 0.0, -2 / 3, 2.0, 2 / 3], [-1.0, -0.5, 1.0, 0.0, 2 / 3, 2.0, 2 / 3]]
+    )
+    log_attention = masks.log().requires_grad_()
+    latents = torch.cat([expected, torch.full((2, 3), 9.0)], dim=1)[None]
+    assert latent_anchor(images, log_attention, latents).item() == pytest.approx(0, abs=1e-10)
+    latents[0, 0, 0] += 0.7
+    latents.requires_grad_()
+    loss = latent_anchor(images, log_attention, latents)
+    assert loss.item() == pytest.approx(0.7**2 / 7 / 2, rel=1e-5)
+    loss.sum().backward()
+    assert latents.grad is not None and not latents.grad[0, :, 7:].any()
+    assert log_attention.grad is None
+
+
+def test_latent_anchor_leaves_empty_masks_out() -> None:
+    images = torch.full((1, 3, 4, 4), 0.5)
+    masks = torch.stack([torch.ones(4, 4), torch.zeros(4, 4)])[None, :, None]
+    latents = torch.zeros(1, 2, 7)
+    alone = latent_anchor(images, masks[:, :1].log(), latents[:, :1])
+    assert latent_anchor(images, masks.log(), latents).item() == pytest.approx(alone.item())
+    latents[0, 1] = 100.0
+    assert latent_anchor(images, masks.log(), latents).item() == pytest.approx(alone.item())
+
+
+def test_latent_anchor_says_how_many_dimensions_it_takes() -> None:
+    images, masks = torch.rand(1, 3, 4, 4), torch.zeros(1, 1, 1, 4, 4)
+    with pytest.raises(ValueError, match="latents have 6 dimensions; to anchor them takes 7"):
+        latent_anchor(images, masks, torch.zeros(1, 1, 6))
+
+
+# Region mixture
+
+
+def two_discs(size: int = 16) -> tuple[Tensor, Tensor]:
+    """An image (1, 3, S, S) of a red and a green disc on shaded grey, and its labels (S, S)."""
+    rows, columns = torch.meshgrid(torch.arange(size), torch.arange(size), indexing="ij")
+    labels = torch.zeros(size, size, dtype=torch.int64)
+    labels[(rows - 5) ** 2 + (columns - 4) ** 2 <= 9] = 1
+    labels[(rows - 9) ** 2 + (columns - 11) ** 2 <= 9] = 2
+    grey = (0.3 + 0.02 * columns).expand(3, -1, -1)
+    image = torch.where(labels == 1, torch.tensor([0.8, 0.2, 0.2])[:, None, None], grey)
+    image = torch.where(labels == 2, torch.tensor([0.2, 0.7, 0.2])[:, None, None], image)
+    noise = torch.randn(3, size, size, generator=torch.Generator().manual_seed(0))
+    return (image + 0.01 * noise)[None], labels
+
+
+def as_log_masks(labels: Tensor, slots: int = 3) -> Tensor:
+    """(H, W) -> (1, K, 1, H, W), -inf where a slot is not."""
+    return (labels == torch.arange(slots)[:, None, None]).float().log()[None, :, None]
+
+
+def test_region_mixture_is_the_bound_of_the_mixture_that_fits_best() -> None:
+    """Each region's Gaussian and share from NumPy, the bound from their densities."""
+    size = 6
+    generator = torch.Generator().manual_seed(0)
+    images = torch.rand(2, 3, size, size, generator=generator)
+    log_masks = torch.randn(2, 4, 1, size, size, generator=generator).log_softmax(dim=1)
+    places = torch.linspace(-1, 1, size)
+    floor = np.diag([COLOUR_STD**2] * 3 + [PLACE_STD**2] * 2)
+    for place_weight in (1.0, 0.5):
+        expected = []
+        for image, masks in zip(images, log_masks.exp().flatten(2), strict=True):
+            grid = torch.stack(torch.meshgrid(places, places, indexing="ij"))
+            pixels = torch.cat([image, grid]).flatten(1).double()  # (5, HW)
+            # Each pixel counts by the Mahalanobis distance of its colour.
+            colours = pixels[:3] - pixels[:3].mean(dim=1, keepdim=True)
+            inverse = torch.linalg.inv(colours @ colours.T / size**2 + COLOUR_STD**2 * torch.eye(3))
+            weights = torch.einsum("cp,cd,dp->p", colours, inverse, colours).sqrt() + 0.2
+            weights /= weights.mean()
+            bound = -(weights * (masks * masks.log()).sum(0)).mean().item()
+            for mask in masks.double() * weights:
+                share = mask.mean().item()
+                covariance = np.cov(pixels.numpy(), aweights=mask.numpy(), bias=True) + floor
+                mean = torch.from_numpy(np.average(pixels.numpy(), axis=1, weights=mask.numpy()))
+                gaussian = MultivariateNormal(mean, torch.from_numpy(covariance))
+                # The floor is noise that the pixels are thought to have beside what they show.
+                noise = 0.5 * np.trace(np.linalg.solve(covariance, floor))
+                density = gaussian.log_prob(pixels.T) - noise
+                bound += (mask * (density + math.log(share))).mean().item()
+                place = MultivariateNormal(mean[3:], torch.from_numpy(covariance[3:, 3:]))
+                noise = 0.5 * np.trace(np.linalg.solve(covariance[3:, 3:], floor[3:, 3:]))
+                density = place.log_prob(pixels[3:].T) - noise
+                bound += (place_weight - 1) * (mask * density).mean().item()
+            constant = 0.5 * (1 + math.log(2 * math.pi)) * (5 + (place_weight - 1) * 2)
+            expected.append(-bound - constant)
+        actual = region_mixture(images, log_masks, place_weight=place_weight)
+        assert actual.tolist() == pytest.approx(expected, rel=1e-3)
+
+
+def test_region_mixture_is_least_where_the_objects_are() -> None:
+    image, labels = two_discs()
+    found = region_mixture(image, as_log_masks(labels)).item()
+    halves = (torch.arange(16) >= 8).long().expand(16, 16)
+    for worse in (
+        torch.zeros_like(labels),  # all in one
+        labels.clamp_max(1),  # the discs together
+        torch.where(labels == 0, 2 * halves, 1),  # the discs together, the background in halves
+        labels.roll(2, dims=1),
+        torch.randint(0, 3, (16, 16), generator=torch.Generator().manual_seed(0)),
+    ):
+        assert found < region_mixture(image, as_log_masks(worse)).item() - 0.1
+
+
+def test_region_mixture_leads_masks_to_the_objects() -> None:
+    image, labels = two_discs()
+    generator = torch.Generator().manual_seed(0)
+    logits = 0.5 * torch.randn(1, 3, 1, 16, 16, generator=generator)
+    logits += as_log_masks(labels).exp()  # a hint: which slot is to take what
+    logits.requires_grad_()
+    optimizer = torch.optim.Adam([logits], lr=0.1)
+    for _ in range(100):
+        optimizer.zero_grad()
+        region_mixture(image, logits.log_softmax(dim=1)).sum().backward()
+        optimizer.step()
+    assert (logits[0, :, 0].argmax(dim=0) == labels).float().mean() > 0.98
+
+
+def test_region_mixture_of_unused_slots_and_of_one_colour_has_finite_gradients() -> None:
+    image, labels = two_discs()
+    for images in (image, torch.full_like(image, 0.5)):
+        used = as_log_masks(labels, slots=5).requires_grad_()
+        loss = region_mixture(images, used)
+        loss.sum().backward()
+        assert loss.isfinite().all() and used.grad is not None
+        assert used.grad.isfinite().all()
+        without = region_mixture(images, as_log_masks(labels)).item()
+        assert loss.item() == pytest.approx(without, abs=1e-3)
+
+
+def test_region_mixture_and_anchor_are_not_rounded_by_autocast() -> None:
+    generator = torch.Generator().manual_seed(0)
+    images = torch.rand(2, 3, 8, 8, generator=generator)
+    log_masks = torch.randn(2, 3, 1, 8, 8, generator=generator).log_softmax(dim=1)
+    latents = torch.randn(2, 3, 7, generator=generator)
+    expected = region_mixture(images, log_masks), latent_anchor(images, log_masks, latents)
+    with torch.autocast("cpu", torch.bfloat16):
+        actual = region_mixture(images, log_masks), latent_anchor(images, log_masks, latents)
+    torch.testing.assert_close(actual, expected)
 
 
 # Mask supervision

@@ -101,6 +101,36 @@ def test_fine_detail_is_averaged_not_skipped(height: int, checkpoint: Path) -> N
     assert_same(segment(stripes), segment(grey), tolerance=1e-3)
 
 
+@pytest.mark.parametrize("fit", ["resize", "crop"])
+@pytest.mark.parametrize("size", [(32, 32), (97, 120), (1, 1), (300, 1)])
+def test_quantised_scenes_are_the_scenes_in_8_bits(
+    size: tuple[int, int], fit: str, checkpoint: Path
+) -> None:
+    segment, image = segmenter(checkpoint, fit=fit), picture(*size)
+    exact = segment(image)
+    seen = check_scene(exact, *size)
+    scene = segment([image], quantised=True)[0]
+    assert scene.masks.dtype == scene.labels.dtype == np.uint8
+    assert (scene.masks.sum(axis=0, dtype=int) <= 255).all()  # rounded down
+    np.testing.assert_allclose(scene.masks, 255 * exact.masks - 0.5, atol=0.51)
+    assert (scene.labels[~seen] == 255).all()
+    assert (scene.masks.argmax(axis=0)[seen] == scene.labels[seen]).all()
+    ranked = np.sort(exact.masks, axis=0)
+    clear = seen & (ranked[-1] - ranked[-2] > 1.01 / 255)
+    assert (scene.labels[clear] == exact.labels[clear]).all()
+    if clear.sum() == seen.sum():
+        np.testing.assert_allclose(scene.scores, exact.scores, atol=1 / 255)
+    np.testing.assert_array_equal(scene.latent_mean, exact.latent_mean)
+
+
+def test_masks_that_are_not_finite_cannot_be_quantised(checkpoint: Path) -> None:
+    segment = segmenter(checkpoint)
+    with torch.no_grad():
+        segment.model.decoder[-1].bias[-1] = torch.nan
+    with pytest.raises(ValueError, match="masks are not finite"):
+        segment(picture(32, 32), quantised=True)
+
+
 def test_memory_layout_does_not_matter(checkpoint: Path) -> None:
     image = picture(48, 64)
     segment = segmenter(checkpoint)
@@ -339,6 +369,15 @@ def test_bad_checkpoints_are_refused(tmp_path: Path) -> None:
     (tmp_path / "broken.safetensors").write_bytes(b"broken")
     with pytest.raises(CheckpointError, match=r"broken\.safetensors"):
         Segmenter(tmp_path / "broken.safetensors")
+
+
+@pytest.mark.parametrize("channels", [1, 4])
+def test_a_model_of_other_images_than_rgb_is_refused(
+    channels: int, checkpoint: Path, make_model: ModelFactory
+) -> None:
+    save_model(make_model(image_channels=channels), checkpoint)
+    with pytest.raises(CheckpointError, match=f"made for images of {channels} channels"):
+        segmenter(checkpoint)
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="this machine has a CUDA GPU")

@@ -201,12 +201,29 @@ def test_specks_go_and_thin_lines_stay() -> None:
     np.testing.assert_array_equal(cleaned, expected)
 
 
+def test_more_objects_than_usual_are_drawn_and_labelled() -> None:
+    try:
+        renderer = TabletopRenderer(SIZE, SIZE, "varied", (12, 16))
+    except RenderingError as error:
+        pytest.skip(str(error))
+    with renderer:
+        frames = [renderer.sample(seed) for seed in range(8)]
+    for frame in frames:
+        assert 12 <= len(frame.objects) <= 16
+        assert [item.label for item in frame.objects] == list(range(2, 2 + len(frame.objects)))
+    seen = [len(np.unique(frame.labels[frame.labels >= 2])) for frame in frames]
+    assert max(seen) > 6 and max(frame.labels.max() for frame in frames) > 12
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
         ({"mode": "sketch"}, "'sketch'.*sketchy, varied, mixed"),
         ({"width": 8}, "width is 8; expected 16 to 2048"),
         ({"height": 5000}, "height is 5000"),
+        ({"num_objects": (0, 3)}, "expected 1 <= fewest <= most <= 16"),
+        ({"num_objects": (3, 17)}, "expected 1 <= fewest <= most <= 16"),
+        ({"num_objects": (2, 3), "mode": "sketchy"}, "only for mode varied, not sketchy"),
     ],
 )
 def test_bad_arguments_are_named(arguments: dict[str, object], message: str) -> None:

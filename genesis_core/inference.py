@@ -1,0 +1,204 @@
+"""A model's forward pass made ready to run again and again: compiled, or as a CUDA graph."""
+
+from __future__ import annotations
+
+import logging
+import threading
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from genesis_core.compiled import compiled
+from genesis_core.device import PRECISIONS
+from genesis_core.slot_model import SlotModel
+
+logger = logging.getLogger(__name__)
+
+_WARM_UP_RUNS = 3  # before a capture: libraries choose their algorithms in the first runs
+
+
+class Options(NamedTuple):
+    """What may change from call to call."""
+
+    num_slots: int
+    stop_threshold: float | None = None
+
+
+class Found(NamedTuple):
+    """The slots of B images, on the CPU.
+
+    masks: (B, K, S, S) float32, probabilities. latent_mean, latent_std: (B, K, D) float32.
+    num_slots: (B,) int64, slots each image uses; the others have empty masks.
+    """
+
+    masks: Tensor
+    latent_mean: Tensor
+    latent_std: Tensor
+    num_slots: Tensor
+
+
+_Pass = Callable[[Tensor], Found]
+"""From pixels on the device to slots on the device."""
+
+
+class Inference:
+    """Runs a model on batches of pixels, with the posterior's mean as latents: repeatable.
+
+    Batches of a size that was prepared run compiled, and on CUDA as a graph, which costs the CPU
+    nothing and never waits for the device but once, at the end. Others run as they are.
+
+    May be called from several threads. The model's memory layout is changed to channels last, and
+    its weights stop asking for gradients.
+
+    Args:
+        model: in evaluation mode, on the device.
+        precision: fp32, bf16 or fp16.
+        decode: whether the masks are the decoder's, else the attention's; the decoder is then not
+            run at all.
+        compile: whether to compile for the batch sizes that are prepared. What is compiled for a
+            CPU is kept for later processes.
+    """
+
+    def __init__(
+        self, model: SlotModel, *, precision: str, decode: bool, compile: bool = False
+    ) -> None:
+        self.model = model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        self.model.requires_grad_(False)
+        self.device = next(model.parameters()).device
+        self._dtype = PRECISIONS[precision]
+        self._decode = decode
+        self._compile = compile
+        self._prepared: dict[tuple[int, Options], _Pass | _Graph] = {}
+        self._preparing = threading.Lock()
+        self._randomness: dict[tuple[int, int], dict[str, Tensor]] = {}
+
+    def prepare(self, batch_size: int, options: Options) -> None:
+        """Make batches of this size fast, and run one.
+
+        Compiling takes a minute or two where nothing is in the cache yet. If it fails, that is
+        logged, and such batches run as they are.
+        """
+        size = self.model.config.image_size
+        pixels = torch.zeros(batch_size, size, size, 3, dtype=torch.uint8)
+        work = self._pass(batch_size, options)
+        if self._compile:
+            work = self._compiled(work, pixels, options)
+        key = (batch_size, options)
+        if self.device.type == "cuda":
+            with self._preparing:
+                for other in [k for k in self._prepared if k[0] == batch_size]:
+                    del self._prepared[other]  # graphs of former options: each keeps its memory
+                with torch.inference_mode():
+                    self._prepared[key] = _Graph(work, pixels, self.device)
+        elif self._compile:
+            self._prepared[key] = work
+        self(pixels, options)
+
+    @torch.inference_mode()
+    def __call__(self, pixels: Tensor, options: Options) -> Found:
+        """The slots of images given as uint8 (B, S, S, 3) on the CPU."""
+        key = (len(pixels), options)
+        prepared = self._prepared.get(key)
+        if prepared is None and not self._compile and self.device.type == "cuda":
+            with self._preparing:
+                known = any(size == len(pixels) for size, _ in self._prepared)
+            if known:  # with other options: recording again takes a fraction of a second
+                self.prepare(*key)
+                prepared = self._prepared[key]
+        if isinstance(prepared, _Graph):
+            return prepared(pixels)
+        work = prepared or self._pass(*key)
+        if self.device.type == "cuda":
+            pixels = pixels.pin_memory().to(self.device, non_blocking=True)
+        found = work(pixels)
+        return found if self.device.type == "cpu" else _to_host(found, _pinned_like(found))
+
+    def _pass(self, batch_size: int, options: Options) -> _Pass:
+        """The forward pass for batches of one size; on CUDA it does not wait for the device."""
+        key = (batch_size, options.num_slots)
+        if key not in self._randomness:
+            with torch.inference_mode(False), torch.no_grad():  # else they cannot be compiled in
+                self._randomness[key] = self.model.inference_randomness(*key)
+        arguments: dict[str, Any] = {
+            **self._randomness[key],
+            "num_slots": options.num_slots,
+            "decode": self._decode,
+        }
+        if self.model.flexible_slots:
+            fixed_shapes = self._compile or self.device.type == "cuda"
+            arguments |= {"stop_threshold": options.stop_threshold, "trim": not fixed_shapes}
+        model, decode, device, dtype = self.model, self._decode, self.device.type, self._dtype
+
+        def work(pixels: Tensor) -> Found:
+            # NHWC memory seen as NCHW is channels last already.
+            images = pixels.permute(0, 3, 1, 2).float() / 255
+            with torch.autocast(device, dtype, enabled=dtype != torch.float32, cache_enabled=False):
+                out = model(images, **arguments)
+            log_masks = out.log_masks if decode else out.log_attention
+            masks = log_masks[:, :, 0].float().exp()
+            return Found(masks, out.latent_mean, out.latent_std, out.num_slots)
+
+        return work
+
+    def _compiled(self, work: _Pass, pixels: Tensor, options: Options) -> _Pass:
+        """The same, compiled; as it is if that fails."""
+        try:
+            if self.device.type == "cuda":
+                fast: _Pass = torch.compile(work, dynamic=False)
+                with torch.inference_mode():
+                    fast(pixels.to(self.device))
+                return fast
+            settings = {"precision": self._dtype, "decode": self._decode, "options": options}
+            program = compiled(work, self.model, pixels, settings)
+        except Exception as error:  # noqa: BLE001 - a compiler can fail in any way
+            logger.warning(
+                "the model cannot be compiled and runs as it is (compiling needs a C++ compiler "
+                "and the headers of Python): %s: %s",
+                type(error).__name__,
+                str(error).strip().partition("\n")[0],
+            )
+            return work
+        return lambda pixels: Found(*program(pixels))
+
+
+class _Graph:
+    """A forward pass recorded once on the device and replayed with other pixels."""
+
+    def __init__(self, work: _Pass, pixels: Tensor, device: torch.device) -> None:
+        self._device = device
+        self._lock = threading.Lock()
+        self._host_pixels = torch.empty_like(pixels, pin_memory=True)
+        with torch.cuda.device(device):
+            self._pixels = pixels.to(device)
+            stream = torch.cuda.Stream()
+            stream.wait_stream(torch.cuda.current_stream())
+            with torch.cuda.stream(stream):
+                for _ in range(_WARM_UP_RUNS):
+                    work(self._pixels)
+            torch.cuda.current_stream().wait_stream(stream)
+            self._graph = torch.cuda.CUDAGraph()
+            with torch.cuda.graph(self._graph, capture_error_mode="thread_local"):
+                self._found = work(self._pixels)
+        self._host = _pinned_like(self._found)
+
+    def __call__(self, pixels: Tensor) -> Found:
+        with self._lock, torch.cuda.device(self._device):
+            self._host_pixels.copy_(pixels)
+            self._pixels.copy_(self._host_pixels, non_blocking=True)
+            self._graph.replay()
+            found = _to_host(self._found, self._host)
+            return Found(*(tensor.clone() for tensor in found))  # the next call writes there
+
+
+def _pinned_like(found: Found) -> Found:
+    return Found(*(torch.empty_like(t, device="cpu", pin_memory=True) for t in found))
+
+
+def _to_host(found: Found, host: Found) -> Found:
+    """Copy all tensors to page-locked memory, waiting for the device once."""
+    for source, target in zip(found, host, strict=True):
+        target.copy_(source, non_blocking=True)
+    torch.cuda.current_stream(found.masks.device).synchronize()
+    return host

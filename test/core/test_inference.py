@@ -1,0 +1,239 @@
+"""A model made ready to run again and again gives what the model gives.
+
+Needs PyTorch, NumPy and pytest only, so that it runs on machines with a GPU as they come.
+"""
+
+import logging
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from genesis_core import Geco, GenesisV2, SlotModel
+from genesis_core.device import resolve_compile, resolve_device, resolve_precision
+from genesis_core.inference import Found, Inference, Options
+from genesis_core.losses import latent_anchor, mask_supervision, region_mixture
+
+ModelFactory = Callable[..., GenesisV2]
+
+needs_cuda = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA GPU")
+NAMES = ("genesis_v2", "genesis_v1", "monet", "slot_attention")
+OPTIONS = [Options(4), Options(3), Options(4, stop_threshold=300.0)]
+
+
+def pixels_of(images: Tensor) -> Tensor:
+    return (images * 255).round().byte().permute(0, 2, 3, 1).contiguous()
+
+
+def expected(
+    model: SlotModel, pixels: Tensor, options: Options, decode: bool
+) -> list[tuple[Tensor, Tensor, Tensor]]:
+    """Masks, means and deviations that the model itself gives, of one image after the other."""
+    found = []
+    for index in range(len(pixels)):
+        image = pixels[index : index + 1].permute(0, 3, 1, 2) / 255
+        with torch.no_grad():
+            out = model(
+                image,
+                noise=model.inference_noise(1, options.num_slots),
+                num_slots=options.num_slots,
+                stop_threshold=options.stop_threshold,
+            )
+        log_masks = out.log_masks if decode else out.log_attention
+        found.append((log_masks[0, :, 0].exp(), out.latent_mean[0], out.latent_std[0]))
+    return found
+
+
+def check(found: Found, model: SlotModel, pixels: Tensor, options: Options, **given: Any) -> None:
+    """Compare with the model; given: decode, and a tolerance for the mean difference of masks."""
+    tolerance = given.get("tolerance", 1e-5)
+    truth = expected(model, pixels, options, given["decode"])
+    for index, (masks, mean, std) in enumerate(truth):
+        used = int(found.num_slots[index])
+        assert used == len(masks)
+        assert not found.masks[index, used:].any()
+        assert (found.masks[index, :used] - masks).abs().mean() < tolerance
+        if tolerance < 1e-3:
+            torch.testing.assert_close(found.latent_mean[index, :used], mean, rtol=0, atol=1e-4)
+            torch.testing.assert_close(found.latent_std[index, :used], std, rtol=0, atol=1e-4)
+
+
+@pytest.mark.parametrize("options", OPTIONS)
+@pytest.mark.parametrize("decode", [False, True])
+def test_inference_is_the_models(
+    options: Options, decode: bool, make_model: ModelFactory, images: Tensor
+) -> None:
+    model, pixels = make_model(), pixels_of(images)
+    inference = Inference(make_model(), precision="fp32", decode=decode)
+    for count in (1, 4):
+        inference.prepare(count, options)
+        check(inference(pixels[:count], options), model, pixels[:count], options, decode=decode)
+
+
+def test_untrimmed_slots_are_empty_and_change_nothing(
+    make_model: ModelFactory, images: Tensor
+) -> None:
+    model = make_model()
+    with torch.no_grad():
+        trimmed = model(images, stop_threshold=300.0)
+        full = model(images, stop_threshold=300.0, trim=False)
+    slots = trimmed.latents.shape[1]
+    assert slots < 4 == full.latents.shape[1]
+    assert torch.equal(full.num_slots, trimmed.num_slots)
+    assert (full.log_attention[:, slots:] == -torch.inf).all()
+    for index, used in enumerate(trimmed.num_slots.tolist()):
+        assert (full.log_masks[index, used:] == -torch.inf).all()
+        for name in ("log_attention", "log_masks", "latent_mean", "latent_std"):
+            one, other = getattr(full, name)[index, :used], getattr(trimmed, name)[index, :used]
+            torch.testing.assert_close(one, other, rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(full.reconstruction, trimmed.reconstruction, rtol=1e-4, atol=1e-5)
+
+
+# Compiling
+
+
+def test_compile_choices(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("TORCH_COMPILE_DISABLE", raising=False)
+    cpu = resolve_device("cpu")
+    assert resolve_compile("always", cpu, "fp32") and not resolve_compile("never", cpu, "bf16")
+    assert not resolve_compile("auto", cpu, "fp32")
+    native = resolve_precision("auto", cpu) == "bf16"
+    if not native:
+        assert not resolve_compile("auto", cpu, "bf16")
+    with pytest.raises(ValueError, match="compile is 'yes'; expected one of auto, always, never"):
+        resolve_compile("yes", cpu, "fp32")
+
+
+@pytest.mark.skipif(shutil.which("g++") is None, reason="needs a C++ compiler")
+@pytest.mark.timeout(900)
+def test_compiled_model_agrees_and_is_kept(
+    make_model: ModelFactory, images: Tensor, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("GENESIS_CACHE", str(tmp_path))
+    pixels = pixels_of(images)[:1]
+    model, options = make_model(), OPTIONS[2]
+    for _ in range(2):
+        inference = Inference(make_model(), precision="fp32", decode=False, compile=True)
+        inference.prepare(1, options)
+        check(inference(pixels, options), model, pixels, options, decode=False)
+        (package,) = tmp_path.iterdir()  # the second time, the same one
+        assert package.suffix == ".pt2"
+    # What was not prepared is not compiled.
+    check(inference(pixels, Options(3)), model, pixels, Options(3), decode=False)
+    assert [*tmp_path.iterdir()] == [package]
+
+
+def test_a_model_that_cannot_be_compiled_runs_as_it_is(
+    make_model: ModelFactory,
+    images: Tensor,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    (tmp_path / "file").touch()
+    monkeypatch.setenv("GENESIS_CACHE", str(tmp_path / "file"))  # no folder can be made there
+    inference = Inference(make_model(), precision="fp32", decode=False, compile=True)
+    with caplog.at_level(logging.WARNING):
+        inference.prepare(1, OPTIONS[0])
+    assert "the model cannot be compiled and runs as it is" in caplog.text
+    pixels = pixels_of(images)[:1]
+    found = inference(pixels, OPTIONS[0])
+    check(found, make_model(), pixels, OPTIONS[0], decode=False)
+
+
+def test_importing_the_package_does_not_load_a_compiler() -> None:
+    """torch.compile's machinery takes seconds to load, and many do without it."""
+    code = (
+        "import sys, genesis_core\n"
+        "from genesis_core import inference, GenesisV2\n"
+        "loaded = [n for n in ('torch._inductor.compile_fx', 'torch._dynamo.convert_frame', "
+        "'sympy') if n in sys.modules]\n"
+        "assert not loaded, loaded"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True)
+
+
+# CUDA
+
+
+@needs_cuda
+@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("precision", ["fp32", "bf16", "fp16"])
+def test_cuda_graphs_agree_with_the_cpu(
+    name: str, precision: str, build_small: Callable[..., SlotModel], images: Tensor
+) -> None:
+    model, pixels, options = build_small(name), pixels_of(images), Options(4)
+    decode = model.default_mask_source == "decoder"
+    graphs = Inference(build_small(name).cuda(), precision=precision, decode=decode)
+    graphs.prepare(1, options)
+    graphs.prepare(4, options)
+    # 2 was not prepared. Each call after the first would show what an earlier one left behind.
+    for count in (4, 1, 2, 4):
+        for some in (pixels[:count], pixels[:count].flip(1)):
+            check(graphs(some, options), model, some, options, decode=decode, tolerance=0.02)
+
+
+@needs_cuda
+def test_cuda_graphs_follow_changed_options(make_model: ModelFactory, images: Tensor) -> None:
+    pixels = pixels_of(images)
+    graphs = Inference(make_model().cuda(), precision="fp32", decode=True)
+    graphs.prepare(4, OPTIONS[0])
+    for options in (*OPTIONS, OPTIONS[0]):
+        check(graphs(pixels, options), make_model(), pixels, options, decode=True, tolerance=0.02)
+
+
+@needs_cuda
+@pytest.mark.parametrize("threshold", [None, 300.0])
+@pytest.mark.parametrize("decode", [False, True])
+def test_cuda_forward_pass_never_waits_for_the_device(
+    decode: bool, threshold: float | None, make_model: ModelFactory, images: Tensor
+) -> None:
+    model, images = make_model().cuda(), images.cuda()
+    randomness = model.inference_randomness(4, 4)
+
+    def forward() -> None:
+        with torch.no_grad():
+            model(images, stop_threshold=threshold, trim=False, decode=decode, **randomness)
+
+    forward()
+    never_waiting(forward)
+
+
+@needs_cuda
+def test_cuda_training_step_never_waits_for_the_device(
+    make_model: ModelFactory, images: Tensor
+) -> None:
+    model, images = make_model(mask_loss=True, latent_dim=7).cuda().train(), images.cuda()
+    labels = torch.randint(0, 5, (4, 32, 32), dtype=torch.uint8, device="cuda")
+    optimizer = torch.optim.Adam(model.parameters(), fused=True)
+    geco = Geco(0.5655 * 3072, num_elements=3072, image_size=32, device="cuda")
+
+    def step() -> None:
+        out = model(images)
+        losses = model.losses(images, out)
+        kl = losses.kl.sum(dim=1).mean() + losses.mask_kl.mean()
+        supervised = mask_supervision(out.clusters, labels).mean()
+        supervised = supervised + region_mixture(images, out.log_attention).mean()
+        supervised = supervised + latent_anchor(images, out.log_attention, out.latent_mean).mean()
+        optimizer.zero_grad(set_to_none=True)
+        (geco.loss(losses.nll.mean(), kl) + supervised).backward()
+        optimizer.step()
+        geco.update(losses.nll.mean())
+
+    step()
+    never_waiting(step)
+
+
+def never_waiting(work: Callable[[], None]) -> None:
+    """Run it; an operation that waits for the device raises an error."""
+    torch.cuda.set_sync_debug_mode("error")
+    try:
+        work()
+    finally:
+        torch.cuda.set_sync_debug_mode("default")
