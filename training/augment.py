@@ -11,6 +11,8 @@ import torch
 from numpy.typing import NDArray
 
 from genesis_core import ConfigError
+from training.datasets.images import expose
+from training.datasets.layout import RGB
 from training.datasets.prepared import Batch, BatchLoader, PreparedDataset
 
 UInt8 = NDArray[np.uint8]
@@ -24,9 +26,13 @@ class AugmentConfig:
         crop_scale: smallest share of the image's height and width that a crop keeps.
         crop_aspect: largest ratio by which a crop's width and height may differ.
         flip: whether to mirror half of the images left to right.
-        brightness: largest relative change of all channels together.
-        colour: largest relative change of each channel by itself.
+        brightness: largest relative change of all colour channels together.
+        colour: largest relative change of each colour channel by itself.
         noise: largest standard deviation of added pixel noise, in grey values of 255.
+        exposure: mean grey value, 0 to 1, that each image is exposed to in the end; 0 leaves it.
+            See the same option of training/datasets/tabletop.py.
+
+    A fourth channel, depth, is cropped and mirrored with the others, and else left as it is.
     """
 
     crop_scale: float = 1.0
@@ -35,13 +41,19 @@ class AugmentConfig:
     brightness: float = 0.0
     colour: float = 0.0
     noise: float = 0.0
+    exposure: float = 0.0
 
     def __post_init__(self) -> None:
         if not 0.1 <= self.crop_scale <= 1:
             raise ConfigError(f"augment.crop_scale is {self.crop_scale}; expected 0.1 to 1")
         if not 1 <= self.crop_aspect <= 4:
             raise ConfigError(f"augment.crop_aspect is {self.crop_aspect}; expected 1 to 4")
-        for name, high in (("brightness", 0.9), ("colour", 0.9), ("noise", 100.0)):
+        for name, high in (
+            ("brightness", 0.9),
+            ("colour", 0.9),
+            ("noise", 100.0),
+            ("exposure", 0.99),
+        ):
             value = getattr(self, name)
             if not 0 <= value <= high:
                 raise ConfigError(f"augment.{name} is {value}; expected 0 to {high}")
@@ -61,13 +73,13 @@ class AugmentedLoader(BatchLoader):
         self.augment = augment
 
     def batch(self, step: int) -> Batch:
-        """Images uint8 (B, S, S, 3) and masks uint8 (B, S, S), or None, of a step."""
+        """Images uint8 (B, S, S, C) and masks uint8 (B, S, S), or None, of a step."""
         if self.augment == AugmentConfig():
             return super().batch(step)
         indices = self.indices(step)
         first = (step * self.world_size + self.rank) * self.batch_size
         size = self.image_size
-        images = np.empty((self.batch_size, size, size, 3), np.uint8)
+        images = np.empty((self.batch_size, size, size, self.dataset.channels), np.uint8)
         masks = np.empty((self.batch_size, size, size), np.uint8)
         source_masks = self.dataset.masks
         for slot, index in enumerate(indices):
@@ -88,7 +100,7 @@ def augment_image(
     size: int,
     random: np.random.Generator,
 ) -> tuple[UInt8, UInt8 | None]:
-    """One image (H, W, 3) and its labels (H, W), cropped, resized to size x size, recoloured."""
+    """One image (H, W, C) and its labels (H, W), cropped, resized to size x size, recoloured."""
     rows, columns = _crop(image.shape[0], image.shape[1], config, random)
     image = _resize(image[rows, columns], size, cv2.INTER_AREA)
     if mask is not None:
@@ -100,9 +112,14 @@ def augment_image(
     gains = gain * (1 + random.uniform(-config.colour, config.colour, 3))
     deviation = random.uniform(0, config.noise)
     if deviation > 0 or not np.allclose(gains, 1):
-        noise = random.standard_normal(image.shape, np.float32) * np.float32(deviation)
-        changed = image * gains.astype(np.float32) + noise
-        image = changed.round().clip(0, 255).astype(np.uint8)
+        colours = image[..., :RGB]
+        noise = random.standard_normal(colours.shape, np.float32) * np.float32(deviation)
+        changed = colours * gains.astype(np.float32) + noise
+        recoloured = changed.round().clip(0, 255).astype(np.uint8)
+        image = np.concatenate([recoloured, image[..., RGB:]], axis=2)
+    if config.exposure:
+        exposed = expose(np.ascontiguousarray(image[..., :RGB]), config.exposure)
+        image = np.concatenate([exposed, image[..., RGB:]], axis=2)
     return image, mask
 
 
@@ -127,5 +144,5 @@ def _resize(array: UInt8, size: int, shrink: int) -> UInt8:
 
 
 def to_model_input(images: torch.Tensor, device: torch.device) -> torch.Tensor:
-    """uint8 (B, H, W, 3) as the model wants it: float32 (B, 3, H, W) in [0, 1], channels last."""
+    """uint8 (B, H, W, C) as the model wants it: float32 (B, C, H, W) in [0, 1], channels last."""
     return images.to(device, non_blocking=True).permute(0, 3, 1, 2).float().div_(255)

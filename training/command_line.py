@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import re
+import shlex
 import sys
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Any
 
 from jsonargparse import ArgumentParser
@@ -31,6 +33,13 @@ def call(
         function(**vars(options))
     except EXPECTED_ERRORS as error:
         sys.exit(f"{parser.prog}: error: {error}")
+
+
+def show(main: Callable[[list[str]], object], script: str, *parts: str | Path) -> object:
+    """Show a command of this folder and run it in this process; a string may be several words."""
+    arguments = [a for p in parts for a in ([str(p)] if isinstance(p, Path) else p.split())]
+    print(f"\n$ python training/{script} {shlex.join(arguments)}", flush=True)
+    return main(arguments)
 
 
 def _underscored(argument: str) -> str:

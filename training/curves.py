@@ -12,6 +12,7 @@ from pathlib import Path
 if __package__ in (None, ""):  # run as a file: the project's folder is not on the path yet
     sys.path[0] = str(Path(__file__).resolve().parents[1])
 
+import matplotlib
 import numpy as np
 from jsonargparse import ArgumentParser
 from matplotlib.figure import Figure
@@ -75,8 +76,10 @@ def run(
     names = labels if labels is not None else [str(path.resolve().name) for path in runs]
     if len(names) != len(runs):
         raise ValueError(f"{len(names)} labels for {len(runs)} runs; expected one each")
-    figure = Figure(figsize=(8, 5), layout="constrained")
+    many = len(runs) > 5  # a legend for them would hide the curves
+    figure = Figure(figsize=(10 if many else 8, 5), layout="constrained")
     axes = figure.subplots()
+    axes.set_prop_cycle(color=matplotlib.color_sequences["tab10" if len(runs) <= 10 else "tab20"])
     for path, name in zip(runs, names, strict=True):
         steps, values = read_curve(path, metric)
         last = smooth(values, window)[-1]
@@ -84,7 +87,10 @@ def run(
     axes.set_xlabel("step")
     axes.set_ylabel(metric)
     axes.grid(alpha=0.3)
-    axes.legend()
+    if many:
+        axes.legend(loc="center left", bbox_to_anchor=(1, 0.5))
+    else:
+        axes.legend()
     output.parent.mkdir(parents=True, exist_ok=True)
     partial = output.with_name(f"partial.{output.name}")  # the suffix decides the format
     figure.savefig(partial, dpi=120)
@@ -95,7 +101,8 @@ def run(
 def main(arguments: list[str] | None = None) -> None:
     parser = ArgumentParser(prog="curves.py", description="Draw learning curves.")
     parser.add_argument("--runs", type=Path, nargs="+", required=True, help="folders of runs")
-    parser.add_function_arguments(run, skip={"runs"}, as_positional=False)
+    parser.add_argument("--labels", nargs="+", help="names of the runs in the legend")
+    parser.add_function_arguments(run, skip={"runs", "labels"}, as_positional=False)
     call(run, parser, arguments)
 
 

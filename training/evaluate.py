@@ -4,7 +4,11 @@
 
 Several checkpoints (say, of several seeds) are reported one by one and with their mean. Segments
 are the argmax over the slots of the decoder masks (the paper's figures for GENESIS-V2 are these)
-and of the attention masks, at the model's resolution.
+and of the attention masks, at the model's resolution. What a model cannot do is None: only
+GENESIS-V2 has a flexible number of slots, and Slot Attention neither ELBO nor FID.
+
+More objects than in training: data generated with more (prepare.py tabletop --min-objects 7
+--max-objects 12 --mode varied), and --num-slots for them.
 """
 
 from __future__ import annotations
@@ -26,9 +30,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 from tqdm import tqdm
 
-from genesis_core import GenesisV2, load_model
+from genesis_core import GenesisOutput, GenesisV2, SlotModel, load_model
 from genesis_core.device import resolve_device
-from genesis_core.genesis_v2 import GenesisOutput
 from genesis_core.metrics import (
     adjusted_rand_index,
     mean_segment_covering,
@@ -37,7 +40,8 @@ from genesis_core.metrics import (
 )
 from training.command_line import call
 from training.datasets.images import resize_image, resize_labels
-from training.datasets.prepared import PreparedDataset
+from training.datasets.layout import RGB
+from training.datasets.prepared import DatasetError, PreparedDataset
 from training.fid import (
     FeatureExtractor,
     FeatureStatistics,
@@ -45,6 +49,7 @@ from training.fid import (
     frechet_distance,
     load_inception,
 )
+from training.objective import Randomness
 from training.results import tables
 
 # In pixels at 64x64 (section 4.1); ShapeStacks' serves every other data set too.
@@ -56,13 +61,14 @@ Metrics = dict[str, Any]
 
 @torch.no_grad()
 def evaluate(
-    model: GenesisV2,
+    model: SlotModel,
     dataset: PreparedDataset,
     *,
     num_images: int = 320,
     stop_threshold: float | None = None,
     batch_size: int = 32,
     seed: int = 0,
+    hard_masks: bool = False,
 ) -> Metrics:
     """Segmentation metrics, slots used and ELBO on a random choice of images, fixed by the seed.
 
@@ -74,12 +80,19 @@ def evaluate(
         dataset: images and, where known, masks; resized to the model's size if they differ.
         num_images: how many images; all, if there are fewer.
         stop_threshold: of the flexible number of slots, in pixels at 64x64. None: the paper's.
+            Of no effect on a model whose number of slots is fixed.
+        hard_masks: IC-SBP's masks are zeros and ones; the number of slots is then flexible even
+            where it is called fixed.
+
+    Raises:
+        ValueError: an option that this model does not have, or that is out of range.
 
     Returns:
         ``images``, ``stop_threshold``, and for ``fixed`` and ``flexible`` number of slots the means
-        over images of ``elbo``, ``nll``, ``kl`` (nats), ``slots``, ``slots_mae`` and, for
+        over images of ``elbo``, ``nll``, ``kl`` (nats), ``mse``, ``slots``, ``slots_mae`` and, for
         ``decoder`` and ``attention`` masks, ``ari``, ``ari_fg``, ``msc``, ``msc_fg``, ``sc``,
-        ``sc_fg``. What needs ground truth is None where the data set has no masks.
+        ``sc_fg``. What needs ground truth is None where the data set has no masks, and what the
+        model cannot do is None.
     """
     if num_images < 1 or batch_size < 1:
         raise ValueError(
@@ -89,29 +102,37 @@ def evaluate(
         stop_threshold = default_stop_threshold(dataset)
     elif not stop_threshold > 0:
         raise ValueError(f"stop_threshold is {stop_threshold}; expected a number above 0")
+    if hard_masks and not isinstance(model, GenesisV2):
+        raise ValueError(
+            f"hard_masks are of IC-SBP, which a {model.config.model} model does not have"
+        )
+    options: dict[str, Any] = {"hard_masks": True} if hard_masks else {}
     chosen = choose_images(dataset, num_images, seed)
-    thresholds = {"fixed": None, "flexible": stop_threshold}
+    thresholds: dict[str, float | None] = {"fixed": None}
+    if model.flexible_slots:
+        thresholds["flexible"] = stop_threshold
     per_image: dict[str, list[Metrics]] = {mode: [] for mode in thresholds}
     with tqdm(total=len(chosen), desc="evaluate", unit="image") as progress:
         for first in range(0, len(chosen), batch_size):
             indices = chosen[first : first + batch_size]
             images = load_images(dataset, indices, model)
             masks = load_masks(dataset, indices, model)
-            seed_scores, noise = _randomness(model, seed, indices)
+            drawn = _randomness(model, seed, indices)
             for mode, threshold in thresholds.items():
-                out = model(images, seed_scores, noise, stop_threshold=threshold)
+                out = model(images, **drawn, stop_threshold=threshold, **options)
                 per_image[mode].append(_score(model, images, masks, out))
             progress.update(len(indices))
     return {
         "images": len(chosen),
         "image_size": model.config.image_size,
-        "stop_threshold": stop_threshold,
+        "stop_threshold": stop_threshold if model.flexible_slots else None,
+        "flexible": None,
         **{mode: _mean_over_images(batches) for mode, batches in per_image.items()},
     }
 
 
 def image_statistics(
-    model: GenesisV2,
+    model: SlotModel,
     dataset: PreparedDataset,
     extractor: FeatureExtractor,
     *,
@@ -119,18 +140,18 @@ def image_statistics(
     batch_size: int = 32,
     seed: int = 0,
 ) -> FeatureStatistics:
-    """Features of real images at the model's size: one side of the FID.
+    """Features of real images at the model's size: one side of the FID. Depth takes no part.
 
     Fewer than ``num_images`` are used where the data set has fewer, which raises the FID.
     """
     chosen = choose_images(dataset, num_images, seed)
     starts = tqdm(range(0, len(chosen), batch_size), desc="FID, test images", unit="batch")
     batches = (load_images(dataset, chosen[first : first + batch_size], model) for first in starts)
-    return feature_statistics(batches, extractor)
+    return feature_statistics((images[:, :RGB] for images in batches), extractor)
 
 
 def sample_statistics(
-    model: GenesisV2,
+    model: SlotModel,
     extractor: FeatureExtractor,
     *,
     num_images: int = 10_000,
@@ -144,7 +165,7 @@ def sample_statistics(
         for first in tqdm(range(0, num_images, batch_size), desc="FID, samples", unit="batch"):
             samples = model.sample(min(batch_size, num_images - first), generator=generator)
             assert samples.reconstruction is not None
-            yield samples.reconstruction
+            yield samples.reconstruction[:, :RGB]
 
     return feature_statistics(batches(), extractor)
 
@@ -161,8 +182,17 @@ def choose_images(dataset: PreparedDataset, count: int, seed: int) -> NDArray[np
     return np.sort(np.random.default_rng(seed).choice(len(dataset), count, replace=False))
 
 
-def load_images(dataset: PreparedDataset, indices: NDArray[np.int64], model: GenesisV2) -> Tensor:
-    """Images (B, 3, H, W) in [0, 1] at the model's size and on its device."""
+def load_images(dataset: PreparedDataset, indices: NDArray[np.int64], model: SlotModel) -> Tensor:
+    """Images (B, C, H, W) in [0, 1] at the model's size and on its device.
+
+    Raises:
+        DatasetError: the model is made for another number of channels.
+    """
+    if dataset.channels != model.config.image_channels:
+        raise DatasetError(
+            f"{dataset.path} has images of {dataset.channels} channels; the model takes "
+            f"{model.config.image_channels} (3: RGB, 4: RGB and depth)"
+        )
     images = np.asarray(dataset.images[indices])
     size = model.config.image_size
     if images.shape[1] != size:
@@ -172,7 +202,7 @@ def load_images(dataset: PreparedDataset, indices: NDArray[np.int64], model: Gen
 
 
 def load_masks(
-    dataset: PreparedDataset, indices: NDArray[np.int64], model: GenesisV2
+    dataset: PreparedDataset, indices: NDArray[np.int64], model: SlotModel
 ) -> NDArray[np.uint8] | None:
     """Instance labels (B, H, W) at the model's size, or None where the data set has none."""
     if dataset.masks is None:
@@ -184,31 +214,37 @@ def load_masks(
     return masks
 
 
-def _randomness(model: GenesisV2, seed: int, indices: NDArray[np.int64]) -> tuple[Tensor, Tensor]:
-    """Seed scores (B, 1, H, W) and noise (B, K, D), drawn for each image by itself."""
-    config = model.config
-    scores, noise = [], []
+def _randomness(model: SlotModel, seed: int, indices: NDArray[np.int64]) -> Randomness:
+    """Noise (B, K, D), and seed scores (B, 1, H, W), drawn for each image by itself."""
+    size, slots = model.config.image_size, model.config.num_slots
+    drawn: dict[str, list[NDArray[np.float32]]] = {"seed_scores": [], "noise": []}
     for index in indices:
         rng = np.random.default_rng([seed, index])
-        scores.append(rng.random((1, config.image_size, config.image_size), np.float32))
-        noise.append(rng.standard_normal((config.num_slots, config.latent_dim), np.float32))
+        if isinstance(model, GenesisV2):
+            drawn["seed_scores"].append(rng.random((1, size, size), np.float32))
+        drawn["noise"].append(rng.standard_normal((slots, model.latent_dim), np.float32))
     device = next(model.parameters()).device
-    return (
-        torch.from_numpy(np.stack(scores)).to(device),
-        torch.from_numpy(np.stack(noise)).to(device),
-    )
+    return {
+        name: torch.from_numpy(np.stack(values)).to(device)
+        for name, values in drawn.items()
+        if values
+    }
 
 
 def _score(
-    model: GenesisV2, images: Tensor, masks: NDArray[np.uint8] | None, out: GenesisOutput
+    model: SlotModel, images: Tensor, masks: NDArray[np.uint8] | None, out: GenesisOutput
 ) -> Metrics:
     """One value per image for every metric; None for those that need masks, without masks."""
-    losses = model.losses(images, out)
     slots = out.num_slots.cpu().numpy()
+    assert out.reconstruction is not None
+    density: Metrics = dict.fromkeys(("elbo", "nll", "kl"))
+    if model.generative:
+        losses = model.losses(images, out)
+        elbo, kl = losses.elbo.double(), losses.kl.sum(1).double()
+        density = {"elbo": elbo, "nll": -elbo - kl, "kl": kl}
     return {
-        "elbo": losses.elbo.double().cpu().numpy(),
-        "nll": losses.nll.double().cpu().numpy(),
-        "kl": losses.kl.sum(1).double().cpu().numpy(),
+        **{name: None if v is None else v.cpu().numpy() for name, v in density.items()},
+        "mse": (out.reconstruction - images).square().mean((1, 2, 3)).double().cpu().numpy(),
         "slots": slots.astype(np.float64),
         "slots_mae": None if masks is None else slot_count_error(masks, slots),
         "decoder": _segmentation(masks, out.log_masks),
@@ -260,6 +296,7 @@ def run(
     device: str = "auto",
     batch_size: int = 32,
     seed: int = 0,
+    hard_masks: bool = False,
     output: Path | None = None,
 ) -> dict[str, Any]:
     """Evaluate checkpoints on a prepared data set.
@@ -270,15 +307,17 @@ def run(
         split: train, val or test.
         num_images: images for segmentation metrics and ELBO.
         stop_threshold: where a flexible number of slots stops, in pixels at 64x64; by default the
-            paper's: 70 on ObjectsRoom, 20 elsewhere.
-        num_slots: number of slots K, instead of the checkpoint's.
+            paper's: 70 on ObjectsRoom, 20 elsewhere. For GENESIS-V2 only.
+        num_slots: number of slots K, instead of the checkpoint's; for scenes with more objects
+            than in training, say.
         kernel: IC-SBP's kernel, for reference checkpoints, which do not state it.
-        fid: compute the FID too.
+        fid: compute the FID too, of models that can generate images.
         num_fid_images: samples and test images for the FID.
         inception_weights: file with the FID's Inception weights; without it, downloaded.
         device: auto, cpu, cuda or cuda:n.
         batch_size: images at a time; only speed and memory depend on it.
         seed: of the choice of images, of seed scores, posterior noise and samples.
+        hard_masks: make IC-SBP's masks zeros and ones (GENESIS-V2 only).
         output: JSON file for the results.
     """
     dataset = PreparedDataset(data, split)
@@ -301,7 +340,7 @@ def run(
     real: dict[int, FeatureStatistics] = {}  # by image size, shared by the checkpoints
     models = []
     for path in checkpoint:
-        model = load_model(path, num_slots=num_slots, kernel=kernel, device=target)
+        model: SlotModel = load_model(path, num_slots=num_slots, kernel=kernel, device=target)
         metrics = evaluate(
             model,
             dataset,
@@ -309,8 +348,9 @@ def run(
             stop_threshold=stop_threshold,
             batch_size=batch_size,
             seed=seed,
+            hard_masks=hard_masks,
         )
-        if extractor is not None:
+        if extractor is not None and model.generative:
             size = model.config.image_size
             if size not in real:
                 real[size] = image_statistics(
@@ -333,6 +373,7 @@ def run(
     results = {
         "data": {"path": str(data), "split": split, **dataset.info},
         "seed": seed,
+        "hard_masks": hard_masks,
         "models": models,
     }
     print(tables(results))
@@ -358,7 +399,13 @@ def main(arguments: list[str] | None = None) -> None:
         action="store_true",
         help="compute the FID too (minutes on a GPU, an hour or more without)",
     )
-    parser.add_function_arguments(run, skip={"checkpoint", "fid"}, as_positional=False)
+    parser.add_argument(
+        "--hard_masks",
+        action="store_true",
+        help="make IC-SBP's masks zeros and ones (GENESIS-V2 only)",
+    )
+    skip: set[str | int] = {"checkpoint", "fid", "hard_masks"}
+    parser.add_function_arguments(run, skip=skip, as_positional=False)
     call(run, parser, arguments)
 
 

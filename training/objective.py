@@ -1,68 +1,119 @@
-"""The training objective: GENESIS-V2's own, and optional supervision from simulated masks."""
+"""The training objective: each model's own, and optional supervision from simulated masks."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
-from genesis_core import ConfigError, GenesisV2
-from genesis_core.losses import mask_distillation, mask_supervision
+from genesis_core import ConfigError, GenesisV2, SlotModel
+from genesis_core.icsbp import Clusters
+from genesis_core.losses import (
+    latent_anchor,
+    mask_distillation,
+    mask_supervision,
+    region_mixture,
+    sgmm_nll,
+)
+from genesis_core.slot_model import GenesisOutput
+
+Randomness = dict[str, Tensor]
+"""What a model's forward pass draws, by argument: noise, and seed_scores where it has IC-SBP."""
 
 
 @dataclass(frozen=True)
 class ObjectiveConfig:
     """Weights of the objective's terms. The defaults are the paper's.
 
+    GENESIS-V2, GENESIS and MONet-G minimise nll + beta * KL, with GECO's beta; Slot Attention has
+    no likelihood and minimises the mean squared error, whatever GECO's settings say.
+
     Attributes:
-        unsupervised: whether to train the paper's objective, nll + beta * KL. False trains
-            IC-SBP's masks alone, by supervision, and runs neither posterior nor decoder.
+        masks_only: whether to train IC-SBP's masks alone, by mask_supervision or region_mixture,
+            instead of the model's own objective: neither posterior nor decoder is run (GENESIS-V2
+            only).
         goal: GECO's goal for the nll, in nats per pixel and channel.
         geco_step_size: eta at 64x64; 1e-5 suits the paper's 500,000 steps, short runs need more.
         beta_init: GECO's first beta; None takes the paper's, 1 or 1e-10 with the mask loss.
         noise_warmup_steps: steps over which the posterior's noise grows from none to its full size
             (not in the paper). A new posterior is nearly all noise, from which a decoder learns
             for a long time nothing but an average image.
+        initial_std: standard deviation that every latent's posterior starts with, whatever ``init``
+            says; None leaves it as it is, near 1 for a new model (not in the paper; GENESIS-V2
+            only). A new posterior is nearly all noise, see noise_warmup_steps.
         mask_supervision: weight of the ground-truth loss on IC-SBP's masks (not in the paper), a
-            mean over the labelled images of a batch.
+            mean over the labelled images of a batch (GENESIS-V2 only).
+        region_mixture: weight of the loss that makes IC-SBP's masks regions alike in colour and
+            place (not in the paper; GENESIS-V2 only), see ``genesis_core.losses.region_mixture``.
+            Needs no labels, and finds objects thousands of steps before the paper's objective does.
         mask_distillation: weight of the loss that teaches the decoder's masks IC-SBP's (not in
-            the paper).
+            the paper; GENESIS-V2 only).
+        latent_anchor: weight of the loss that makes the first dimensions of a latent the slot's
+            mean colour, place and extent (not in the paper; GENESIS-V2 only). Without it, a new
+            decoder learns for a long time nothing but an average image.
+        attention_likelihood: whether to take the likelihood under IC-SBP's masks, which it then
+            does not train, in place of the decoder's (not in the paper; GENESIS-V2 only). For
+            masks that are learned by supervision: each slot is at once told its own pixels.
+        decoded_images: how many of a process's images of a step to decode, the last ones, which
+            are the unlabelled ones if there are any; 0 for all (GENESIS-V2 only). For masks with a
+            loss of their own: that and latent_anchor are cheap, and look at all images.
     """
 
-    unsupervised: bool = True
+    masks_only: bool = False
     goal: float = 0.5655
     geco_step_size: float = 1e-5
     beta_init: float | None = None
     noise_warmup_steps: int = 0
+    initial_std: float | None = None
     mask_supervision: float = 0.0
+    region_mixture: float = 0.0
     mask_distillation: float = 0.0
+    latent_anchor: float = 0.0
+    attention_likelihood: bool = False
+    decoded_images: int = 0
 
     def __post_init__(self) -> None:
-        for name in ("mask_supervision", "mask_distillation", "noise_warmup_steps"):
+        for name in (
+            "mask_supervision",
+            "region_mixture",
+            "mask_distillation",
+            "latent_anchor",
+            "decoded_images",
+            "noise_warmup_steps",
+        ):
             if not getattr(self, name) >= 0:
                 raise ConfigError(f"objective.{name} is {getattr(self, name)}; expected 0 or more")
-        for name in ("geco_step_size", "beta_init"):
+        for name in ("geco_step_size", "beta_init", "initial_std"):
             value = getattr(self, name)
             if value is not None and not value > 0:
                 raise ConfigError(f"objective.{name} is {value}; expected > 0")
-        if self.mask_distillation and not self.unsupervised:
+        for name in (
+            "mask_distillation",
+            "latent_anchor",
+            "attention_likelihood",
+            "decoded_images",
+            "initial_std",
+            "noise_warmup_steps",
+        ):
+            if getattr(self, name) and self.masks_only:
+                raise ConfigError(
+                    f"objective.{name} concerns posterior or decoder, which objective.masks_only "
+                    f"does not train: leave {name} out, or set masks_only to false"
+                )
+        if self.masks_only and not (self.mask_supervision or self.region_mixture):
             raise ConfigError(
-                "objective.mask_distillation trains the decoder, which objective.unsupervised "
-                "false leaves out: set one of them otherwise"
-            )
-        if not self.unsupervised and not self.mask_supervision:
-            raise ConfigError(
-                "objective.unsupervised is false and objective.mask_supervision 0: nothing to learn"
+                "objective.masks_only is true, and both mask_supervision and region_mixture are 0: "
+                "nothing to learn"
             )
 
 
 class Objective(nn.Module):
     """One forward pass to the loss; a module so that data parallelism and compile can wrap it."""
 
-    def __init__(self, model: GenesisV2, config: ObjectiveConfig) -> None:
+    def __init__(self, model: SlotModel, config: ObjectiveConfig) -> None:
         super().__init__()
         self.model = model
         self.config = config
@@ -71,8 +122,7 @@ class Objective(nn.Module):
         self,
         images: Tensor,
         labels: Tensor | None,
-        seed_scores: Tensor,
-        noise: Tensor,
+        randomness: Randomness,
         beta: Tensor,
     ) -> tuple[Tensor, dict[str, Tensor]]:
         """The loss of a batch, and its terms as batch means (mask supervision's: over ``labels``).
@@ -80,57 +130,92 @@ class Objective(nn.Module):
         Args:
             images: (B, C, H, W) in [0, 1].
             labels: (L, H, W) instance labels of the first L <= B images, for mask supervision.
-            seed_scores: (B, 1, H, W).
-            noise: (B, K, D).
+            randomness: of the model's forward pass, for all B images.
             beta: GECO's multiplier, scalar.
         """
         config = self.config
         terms: dict[str, Tensor] = {}
         loss = images.new_zeros(())
-        if config.unsupervised:
-            out = self.model(images, seed_scores=seed_scores, noise=noise)
-            clusters = out.clusters
-            losses = self.model.losses(images, out)
-            nll, kl = losses.nll.mean(), losses.kl.sum(dim=1).mean()
-            terms["nll"], terms["kl"] = nll, kl
-            if losses.mask_kl is not None:
-                terms["mask_kl"] = losses.mask_kl.mean()
-                kl = kl + terms["mask_kl"]
-            loss = nll + beta.to(kl.dtype) * kl
-            terms["mse"] = (out.reconstruction - images).square().mean()
+        if not config.masks_only:
+            clusters, encoded, out = self._explain(images, randomness)
+            assert out.reconstruction is not None and out.means is not None  # it was decoded
+            decoded = images[-len(out.latents) :]
+            losses = self.model.losses(decoded, out)
+            loss = losses.nll.mean()
+            if config.attention_likelihood:
+                assert isinstance(self.model, GenesisV2) and out.log_attention is not None
+                loss = sgmm_nll(
+                    decoded, out.log_attention.detach(), out.means, self.model.config.pixel_std
+                ).mean()
+            if self.model.generative:
+                terms["nll"], kl = loss, losses.kl.sum(dim=1).mean()
+                terms["kl"], terms["elbo"] = kl, losses.elbo.mean()
+                if losses.mask_kl is not None:
+                    terms["mask_kl"] = losses.mask_kl.mean()
+                    kl = kl + terms["mask_kl"]
+                loss = loss + beta.to(kl.dtype) * kl
+            terms["mse"] = (out.reconstruction - decoded).square().mean()
             if config.mask_distillation:
+                assert out.log_attention is not None and out.log_masks is not None
                 distillation = mask_distillation(out.log_attention, out.log_masks).mean()
                 terms["mask_distillation"] = distillation
                 loss = loss + config.mask_distillation * distillation
+            if config.latent_anchor:
+                assert encoded.log_attention is not None and encoded.latent_mean is not None
+                anchor = latent_anchor(images, encoded.log_attention, encoded.latent_mean).mean()
+                terms["latent_anchor"] = anchor
+                loss = loss + config.latent_anchor * anchor
         else:
-            _, clusters = self.model.cluster(images, seed_scores)
+            assert isinstance(self.model, GenesisV2)  # see TrainConfig
+            _, clusters = self.model.cluster(images, randomness["seed_scores"])
+        if config.region_mixture:
+            assert clusters is not None  # see TrainConfig
+            mixture = region_mixture(images, clusters.log_masks[:, :, None]).mean()
+            terms["region_mixture"] = mixture
+            loss = loss + config.region_mixture * mixture
         if labels is not None:
-            supervised = replace(
-                clusters,
-                seeds=clusters.seeds[: len(labels)],
-                log_alpha=clusters.log_alpha[: len(labels)],
-            )
+            assert clusters is not None
+            supervised = clusters[: len(labels)]
             terms["mask_supervision"] = mask_supervision(supervised, labels).mean()
             loss = loss + config.mask_supervision * terms["mask_supervision"]
         return loss, {name: value.detach() for name, value in terms.items()}
 
+    def _explain(
+        self, images: Tensor, randomness: Randomness
+    ) -> tuple[Clusters | None, GenesisOutput, GenesisOutput]:
+        """The forward pass: clusters of all images, output of those encoded and those decoded."""
+        count = self.config.decoded_images
+        if not 0 < count < len(images):
+            out = self.model(images, **randomness)
+            return out.clusters, out, out
+        assert isinstance(self.model, GenesisV2)  # see TrainConfig
+        features, clusters = self.model.cluster(images, randomness["seed_scores"])
+        decoded = slice(-count, None)  # where the unlabelled images are, if there are any
+        part = slice(None) if self.config.latent_anchor else decoded
+        encoded = self.model.encode(features[part], clusters[part], randomness["noise"][part])
+        out = encoded[decoded]
+        out.log_masks, out.means, out.reconstruction = self.model.decode(out.latents)
+        return clusters, encoded, out
+
 
 def step_randomness(
-    model: GenesisV2, seed: int, step: int, places: Sequence[int], device: torch.device
-) -> tuple[Tensor, Tensor]:
-    """Seed scores (B, 1, H, W) and noise (B, K, D) of the images at these places of a global batch.
+    model: SlotModel, seed: int, step: int, places: Sequence[int], device: torch.device
+) -> Randomness:
+    """Noise (B, K, D), and seed scores (B, 1, H, W), for the images at these places of a global
+    batch.
 
     A pure function of seed, step and the image's place in the global batch: that is what makes a
     resumed run exact and the number of processes irrelevant.
     """
-    config = model.config
-    scores, noise = [], []
+    size, slots = model.config.image_size, model.config.num_slots
+    drawn: dict[str, list[Tensor]] = {"seed_scores": [], "noise": []}
     for place in places:
         state = np.random.SeedSequence([seed, step, place]).generate_state(1, np.uint64)[0]
         generator = torch.Generator().manual_seed(int(state >> np.uint64(1)))
-        scores.append(torch.rand(1, config.image_size, config.image_size, generator=generator))
-        noise.append(torch.randn(config.num_slots, config.latent_dim, generator=generator))
-    return (
-        torch.stack(scores).to(device, non_blocking=True),
-        torch.stack(noise).to(device, non_blocking=True),
-    )
+        if isinstance(model, GenesisV2):
+            drawn["seed_scores"].append(torch.rand(1, size, size, generator=generator))
+        drawn["noise"].append(torch.randn(slots, model.latent_dim, generator=generator))
+    stacked = {name: torch.stack(values) for name, values in drawn.items() if values}
+    if device.type == "cuda":  # copies of other memory wait for the device
+        stacked = {name: values.pin_memory() for name, values in stacked.items()}
+    return {name: values.to(device, non_blocking=True) for name, values in stacked.items()}

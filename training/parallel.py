@@ -60,8 +60,14 @@ class Processes:
             return module
         # 1x1 kernels are contiguous in both memory formats, which DDP takes for a mismatch.
         warnings.filterwarnings("ignore", "Grad strides do not match bucket view strides")
-        devices = [self.device.index] if self.device.type == "cuda" else None
-        # The buffers are constant coordinates: nothing to broadcast.
+        devices = None
+        if self.device.type == "cuda":
+            devices = [self.device.index]
+            # Statistics of the global batch (GENESIS). PyTorch has this for CUDA only: on the CPU
+            # each process normalises by its own share.
+            module = nn.SyncBatchNorm.convert_sync_batchnorm(module)
+        # Constant coordinates and, of GENESIS, running statistics, of which the main process saves
+        # its own: nothing to broadcast.
         return DistributedDataParallel(module, device_ids=devices, broadcast_buffers=False)
 
     def mean(self, values: dict[str, Tensor]) -> dict[str, Tensor]:

@@ -15,7 +15,8 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor
 
-from genesis_core.genesis_v2 import GenesisOutput
+from genesis_core import GenesisOutput
+from training.datasets.layout import RGB
 
 Picture = NDArray[np.uint8]
 
@@ -49,12 +50,13 @@ def reconstruction_sheet(
     """What the model makes of images: three rows of tiles per image.
 
     Left: data and reconstruction; the segments of the attention and of the decoder masks, painted
-    over the data; the ground truth, if there is any. Right, slot by slot: attention mask, decoder
-    mask, and component (the component's mean where its decoder mask is, fading to white).
-    Black is 0 and white is 1 in a mask. A slot has the same colour in both segmentations.
+    over the data; the ground truth, and the depth, if there are any. Right, slot by slot:
+    attention mask, decoder mask, and component (the component's mean where its decoder mask is,
+    fading to white). Black is 0 and white is 1 in a mask. A slot has the same colour in both
+    segmentations.
 
     Args:
-        images: (B, 3, H, W) in [0, 1].
+        images: (B, C, H, W) in [0, 1], RGB or RGB and depth.
         out: the model's output for these images; decoder tiles are left empty where it was not
             decoded.
         truth: (B, H, W) instance labels, 0 = background.
@@ -66,6 +68,7 @@ def reconstruction_sheet(
     decoder = None if out.log_masks is None else _masks(out.log_masks)
     rebuilt = None if out.reconstruction is None else to_pictures(out.reconstruction)
     components = _components(out)
+    depth = images[:, RGB:].detach().float().cpu().numpy()  # (B, 0 or 1, H, W)
     used = out.used[:, : attention.shape[1]].cpu().numpy()
     rows = []
     for i, picture in enumerate(pictures):
@@ -81,7 +84,7 @@ def reconstruction_sheet(
         labels = None if truth is None else overlay(picture, np.asarray(truth[i]), background=True)
         bottom = [
             _tile("" if labels is None else "ground truth", labels, picture),
-            _tile("", None, picture),
+            _tile("depth", depth[i, 0]) if depth.shape[1] else _tile("", None, picture),
         ]
         for slot in range(attention.shape[1]):
             name = f"{slot + 1}" if used[i, slot] else f"{slot + 1} (unused)"
@@ -145,8 +148,8 @@ def slot_colours(count: int) -> NDArray[np.uint8]:
 
 
 def to_pictures(images: Tensor) -> NDArray[np.uint8]:
-    """(N, 3, H, W) in [0, 1] to uint8 (N, H, W, 3)."""
-    array = images.detach().float().clamp(0, 1).mul(255).round().byte()
+    """(N, C, H, W) in [0, 1] to uint8 RGB (N, H, W, 3); depth is left out."""
+    array = images[:, :RGB].detach().float().clamp(0, 1).mul(255).round().byte()
     result: NDArray[np.uint8] = array.permute(0, 2, 3, 1).cpu().numpy()
     return result
 
@@ -172,9 +175,8 @@ def _components(out: GenesisOutput) -> NDArray[np.uint8] | None:
         return None
     masks = out.log_masks.exp()
     faded = masks * out.means + (1 - masks)
-    return to_pictures(faded.flatten(0, 1)).reshape(
-        *masks.shape[:2], *faded.shape[3:], faded.shape[2]
-    )
+    pictures = to_pictures(faded.flatten(0, 1))
+    return pictures.reshape(*masks.shape[:2], *pictures.shape[1:])
 
 
 def _at(pictures: NDArray[np.uint8] | None, index: int) -> Picture | None:

@@ -9,9 +9,7 @@ already is not done again, so an interrupted quick start continues.
 
 from __future__ import annotations
 
-import shlex
 import sys
-from collections.abc import Callable
 from pathlib import Path
 
 if __package__ in (None, ""):  # run as a file: the project's folder is not on the path yet
@@ -20,7 +18,7 @@ if __package__ in (None, ""):  # run as a file: the project's folder is not on t
 from jsonargparse import ArgumentParser
 
 from training import curves, evaluate, prepare, train, visualise
-from training.command_line import call
+from training.command_line import call, show
 from training.run_folder import MODEL
 
 CONFIG = Path(__file__).resolve().parents[1] / "config" / "training" / "sprites.yaml"
@@ -40,26 +38,19 @@ def run(
     model, pictures = trained / MODEL, output / "pictures"
     held_out = max(1, images // 30)
     sizes = f"--image_size 32 --train {images} --val {held_out} --test {held_out}"
-    _command(prepare.main, "prepare.py", f"sprites {sizes} --output", data)
+    show(prepare.main, "prepare.py", f"sprites {sizes} --output", data)
     settings = "--resume true" + ("" if steps is None else f" --steps {steps}")
     folders = ("--data.path", data, "--run", trained)
-    if not _command(train.main, "train.py", "--config", CONFIG, *folders, settings):
+    if not show(train.main, "train.py", "--config", CONFIG, *folders, settings):
         return  # stopped by a signal
     score = ("--checkpoint", model, "--data", data, "--output")
-    _command(evaluate.main, "evaluate.py", *score, output / "results.json")
-    _command(visualise.main, "visualise.py", *score, pictures)
+    show(evaluate.main, "evaluate.py", *score, output / "results.json")
+    show(visualise.main, "visualise.py", *score, pictures)
     for metric in ("attention_ari_fg", "decoder_ari_fg"):
         plot = ("--metric", f"val/{metric}", "--output", pictures / f"{metric}.png")
-        _command(curves.main, "curves.py", "--runs", trained, *plot)
+        show(curves.main, "curves.py", "--runs", trained, *plot)
     print(f"\nDone. The model is {model}, its scores are in {output / 'results.json'};")
     print(f"look at the pictures in {pictures}, or at: tensorboard --logdir {trained}")
-
-
-def _command(main: Callable[[list[str]], object], script: str, *parts: str | Path) -> object:
-    """Show a command of this folder and run it, in this process."""
-    arguments = [a for p in parts for a in ([str(p)] if isinstance(p, Path) else p.split())]
-    print(f"\n$ python training/{script} {shlex.join(arguments)}", flush=True)
-    return main(arguments)
 
 
 def main(arguments: list[str] | None = None) -> None:

@@ -7,26 +7,12 @@ from pathlib import Path
 from statistics import fmean, stdev
 from typing import Any
 
+from genesis_core import MODELS, decoder_is_trained
+from training import paper
+from training.paper import Figures
+
 SINGLE_OBJECT = ("apc",)  # scored over all pixels (Table 4)
 UNKNOWN = "-"
-PAPER = "GENESIS-V2 (paper)"
-
-# GENESIS-V2 in the paper's tables, decoder masks, means over seeds.
-PAPER_FIXED = {
-    "objects_room": {"slots": 7.0, "slots_mae": 3.3, "ari_fg": 0.85, "msc_fg": 0.59},
-    "shapestacks": {"slots": 9.0, "slots_mae": 4.4, "ari_fg": 0.81, "msc_fg": 0.67},
-    "apc": {"ari": 0.55, "msc": 0.67},
-}
-PAPER_FLEXIBLE = {
-    "objects_room": {"slots": 5.0, "slots_mae": 1.7, "ari_fg": 0.84, "msc_fg": 0.51},
-    "shapestacks": {"slots": 6.3, "slots_mae": 1.9, "ari_fg": 0.77, "msc_fg": 0.63},
-}
-PAPER_GENERATION = {
-    "objects_room": {"elbo": -7040.0, "fid": 52.6},
-    "shapestacks": {"elbo": -7019.0, "fid": 112.7},
-    "sketchy": {"fid": 208.1},
-    "apc": {"fid": 245.6},
-}
 
 Metrics = dict[str, Any]
 Column = tuple[str, Callable[[Metrics], float | None], str]
@@ -35,8 +21,10 @@ Column = tuple[str, Callable[[Metrics], float | None], str]
 def tables(results: dict[str, Any]) -> str:
     """Tables 1 to 4 of the paper for the results of `training.evaluate.run`."""
     dataset = results["data"].get("dataset", "")
-    models = [model["metrics"] for model in results["models"]]
+    models = [_meaningful(model) for model in results["models"]]
     names = _names(results["models"])
+    kinds = {model["config"]["model"] for model in results["models"]}
+    known = [name for name in paper.NAMES if name in kinds]  # to be compared with the paper's
     first = models[0]
     size = first["image_size"]
     lines = [
@@ -46,54 +34,62 @@ def tables(results: dict[str, Any]) -> str:
     ]
     if dataset in SINGLE_OBJECT:
         lines += _segmentation(
-            "Table 4: segmentation, all pixels", ("ari", "msc"), names, models, dataset
-        )
+            "Table 4: segmentation, all pixels", ("ari", "msc"), names, models,
+            {name: paper.SEGMENTATION_APC[name] for name in known},
+        )  # fmt: skip
     else:
+        theirs = paper.SEGMENTATION.get(dataset, {})
         lines += _segmentation(
-            "Table 1: segmentation, foreground", ("ari_fg", "msc_fg"), names, models, dataset
-        )
-        lines += _slots(names, models, dataset)
-    lines += _generation(names, models, dataset)
+            "Table 1: segmentation, foreground", ("ari_fg", "msc_fg"), names, models,
+            {name: theirs[name] for name in known if name in theirs},
+        )  # fmt: skip
+        if any(model["flexible"] for model in models):
+            lines += _slots(names, models, dataset)
+    figures = (paper.GENERATION | paper.GENERATION_REAL).get(dataset, {})
+    lines += _generation(names, models, {name: figures[name] for name in known if name in figures})
     return "\n".join(lines)
 
 
 def _segmentation(
-    title: str, keys: tuple[str, str], names: list[str], models: list[Metrics], dataset: str
-) -> list[str]:
+    title: str, keys: tuple[str, str], names: list[str], models: list[Metrics],
+    figures: dict[str, Figures],
+) -> list[str]:  # fmt: skip
     rows = []
     for masks in ("decoder", "attention"):
         columns = [_column(key, ".3f", "fixed", masks) for key in keys]
         rows += [[*row[:1], masks, *row[1:]] for row in _rows(names, models, columns)]
-    if dataset in PAPER_FIXED:
-        paper = PAPER_FIXED[dataset]
-        rows.append([PAPER, "decoder", *(f"{paper[key]:.2f}" for key in keys)])
+    for name, known in figures.items():
+        masks = MODELS[name].default_mask_source
+        rows.append([_paper(name), masks, *(f"{known[key].mean:.2f}" for key in keys)])
     return _layout(title, ["Model", "Masks", *map(_label, keys)], rows)
 
 
 def _slots(names: list[str], models: list[Metrics], dataset: str) -> list[str]:
+    """Of the models with a flexible number of slots."""
+    chosen = [(n, model) for n, model in zip(names, models, strict=True) if model["flexible"]]
+    names, models = [name for name, _ in chosen], [model for _, model in chosen]
     keys = ("ari_fg", "msc_fg")
     rows = []
     for masks in ("decoder", "attention"):
-        for mode, paper in (("fixed", PAPER_FIXED), ("flexible", PAPER_FLEXIBLE)):
+        for mode in ("fixed", "flexible"):
             columns = [_column("slots", ".1f", mode), _column("slots_mae", ".1f", mode)]
             columns += [_column(key, ".3f", mode, masks) for key in keys]
             rows += [[row[0], masks, mode, *row[1:]] for row in _rows(names, models, columns)]
-            if masks == "decoder" and dataset in paper:
-                known = paper[dataset]
-                figures = [f"{known['slots']:.1f}", f"{known['slots_mae']:.1f}"]
-                figures += [f"{known[key]:.2f}" for key in keys]
-                rows.append([PAPER, masks, mode, *figures])
+            if masks == "decoder" and (dataset, False) in paper.SLOTS:
+                known = paper.SLOTS[dataset, False][mode]
+                figures = [f"{known[key].mean:.1f}" for key in ("slots", "slots_mae")]
+                figures += [f"{known[key].mean:.2f}" for key in keys]
+                rows.append([_paper("genesis_v2"), masks, mode, *figures])
     title = f"Table 2: slots (flexible: down to {models[0]['stop_threshold']:g} px at 64x64)"
     return _layout(title, ["Model", "Masks", "Slots", "Avg.", "MAE", *map(_label, keys)], rows)
 
 
-def _generation(names: list[str], models: list[Metrics], dataset: str) -> list[str]:
+def _generation(names: list[str], models: list[Metrics], figures: dict[str, Figures]) -> list[str]:
     columns = [_column("elbo", ".0f", "fixed"), _column("fid", ".1f")]
     rows = _rows(names, models, columns)
-    if dataset in PAPER_GENERATION:
-        paper = PAPER_GENERATION[dataset]
-        elbo = f"{paper['elbo']:.0f}" if "elbo" in paper else UNKNOWN
-        rows.append([PAPER, elbo, f"{paper['fid']:.1f}"])
+    for name, known in figures.items():
+        elbo = f"{known['elbo'].mean:.0f}" if "elbo" in known else UNKNOWN
+        rows.append([_paper(name), elbo, f"{known['fid'].mean:.1f}"])
     counts = {model["fid_images"] for model in models if "fid_images" in model}
     images = f" (FID of {'/'.join(map(str, sorted(counts)))} images)" if counts else ""
     return _layout(f"Table 3: density estimation and generation{images}",
@@ -129,24 +125,46 @@ def _rows(names: list[str], models: list[Metrics], columns: Sequence[Column]) ->
 def _names(models: list[dict[str, Any]]) -> list[str]:
     """File names, with as many folders before them as it takes to tell them apart.
 
-    A model that was taught with ground-truth masks is marked: its figures are not unsupervised.
+    A model whose masks had a loss that is not in the paper is marked: with ground-truth masks, its
+    figures are not unsupervised.
     """
     paths = [Path(model["checkpoint"]) for model in models]
     for parts in range(1, max(len(path.parts) for path in paths) + 1):
         names = ["/".join(path.parts[-parts:]) for path in paths]
         if len(set(names)) == len(names):
             break
-    return [
-        f"{name} (mask supervision)" if _was_supervised(model["metadata"].get("trained")) else name
-        for name, model in zip(names, models, strict=True)
-    ]
+    losses = [mask_losses(model["metadata"].get("trained")) for model in models]
+    return [f"{name} ({said})" if said else name for name, said in zip(names, losses, strict=True)]
 
 
-def _was_supervised(trained: dict[str, Any] | None) -> bool:
-    """Whether this training run, or one that it started from, was taught ground-truth masks."""
-    if not trained:
-        return False
-    return bool(trained.get("mask_supervision")) or _was_supervised(trained.get("started_from"))
+def _meaningful(model: dict[str, Any]) -> Metrics:
+    """A model's metrics, without those of a decoder that has its random weights still."""
+    metrics: Metrics = model["metrics"]
+    if decoder_is_trained(model["metadata"].get("trained")):
+        return metrics
+    modes = {
+        mode: metrics[mode] and {**metrics[mode], "elbo": None, "decoder": None}
+        for mode in ("fixed", "flexible")
+    }
+    return {k: v for k, v in metrics.items() if k not in ("fid", "fid_images")} | modes
+
+
+def mask_losses(trained: dict[str, Any] | None) -> str:
+    """Losses not in the paper that taught masks in this training run, or in those before it.
+
+    "mask supervision and region mixture", one of the two, or "".
+    """
+    runs = []
+    while trained:
+        runs.append(trained)
+        trained = trained.get("started_from")
+    names = ("mask_supervision", "region_mixture")
+    used = [name.replace("_", " ") for name in names if any(run.get(name) for run in runs)]
+    return " and ".join(used)
+
+
+def _paper(name: str) -> str:
+    return f"{paper.NAMES[name]} (paper)"
 
 
 def _label(key: str) -> str:

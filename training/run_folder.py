@@ -22,7 +22,7 @@ import torch
 import yaml
 from safetensors import SafetensorError
 
-from genesis_core import GenesisV2, save_model
+from genesis_core import SlotModel, save_model
 
 CHECKPOINT, MODEL, METRICS = "checkpoint.pt", "model.safetensors", "metrics.jsonl"
 CONFIG, VERSIONS, LOCK = "config.yaml", "versions.json", ".lock"
@@ -74,7 +74,7 @@ class RunFolder:
         self._write(CONFIG, yaml.safe_dump(_plain(settings), sort_keys=False).encode())
         self._write(VERSIONS, json.dumps(facts, indent=2).encode() + b"\n")
 
-    def save(self, state: dict[str, Any], model: GenesisV2, metadata: dict[str, Any]) -> None:
+    def save(self, state: dict[str, Any], model: SlotModel, metadata: dict[str, Any]) -> None:
         """Write model and checkpoint; TrainingError, keeping the former ones, if that fails."""
         try:
             save_model(model, self.path / MODEL, metadata)

@@ -1,11 +1,17 @@
-"""Typed settings of a training run; a YAML file in config/training holds one run's."""
+"""Typed settings of a training run, from YAML files (config/training) and the command line."""
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass, field
+import argparse
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, field, fields
+from pathlib import Path
 from typing import Any
 
-from genesis_core import ConfigError, GenesisV2Config
+import jsonargparse
+import yaml
+
+from genesis_core import MODELS, ConfigError, GenesisV2Config, ModelConfig
 from training.augment import AugmentConfig
 from training.objective import ObjectiveConfig
 
@@ -17,7 +23,7 @@ FREE_SETTINGS = frozenset(
     }
 )  # fmt: skip
 PRECISIONS = ("auto", "fp32", "bf16", "fp16")
-SCHEDULES = ("constant", "cosine")
+SCHEDULES = ("constant", "cosine", "exponential")
 
 
 @dataclass(frozen=True)
@@ -53,9 +59,11 @@ class OptimizerConfig:
     Attributes:
         lr: learning rate.
         clustering_lr_scale: factor on it for the embedding's gate and the kernel's scale, two
-            scalars that decide how finely IC-SBP clusters.
+            scalars that decide how finely IC-SBP clusters; other models than GENESIS-V2 have none.
         warmup_steps: steps over which the learning rate rises linearly to its value.
-        schedule: "constant", or "cosine" down to a hundredth of it at the end.
+        schedule: "constant", "cosine" down to a hundredth of it at the end, or "exponential":
+            halved every ``halving_steps``.
+        halving_steps: see ``schedule``.
         clip_norm: largest norm of the gradient; 0 does not clip.
         ema_decay: decay of the moving average of the weights that is evaluated and saved; 0 for
             the weights themselves.
@@ -65,11 +73,12 @@ class OptimizerConfig:
     clustering_lr_scale: float = 1.0
     warmup_steps: int = 0
     schedule: str = "constant"
+    halving_steps: int = 100_000
     clip_norm: float = 0.0
     ema_decay: float = 0.0
 
     def __post_init__(self) -> None:
-        for name in ("lr", "clustering_lr_scale"):
+        for name in ("lr", "clustering_lr_scale", "halving_steps"):
             if not getattr(self, name) > 0:
                 raise ConfigError(f"optimizer.{name} is {getattr(self, name)}; expected > 0")
         if self.schedule not in SCHEDULES:
@@ -87,7 +96,9 @@ class TrainConfig:
     """A training run.
 
     Attributes:
-        run: folder of the run: checkpoints, TensorBoard events, resolved settings.
+        run: folder of the run: checkpoints, TensorBoard events, resolved settings. By default it
+            is named after the config files, such as runs/shapestacks_monet.
+        model: the model and its settings; ``model.model`` says which one.
         init: checkpoint whose weights to start from (its model settings must fit ``model``).
         freeze: names of the model's parts to leave as they are, e.g. backbone, embedding, icsbp.
         steps: number of optimiser steps.
@@ -103,7 +114,7 @@ class TrainConfig:
     """
 
     run: str = "runs/default"
-    model: GenesisV2Config = field(default_factory=GenesisV2Config)
+    model: ModelConfig = field(default_factory=GenesisV2Config)
     data: DataConfig = field(default_factory=DataConfig)
     objective: ObjectiveConfig = field(default_factory=ObjectiveConfig)
     optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
@@ -132,6 +143,83 @@ class TrainConfig:
             raise ConfigError(
                 f"precision is {self.precision!r}; expected one of {', '.join(PRECISIONS)}"
             )
+        self._check_objective()
+
+    def _check_objective(self) -> None:
+        """Raise ConfigError where the objective asks for a part that the model does not have."""
+        name, objective = self.model.model, self.objective
+        if not isinstance(self.model, GenesisV2Config):
+            for term in (
+                "mask_supervision",
+                "region_mixture",
+                "mask_distillation",
+                "latent_anchor",
+                "attention_likelihood",
+                "decoded_images",
+                "initial_std",
+            ):
+                if getattr(objective, term):
+                    lacks = "IC-SBP whose masks it could use"
+                    if term == "initial_std":
+                        lacks = "posterior whose start can be set"
+                    raise ConfigError(
+                        f"objective.{term} is {getattr(objective, term)}, but model {name} has no "
+                        f"{lacks}: leave it out, or train genesis_v2"
+                    )
+        if objective.noise_warmup_steps and not MODELS[name].generative:
+            raise ConfigError(
+                f"objective.noise_warmup_steps is {objective.noise_warmup_steps}, but model {name} "
+                "has no posterior: leave it out"
+            )
+
+
+def parse(arguments: Sequence[str] | None, description: str) -> tuple[TrainConfig, bool]:
+    """The settings that a command line of train.py gives, and whether to resume.
+
+    Several --config files are laid over each other, later ones on top, then the single settings:
+    a data set's, a model's, a budget's. The chosen model decides which settings ``model`` has.
+
+    Raises:
+        ConfigError: a value, or a combination of them, is not possible.
+        SystemExit: a setting is unknown or of a wrong type.
+    """
+    files, model = _named(arguments)
+    if not isinstance(model, str) or model not in MODELS:
+        raise ConfigError(f"unknown model {model!r}; expected one of {', '.join(MODELS)}")
+    parser = jsonargparse.ArgumentParser(prog="train.py", description=description)
+    parser.add_argument(
+        "--config",
+        action="config",
+        help="YAML file with any of these settings; may be given several times, the last one wins",
+    )
+    parser.add_class_arguments(TrainConfig, skip={"model"})
+    parser.add_class_arguments(MODELS[model].config_class, "model")
+    parser.add_argument("--resume", type=bool, default=False, help="continue the run in its folder")
+    if files:
+        parser.set_defaults({"run": f"runs/{'_'.join(Path(file).stem for file in files)}"})
+    settings = parser.instantiate(parser.parse_args(arguments))  # checks them
+    values = {setting.name: settings[setting.name] for setting in fields(TrainConfig)}
+    return TrainConfig(**values), settings.resume
+
+
+def _named(arguments: Sequence[str] | None) -> tuple[list[str], Any]:
+    """The config files on a command line, and the model that they or it name: the last one."""
+    parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+    parser.add_argument("--config", action="append", default=[])
+    parser.add_argument("--model.model", dest="model")
+    known, _ = parser.parse_known_args(arguments)
+    names = [GenesisV2Config.model, *map(_model_in, known.config), known.model]
+    return known.config, [name for name in names if name is not None][-1]
+
+
+def _model_in(file: str) -> Any:
+    """What a YAML file gives as model.model; None if nothing, or if the file cannot be read."""
+    try:
+        content = yaml.safe_load(Path(file).read_text())
+    except (OSError, ValueError, yaml.YAMLError):
+        return None  # the parser of all settings says what is wrong with it
+    model = content.get("model") if isinstance(content, dict) else None
+    return model.get("model") if isinstance(model, dict) else None
 
 
 def fixed_settings(config: TrainConfig) -> dict[str, Any]:
@@ -142,12 +230,15 @@ def fixed_settings(config: TrainConfig) -> dict[str, Any]:
 def changed_settings(saved: dict[str, Any], config: TrainConfig) -> list[str]:
     """How a config differs from a run's ``fixed_settings``, one phrase per setting.
 
-    A setting that is newer than the run counts as having had its default. With a constant learning
-    rate nothing depends on the number of steps, so a run may be made longer.
+    A setting that is newer than the run counts as having had its default. Of one that is gone
+    nobody knows what it would mean now. Unless the learning rate follows a cosine nothing depends
+    on the number of steps, so a run may be made longer.
     """
-    now, default = fixed_settings(config), fixed_settings(TrainConfig())
-    allowed = {"steps"} if config.optimizer.schedule == "constant" else set()
-    return [
+    now = fixed_settings(config)
+    default = fixed_settings(TrainConfig(model=type(config.model)()))
+    allowed = set() if config.optimizer.schedule == "cosine" else {"steps"}
+    gone = [f"{name} was {was!r}, now unknown" for name, was in saved.items() if name not in now]
+    return gone + [
         f"{name} was {saved.get(name, default[name])!r}, now {value!r}"
         for name, value in now.items()
         if saved.get(name, default[name]) != value and name not in allowed

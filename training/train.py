@@ -1,9 +1,11 @@
-"""Train GENESIS-V2 on prepared data.
+"""Train a model on prepared data: GENESIS-V2, or one of those it is compared with.
 
     python training/train.py --config config/training/tabletop_fast.yaml --run runs/mine
+    python training/train.py --config config/training/shapestacks.yaml \
+        --config config/training/models/monet.yaml
     torchrun --nproc-per-node 4 -- training/train.py --config ...
 
-Every setting of training/settings.py can be given in the file and overridden on the command line
+Every setting of training/settings.py can be given in the files and overridden on the command line
 (--optimizer.lr 3e-4). A run continues exactly where it was with --resume true.
 """
 
@@ -24,7 +26,6 @@ from typing import Any
 if __package__ in (None, ""):  # run as a file: the project's folder is not on the path yet
     sys.path[0] = str(Path(__file__).resolve().parents[1])
 
-import jsonargparse
 import numpy as np
 import torch
 from torch import Tensor
@@ -38,11 +39,17 @@ from genesis_core import (
     DeviceError,
     Geco,
     GenesisV2,
+    GenesisV2Config,
+    SlotModel,
     __version__,
+    build_model,
     load_model,
 )
+from genesis_core.config import GenerativeConfig
 from genesis_core.device import PRECISIONS as DTYPES
 from genesis_core.device import resolve_precision
+from genesis_core.losses import region_mixture
+from genesis_core.memory import keep_freed_memory
 from genesis_core.metrics import adjusted_rand_index, mean_segment_covering
 from training.augment import AugmentConfig, AugmentedLoader, to_model_input
 from training.datasets.prepared import DatasetError, PreparedDataset
@@ -50,19 +57,20 @@ from training.objective import Objective, step_randomness
 from training.parallel import Processes
 from training.pictures import reconstruction_sheet, sample_sheet
 from training.run_folder import RunFolder, TrainingError, git_revision
-from training.settings import TrainConfig, changed_settings, fixed_settings
+from training.settings import TrainConfig, changed_settings, fixed_settings, parse
 
 PICTURE_IMAGES = 4
 VALIDATION_BATCH = 16
 # Below this the gradient scaler has met nothing but overflow: the loss itself is broken.
 SMALLEST_FP16_SCALE = 2.0**-14
 
+MASK_SOURCES = ("attention", "decoder")
 METRICS = {"ari_fg": adjusted_rand_index, "msc_fg": mean_segment_covering}
 # Mistakes of the user's, or of the machine's: the message says it all.
 ERRORS = (CheckpointError, ConfigError, DatasetError, DeviceError, TrainingError, OSError)
 
 Parts = tuple[tuple[Tensor, Tensor | None], ...]
-"""A batch: images (B, S, S, 3) and labels of the first data set, then of the unlabelled one."""
+"""A batch: images (B, S, S, C) and labels of the first data set, then of the unlabelled one."""
 
 
 class Trainer:
@@ -84,7 +92,6 @@ class Trainer:
         self.folder = RunFolder(config.run)
         self.stop_requested = False
         self.step = 0
-        self.best_mask_source = "decoder" if config.objective.unsupervised else "attention"
         self.git_revision = git_revision()  # of the code that was loaded, whatever is edited later
 
         # The main process decides and reads: the others may be on machines without the folder.
@@ -100,6 +107,9 @@ class Trainer:
             self.validation = PreparedDataset(config.data.path, "val")
         torch.manual_seed(config.seed)
         self.model = self._build_model(None if resuming else config.init)
+        self.best_mask_source = "attention"
+        if not config.objective.masks_only:
+            self.best_mask_source = self.model.default_mask_source
         self.geco = self._build_geco()
         self.optimizer = self._build_optimizer()
         self.trained = [p for group in self.optimizer.param_groups for p in group["params"]]
@@ -108,6 +118,8 @@ class Trainer:
         if config.optimizer.ema_decay:
             average = get_ema_multi_avg_fn(config.optimizer.ema_decay)
             self.ema = AveragedModel(self.model, multi_avg_fn=average)
+            # It asks whether this is zero each time, which on CUDA would wait for the device.
+            self.ema.n_averaged = self.ema.n_averaged.cpu()
         if self.processes.is_main:
             self.folder.claim()
         if resuming:
@@ -119,9 +131,9 @@ class Trainer:
 
     # Building
 
-    def _build_model(self, init: str | None) -> GenesisV2:
+    def _build_model(self, init: str | None) -> SlotModel:
         config = self.config
-        model = GenesisV2(config.model)
+        model = build_model(config.model)
         self.started_from: dict[str, Any] | None = None
         if init:
             start = load_model(init, num_slots=config.model.num_slots)
@@ -130,23 +142,35 @@ class Trainer:
                 model.load_state_dict(start.state_dict())
             except RuntimeError as error:
                 raise ConfigError(f"init {init} does not fit the model: {error}") from error
+        if (std := config.objective.initial_std) is not None:
+            assert isinstance(model, GenesisV2)  # see TrainConfig
+            model.set_posterior_std(std)
         parts = dict(model.named_children())
         frozen = set(config.freeze)
         if unknown := sorted(frozen - set(parts)):
             raise ConfigError(f"freeze names {unknown}; the model's parts are {sorted(parts)}")
-        if not config.objective.unsupervised:
+        if config.objective.masks_only:
             frozen |= set(parts) - {"backbone", "embedding", "icsbp"}
-        for name in frozen:
-            parts[name].requires_grad_(False)
+        self.frozen = [parts[name].requires_grad_(False) for name in frozen]
         model.to(self.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
-        return model.train()
+        return self._set_training(model)
 
-    def _build_geco(self) -> Geco:
+    def _set_training(self, model: SlotModel) -> SlotModel:
+        """Training mode, except for frozen parts: their batch normalisation is frozen too."""
+        model.train()
+        for part in self.frozen:
+            part.eval()
+        return model
+
+    def _build_geco(self) -> Geco | None:
+        """GECO, where the model has a likelihood to balance against the KL."""
         model, objective = self.config.model, self.config.objective
+        if not isinstance(model, GenerativeConfig):
+            return None
         elements = model.image_channels * model.image_size**2
         beta = objective.beta_init
         if beta is None:
-            beta = 1e-10 if model.mask_loss else 1.0
+            beta = 1e-10 if isinstance(model, GenesisV2Config) and model.mask_loss else 1.0
         return Geco(
             objective.goal * elements,
             num_elements=elements,
@@ -216,6 +240,12 @@ class Trainer:
             first = start + processes.rank * share
             places += range(first, first + share)
             start += count
+        for loader in loaders:
+            if (channels := loader.dataset.channels) != config.model.image_channels:
+                raise ConfigError(
+                    f"model.image_channels is {config.model.image_channels}, but the images in "
+                    f"{loader.dataset.path} have {channels} channels; set it to {channels}"
+                )
         if config.objective.mask_supervision and loaders[0].dataset.masks is None:
             raise ConfigError(
                 f"objective.mask_supervision needs instance masks, which {config.data.path} has "
@@ -239,6 +269,11 @@ class Trainer:
 
     def _run(self) -> None:
         config = self.config
+        if self.step >= config.steps:
+            # Its files say which code trained the model: that is not the code that runs now.
+            if self.processes.is_main:
+                tqdm.write(f"{config.run} is finished at step {self.step}: nothing is left to do")
+            return
         if self.processes.is_main:
             self.folder.describe(asdict(config), self._facts())
             self.folder.forget_metrics_after(self.step)
@@ -275,14 +310,13 @@ class Trainer:
         labels = parts[0][1] if config.objective.mask_supervision else None
         if labels is not None:
             labels = labels.to(self.device, non_blocking=True)
-        scores, noise = step_randomness(
-            self.model, config.seed, self.step, self.places, self.device
-        )
+        drawn = step_randomness(self.model, config.seed, self.step, self.places, self.device)
         if config.objective.noise_warmup_steps:
-            noise = noise * min(1.0, self.step / config.objective.noise_warmup_steps)
+            drawn["noise"] *= min(1.0, self.step / config.objective.noise_warmup_steps)
+        beta = torch.zeros(()) if self.geco is None else self.geco.beta
         dtype = DTYPES[self.precision]
         with torch.autocast(self.device.type, dtype, enabled=dtype != torch.float32):
-            loss, terms = self.objective(images, labels, scores, noise, self.geco.beta)
+            loss, terms = self.objective(images, labels, drawn, beta)
         self.optimizer.zero_grad(set_to_none=True)
         self.scaler.scale(loss).backward()
         self.scaler.unscale_(self.optimizer)
@@ -295,7 +329,7 @@ class Trainer:
             group["lr"] = config.optimizer.lr * group["scale"] * self._schedule()
         self.scaler.step(self.optimizer)
         self.scaler.update()
-        if "nll" in terms:
+        if self.geco is not None and "nll" in terms:
             self.geco.update(terms["nll"])
         if self.ema is not None:
             self.ema.update_parameters(self.model)
@@ -314,6 +348,8 @@ class Trainer:
         factor = min(1.0, (self.step + 1) / max(1, settings.warmup_steps))
         if settings.schedule == "cosine":
             factor *= 0.01 + 0.99 * 0.5 * (1 + math.cos(math.pi * progress))
+        elif settings.schedule == "exponential":
+            factor *= 0.5 ** (self.step / settings.halving_steps)
         return factor
 
     def _check_finite(self, terms: dict[str, Tensor]) -> None:
@@ -357,12 +393,12 @@ class Trainer:
         if writer is None:
             return
         values = {name: float(value) for name, value in terms.items()}
-        if "nll" in values:
-            values["elbo"] = -(values["nll"] + values["kl"])
+        if self.geco is not None and "nll" in values:
             values["beta"] = float(self.geco.beta)
-        values["kernel_scale"] = float(self.model.icsbp.log_scale.detach().exp())
-        if self.config.model.semi_conv:
-            values["gate"] = float(self.model.embedding.gate.detach())
+        if isinstance(self.model, GenesisV2):
+            values["kernel_scale"] = float(self.model.icsbp.log_scale.detach().exp())
+            if self.model.config.semi_conv:
+                values["gate"] = float(self.model.embedding.gate.detach())
         group = self.optimizer.param_groups[0]
         values["learning_rate"] = group["lr"] / group["scale"]
         values["images_per_second"] = speed
@@ -376,19 +412,20 @@ class Trainer:
         self.folder.append_metrics({"step": self.step, "kind": kind, **values})
 
     @property
-    def averaged_model(self) -> GenesisV2:
+    def averaged_model(self) -> SlotModel:
         """The model to evaluate and save: the moving average where there is one."""
         return self.model if self.ema is None else self.ema.module  # type: ignore[return-value]
 
     @contextmanager
-    def _evaluating(self) -> Iterator[GenesisV2]:
+    def _evaluating(self) -> Iterator[SlotModel]:
         model = self.averaged_model
         model.eval()
         try:
             with torch.inference_mode():
                 yield model
         finally:
-            model.train()
+            if model is self.model:
+                self._set_training(model)
 
     def _validation_batches(self, count: int) -> Iterator[tuple[Tensor, Tensor | None]]:
         """``count`` images of the split val, always the same, or all if it has fewer."""
@@ -414,7 +451,7 @@ class Trainer:
         """The objective's terms, and segmentation metrics for both kinds of masks, on val."""
         if writer is None:
             return
-        decode = self.config.objective.unsupervised
+        decode = not self.config.objective.masks_only
         scores: dict[str, list[float]] = {}
 
         def add(name: str, values: Any) -> None:
@@ -424,25 +461,38 @@ class Trainer:
             for images, masks in self._validation_batches(self.config.eval_images):
                 out = model(images, decode=decode)
                 if out.reconstruction is not None:
-                    losses = model.losses(images, out)
-                    add("elbo", losses.elbo)
-                    add("nll", losses.nll)
-                    add("kl", losses.kl.sum(dim=1))
+                    if model.generative:
+                        losses = model.losses(images, out)
+                        elbo, kl = losses.elbo, losses.kl.sum(dim=1)
+                        add("elbo", elbo)
+                        # Of the masks that the elbo is of; MONet's objective has others.
+                        add("nll", -elbo - kl)
+                        add("kl", kl)
                     add("mse", (out.reconstruction - images).square().mean(dim=(1, 2, 3)))
+                if self.config.objective.region_mixture:
+                    add("region_mixture", region_mixture(images, out.log_attention))
                 if masks is None:
                     continue
-                for source, found in (("attention", out.log_attention), ("decoder", out.log_masks)):
-                    if found is not None:
-                        labels, truth = found[:, :, 0].argmax(dim=1).cpu().numpy(), masks.numpy()
+                for source, log_masks in zip(
+                    MASK_SOURCES, (out.log_attention, out.log_masks), strict=True
+                ):
+                    if log_masks is not None:
+                        labels, truth = (
+                            log_masks[:, :, 0].argmax(dim=1).cpu().numpy(),
+                            masks.numpy(),
+                        )
                         for name, metric in METRICS.items():
                             add(f"{source}_{name}", metric(truth, labels, foreground_only=True))
         if not scores:
             return  # attention only, and no ground truth to compare with
         values = {name: float(np.mean(value)) for name, value in scores.items()}
-        if "attention_ari_fg" in values:
-            decoder = values.get("decoder_ari_fg", -math.inf)
-            better = values["attention_ari_fg"] > decoder
-            self.best_mask_source = "attention" if better else "decoder"
+        found = {s: values[f"{s}_ari_fg"] for s in MASK_SOURCES if f"{s}_ari_fg" in values}
+        if found:
+            # Equally good: the model's default, which for GENESIS are the cheaper ones.
+            default = self.model.default_mask_source
+            self.best_mask_source = max(
+                found, key=lambda source: (found[source], source == default)
+            )
         self._record(writer, "val", values)
         shown = ", ".join(f"{name} {value:.4g}" for name, value in values.items())
         tqdm.write(f"step {self.step}: {shown}")
@@ -450,13 +500,13 @@ class Trainer:
     def _log_pictures(self, writer: SummaryWriter | None) -> None:
         if writer is None:
             return
-        decode = self.config.objective.unsupervised
+        decode = not self.config.objective.masks_only
         with self._evaluating() as model:
             images, masks = next(self._validation_batches(PICTURE_IMAGES))
             out = model(images, decode=decode)
             truth = None if masks is None else masks.numpy()
             sheets = {"reconstructions": reconstruction_sheet(images, out, truth)}
-            if decode:
+            if decode and model.generative:
                 generator = torch.Generator().manual_seed(0)
                 sheets["samples"] = sample_sheet(model.sample(PICTURE_IMAGES, generator))
         for name, sheet in sheets.items():
@@ -488,7 +538,7 @@ class Trainer:
             "model": self.model.state_dict(),
             "optimizer": self.optimizer.state_dict(),
             "scaler": self.scaler.state_dict(),
-            "geco": self.geco.state_dict(),
+            "geco": None if self.geco is None else self.geco.state_dict(),
             "ema": None if self.ema is None else self.ema.state_dict(),
             "best_mask_source": self.best_mask_source,
             "started_from": self.started_from,
@@ -512,10 +562,12 @@ class Trainer:
             "trained": {
                 "steps": self.step,
                 "batch_size": self.config.batch_size,
+                "seed": self.config.seed,
                 "dataset": self._datasets[0].info.get("dataset"),
                 "started_from": self.started_from,
-                "unsupervised_objective": objective.unsupervised,
+                "masks_only": objective.masks_only,
                 "mask_supervision": objective.mask_supervision,
+                "region_mixture": objective.region_mixture,
                 "git_revision": self.git_revision,
                 "genesis_core": __version__,
             },
@@ -539,7 +591,8 @@ class Trainer:
         self.model.load_state_dict(state["model"])
         self.optimizer.load_state_dict(state["optimizer"])
         self.scaler.load_state_dict(state["scaler"])
-        self.geco.load_state_dict(state["geco"])
+        if self.geco is not None:
+            self.geco.load_state_dict(state["geco"])
         if self.ema is not None:
             self.ema.load_state_dict(state["ema"])
         self.best_mask_source = state["best_mask_source"]
@@ -605,15 +658,10 @@ def train(config: TrainConfig, resume: bool = False) -> bool:
 
 def main(arguments: list[str] | None = None) -> bool:
     """The command line; returns what ``train`` does, exits with a message on an error."""
-    parser = jsonargparse.ArgumentParser(prog="train.py", description=__doc__.split("\n")[0])
-    parser.add_argument("--config", action="config", help="YAML file with any of these settings")
-    parser.add_class_arguments(TrainConfig)
-    parser.add_argument("--resume", type=bool, default=False, help="continue the run in its folder")
-    values = parser.parse_args(arguments)
+    keep_freed_memory()
     try:
-        settings = parser.instantiate(values)  # checks them
-        config = TrainConfig(**{name: settings[name] for name in TrainConfig.__dataclass_fields__})
-        return train(config, resume=settings.resume)
+        config, resume = parse(arguments, str(__doc__).partition("\n")[0])
+        return train(config, resume=resume)
     except ERRORS as error:
         sys.exit(f"train.py: {error}")
 

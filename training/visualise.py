@@ -20,9 +20,10 @@ from jsonargparse import ArgumentParser
 from numpy.typing import NDArray
 from torch import Tensor
 
-from genesis_core import GenesisV2, load_model
+from genesis_core import SlotModel, decoder_is_trained, load_model
 from training.command_line import call
 from training.datasets.images import centre_crop, read_rgb, resize_image
+from training.datasets.layout import RGB
 from training.datasets.prepared import DatasetError, PreparedDataset
 from training.evaluate import choose_images, load_images, load_masks
 from training.pictures import reconstruction_sheet, sample_sheet, write_png
@@ -61,10 +62,15 @@ def _photo_files(folder: Path) -> list[Path]:
 
 
 def _load(
-    data: Path, split: str, count: int, seed: int, fit: Fit, model: GenesisV2
+    data: Path, split: str, count: int, seed: int, fit: Fit, model: SlotModel
 ) -> tuple[Tensor, NDArray[np.uint8] | None]:
-    """Images (B, 3, H, W) on the model's device, and their ground truth where it is known."""
+    """Images (B, C, H, W) on the model's device, and their ground truth where it is known."""
     if data.is_file() or _photo_files(data):
+        if model.config.image_channels != RGB:
+            raise DatasetError(
+                f"{data} holds photos, which have 3 channels; the model takes "
+                f"{model.config.image_channels}: give it a data set from training/prepare.py"
+            )
         photos = torch.from_numpy(load_photos(data, count, model.config.image_size, fit))
         device = next(model.parameters()).device
         return photos.to(device).permute(0, 3, 1, 2).float() / 255, None
@@ -89,7 +95,9 @@ def run(
     device: str = "auto",
     seed: int = 0,
 ) -> list[Path]:
-    """Draw reconstructions.png and samples.png for a checkpoint.
+    """Draw reconstructions.png and, for a model that can generate scenes, samples.png.
+
+    Of a model that was trained for its masks only, those alone are drawn.
 
     Args:
         checkpoint: the model.
@@ -98,7 +106,7 @@ def run(
         num_images: images to reconstruct, and scenes to generate.
         split: train, val or test.
         stop_threshold: draw a flexible number of slots that stops at masks of this many pixels at
-            64x64; by default the number is fixed.
+            64x64 (GENESIS-V2 only); by default the number is fixed.
         fit: whether to crop photos to their centre square or resize them whole.
         num_slots: number of slots K, instead of the checkpoint's.
         kernel: IC-SBP's kernel, for reference checkpoints, which do not state it.
@@ -107,15 +115,15 @@ def run(
     """
     if num_images < 1:
         raise ValueError(f"num_images is {num_images}; expected at least 1")
-    model = load_model(checkpoint, num_slots=num_slots, kernel=kernel, device=device)
+    model: SlotModel = load_model(checkpoint, num_slots=num_slots, kernel=kernel, device=device)
     images, truth = _load(data, split, num_images, seed, fit, model)
+    decode = decoder_is_trained(model.metadata.get("trained"))
     with torch.no_grad():
-        out = model(images, stop_threshold=stop_threshold)
+        out = model(images, stop_threshold=stop_threshold, decode=decode)
+    sheets = {"reconstructions.png": reconstruction_sheet(images, out, truth)}
+    if decode and model.generative:
         samples = model.sample(num_images, generator=torch.Generator().manual_seed(seed))
-    sheets = {
-        "reconstructions.png": reconstruction_sheet(images, out, truth),
-        "samples.png": sample_sheet(samples),
-    }
+        sheets["samples.png"] = sample_sheet(samples)
     for name, sheet in sheets.items():
         write_png(output / name, sheet)
         print(f"wrote {output / name}")

@@ -55,7 +55,7 @@ def test_draws_a_line_per_run(runs: list[Path], tmp_path: Path) -> None:
     ("extra", "phrase"),
     [
         (["--metric", "val/speed"], "has no val/speed; it has train/loss, val/score"),
-        (["--metric", "val/score", "--labels", "[a]"], "1 labels for 2 runs"),
+        (["--metric", "val/score", "--labels", "a"], "1 labels for 2 runs"),
         (["--metric", "val/score", "--window", "0"], "window is 0"),
     ],
 )

@@ -11,8 +11,16 @@ import pytest
 import torch
 from numpy.typing import NDArray
 
-from genesis_core import GenesisV2, GenesisV2Config, save_model
-from training.datasets.prepared import PreparedDataset
+from genesis_core import (
+    GenesisV2,
+    GenesisV2Config,
+    SlotModel,
+    build_model,
+    config_from_dict,
+    save_model,
+)
+from genesis_core.losses import sgmm_nll
+from training.datasets.prepared import DatasetError, PreparedDataset
 from training.evaluate import (
     choose_images,
     evaluate,
@@ -45,9 +53,16 @@ def scenes(size: int = 32) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
 
 
 def write_dataset(
-    folder: Path, *, size: int = 32, masks: bool = True, dataset: str = "sprites"
+    folder: Path,
+    *,
+    size: int = 32,
+    masks: bool = True,
+    dataset: str = "sprites",
+    depth: bool = False,
 ) -> Path:
     images, labels = scenes(size)
+    if depth:
+        images = np.concatenate([images, 50 * labels[..., None]], axis=3)
     split = folder / "test"
     split.mkdir(parents=True)
     np.save(split / "images.npy", images)
@@ -59,6 +74,7 @@ def write_dataset(
         "split": "test",
         "count": len(images),
         "image_size": size,
+        "channels": images.shape[3],
         "source": "made up",
         "options": {},
         "version": "0",
@@ -71,6 +87,20 @@ def tiny_model(seed: int = 0) -> GenesisV2:
     torch.manual_seed(seed)
     config = GenesisV2Config(image_size=32, feature_dim=8, latent_dim=8, num_slots=SLOTS)
     return GenesisV2(config).eval()
+
+
+BASELINES = ("genesis_v1", "monet", "slot_attention")
+SMALL: dict[str, dict[str, Any]] = {
+    "genesis_v1": {"mask_width": 4, "component_width": 4},
+    "monet": {"attention_width": 4, "component_width": 4},
+    "slot_attention": {"feature_dim": 4},
+}
+
+
+def baseline(name: str) -> SlotModel:
+    torch.manual_seed(0)
+    settings = {"model": name, "image_size": 32, "num_slots": SLOTS, **SMALL[name]}
+    return build_model(config_from_dict(settings)).eval()
 
 
 @pytest.fixture
@@ -134,12 +164,115 @@ def test_elbo_is_the_negative_of_nll_and_kl(dataset: PreparedDataset) -> None:
     assert floor < fixed["nll"] < 1.3 * floor
 
 
+@pytest.mark.parametrize("name", BASELINES)
+def test_other_models_are_evaluated_alike(name: str, dataset: PreparedDataset) -> None:
+    """Whatever the batch size; what a model cannot do is None."""
+    model = baseline(name)
+    metrics, again = evaluate(model, dataset), evaluate(model, dataset, batch_size=4)
+    fixed = metrics["fixed"]
+    assert metrics["flexible"] is None and metrics["stop_threshold"] is None
+    assert fixed["slots"] == SLOTS
+    assert fixed["slots_mae"] == np.mean([abs(SLOTS - n - 1) for n in OBJECTS])
+    assert set(fixed["decoder"]) == set(fixed["attention"]) >= {"ari", "ari_fg", "msc_fg"}
+    assert fixed["mse"] == pytest.approx(again["fixed"]["mse"], rel=1e-5)
+    assert fixed["decoder"] == pytest.approx(again["fixed"]["decoder"], abs=1e-6)
+    if name == "slot_attention":
+        assert fixed["elbo"] is fixed["nll"] is fixed["kl"] is None
+    else:
+        assert fixed["elbo"] == pytest.approx(-(fixed["nll"] + fixed["kl"]), rel=1e-6)
+        assert fixed["elbo"] == pytest.approx(again["fixed"]["elbo"], rel=1e-6)
+
+
+def test_the_elbo_of_monet_is_of_its_decoded_masks(dataset: PreparedDataset) -> None:
+    """The note to Table 3: neither of the attention masks, nor with the masks' divergence."""
+    model = baseline("monet")
+    with torch.no_grad():
+        model.get_parameter("attention.head.weight").mul_(100)  # masks unlike the decoder's
+        images = torch.from_numpy(np.array(dataset.images)).permute(0, 3, 1, 2).float() / 255
+        out = model(images, noise=torch.zeros(len(images), SLOTS, model.latent_dim))
+        losses = model.losses(images, out)
+        assert out.log_masks is not None and out.means is not None
+        decoded = sgmm_nll(images, out.log_masks, out.means, 0.7)
+    assert not torch.allclose(decoded, losses.nll, rtol=1e-5)
+    torch.testing.assert_close(losses.elbo, -(decoded + losses.kl.sum(dim=1)))
+
+
+def test_different_models_share_a_table(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    data = write_dataset(tmp_path / "data", dataset="shapestacks")
+    names = ("genesis_v2", *BASELINES)
+    for name in names:
+        model = tiny_model() if name == "genesis_v2" else baseline(name)
+        save_model(model, tmp_path / f"{name}.safetensors")
+    checkpoints = [str(tmp_path / f"{name}.safetensors") for name in names]
+    main(["--checkpoint", *checkpoints, "--data", str(data), "--stop-threshold", "50"])
+    printed = capsys.readouterr().out
+    for row in (
+        ["MONet-G", "(paper)", "attention", "0.70", "0.57"],
+        ["Slot", "Attention", "(paper)", "decoder", "0.76", "0.70"],
+        ["GENESIS", "(paper)", "-7082", "186.8"],
+    ):
+        assert row in [line.split() for line in printed.splitlines()]
+    flexible = [line.split()[0] for line in printed.splitlines() if " flexible " in line]
+    assert flexible == ["genesis_v2.safetensors", "GENESIS-V2", "genesis_v2.safetensors"]
+
+
+def test_hard_masks_use_as_few_slots_as_explain_the_image(dataset: PreparedDataset) -> None:
+    """A kernel so wide that the first seed takes every pixel: one slot, whatever K is."""
+    model = tiny_model()
+    with torch.no_grad():
+        model.icsbp.log_scale.fill_(20.0)
+    soft = evaluate(model, dataset)["fixed"]
+    hard = evaluate(model, dataset, hard_masks=True)["fixed"]
+    assert soft["slots"] == SLOTS
+    assert hard["slots"] == 1
+    assert hard["slots_mae"] == np.mean(OBJECTS)
+    assert hard["attention"]["msc"] == pytest.approx(np.mean([1 / (n + 1) for n in OBJECTS]))
+    assert hard["kl"] < soft["kl"], "unused slots have none"
+    with pytest.raises(ValueError, match="hard_masks are of IC-SBP, which a monet model does not"):
+        evaluate(baseline("monet"), dataset, hard_masks=True)
+
+
+def test_more_slots_than_in_training(
+    tmp_path: Path, checkpoint: Path, dataset: PreparedDataset
+) -> None:
+    """As for scenes with more objects than the model has seen."""
+    output = tmp_path / "results.json"
+    command = ["--checkpoint", str(checkpoint), "--data", str(dataset.path), "--device", "cpu"]
+    main([*command, "--num-slots", "9", "--hard-masks", "--output", str(output)])
+    results = json.loads(output.read_text())
+    assert results["hard_masks"] is True
+    assert results["models"][0]["config"]["num_slots"] == 9
+    assert results["models"][0]["metrics"]["fixed"]["slots"] <= 9
+
+
 def test_images_are_chosen_by_the_seed(dataset: PreparedDataset) -> None:
     chosen = choose_images(dataset, 4, seed=3)
     assert len(set(chosen)) == 4
     assert chosen.tolist() == sorted(chosen)
     assert choose_images(dataset, 4, seed=3).tolist() == chosen.tolist()
     assert choose_images(dataset, 100, seed=3).tolist() == list(range(len(OBJECTS)))
+
+
+def test_images_with_depth(tmp_path: Path, dataset: PreparedDataset) -> None:
+    """Evaluated with all channels; the FID sees the colours alone."""
+
+    def mean_colour(images: torch.Tensor) -> torch.Tensor:
+        assert images.shape[1] == 3
+        return images.mean(dim=(2, 3))
+
+    deep = PreparedDataset(write_dataset(tmp_path / "deep", depth=True), "test")
+    config = GenesisV2Config(
+        image_size=32, feature_dim=8, latent_dim=8, num_slots=SLOTS, image_channels=4
+    )
+    model = GenesisV2(config).eval()
+    fixed = evaluate(model, deep)["fixed"]
+    assert fixed["nll"] > 0.5 * np.log(2 * np.pi * 0.7**2) * 4 * 32 * 32
+    assert fixed["slots_mae"] == np.mean([abs(SLOTS - n - 1) for n in OBJECTS])
+    real = image_statistics(model, deep, mean_colour)
+    np.testing.assert_allclose(real.mean, scenes()[0].mean((0, 1, 2)) / 255, atol=1e-6)
+    assert sample_statistics(model, mean_colour, num_images=3).count == 3
+    with pytest.raises(DatasetError, match="images of 3 channels; the model takes 4"):
+        evaluate(model, dataset)
 
 
 def test_data_of_another_size_is_resized_to_the_model(tmp_path: Path) -> None:
@@ -208,6 +341,7 @@ def results_for(dataset: str, metadata: dict[str, Any]) -> dict[str, Any]:
         "models": [
             {
                 "checkpoint": "run/m.safetensors",
+                "config": {"model": "genesis_v2"},
                 "metadata": metadata,
                 "metrics": {**metrics, "flexible": mode, "fid": 99.96, "fid_images": 10000},
             }
@@ -226,12 +360,33 @@ def test_single_object_data_is_scored_over_all_pixels() -> None:
     assert lines[generation + 3].split() == ["m.safetensors", "-7000", "100.0"]
 
 
-def test_models_taught_with_masks_are_marked() -> None:
+def test_models_whose_masks_had_a_loss_of_their_own_are_marked() -> None:
     marked = tables(results_for("tabletop", {"trained": {"mask_supervision": 3000.0}}))
     assert "m.safetensors (mask supervision)" in marked
     later = {"mask_supervision": 0.0, "started_from": {"mask_supervision": 1.0}}
     assert "(mask supervision)" in tables(results_for("tabletop", {"trained": later}))
-    assert "mask supervision" not in tables(results_for("tabletop", {}))
+    both = {**later, "region_mixture": 1.0}
+    marked = tables(results_for("tabletop", {"trained": both}))
+    assert "m.safetensors (mask supervision and region mixture)" in marked
+    unsupervised = tables(results_for("tabletop", {"trained": {"region_mixture": 1.0}}))
+    assert "m.safetensors (region mixture)" in unsupervised
+    assert "m.safetensors (" not in tables(results_for("tabletop", {}))
+
+
+def test_a_decoder_that_was_not_trained_has_no_figures() -> None:
+    trained = {"mask_supervision": 1.0, "masks_only": True}
+    text = tables(results_for("objects_room", {"trained": trained}))
+    ours = [line.split() for line in text.splitlines() if line.startswith("m.safetensors")]
+    assert [row[3:] for row in ours] == [
+        ["decoder", "-", "-"],
+        ["attention", "-", "-"],
+        ["decoder", "fixed", "5.0", "1.0", "-", "-"],
+        ["decoder", "flexible", "5.0", "1.0", "-", "-"],
+        ["attention", "fixed", "5.0", "1.0", "-", "-"],
+        ["attention", "flexible", "5.0", "1.0", "-", "-"],
+        ["-", "-"],
+    ]
+    assert "(FID of" not in text
 
 
 def test_data_without_masks_still_gives_elbo_and_slots(

@@ -10,6 +10,7 @@ import sys
 import tarfile
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import cv2
@@ -18,6 +19,7 @@ import pytest
 
 from genesis_core.tabletop import RenderingError, TabletopRenderer
 from training.datasets.prepared import PreparedDataset
+from training.datasets.tabletop import Tabletop, scene_seed
 from training.prepare import main
 from training.tfrecord import parse_example, read_file
 
@@ -497,6 +499,61 @@ def test_tabletop(tmp_path: Path) -> None:
     assert dataset.info["options"]["mode"] == "mixed"
 
 
+def test_tabletop_with_depth_and_more_objects(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    try:
+        renderer = TabletopRenderer(32, 32, "varied", (9, 10))
+    except RenderingError as error:
+        pytest.skip(str(error))
+    sizes = ("--image-size", "32", "--train", "2", "--val", "1", "--test", "1")
+    options = ("--mode", "varied", "--min-objects", "9", "--max-objects", "10", "--depth", "true")
+    prepare("tabletop", None, tmp_path / "out", *sizes, *options)
+    dataset = PreparedDataset(tmp_path / "out", "train")
+    assert dataset.images.shape == (2, 32, 32, 4) and dataset.channels == 4
+    assert dataset.info["channels"] == 4
+    assert dataset.info["options"]["max_objects"] == 10
+    with renderer:
+        for index, (image, mask) in enumerate(zip(dataset.images, dataset.masks, strict=True)):
+            frame = renderer.sample(scene_seed(0, "train", index))
+            assert (image[..., :3] == frame.image).all() and (mask == frame.labels).all()
+            assert len(frame.objects) in (9, 10)
+            # 255 stands for two metres and more.
+            expected = np.minimum(frame.depth * 127.5, 255)
+            np.testing.assert_allclose(image[..., 3], expected, atol=0.5001)
+    message = error_of(capsys, "tabletop", None, tmp_path / "mixed", *sizes, "--min-objects", "9")
+    assert "num_objects is (9, 6); expected 1 <= fewest <= most" in message
+    few = ("--min-objects", "2")
+    message = error_of(capsys, "tabletop", None, tmp_path / "mixed", *sizes, *few)
+    assert "num_objects is (2, 6): only for mode varied, not mixed" in message
+
+
+def test_tabletop_exposed_alike(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    try:
+        renderer = TabletopRenderer(32, 32, "mixed")
+    except RenderingError as error:
+        pytest.skip(str(error))
+    sizes = ("--image-size", "32", "--train", "4", "--val", "1", "--test", "1")
+    prepare("tabletop", None, tmp_path / "out", *sizes, "--exposure", "0.3")
+    dataset = PreparedDataset(tmp_path / "out", "train")
+    assert dataset.info["options"]["exposure"] == 0.3
+    with renderer:
+        for index, image in enumerate(dataset.images):
+            plain = renderer.sample(scene_seed(0, "train", index)).image
+            assert image.mean() == pytest.approx(0.3 * 255, abs=3)  # a little is cut off at white
+            gain = 0.3 * 255 / plain.mean()
+            expected = np.minimum(plain * gain, 255)
+            np.testing.assert_allclose(image, expected, atol=0.501)
+    message = error_of(capsys, "tabletop", None, tmp_path / "bad", *sizes, "--exposure", "40")
+    assert "exposure is 40.0; expected 0 to below 1" in message
+
+
+def test_new_options_leave_data_valid_that_was_made_before_them() -> None:
+    assert "depth" not in Tabletop().options() and "max_objects" not in Tabletop().options()
+    assert Tabletop().options()["mode"] == "mixed"
+    assert Tabletop(depth=True).options()["depth"] is True
+
+
 # --- All data sets
 
 
@@ -548,13 +605,18 @@ def test_merge_without_parts(tmp_path: Path) -> None:
         main(["merge", "--output", str(tmp_path)])
 
 
-SPRITES = ["--image-size", "64", "--train", "2000", "--val", "600", "--test", "0"]
+# Ten parts, seconds of work: a signal sent after the second part comes long before the last.
+SPRITES = ["--image-size", "64", "--train", "4000", "--val", "600", "--test", "0"]
 
 
 def start(output: Path) -> subprocess.Popen[bytes]:
     command = [sys.executable, str(ROOT / "training" / "prepare.py"), "sprites", *SPRITES]
     command += ["--output", str(output), "--workers", "2"]
-    return subprocess.Popen(command, stderr=subprocess.PIPE, stdout=subprocess.DEVNULL)
+    # Tests that run in a shell's background ignore Ctrl-C, and so would what they start.
+    heeding = partial(signal.signal, signal.SIGINT, signal.SIG_DFL)
+    return subprocess.Popen(
+        command, stderr=subprocess.PIPE, stdout=subprocess.DEVNULL, preexec_fn=heeding
+    )
 
 
 def wait_until(process: subprocess.Popen[bytes], condition: Callable[[], bool]) -> None:
@@ -578,10 +640,11 @@ def test_killed_at_any_moment_and_resumed(tmp_path: Path) -> None:
     process = start(output)
     wait_until(process, lambda: parts() >= 2)
     process.send_signal(signal.SIGINT)
-    assert b"the same command again resumes" in process.communicate()[1]
+    said = process.communicate()[1].decode()
+    assert "the same command again resumes" in said, said
     assert process.returncode == 130
     made = parts()
-    assert 2 <= made < 6
+    assert 2 <= made < 10
 
     process = start(output)
     wait_until(process, lambda: parts() > made)

@@ -9,7 +9,14 @@ import pytest
 import torch
 from numpy.typing import NDArray
 
-from genesis_core import GenesisOutput, GenesisV2, GenesisV2Config, save_model
+from genesis_core import (
+    GenesisOutput,
+    GenesisV2,
+    GenesisV2Config,
+    SlotAttention,
+    SlotAttentionConfig,
+    save_model,
+)
 from training.pictures import (
     CAPTION_HEIGHT,
     GAP,
@@ -99,6 +106,30 @@ def test_images_follow_one_another_and_small_ones_are_enlarged() -> None:
     for index, image in enumerate(images):
         shown = tile(sheet, 3 * index, 0, group=index)[::3, ::3]
         assert (shown == (image.permute(1, 2, 0).numpy() * 255).round()).all()
+
+
+def test_depth_has_a_tile_of_its_own() -> None:
+    images = torch.rand(1, 4, SIZE, SIZE, generator=torch.Generator().manual_seed(0))
+    out = halves()
+    assert out.means is not None and out.log_masks is not None
+    out.means = torch.cat([out.means, torch.full_like(out.means[:, :, :1], 0.5)], dim=2)
+    out.reconstruction = (out.log_masks.exp() * out.means).sum(1)
+    sheet = reconstruction_sheet(images, out)
+    grey = (images[0, 3].numpy() * 255).round()
+    assert (tile(sheet, 2, 1) == grey[..., None]).all()
+    assert (tile(sheet, 0, 0) == (images[0, :3].permute(1, 2, 0).numpy() * 255).round()).all()
+    assert tile(sheet, 0, 1)[40, 20].tolist() == [255, 0, 0]  # the colours of the reconstruction
+    assert tile(sheet, 2, 2)[40, 20].tolist() == [255, 0, 0]
+    assert tile(sample_sheet(out), 0, 0)[40, 20].tolist() == [255, 0, 0]
+
+
+def test_photos_have_no_depth(tmp_path: Path) -> None:
+    config = GenesisV2Config(image_size=32, feature_dim=8, num_slots=SLOTS, image_channels=4)
+    save_model(GenesisV2(config), tmp_path / "deep.safetensors")
+    cv2.imwrite(str(tmp_path / "photo.png"), np.zeros((32, 32, 3), np.uint8))
+    command = ["--checkpoint", str(tmp_path / "deep.safetensors"), "--device", "cpu"]
+    with pytest.raises(SystemExit, match="holds photos, which have 3 channels; the model takes 4"):
+        main([*command, "--data", str(tmp_path / "photo.png"), "--output", str(tmp_path / "out")])
 
 
 def test_masks_without_a_decoder_can_be_drawn() -> None:
@@ -200,6 +231,18 @@ def test_command_draws_a_photo(tmp_path: Path) -> None:
     assert sheet is not None
     assert sheet.shape[0] < 4 * SIZE + 100
     np.testing.assert_allclose(tile(sheet, 0, 0), 90, atol=3)
+
+
+def test_a_model_that_cannot_generate_is_drawn_without_samples(tmp_path: Path) -> None:
+    model = SlotAttention(SlotAttentionConfig(image_size=32, num_slots=SLOTS, feature_dim=4))
+    save_model(model, tmp_path / "slots.safetensors")
+    cv2.imwrite(str(tmp_path / "photo.png"), np.full((32, 32, 3), 90, np.uint8))
+    command = ["--checkpoint", str(tmp_path / "slots.safetensors"), "--device", "cpu"]
+    command += ["--data", str(tmp_path / "photo.png"), "--output", str(tmp_path / "out")]
+    main(command)
+    assert [path.name for path in (tmp_path / "out").iterdir()] == ["reconstructions.png"]
+    with pytest.raises(SystemExit, match="slot_attention uses a fixed number of slots"):
+        main([*command, "--stop-threshold", "20"])
 
 
 @pytest.mark.parametrize(

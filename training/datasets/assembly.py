@@ -26,6 +26,7 @@ from training.datasets.layout import (
     IMAGES,
     INFO,
     MASKS,
+    RGB,
     SPLITS,
     DatasetError,
     UInt8,
@@ -101,8 +102,8 @@ def _plan(folder: Path) -> dict[str, Any]:
     parts = [_part_info(path) for path in tqdm(paths, "reading parts", unit=" parts", delay=1)]
     if not any(part.count for part in parts):
         raise DatasetError(f"{folder} holds no images: the source has none that could be used")
-    if len({(part.image_size, part.masks) for part in parts}) > 1:
-        raise DatasetError(f"{folder} mixes image sizes, or parts with and without masks")
+    if len({(part.image_size, part.masks, part.channels) for part in parts}) > 1:
+        raise DatasetError(f"{folder} mixes image sizes, or parts with and without masks or depth")
     unsplit = [part.key for part in parts if part.split is None]
     tenth = len(unsplit) // 10
     chosen = dict.fromkeys(unsplit[:tenth], "val")
@@ -115,6 +116,7 @@ def _plan(folder: Path) -> dict[str, Any]:
         **read_json(folder / OPTIONS),
         "image_size": parts[0].image_size,
         "masks": parts[0].masks,
+        "channels": parts[0].channels,
         "problems": problems,
         "version": __version__,
         "splits": splits,
@@ -162,7 +164,7 @@ def _join(output: Path, split: str, plan: dict[str, Any]) -> None:
     ends = [0, *accumulate(count for _, count in plan["splits"][split])]
     first = next((i for i, path in enumerate(paths) if path.exists()), len(paths))
     labels_shape = (ends[-1], plan["image_size"], plan["image_size"])
-    shapes: dict[str, tuple[int, ...]] = {IMAGES: (*labels_shape, 3)}
+    shapes: dict[str, tuple[int, ...]] = {IMAGES: (*labels_shape, plan.get("channels", RGB))}
     if plan["masks"]:
         shapes[MASKS] = labels_shape
     with ExitStack() as stack:
@@ -189,6 +191,7 @@ def _join(output: Path, split: str, plan: dict[str, Any]) -> None:
             "split": split,
             "count": ends[-1],
             "image_size": plan["image_size"],
+            "channels": plan.get("channels", RGB),
             "source": plan["source"],
             "options": plan["options"],
             "version": plan["version"],

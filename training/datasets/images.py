@@ -57,6 +57,12 @@ def resize_image(image: UInt8, height: int, width: int) -> UInt8:
     return cv2.resize(image, (width, height), interpolation=interpolation)
 
 
+def expose(image: UInt8, mean: float) -> UInt8:
+    """The image with this mean grey value (0 to 1), up to what white cuts off."""
+    gain = 255 * mean / max(float(image.mean()), 1.0)
+    return cv2.convertScaleAbs(image, alpha=gain)  # rounds and saturates
+
+
 def resize_labels(labels: UInt8, height: int, width: int) -> UInt8:
     """Resize to the nearest pixel, whose centre is meant: labels don't mix."""
     return cv2.resize(labels, (width, height), interpolation=cv2.INTER_NEAREST_EXACT)

@@ -1,11 +1,12 @@
 """Names and format of the prepared form, shared by its writer and its reader.
 
-    OUTPUT/<split>/images.npy   uint8 (N, H, W, 3) RGB
+    OUTPUT/<split>/images.npy   uint8 (N, H, W, 3) RGB, or (N, H, W, 4) RGB and depth
     OUTPUT/<split>/masks.npy    uint8 (N, H, W) instance labels, 0 = background (where known)
-    OUTPUT/<split>/info.json    format, dataset, split, count, image_size, source, options,
-                                version, problems (input that was left out as corrupt)
+    OUTPUT/<split>/info.json    format, dataset, split, count, image_size, channels, source,
+                                options, version, problems (input that was left out as corrupt)
 
-with the splits train, val and test. info.json is written last: a split that has it is complete.
+Depth is 0 at the camera and 255 at DEPTH_RANGE or beyond, linear in between. The splits are train,
+val and test. info.json is written last: a split that has it is complete.
 """
 
 from __future__ import annotations
@@ -21,6 +22,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 FORMAT = 1
+DEPTH_RANGE = 2.0
+"""The distance in metres that a depth of 255 stands for."""
+RGB, RGBD = 3, 4
+"""Numbers of channels."""
 SPLITS = ("train", "val", "test")
 IMAGES, MASKS, INFO = "images.npy", "masks.npy", "info.json"
 

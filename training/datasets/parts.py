@@ -30,7 +30,7 @@ import cv2
 import numpy as np
 from tqdm import tqdm
 
-from training.datasets.layout import DatasetError, UInt8, atomic_file, read_json, write_json
+from training.datasets.layout import RGB, DatasetError, UInt8, atomic_file, read_json, write_json
 
 PARTS, OPTIONS = "parts", "options.json"
 
@@ -94,6 +94,7 @@ class PartInfo:
     image_size: int
     masks: bool
     problems: list[str]
+    channels: int = RGB
 
 
 class Stopped(Exception):
@@ -138,10 +139,11 @@ class PartWriter:
     ) -> None:
         """Write a part with the problems reported since the last one.
 
-        images: (N, S, S, 3) RGB. masks: (N, S, S) instance labels, 0 = background.
+        images: (N, S, S, 3) RGB, or (N, S, S, 4) with depth. masks: (N, S, S) instance labels,
+        0 = background.
         """
-        size = images.shape[1]
-        info = PartInfo(key, split, len(images), size, masks is not None, self._problems)
+        count, size, _, channels = images.shape
+        info = PartInfo(key, split, count, size, masks is not None, self._problems, channels)
         self._problems = []
         arrays: dict[str, Any] = {"images": images}
         if masks is not None:

@@ -20,6 +20,7 @@ from training.datasets.layout import (
     IMAGES,
     INFO,
     MASKS,
+    RGB,
     SPLITS,
     DatasetError,
     UInt8,
@@ -35,8 +36,9 @@ Batch = tuple[torch.Tensor, torch.Tensor | None]
 class PreparedDataset:
     """One split of a prepared data set (training/datasets/layout.py).
 
-    `images` is uint8 (N, H, W, 3), `masks` uint8 (N, H, W) instance labels or None, both
-    memory-mapped: nothing is read before it is indexed. `info` is the split's info.json.
+    `images` is uint8 (N, H, W, C), C = 3 for RGB and 4 for RGB and depth, `masks` uint8 (N, H, W)
+    instance labels or None, both memory-mapped: nothing is read before it is indexed. `info` is
+    the split's info.json.
 
     Raises DatasetError, naming the path, where a file is missing, incomplete or of a wrong form.
     """
@@ -52,7 +54,8 @@ class PreparedDataset:
             )
         folder = self.path / split
         self.info = _read_info(folder, split)
-        self.images = _open_array(folder / IMAGES, self.info, channels=(3,))
+        channels = self.info.get("channels", RGB)
+        self.images = _open_array(folder / IMAGES, self.info, channels=(channels,))
         self.masks: UInt8 | None = None
         if (folder / MASKS).exists():
             self.masks = _open_array(folder / MASKS, self.info, channels=())
@@ -64,6 +67,11 @@ class PreparedDataset:
     def image_size(self) -> int:
         """Height and width of the images, in pixels."""
         return int(self.images.shape[1])
+
+    @property
+    def channels(self) -> int:
+        """Channels of the images."""
+        return int(self.images.shape[3])
 
 
 class BatchLoader:
@@ -118,7 +126,7 @@ class BatchLoader:
         return chosen
 
     def batch(self, step: int) -> Batch:
-        """Images uint8 (B, H, W, 3) and masks uint8 (B, H, W), or None, of a step."""
+        """Images uint8 (B, H, W, C) and masks uint8 (B, H, W), or None, of a step."""
         indices = self.indices(step)
         images = self.dataset.images[indices]
         masks = None if self.dataset.masks is None else self.dataset.masks[indices]

@@ -1,0 +1,56 @@
+"""A model grown for larger images keeps what it has learned of the scale it has learned it at."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+from genesis_core import GenesisV2, GenesisV2Config, load_model, save_model
+from training.grow import grow
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+@pytest.fixture
+def small() -> GenesisV2:
+    torch.manual_seed(1)
+    return GenesisV2(GenesisV2Config(image_size=32, num_slots=4, feature_dim=8, latent_dim=8))
+
+
+@pytest.mark.parametrize(("size", "extra"), [(64, 1), (128, 2)])
+def test_inner_levels_keep_their_weights(small: GenesisV2, size: int, extra: int) -> None:
+    grown = grow(small, size)
+    assert (grown.config.image_size, grown.config.num_slots) == (size, 4)
+    levels = len(small.backbone.down)
+    for level in range(1, levels):
+        old, new = small.backbone.down[level], grown.backbone.down[level + extra]
+        assert torch.equal(old[0].weight, new[0].weight)
+    for level in range(levels - 1):
+        old, new = small.backbone.up[level], grown.backbone.up[level]
+        assert torch.equal(old[0].weight, new[0].weight)
+    assert torch.equal(small.backbone.down[0][0].weight, grown.backbone.down[0][0].weight)
+    assert torch.equal(small.backbone.up[-1][0].weight, grown.backbone.up[-1][0].weight)
+    for old, new in zip(small.decoder.parameters(), grown.decoder.parameters(), strict=True):
+        assert torch.equal(old, new)
+    assert torch.equal(small.icsbp.log_scale, grown.icsbp.log_scale)
+    out = grown(torch.rand(1, 3, size, size))
+    assert out.log_attention.shape == (1, 4, 1, size, size)
+
+
+def test_from_the_command_line(small: GenesisV2, tmp_path: Path) -> None:
+    source, target = tmp_path / "small.safetensors", tmp_path / "large.safetensors"
+    save_model(small, source, {"mask_source": "attention", "trained": {"steps": 7}})
+    command = [sys.executable, "training/grow.py", "--checkpoint", str(source), "--output",
+               str(target), "--image-size"]  # fmt: skip
+    assert subprocess.run([*command, "64"], cwd=ROOT, check=False).returncode == 0
+    grown = load_model(target)
+    assert grown.config.image_size == 64
+    assert grown.metadata["mask_source"] == "attention"
+    assert grown.metadata["trained"] == {"steps": 7, "grown_from_image_size": 32}
+    result = subprocess.run([*command, "16"], cwd=ROOT, capture_output=True, text=True, check=False)
+    assert result.returncode == 1
+    assert "image_size is 16; expected more than the model's 32" in result.stderr
