@@ -5,6 +5,9 @@ from xml.etree import ElementTree
 
 from setuptools import find_packages, setup
 
+# What reads and writes bags.
+BAG = ["mcap>=1.2", "PyYAML>=6", "rosbags>=0.11,<0.12", "tqdm>=4.60", "zstandard>=0.18"]
+
 manifest = ElementTree.parse(Path(__file__).with_name("package.xml")).getroot()
 
 
@@ -28,16 +31,19 @@ setup(
         "numpy>=1.26",
         "opencv-python-headless>=4.6,<5",
         "safetensors>=0.4",
+        "scipy>=1.8",
         "torch>=2.6",
     ],
     extras_require={
-        "demo": ["mujoco>=3.3,<3.4", "rosbags>=0.10"],
+        "bag": BAG,
+        "demo": [*BAG, "mujoco>=3.3,<3.4"],
     },
     entry_points={
         "console_scripts": [
             "genesis_perception = genesis_ros.perception_node:main",
             "genesis_camera = genesis_ros.camera_node:main",
             "genesis_demo = genesis_ros.demo:main",
+            "genesis_segment_bag = genesis_ros.segment_bag:main",
         ]
     },
     zip_safe=False,

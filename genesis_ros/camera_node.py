@@ -24,7 +24,6 @@ from rcl_interfaces.msg import FloatingPointRange, IntegerRange, ParameterDescri
 from rclpy.duration import Duration
 from rclpy.exceptions import ParameterException
 from rclpy.executors import ExternalShutdownException
-from rclpy.impl.implementation_singleton import rclpy_implementation
 from rclpy.node import Node
 from rclpy.parameter import Parameter
 from rclpy.publisher import Publisher
@@ -33,6 +32,7 @@ from sensor_msgs.msg import CameraInfo, CompressedImage, Image
 from std_msgs.msg import Header
 
 from genesis_ros.conversions import to_message
+from genesis_ros.interruption import raise_unless_ending
 from genesis_ros.sources import (
     FrameSource,
     SourceError,
@@ -41,8 +41,6 @@ from genesis_ros.sources import (
     open_tabletop,
     play,
 )
-
-RCLError = rclpy_implementation.RCLError
 
 SOURCES = ("tabletop", "path")
 TRANSPORTS = ("raw", "compressed", "both")
@@ -274,13 +272,15 @@ def main(args: list[str] | None = None) -> int:
         return 1
     except (KeyboardInterrupt, ExternalShutdownException):
         pass
-    except RCLError:
-        if rclpy.ok():  # otherwise told to stop in the middle of something
-            raise
+    except RuntimeError:
+        raise_unless_ending()
     finally:
-        if node is not None:
-            node.destroy_node()
-        rclpy.try_shutdown()
+        try:
+            if node is not None:
+                node.destroy_node()
+            rclpy.try_shutdown()
+        except RuntimeError:
+            raise_unless_ending()
     return 0
 
 

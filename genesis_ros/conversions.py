@@ -16,11 +16,17 @@ from cv_bridge import CvBridge
 from sensor_msgs.msg import CompressedImage, Image
 from std_msgs.msg import Header
 
+from genesis_ros.declared_size import declared_size
 from genesis_ros.jpeg import is_cut_off
 
 Pixels: TypeAlias = npt.NDArray[np.uint8]
 ImageMessage: TypeAlias = Image | CompressedImage
 
+MAX_DECODED_PIXELS = 2**25
+"""Compressed images of more pixels are refused (8K video has 33 million): a message of a few
+kilobytes can claim, and decode to, gigabytes."""
+
+_SHOWN_TEXT = 60  # characters of a message's text that an error repeats
 _BRIDGE = CvBridge()
 
 
@@ -91,7 +97,7 @@ def to_rgb(message: ImageMessage) -> Pixels:
     layout = _LAYOUTS.get(message.encoding)
     if layout is None:
         why = _REFUSED.get(message.encoding, "expected one of " + ", ".join(ENCODINGS))
-        raise ImageError("encoding", f"encoding '{message.encoding}' cannot be used: {why}")
+        raise ImageError("encoding", f"encoding {shown(message.encoding)} cannot be used: {why}")
     return _colour(_pixels(message, layout), layout.to_rgb)
 
 
@@ -102,15 +108,22 @@ def mono8_pixels(message: Image) -> Pixels:
     """
     if message.encoding != "mono8":
         raise ImageError(
-            "encoding", f"encoding '{message.encoding}' found where mono8 was expected"
+            "encoding", f"encoding {shown(message.encoding)} found where mono8 was expected"
         )
     return _pixels(message, _LAYOUTS["mono8"])[..., 0]
+
+
+def shown(text: str) -> str:
+    """A text from a message, fit to be shown in one of ours: in quotes, on one line, not long."""
+    return repr(text if len(text) <= _SHOWN_TEXT else text[:_SHOWN_TEXT] + "...")
 
 
 def to_message(pixels: Pixels, header: Header) -> Image:
     """Image message of uint8 pixels: (H, W) becomes mono8, (H, W, 3) rgb8."""
     if pixels.dtype != np.uint8 or pixels.ndim not in (2, 3) or pixels.shape[2:] not in ((), (3,)):
         raise ValueError(f"expected uint8 (H, W) or (H, W, 3), got {pixels.dtype} {pixels.shape}")
+    # numpy would write out the rows of a larger image's part byte by byte.
+    pixels = np.ascontiguousarray(pixels)
     # The wheel's cv_bridge, unlike newer ones, takes no header.
     message = _BRIDGE.cv2_to_imgmsg(pixels, "mono8" if pixels.ndim == 2 else "rgb8")
     message.header = header
@@ -156,19 +169,37 @@ def _colour(pixels: Pixels, to_rgb: int | None) -> Pixels:
         raise ImageError("conversion", f"OpenCV cannot convert the image: {error.err}") from error
 
 
+def _unreadable(message: CompressedImage) -> ImageError:
+    return ImageError(
+        "undecodable",
+        f"{len(message.data)} bytes of format {shown(message.format)} are no readable compressed "
+        "image (JPEG or PNG)",
+    )
+
+
 def _decode(message: CompressedImage) -> Pixels:
-    """RGB pixels of a JPEG, PNG or other file that OpenCV reads."""
+    """RGB pixels of a JPEG or PNG."""
     data = np.frombuffer(message.data, np.uint8)
     if "compressedDepth" in message.format:
         raise ImageError(
             "format",
-            f"format '{message.format}' is a depth image; a colour or grey image is needed",
+            f"format {shown(message.format)} is a depth image; a colour or grey image is needed",
         )
     if data.size == 0:
-        raise ImageError("empty", f"the compressed image is empty (format '{message.format}')")
-    if is_cut_off(data.tobytes()):
+        raise ImageError("empty", f"the compressed image is empty (format {shown(message.format)})")
+    content = data.tobytes()
+    if is_cut_off(content):
         raise ImageError(
             "truncated", f"the JPEG is cut off after {data.size} bytes (it has no end marker)"
+        )
+    size = declared_size(content)
+    if size is None:
+        raise _unreadable(message)
+    if size[0] * size[1] > MAX_DECODED_PIXELS:
+        raise ImageError(
+            "too large",
+            f"{data.size} bytes of format {shown(message.format)} claim to be an image of "
+            f"{size[0]}x{size[1]}; at most {MAX_DECODED_PIXELS} pixels are decoded",
         )
     # Turning by the EXIF tag would part the masks from the camera's own pixel coordinates.
     flags = cv2.IMREAD_ANYCOLOR | cv2.IMREAD_IGNORE_ORIENTATION
@@ -179,10 +210,7 @@ def _decode(message: CompressedImage) -> Pixels:
             "undecodable", f"the compressed image cannot be decoded: {error.err}"
         ) from error
     if pixels is None:
-        raise ImageError(
-            "undecodable",
-            f"{data.size} bytes of format '{message.format}' are no readable compressed image",
-        )
+        raise _unreadable(message)
     source, _, compression = message.format.partition(";")
     if pixels.ndim == 2:
         # compressed_image_transport sends a Bayer mosaic as it is, in one channel.

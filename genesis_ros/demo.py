@@ -11,19 +11,18 @@ import argparse
 import os
 import queue
 import random
-import signal
 import sys
 import time
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from pathlib import Path
-from types import FrameType
 
 import numpy as np
 
 from genesis_ros.child_process import ChildProcess
 from genesis_ros.demo_planner import IMAGE_TOPIC, FrameResult, Planner, running_planner
 from genesis_ros.demo_recorder import DemoRecorder, count_objects
+from genesis_ros.interruption import Interrupted, Interruption
 from genesis_ros.sources import SourceError, open_path
 
 _START_TIMEOUT = 300.0  # loading and compiling a model on a slow machine takes a while
@@ -35,35 +34,6 @@ _HEADER = "frame latency  found       #label area (centroid x, y) score"
 
 class DemoError(RuntimeError):
     """The demo cannot go on; the message says why."""
-
-
-class Interrupted(Exception):
-    """A signal asked the demo to stop."""
-
-
-class Interruption:
-    """Takes note of Ctrl-C and its like, so that the demo can stop between two frames.
-
-    An exception out of the blue could leave half a frame in the bag, or a process running.
-    """
-
-    def __init__(self) -> None:
-        self._signal = 0
-        for signum in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
-            signal.signal(signum, self._note)
-
-    def _note(self, signum: int, frame: FrameType | None) -> None:
-        self._signal = signum
-
-    @property
-    def exit_status(self) -> int:
-        """0 if there was none, otherwise what a shell expects of an interrupted program."""
-        return 128 + self._signal if self._signal else 0
-
-    def check(self) -> None:
-        """Raise Interrupted if there was one."""
-        if self._signal:
-            raise Interrupted
 
 
 class Terminal:
@@ -160,6 +130,7 @@ def _run(options: argparse.Namespace, terminal: Terminal, interruption: Interrup
             {
                 "checkpoint": options.checkpoint,
                 "device": options.device,
+                "compile": "never",  # does not pay within a demo's few frames
                 "image_topics": [IMAGE_TOPIC],
                 "stale_timeout": 10.0,
             },

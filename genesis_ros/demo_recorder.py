@@ -6,7 +6,7 @@ from contextlib import ExitStack
 from pathlib import Path
 from types import TracebackType
 
-from genesis_ros.bag import BagWriter
+from genesis_ros.bag_writer import BagWriter
 from genesis_ros.camera_node import jpeg_message
 from genesis_ros.conversions import to_rgb
 from genesis_ros.demo_planner import (

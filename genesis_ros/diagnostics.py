@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping
+from pathlib import Path
 
 from diagnostic_msgs.msg import DiagnosticStatus, KeyValue
 
@@ -16,8 +18,8 @@ def node_status(
 ) -> DiagnosticStatus:
     """Status of the node and its model.
 
-    name: full name of the node. state: lifecycle state. failure: why the last transition failed.
-    model: facts about the loaded model; empty while none is loaded.
+    name: full name of the node. state: lifecycle state, or "paused". failure: why the last
+    transition failed. model: facts about the process and the loaded model.
     """
     if failure is not None:
         level, text = DiagnosticStatus.ERROR, failure
@@ -28,12 +30,32 @@ def node_status(
     return _status(name, level, text, str(model.get("device", "")), {"state": state, **model})
 
 
+def resident_memory() -> int:
+    """Memory of this process [bytes], shared libraries included."""
+    pages = Path("/proc/self/statm").read_text().split()[1]
+    return int(pages) * os.sysconf("SC_PAGE_SIZE")
+
+
 def camera_status(
-    name: str, source: str, publishers: int, report: Report, stale_timeout: float
+    name: str,
+    source: str,
+    publishers: int,
+    report: Report,
+    stale_timeout: float,
+    *,
+    depth: str | None = None,
+    facts: Mapping[str, object] | None = None,
 ) -> DiagnosticStatus:
-    """Status of one camera over one period. source: the topic that is subscribed to."""
+    """Status of one camera over one period.
+
+    source: the topic that is subscribed to. depth: why there are no positions; None: there are, or
+    nobody asked for them. facts: more about the camera.
+    """
     level, text = _judge(report, publishers, source, stale_timeout)
+    if level == DiagnosticStatus.OK and depth is not None:
+        level, text = DiagnosticStatus.WARN, f"no positions: {depth}"
     values: dict[str, object] = {
+        **(facts or {}),
         "topic": source,
         "publishers": publishers,
         "rate [Hz]": f"{report.rate:.1f}",

@@ -26,7 +26,8 @@ class Counts:
     received: int = 0
     processed: int = 0
     lost: int = 0  # never arrived: the network or the middleware lost them
-    dropped: int = 0  # replaced by a newer frame before their turn
+    dropped: int = 0  # not processed: a newer frame came, or the node was deactivated
+    paused: int = 0  # arrived while the node was paused
     refused: int = 0  # not usable as images
     failed: int = 0  # lost to an error of the model or of the node
 
@@ -87,10 +88,21 @@ class FrameStatistics:
         with self._lock:
             self._add("lost", count)
 
+    def skip(self, count: int) -> None:
+        """Frames came that newer ones replaced before this process could look at them."""
+        with self._lock:
+            self._add("received", count)
+            self._add("dropped", count)
+
     def drop(self) -> None:
-        """A frame gave way to a newer one."""
+        """A frame did not get its turn."""
         with self._lock:
             self._add("dropped")
+
+    def pause(self) -> None:
+        """A frame was left aside, as the node is paused."""
+        with self._lock:
+            self._add("paused")
 
     def refuse(self, problem: str) -> None:
         """A frame was no usable image."""

@@ -8,7 +8,7 @@ pixel's mask is the largest there, so masks, label image, areas and centroids ca
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import cv2
 import numpy as np
@@ -17,17 +17,16 @@ import numpy.typing as npt
 MAX_OBJECTS = 254
 """Labels are 1 to 254: label 0 means no object, and 255 marks unseen pixels on the way."""
 _UNSEEN = 255
+_CLUTTER_OWN = 0.25  # of a clutter slot's mask, at most this share lies where it wins
 
 
 class SceneLike(Protocol):
     """What is read of genesis_core.Scene."""
 
     @property
-    def masks(self) -> npt.NDArray[np.float32]: ...  # (K, H, W)
+    def masks(self) -> npt.NDArray[Any]: ...  # (K, H, W), float32, or uint8 in a quantised scene
     @property
-    def labels(
-        self,
-    ) -> npt.NDArray[np.integer]: ...  # (H, W), slot, -1: not seen
+    def labels(self) -> npt.NDArray[Any]: ...  # (H, W), slot; not seen: -1, or 255 if quantised
     @property
     def latent_mean(self) -> npt.NDArray[np.float32]: ...  # (K, D)
     @property
@@ -73,15 +72,33 @@ class SceneObjects(NamedTuple):
 
 
 def find_objects(
-    scene: SceneLike, *, min_area: float, mask_floor: float, background_border: float
+    scene: SceneLike,
+    *,
+    min_area: float,
+    mask_floor: float,
+    background_border: float,
+    background_span: float = 1.0,
+    clutter_score: float = 0.0,
 ) -> SceneObjects:
     """Objects of a scene, labelled 1..n in the order of their slots.
+
+    An object is flagged as background if it is
+
+    - the scene behind the objects: it wins at least background_border of the border of the image,
+      or reaches across more than background_span of both its width and its height. Table, floor
+      and tray do, an arm comes in from one side and an object to grasp is smaller;
+    - or clutter: its score is below clutter_score and more than three quarters of its mask lie
+      where other slots win. Such a slot is what the others have left over.
 
     min_area: slots that win a smaller share of the image are left out; their pixels go to the
         next best slot. (0..1)
     mask_floor: smaller probabilities become 0, which keeps the crops small; the pixel's best slot
         takes them, so that masks still sum to one. (0..1)
-    background_border: see is_background. (0..1)
+    background_border, background_span, clutter_score: see above; a span of 1, like a score of 0,
+        switches the comparison off. (0..1)
+
+    The image is what the model saw of it. A quantised scene is much faster; its masks are used up:
+    they become the objects'.
 
     Raises ValueError for masks that are not finite or more slots than labels.
     """
@@ -90,25 +107,29 @@ def find_objects(
         raise ValueError(
             f"{num_slots} slots; a mono8 label image holds at most {MAX_OBJECTS} objects"
         )
-    masks = _quantise(scene.masks)
+    masks = scene.masks if scene.masks.dtype == np.uint8 else _quantise(scene.masks)
     winners = scene.labels.astype(np.uint8)  # -1 becomes 255, _UNSEEN
     kept = _drop_small(masks, winners, min_area * height * width)
-    _settle(masks, winners, kept, mask_floor)
+    parts = _settle(masks, winners, kept, mask_floor)
 
-    border = _border(winners)
-    label_of_slot = np.zeros(256, np.uint8)
+    seen = Box(*cv2.boundingRect(1 - _equal(winners, _UNSEEN)))
+    border = _border(winners[seen.slices])
+    labels = np.zeros((height, width), np.uint8)
     objects: list[SceneObject] = []
-    for slot in kept:
-        label_of_slot[slot] = len(objects) + 1
-        mine = _equal(winners, slot)
-        area, centroid = _extent(mine)
-        box = Box(*cv2.boundingRect(masks[slot]))
+    for slot, (box, pixels, mine, area, centroid) in zip(kept, parts, strict=True):
+        labels[pixels.slices] |= mine * np.uint8(len(objects) + 1)
+        score = float(scene.scores[slot])
+        background = (
+            np.count_nonzero(border == slot) >= background_border * border.size
+            or _spans(pixels, seen, background_span)
+            or (score < clutter_score and _is_left_over(masks[slot], pixels, mine))
+        )
         objects.append(
             SceneObject(
                 label=len(objects) + 1,
                 slot=slot,
-                background=is_background(slot, border, background_border),
-                score=float(scene.scores[slot]),
+                background=background,
+                score=score,
                 area=area,
                 centroid=centroid,
                 box=box,
@@ -117,16 +138,18 @@ def find_objects(
                 latent_std=scene.latent_std[slot],
             )
         )
-    return SceneObjects(objects, np.asarray(cv2.LUT(winners, label_of_slot), np.uint8))
+    return SceneObjects(objects, labels)
 
 
-def is_background(slot: int, border: npt.NDArray[np.uint8], share: float) -> bool:
-    """Whether a slot is the scene behind the objects: it wins at least `share` of the border.
+def _spans(pixels: Box, seen: Box, share: float) -> bool:
+    """Whether the pixels reach across more than this share of the seen image both ways."""
+    return pixels.width > share * seen.width and pixels.height > share * seen.height
 
-    Table, floor and wall run out of the picture on a broad front; an object to grasp does so at
-    most with one side. border: winning slot of each border pixel of the image, (P,).
-    """
-    return border.size > 0 and np.count_nonzero(border == slot) >= share * border.size
+
+def _is_left_over(mask: npt.NDArray[np.uint8], pixels: Box, mine: npt.NDArray[np.uint8]) -> bool:
+    """Whether little of a mask (H, W) lies where it wins: where ``mine``, in the box, is 1."""
+    own = cv2.sumElems(cv2.multiply(mask[pixels.slices], mine))[0]
+    return bool(own < _CLUTTER_OWN * cv2.sumElems(mask)[0])
 
 
 def _quantise(masks: npt.NDArray[np.float32]) -> npt.NDArray[np.uint8]:
@@ -143,11 +166,12 @@ def _drop_small(
     masks: npt.NDArray[np.uint8], winners: npt.NDArray[np.uint8], min_pixels: float
 ) -> list[int]:
     """Slots that win at least min_pixels (and any) pixels; the others' pixels change hands."""
-    counts = cv2.calcHist([winners], [0], None, [256], [0, 256])[:, 0]
-    kept = [slot for slot in range(len(masks)) if counts[slot] >= max(1.0, min_pixels)]
-    lost = ~np.isin(np.arange(256), [*kept, _UNSEEN])
-    if counts[lost].any():
-        orphans = np.flatnonzero(lost[winners])
+    # (OpenCV's histogram takes longer than this.)
+    counts = [cv2.countNonZero(_equal(winners, slot)) for slot in range(len(masks))]
+    kept = [slot for slot, count in enumerate(counts) if count >= max(1.0, min_pixels)]
+    if any(count for slot, count in enumerate(counts) if slot not in kept):
+        lost = ~np.isin(np.arange(256), [*kept, _UNSEEN])
+        orphans = np.flatnonzero(cv2.LUT(winners, lost.view(np.uint8)))
         if kept:
             candidates = masks.reshape(len(masks), -1)[kept][:, orphans]
             winners.flat[orphans] = np.asarray(kept, np.uint8)[candidates.argmax(axis=0)]
@@ -156,19 +180,50 @@ def _drop_small(
     return kept
 
 
+class _Part(NamedTuple):
+    """Where a slot is."""
+
+    box: Box  # of its mask
+    pixels: Box  # of the pixels that it wins
+    mine: npt.NDArray[np.uint8]  # (pixels.height, pixels.width), 1 where it wins, else 0
+    area: int  # of these
+    centroid: tuple[float, float]  # of these: x, y in the image
+
+
 def _settle(
     masks: npt.NDArray[np.uint8], winners: npt.NDArray[np.uint8], kept: Sequence[int], floor: float
-) -> None:
+) -> list[_Part]:
     """Apply the floor, in place, and give each pixel's rest to its winner: sums become 255."""
     threshold = np.ceil(floor * 255.0) - 1
     rest = np.full(winners.shape, 255, np.uint8)
+    boxes = []
     for slot in kept:
         if floor > 0:
             cv2.threshold(masks[slot], threshold, 0, cv2.THRESH_TOZERO, dst=masks[slot])
-        cv2.subtract(rest, masks[slot], dst=rest)
-    for slot in kept:
+        box = Box(*cv2.boundingRect(masks[slot]))
+        if box.width:  # else the floor has taken all of it
+            inside = rest[box.slices]
+            cv2.subtract(inside, masks[slot][box.slices], dst=inside)
+        boxes.append(box)
+    parts = []
+    for slot, box in zip(kept, boxes, strict=True):
         mine = _equal(winners, slot)
-        cv2.add(masks[slot], rest, dst=masks[slot], mask=mine)
+        pixels, area, centroid = _extent(mine)
+        mine = mine[pixels.slices]
+        inside = masks[slot][pixels.slices]
+        inside += rest[pixels.slices] * mine
+        parts.append(_Part(_union(box, pixels), pixels, mine, area, centroid))
+    return parts
+
+
+def _union(one: Box, other: Box) -> Box:
+    """The smallest box around two, of which the first may be empty."""
+    if one.width == 0:
+        return other
+    x, y = min(one.x, other.x), min(one.y, other.y)
+    right = max(one.x + one.width, other.x + other.width)
+    bottom = max(one.y + one.height, other.y + other.height)
+    return Box(x, y, right - x, bottom - y)
 
 
 def _equal(winners: npt.NDArray[np.uint8], slot: int) -> npt.NDArray[np.uint8]:
@@ -176,22 +231,28 @@ def _equal(winners: npt.NDArray[np.uint8], slot: int) -> npt.NDArray[np.uint8]:
     return np.equal(winners, np.uint8(slot)).view(np.uint8)
 
 
-def _extent(mine: npt.NDArray[np.uint8]) -> tuple[int, tuple[float, float]]:
-    """Number of pixels that are 1, not 0, and their mean x, y."""
-    x, y, width, height = cv2.boundingRect(mine)
-    crop = mine[y : y + height, x : x + width]
-    columns = cv2.reduce(crop, 0, cv2.REDUCE_SUM, dtype=cv2.CV_32S)[0]
-    rows = cv2.reduce(crop, 1, cv2.REDUCE_SUM, dtype=cv2.CV_32S)[:, 0]
-    area = int(columns.sum())
+def _extent(mine: npt.NDArray[np.uint8]) -> tuple[Box, int, tuple[float, float]]:
+    """Around the pixels of an image that are 1, not 0: a box, their number, their mean x, y."""
+    x, width, area, centroid_x = _side(cv2.reduce(mine, 0, cv2.REDUCE_SUM, dtype=cv2.CV_32S)[0])
+    y, height, _, centroid_y = _side(cv2.reduce(mine, 1, cv2.REDUCE_SUM, dtype=cv2.CV_32S)[:, 0])
+    return Box(x, y, width, height), area, (centroid_x, centroid_y)
+
+
+def _side(counts: npt.NDArray[Any]) -> tuple[int, int, int, float]:
+    """Of numbers of pixels along a side of an image: the first, how far they reach, sum, mean."""
+    places = np.flatnonzero(counts)
+    first, last = int(places[0]), int(places[-1])
+    area = int(counts.sum())
     # Sums of coordinates: 64 bits, as those of a large image overflow 32.
-    centroid_x = x + columns.astype(np.int64) @ np.arange(width) / area
-    centroid_y = y + rows.astype(np.int64) @ np.arange(height) / area
-    return area, (float(centroid_x), float(centroid_y))
+    return (
+        first,
+        last - first + 1,
+        area,
+        float(counts.astype(np.int64) @ np.arange(len(counts)) / area),
+    )
 
 
 def _border(winners: npt.NDArray[np.uint8]) -> npt.NDArray[np.uint8]:
-    """Winners of the outermost pixels that the model saw (P,), clockwise from the upper left."""
-    x, y, width, height = cv2.boundingRect(1 - _equal(winners, _UNSEEN))
-    seen = winners[y : y + height, x : x + width]
-    return np.concatenate([seen[:1].ravel(), seen[1:, -1:].ravel(), seen[1:, :-1][-1:].ravel(),
-                           seen[1:-1, :1].ravel()])  # fmt: skip
+    """The outermost pixels (P,), clockwise from the upper left."""
+    return np.concatenate([winners[:1].ravel(), winners[1:, -1:].ravel(),
+                           winners[1:, :-1][-1:].ravel(), winners[1:-1, :1].ravel()])  # fmt: skip

@@ -10,7 +10,8 @@ import difflib
 import math
 import re
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass, field, fields
+from contextlib import suppress
+from dataclasses import dataclass, field, fields, replace
 from typing import Any, get_type_hints
 
 from rcl_interfaces.msg import (
@@ -25,6 +26,12 @@ from rclpy.parameter import Parameter
 from rclpy.validate_topic_name import validate_topic_name
 
 from genesis_ros.objects import MAX_OBJECTS
+
+MAX_CAMERAS = 16
+"""Most image topics of one node."""
+
+#: Parameters with one item per image topic; [""] gives none of them.
+PER_CAMERA = ("camera_names", "depth_topics", "camera_info_topics")
 
 Value = bool | int | float | str | tuple[str, ...]
 
@@ -63,13 +70,31 @@ def _check_device(device: str) -> str | None:
 
 
 def _check_topics(topics: tuple[str, ...]) -> str | None:
-    if len(topics) != 1:
-        return "expected exactly one image topic"
+    if not 1 <= len(topics) <= MAX_CAMERAS:
+        return f"expected 1 to {MAX_CAMERAS} topics"
+    if len(set(topics)) < len(topics):
+        return "a topic is listed twice"
     for topic in topics:
         try:
             validate_topic_name(topic)
         except InvalidTopicNameException as error:
             return " ".join(str(error).split())
+    return None
+
+
+def _check_optional_topics(topics: tuple[str, ...]) -> str | None:
+    """As above, but "" stands for none, and several cameras may share one."""
+    given = tuple(dict.fromkeys(topic for topic in topics if topic))
+    return _check_topics(given) if given else None
+
+
+def _check_names(names: tuple[str, ...]) -> str | None:
+    given = [name for name in names if name]
+    if len(set(given)) < len(given):
+        return "a name is listed twice"
+    for name in given:
+        if not re.fullmatch(r"[A-Za-z][A-Za-z0-9_]*", name):
+            return f"{name!r} cannot be part of a topic: use letters, digits and _"
     return None
 
 
@@ -85,7 +110,9 @@ class Settings:
         True, "Configure and activate by itself at start-up; false: a lifecycle manager does."
     )
     checkpoint: str = _parameter(
-        "", "Path of the model's checkpoint; empty: the one that ships with the package."
+        "",
+        "Path of the model's checkpoint, or tabletop or tabletop_unsupervised, which ship with the "
+        "package; empty: tabletop.",
     )
     device: str = _parameter(
         "auto",
@@ -96,6 +123,12 @@ class Settings:
         "auto",
         "Arithmetic of the model; auto: half precision where the device computes natively in it.",
         choices=("auto", "fp32", "bf16", "fp16"),
+    )
+    compile: str = _parameter(
+        "auto",
+        "Compile the model with torch.compile while configuring: a minute or two the first time on "
+        "a machine, seconds later; auto: on CPUs with native bfloat16, where it halves the time.",
+        choices=("auto", "always", "never"),
     )
     max_slots: int = _parameter(
         0,
@@ -128,8 +161,33 @@ class Settings:
     )
     image_topics: tuple[str, ...] = _parameter(
         ("/camera/image_raw",),
-        "Camera image topic, one for now. A name that ends in /compressed is a compressed one.",
+        "Camera image topics; frames of several cameras share one pass of the model. A name that "
+        "ends in /compressed is a compressed one.",
         check=_check_topics,
+    )
+    camera_names: tuple[str, ...] = _parameter(
+        ("",),
+        'What to call the cameras, in messages and topics; "": after the image topic, '
+        "/left/image_raw is left.",
+        check=_check_names,
+    )
+    depth_topics: tuple[str, ...] = _parameter(
+        ("",),
+        "Depth images registered to the image topics, in their order (16UC1 in mm or 32FC1 in m), "
+        'for positions and sizes; "": none.',
+        check=_check_optional_topics,
+    )
+    camera_info_topics: tuple[str, ...] = _parameter(
+        ("",),
+        'Intrinsics that belong to the depth images; "": camera_info beside the depth topic.',
+        check=_check_optional_topics,
+    )
+    depth_tolerance: float = _parameter(
+        0.02,
+        "Largest difference of the stamps of an image and its depth image [s].",
+        low=0.0,
+        high=10.0,
+        live=True,
     )
     image_transport: str = _parameter(
         "auto",
@@ -160,8 +218,42 @@ class Settings:
         live=True,
     )
     background_border: float = _parameter(
-        0.2,
+        0.3,
         "A slot that covers at least this share of the image's border is flagged as background.",
+        low=0.0,
+        high=1.0,
+        live=True,
+    )
+    background_span: float = _parameter(
+        0.7,
+        "So is one that reaches across more than this share of the image both ways, like a tray; "
+        "1: none.",
+        low=0.0,
+        high=1.0,
+        live=True,
+    )
+    clutter_score: float = _parameter(
+        0.5,
+        "So is a left-over slot: its score is below this and little of its mask lies where it "
+        "wins; 0: none.",
+        low=0.0,
+        high=1.0,
+        live=True,
+    )
+    tracking: bool = _parameter(
+        True, "Give objects ids that stay the same from image to image.", live=True
+    )
+    track_max_age: float = _parameter(
+        5.0,
+        "An object that the images do not show for this long has left; its id is not used again "
+        "[s].",
+        low=0.0,
+        high=3600.0,
+        live=True,
+    )
+    track_min_similarity: float = _parameter(
+        0.2,
+        "An object less similar than this to every known one (in place, shape and latents) is new.",
         low=0.0,
         high=1.0,
         live=True,
@@ -179,6 +271,26 @@ class Settings:
         high=3600.0,
         live=True,
     )
+
+    def __post_init__(self) -> None:
+        """Raise ParameterError if parameters contradict each other."""
+        for name in PER_CAMERA:
+            count = len(getattr(self, name))
+            if getattr(self, name) != ("",) and count != len(self.image_topics):
+                raise ParameterError(
+                    f"parameter {name} has {count} items, image_topics {len(self.image_topics)}; "
+                    'expected as many (with "" where there is none), or [""]'
+                )
+
+    def finding(self) -> dict[str, float]:
+        """The settings of objects.find_objects."""
+        names = ("min_area", "mask_floor", "background_border", "background_span", "clutter_score")
+        return {name: getattr(self, name) for name in names}
+
+    def per_camera(self, name: str) -> tuple[str, ...]:
+        """A parameter of PER_CAMERA with one item per image topic, "" where there is none."""
+        values: tuple[str, ...] = getattr(self, name)
+        return values if len(values) == len(self.image_topics) else ("",) * len(self.image_topics)
 
 
 RULES: dict[str, Rule] = {item.name: item.metadata["rule"] for item in fields(Settings)}
@@ -225,6 +337,7 @@ class NodeParameters:
     refuses until the parameter is set right. An unknown name is reported with the likely one.
 
     is_configured: whether parameters that are not live must stay as they are.
+    check_change: raises ValueError if these settings cannot be had now.
     on_change: called with the new settings after a change.
     """
 
@@ -232,10 +345,12 @@ class NodeParameters:
         self,
         node: Node,
         is_configured: Callable[[], bool],
+        check_change: Callable[[Settings], None],
         on_change: Callable[[Settings], None],
     ) -> None:
         self._node = node
         self._is_configured = is_configured
+        self._check_settings = check_change
         self._on_change = on_change
         self._refused: dict[str, str] = {}
         for name, default in vars(Settings()).items():
@@ -292,12 +407,23 @@ class NodeParameters:
                     "deactivate and clean up the node, set it, then configure and activate again"
                 )
                 return SetParametersResult(successful=False, reason=reason)
+        if self._is_configured():
+            changes: dict[str, Any] = {
+                item.name: check(item.name, item.value) for item in parameters if item.name in RULES
+            }
+            try:
+                self._check_settings(replace(self.settings(), **changes))
+            except ValueError as error:
+                return SetParametersResult(successful=False, reason=str(error))
         return SetParametersResult(successful=True)
 
     def _changed(self, parameters: list[Parameter[Any]]) -> None:
         for parameter in parameters:
             self._refused.pop(parameter.name, None)
-        if not self._refused and any(parameter.name in RULES for parameter in parameters):
+        if self._refused or not any(parameter.name in RULES for parameter in parameters):
+            return
+        # Between setting two that belong together they may disagree; configuring will tell.
+        with suppress(ParameterError):
             self._on_change(self.settings())
 
 

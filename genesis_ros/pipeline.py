@@ -12,20 +12,24 @@ Frame = TypeVar("Frame")
 class LatestFrameWorker(Generic[Frame]):
     """Hands frames to a function in a thread of its own, the newest of each source at a time.
 
-    While the function runs, the newest frame of each source waits; older ones are given back to
-    who submits. Frames that wait at the same time are handed over together, as one batch.
+    While the function runs, the newest frame of each source waits. Frames that wait at the same
+    time are handed over together, as one batch.
 
     process: called with 1 or more frames. It should handle its own errors; one that escapes goes to
         on_error, and the worker goes on.
+    on_drop: called with each frame that is not processed, because a newer one of its source took
+        its place or the worker was closed.
     """
 
     def __init__(
         self,
         process: Callable[[list[Frame]], None],
+        on_drop: Callable[[Frame], None],
         on_error: Callable[[Exception], None],
         name: str = "frames",
     ) -> None:
         self._process = process
+        self._on_drop = on_drop
         self._on_error = on_error
         self._waiting: dict[str, Frame] = {}
         self._closed = False
@@ -34,23 +38,28 @@ class LatestFrameWorker(Generic[Frame]):
         self._thread = threading.Thread(target=self._run, name=name, daemon=True)
         self._thread.start()
 
-    def submit(self, source: str, frame: Frame) -> Frame | None:
-        """Let a frame wait. Returns the older frame of the same source that it replaces, if any."""
+    def submit(self, source: str, frame: Frame) -> None:
+        """Let a frame wait, in place of an older one of the same source."""
         with self._changed:
-            replaced = self._waiting.get(source)
-            self._waiting[source] = frame
+            dropped = frame if self._closed else self._waiting.get(source)
+            if not self._closed:
+                self._waiting[source] = frame
             self._changed.notify()
-        return replaced
+        if dropped is not None:
+            self._on_drop(dropped)
 
     def close(self, timeout: float) -> bool:
-        """Forget waiting frames and end the thread after the batch it is working on.
+        """Drop waiting frames and end the thread after the batch it is working on.
 
         Returns whether it ended within the timeout [s].
         """
         with self._changed:
             self._closed = True
+            dropped = list(self._waiting.values())
             self._waiting.clear()
             self._changed.notify()
+        for frame in dropped:
+            self._on_drop(frame)
         self._thread.join(timeout)
         return not self._thread.is_alive()
 

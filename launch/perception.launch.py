@@ -22,6 +22,16 @@ PARAMETER_ARGUMENTS = {
     "precision": "auto, fp32, bf16 or fp16",
 }
 
+# Those that set a list of topics: the parameter's name and what the argument means.
+TOPIC_ARGUMENTS = {
+    "image_topic": ("image_topics", "Camera image topic; several: /left/image,/right/image"),
+    "depth_topic": ("depth_topics", "Depth image topic of each camera, for positions and sizes"),
+    "camera_info_topic": (
+        "camera_info_topics",
+        "Intrinsics of each depth image, if not camera_info beside it",
+    ),
+}
+
 
 def generate_launch_description() -> LaunchDescription:
     """The arguments and the nodes; called by ros2 launch."""
@@ -40,8 +50,9 @@ def generate_launch_description() -> LaunchDescription:
                 default_value=params_file,
                 description="YAML file with the node's parameters",
             ),
-            DeclareLaunchArgument(
-                "image_topic", default_value="", description="Camera image topic to listen to"
+            *(
+                DeclareLaunchArgument(name, default_value="", description=description)
+                for name, (_, description) in TOPIC_ARGUMENTS.items()
             ),
             *(
                 DeclareLaunchArgument(name, default_value="", description=description)
@@ -74,8 +85,9 @@ def start_perception(context: LaunchContext) -> list[Node]:
         for name in PARAMETER_ARGUMENTS
         if (value := LaunchConfiguration(name).perform(context))
     }
-    if image_topic := LaunchConfiguration("image_topic").perform(context):
-        given["image_topics"] = [image_topic]
+    for name, (parameter, _) in TOPIC_ARGUMENTS.items():
+        if topics := LaunchConfiguration(name).perform(context):
+            given[parameter] = [topic.strip() for topic in topics.split(",")]
     return [
         Node(
             package="genesis_ros",

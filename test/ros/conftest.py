@@ -17,6 +17,8 @@ from typing import Any
 # Before rclpy starts: neither hear nor disturb other ROS programs, on this machine or the network.
 os.environ.setdefault("ROS_DOMAIN_ID", str(random.randint(1, 100)))
 os.environ.setdefault("ROS_AUTOMATIC_DISCOVERY_RANGE", "LOCALHOST")
+# Where compiling pays, it takes a minute per model: tests that do not ask for it go without.
+os.environ.setdefault("TORCH_COMPILE_DISABLE", "1")
 
 import numpy as np
 import pytest
@@ -79,9 +81,14 @@ class NodeProcess:
         return self._process.poll() is None
 
     @property
+    def proc(self) -> Path:
+        """Where the system says what the process uses."""
+        return Path(f"/proc/{self._process.pid}")
+
+    @property
     def memory(self) -> int:
         """Resident memory [bytes]."""
-        pages = Path(f"/proc/{self._process.pid}/statm").read_text().split()[1]
+        pages = (self.proc / "statm").read_text().split()[1]
         return int(pages) * os.sysconf("SC_PAGE_SIZE")
 
     def wait_for_log(self, text: str) -> None:
@@ -92,9 +99,13 @@ class NodeProcess:
                 pytest.fail(f"the node did not print {text!r}, but:\n{self.log}")
             time.sleep(0.02)
 
+    def send(self, signal_number: int) -> None:
+        """Send a signal."""
+        self._process.send_signal(signal_number)
+
     def end(self, signal_number: int = signal.SIGINT, timeout: float = 20.0) -> int:
         """Send a signal and return the exit status."""
-        self._process.send_signal(signal_number)
+        self.send(signal_number)
         return self._process.wait(timeout)
 
     def __enter__(self) -> NodeProcess:

@@ -3,23 +3,37 @@
 from __future__ import annotations
 
 import json
+import shutil
+import sqlite3
+from collections.abc import Callable
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
 import cv2
 import numpy as np
 import pytest
+import yaml
 from ament_index_python.packages import get_package_share_directory
 from builtin_interfaces.msg import Time
-from rclpy.serialization import serialize_message
+from rclpy.serialization import deserialize_message, serialize_message
 from rosbags.highlevel import AnyReader
+from rosbags.interfaces import (
+    Qos,
+    QosDurability,
+    QosHistory,
+    QosLiveliness,
+    QosReliability,
+    QosTime,
+)
 from rosbags.rosbag2 import Reader, Writer
 from rosbags.rosbag2.enums import CompressionFormat, CompressionMode, StoragePlugin
-from rosbags.typesys import Stores, get_typestore
+from rosbags.typesys import Stores, get_types_from_msg, get_typestore
 from sensor_msgs.msg import CameraInfo, CompressedImage, Image
 from std_msgs.msg import Header, String
 
-from genesis_ros.bag import BagWriter
+from genesis_ros.bag_reader import BagMessage, BagReader, BagTopic
+from genesis_ros.bag_writer import STORAGES, BagWriter, LiveBagWriter
 from genesis_ros.conversions import to_message
 from genesis_ros.msg import ObjectMask, ObjectMasks
 from genesis_ros.sources import SourceError, open_path, play
@@ -158,7 +172,7 @@ def test_bags_that_cannot_be_played(tmp_path: Path) -> None:
         open_path(str(broken), warn=pytest.fail)
 
 
-def test_a_damaged_bag_plays_up_to_the_damage(tmp_path: Path) -> None:
+def test_a_damaged_bag_plays_all_but_the_damage(tmp_path: Path) -> None:
     # So large that each is stored in a compressed chunk of its own.
     rows, columns = np.mgrid[0:800, 0:800]
     images = [
@@ -176,10 +190,147 @@ def test_a_damaged_bag_plays_up_to_the_damage(tmp_path: Path) -> None:
     file.write_bytes(ZSTD_MAGIC.join(parts[:3]) + b"\xff" * 4 + ZSTD_MAGIC.join(parts[3:]))
     warnings: list[str] = []
     frames = list(play(open_path(str(path), warn=warnings.append), loop=False))
-    np.testing.assert_array_equal([frame.image for frame in frames], images[:2])
+    np.testing.assert_array_equal(
+        [frame.image for frame in frames], [images[0], images[1], images[3]]
+    )
     (warning,) = warnings
     assert str(path) in warning
     assert "damaged" in warning
+    assert "3 of 4 messages" in warning
+
+
+def received(path: Path, warn: Callable[[str], object] = pytest.fail) -> list[int]:
+    """When the images that a bag still gives were received."""
+    with BagReader(path, warn) as reader:
+        return [item.stamp for item in reader.messages(["/eye/image_raw"])]
+
+
+@pytest.mark.parametrize("storage", list(StoragePlugin))
+def test_a_bag_without_its_end_gives_what_comes_before(
+    tmp_path: Path, storage: StoragePlugin
+) -> None:
+    """Whole messages only, and never fewer from more of the file."""
+    image = np.random.default_rng(0).integers(0, 256, (400, 400, 3), np.uint8)
+    stamps = [STAMPS[0] + index for index in range(20)]
+    messages = [
+        ("/eye/image_raw", stamp, to_message(np.roll(image, stamp), header(stamp)))
+        for stamp in stamps
+    ]
+    path = record(tmp_path / "bag", messages, storage)
+    (file,) = (item for item in path.iterdir() if item.suffix in (".mcap", ".db3"))
+    whole = file.read_bytes()
+    counts = []
+    for tenth in range(3, 10):  # less does not hold the first block
+        file.write_bytes(whole[: len(whole) * tenth // 10])
+        warnings: list[str] = []
+        with BagReader(path, warnings.append) as reader:
+            items = list(reader.messages(["/eye/image_raw"]))
+            assert reader.damaged
+            assert reader.topics["/eye/image_raw"].size == len(items)
+        assert [item.stamp for item in items] == stamps[: len(items)]
+        assert deserialize_message(items[-1].data, Image) == messages[len(items) - 1][2]
+        (warning,) = warnings
+        assert str(file) in warning
+        assert f"found {len(items)} messages" in warning
+        counts.append(len(items))
+    assert counts == sorted(counts)
+    assert counts[0] >= 1
+    assert counts[-1] >= 16
+
+
+def test_a_damaged_database_gives_all_rows_but_the_damaged(tmp_path: Path) -> None:
+    image = np.zeros((100, 100, 3), np.uint8)
+    stamps = [STAMPS[0] + index for index in range(50)]
+    messages = [("/eye/image_raw", stamp, to_message(image, header(stamp))) for stamp in stamps]
+    path = record(tmp_path / "bag", messages, StoragePlugin.SQLITE3)
+    file = path / "bag.db3"
+    content = bytearray(file.read_bytes())
+    middle = len(content) // 2 // 4096 * 4096
+    content[middle : middle + 4 * 4096] = b"\xff" * 4 * 4096
+    file.write_bytes(content)
+    warnings: list[str] = []
+    found = received(path, warnings.append)
+    assert 40 <= len(found) < 50
+    assert set(found) < set(stamps)
+    (warning,) = warnings
+    assert "damaged" in warning
+    assert f"{len(found)} messages" in warning
+
+
+def test_a_split_bag_is_read_in_order(tmp_path: Path) -> None:
+    """With and without metadata.yaml; a missing part is named."""
+    folder = tmp_path / "bag"
+    folder.mkdir()
+    names = [f"bag_{index}.mcap" for index in (0, 2, 10)]
+    for name, (topic, stamp, message) in zip(names, camera_messages(), strict=False):
+        part = record(tmp_path / "part", [(topic, stamp, message)])
+        (part / "part.mcap").rename(folder / name)
+        shutil.rmtree(part)
+    assert received(folder) == STAMPS[:3]
+    listing = {"rosbag2_bagfile_information": {"relative_file_paths": [*names, "bag_11.mcap"]}}
+    (folder / "metadata.yaml").write_text(yaml.safe_dump(listing))
+    warnings: list[str] = []
+    assert received(folder, warnings.append) == STAMPS[:3]
+    (warning,) = warnings
+    assert "bag_11.mcap: missing" in warning
+
+
+@pytest.mark.parametrize("text", ["", "\0" * 100, "a: [", "rosbag2_bagfile_information: {}"])
+def test_unreadable_metadata_does_not_matter(tmp_path: Path, text: str) -> None:
+    path = record(tmp_path / "bag", camera_messages())
+    (path / "metadata.yaml").write_text(text)
+    warnings: list[str] = []
+    assert received(path, warnings.append) == STAMPS
+    (warning,) = warnings
+    assert "metadata.yaml: not readable" in warning
+
+
+@pytest.mark.parametrize("compression", [CompressionMode.FILE, CompressionMode.MESSAGE])
+@pytest.mark.parametrize("storage", list(StoragePlugin))
+def test_compression_is_recognised_without_metadata(
+    tmp_path: Path, storage: StoragePlugin, compression: CompressionMode
+) -> None:
+    path = record(tmp_path / "bag", camera_messages(), storage, compression)
+    (path / "metadata.yaml").unlink()
+    with BagReader(path, pytest.fail) as reader:
+        items = list(reader.messages(["/eye/image_raw"]))
+    images = [deserialize_message(item.data, Image) for item in items]
+    assert images == [message for _, _, message in camera_messages()]
+
+
+@pytest.mark.parametrize("mode", ["WAL", "DELETE"])
+def test_a_database_that_was_not_closed(tmp_path: Path, mode: str) -> None:
+    """What was committed is there; what was not is undone. The bag itself stays as it is."""
+    path = record(tmp_path / "bag", camera_messages(), StoragePlugin.SQLITE3)
+    (path / "metadata.yaml").unlink()
+    killed = tmp_path / "killed"
+    with closing(sqlite3.connect(path / "bag.db3")) as database:
+        database.execute(f"PRAGMA journal_mode={mode}")
+        database.execute("PRAGMA cache_size=1")  # changes reach the file before the commit
+        database.execute("DELETE FROM messages WHERE id = 1")
+        database.commit()
+        database.execute("UPDATE messages SET timestamp = 5, data = zeroblob(100000)")
+        shutil.copytree(path, killed)
+    assert len(list(killed.iterdir())) > 1
+    before = {item: item.read_bytes() for item in killed.iterdir()}
+    warnings: list[str] = []
+    assert received(killed, warnings.append) == STAMPS[1:]
+    (warning,) = warnings
+    assert "not closed" in warning
+    assert {item: item.read_bytes() for item in killed.iterdir()} == before
+
+
+def test_bytes_that_are_no_message_are_skipped(tmp_path: Path) -> None:
+    messages = camera_messages()
+    path = tmp_path / "bag"
+    with LiveBagWriter(path) as bag:
+        bag.write(*messages[0][:1], messages[0][2], STAMPS[0])
+        bag.copy(BagMessage(BagTopic("/eye/image_raw", TYPES[Image], 0, "", ()), 5, b"\0\1junk"))
+    warnings: list[str] = []
+    frames = list(play(open_path(str(path), warn=warnings.append), loop=False))
+    assert len(frames) == 1
+    (warning,) = warnings
+    assert "6 bytes are no sensor_msgs/msg/Image" in warning
 
 
 def object_masks(stamp: int) -> ObjectMasks:
@@ -234,3 +385,92 @@ def test_a_failure_leaves_the_older_bag(tmp_path: Path) -> None:
         raise RuntimeError("disk full")
     assert (path / "results.mcap").read_bytes() == before
     assert list(tmp_path.iterdir()) == [path]
+
+
+@pytest.mark.parametrize("storage", STORAGES)
+def test_a_growing_bag_is_whole_at_each_checkpoint(tmp_path: Path, storage: str) -> None:
+    """As another process sees it, and as a kill at this moment would leave it."""
+    path, copy = tmp_path / "live", tmp_path / "copy"
+    stamps = [STAMPS[0] + index for index in range(6)]
+    with LiveBagWriter(path, storage) as bag:
+        for number, stamp in enumerate(stamps, start=1):
+            bag.write("/masks", object_masks(stamp), stamp)
+            bag.checkpoint()
+            for _ in range(3):  # not yet part of it
+                bag.write(f"/late_{number}", to_message(picture(1), header(stamp)), stamp)
+            shutil.copytree(path, copy)
+            with Reader(copy) as reader:
+                seen = [stamp for connection, stamp, _ in reader.messages()
+                        if connection.topic == "/masks"]  # fmt: skip
+                assert reader.message_count == number + 3 * (number - 1)
+            assert seen == stamps[:number]
+            if storage == "sqlite3":  # read-only, as rosbag2 opens it: nothing to be undone
+                with closing(sqlite3.connect(f"file:{copy}/live.db3?mode=ro", uri=True)) as base:
+                    (count,) = base.execute("SELECT count(*) FROM messages").fetchone()
+                assert count == number + 3 * (number - 1)
+            shutil.rmtree(copy)
+    with Reader(path) as reader:
+        assert reader.message_count == 4 * len(stamps)
+        assert len(reader.connections) == 1 + len(stamps)
+    if storage == "sqlite3":
+        with closing(sqlite3.connect(path / "live.db3")) as database:
+            assert database.execute("PRAGMA integrity_check").fetchall() == [("ok",)]
+            assert len(database.execute("SELECT * FROM metadata").fetchall()) == 1
+
+
+def test_a_kill_within_a_checkpoint_leaves_all_before_it(tmp_path: Path) -> None:
+    """The new content is written in two steps: cut off at any of their bytes."""
+    path = tmp_path / "live"
+    rng = np.random.default_rng(0)
+    image = rng.integers(0, 256, (60, 60, 3), np.uint8)
+    with LiveBagWriter(path) as bag:
+        bag.write("/eye/image_raw", to_message(image, header(1)), 1)
+        old = (path / "live.mcap").read_bytes()
+        bag.write("/eye/image_raw", to_message(image, header(2)), 2)
+        bag.checkpoint()
+        new = (path / "live.mcap").read_bytes()
+    for position in rng.integers(len(old), len(new), 10):
+        (path / "live.mcap").write_bytes(old + new[len(old) : position])
+        assert received(path, lambda text: None)[0] == 1
+    shared = next(index for index in range(len(old)) if old[index] != new[index])
+    for position in rng.integers(shared, len(old), 10):
+        (path / "live.mcap").write_bytes(new[:position] + old[position:] + new[len(old) :])
+        assert received(path, lambda text: None)[0] == 1
+
+
+def test_messages_of_another_bag_keep_type_and_quality_of_service(tmp_path: Path) -> None:
+    """Also of a type that nothing on this machine knows."""
+    types = get_typestore(Stores.EMPTY)
+    types.register(get_types_from_msg("Inner part\nint32[] more", "odd_msgs/msg/Outer"))
+    types.register(get_types_from_msg("string text", "odd_msgs/msg/Inner"))
+    qos = Qos(
+        QosHistory.KEEP_LAST, 7, QosReliability.RELIABLE, QosDurability.TRANSIENT_LOCAL,
+        QosTime(0, 0), QosTime(0, 0), QosLiveliness.AUTOMATIC, QosTime(0, 0), False,
+    )  # fmt: skip
+    outer, inner = types.types["odd_msgs/msg/Outer"], types.types["odd_msgs/msg/Inner"]
+    message = outer(part=inner(text="hi"), more=np.array([1, 2], np.int32))
+    data = bytes(types.serialize_cdr(message, "odd_msgs/msg/Outer"))
+    writer = Writer(tmp_path / "in", version=9, storage_plugin=StoragePlugin.MCAP)
+    with writer:
+        topic = writer.add_connection(
+            "/odd", "odd_msgs/msg/Outer", typestore=types, offered_qos_profiles=[qos]
+        )
+        writer.write(topic, 9, data)
+    for storage in STORAGES:
+        path = tmp_path / storage
+        with BagReader(tmp_path / "in", pytest.fail) as reader, LiveBagWriter(path, storage) as bag:
+            for item in reader.messages(["/odd"]):
+                bag.copy(item)
+        with AnyReader([path]) as copied:
+            (connection,) = copied.connections
+            assert connection.digest == topic.digest
+            assert list(connection.ext.offered_qos_profiles) == [qos]
+            ((_, stamp, raw),) = copied.messages()
+            assert (stamp, bytes(raw)) == (9, data)
+            assert copied.deserialize(raw, connection.msgtype).part.text == "hi"
+
+
+def test_a_live_bag_replaces_nothing(tmp_path: Path) -> None:
+    (tmp_path / "there").mkdir()
+    with pytest.raises(FileExistsError, match="there exists already"):
+        LiveBagWriter(tmp_path / "there")

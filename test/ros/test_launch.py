@@ -69,12 +69,13 @@ def test_parameter_file_says_which_parameters_are_live() -> None:
 
 
 def test_launch_arguments_are_parameters_of_the_node() -> None:
-    (arguments,) = (
-        ast.literal_eval(node.value)
+    tables = {
+        ast.unparse(node.targets[0]): ast.literal_eval(node.value)
         for node in launch_syntax().body
-        if isinstance(node, ast.Assign) and ast.unparse(node.targets[0]) == "PARAMETER_ARGUMENTS"
-    )
-    assert arguments.keys() <= RULES.keys()
+        if isinstance(node, ast.Assign)
+    }
+    assert tables["PARAMETER_ARGUMENTS"].keys() <= RULES.keys()
+    assert {parameter for parameter, _ in tables["TOPIC_ARGUMENTS"].values()} <= RULES.keys()
 
 
 def test_launch_file_starts_installed_executables() -> None:
@@ -140,5 +141,5 @@ def test_launch_file_starts_camera_and_perception(listener: Any, tmp_path: Path)
             os.killpg(process.pid, signal.SIGINT)  # as Ctrl-C does, which launch counts on
             process.wait(timeout=30)
     assert received, log.read_text()
-    assert received[0].camera == "/camera/image_raw"
+    assert received[0].camera == "camera"
     assert received[0].model == "untrained"

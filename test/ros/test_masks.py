@@ -2,17 +2,29 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import pytest
+from rclpy.serialization import deserialize_message, serialize_message
+from sensor_msgs.msg import PointCloud2, PointField
 from std_msgs.msg import Header
 
 from genesis_ros.conversions import ImageError
-from genesis_ros.masks import full_mask, full_masks, label_image, to_object_masks
+from genesis_ros.depth import Measurement
+from genesis_ros.masks import (
+    full_mask,
+    full_masks,
+    label_image,
+    objects,
+    point_subset,
+    to_object_masks,
+)
 from genesis_ros.msg import ObjectMasks
 from genesis_ros.objects import Box, SceneObject
 
 
-def make_message() -> ObjectMasks:
+def make_message(**more: Any) -> ObjectMasks:
     """A 6x8 image: object 1 everywhere, object 2 over columns 2-4 of rows 1-2."""
     second = np.array([[255, 200, 100], [0, 200, 128]], np.uint8)
     first = np.full((6, 8), 255, np.uint8)
@@ -35,7 +47,13 @@ def make_message() -> ObjectMasks:
     header = Header(frame_id="wrist")
     header.stamp.nanosec = 5
     return to_object_masks(
-        objects, header=header, height=6, width=8, camera="/wrist/image", model="tabletop"
+        objects,
+        header=header,
+        height=6,
+        width=8,
+        camera="/wrist/image",
+        model="tabletop",
+        **more,
     )
 
 
@@ -77,7 +95,71 @@ def test_no_objects() -> None:
     assert not label_image(message).any() and label_image(message).shape == (6, 8)
 
 
-@pytest.mark.parametrize("read", [full_masks, label_image])
+MEASURED = Measurement(np.array([0.1, -0.2, 0.9]), np.array([0.05, 0.04, 0.03]))
+
+
+def test_message_says_who_and_where_objects_are() -> None:
+    message = make_message(track_ids=[0, 7], measurements=[None, MEASURED])
+    table, item = message.objects
+    assert (table.track_id, table.has_position) == (0, False)
+    assert (table.position.z, table.size.x) == (0.0, 0.0)
+    assert (item.track_id, item.has_position) == (7, True)
+    assert (item.position.x, item.position.y, item.position.z) == (0.1, -0.2, 0.9)
+    assert (item.size.x, item.size.y, item.size.z) == (0.05, 0.04, 0.03)
+    deserialize_message(serialize_message(message), ObjectMasks)
+
+
+@pytest.mark.parametrize("more", [{"track_ids": [1]}, {"measurements": [None] * 3}])
+def test_track_ids_and_measurements_are_one_per_object(more: dict[str, Any]) -> None:
+    with pytest.raises(ValueError, match=rf"{next(iter(more))} given for 2 objects"):
+        make_message(**more)
+
+
+def test_objects_for_planners() -> None:
+    message = make_message(track_ids=[0, 7], measurements=[None, MEASURED])
+    table, item = objects(deserialize_message(serialize_message(message), ObjectMasks))
+    assert (table.id, table.label, table.background, table.position) == (0, 1, True, None)
+    assert table.size is None
+    assert (item.id, item.label, item.background) == (7, 2, False)
+    assert (item.score, item.area, item.centroid, item.box) == (0.75, 5, (3.25, 1.5), (2, 1, 3, 2))
+    # Its own pixels, as in the label image: each belongs to one object.
+    np.testing.assert_array_equal(item.mask, label_image(message) == 2)
+    np.testing.assert_array_equal(item.mask, ~table.mask)
+    assert item.mask.dtype == bool
+    np.testing.assert_array_equal(item.latent_mean, np.array([0.5, -2.0], np.float32))
+    np.testing.assert_array_equal(item.latent_std, np.array([0.25, 1.0], np.float32))
+    assert item.position is not None and item.size is not None
+    np.testing.assert_array_equal(item.position, MEASURED.position)
+    np.testing.assert_array_equal(item.size, MEASURED.size)
+    assert item._asdict()["label"] == 2
+
+
+def test_points_of_an_object() -> None:
+    _, item = objects(make_message())
+    points = np.random.default_rng(0).normal(size=(6, 8, 3)).astype(np.float32)
+    points[1, 3] = np.nan
+    expected = points[[1, 2, 2], [2, 3, 4]]
+    np.testing.assert_array_equal(point_subset(points, item), expected)
+    cloud = PointCloud2(
+        height=6,
+        width=8,
+        fields=[
+            PointField(name=axis, offset=4 * index, datatype=PointField.FLOAT32, count=1)
+            for index, axis in enumerate("xyz")
+        ],
+        point_step=12,
+        row_step=96,
+        data=points.tobytes(),
+    )
+    np.testing.assert_array_equal(point_subset(cloud, item), expected)
+    cloud.height, cloud.width, cloud.row_step = 1, 48, 576
+    with pytest.raises(ImageError, match="not organised: 48x1"):
+        point_subset(cloud, item)
+    with pytest.raises(ValueError, match="8x8, the image 8x6"):
+        point_subset(np.zeros((8, 8, 3)), item)
+
+
+@pytest.mark.parametrize("read", [full_masks, label_image, objects])
 def test_contradictory_messages_are_refused(read: object) -> None:
     message = make_message()
     message.objects[1].roi.x_offset = 6

@@ -99,6 +99,24 @@ def test_everything_agrees(seed: int, floor: float, min_area: float) -> None:
         assert not mask[(found.labels != item.label) & (own < floor - 1 / 255)].any()
 
 
+@pytest.mark.parametrize("seed", range(5))
+@pytest.mark.parametrize("floor", [0.0, 0.3])
+def test_a_quantised_scene_has_the_same_objects(seed: int, floor: float) -> None:
+    scene = random_scene(seed)
+    scene.masks[:, :, :8] = 0
+    scene = Scene(scene.masks)
+    quantised = Scene(scene.masks)
+    quantised.masks = np.maximum(np.rint(scene.masks * 255 - 0.5), 0).astype(np.uint8)
+    quantised.labels = scene.labels.astype(np.uint8)
+    options = {"min_area": 0.12, "mask_floor": floor, "background_border": 0.2}
+    expected = find_objects(scene, **options)
+    actual = find_objects(quantised, **options)
+    np.testing.assert_array_equal(actual.labels, expected.labels)
+    for one, other in zip(actual.objects, expected.objects, strict=True):
+        for name, value, same in zip(one._fields, one, other, strict=True):
+            np.testing.assert_array_equal(value, same, err_msg=name)
+
+
 def test_pixels_of_a_small_slot_go_to_the_next_best() -> None:
     masks = np.zeros((3, HEIGHT, WIDTH), np.float32)
     masks[0] = 1
@@ -165,3 +183,60 @@ def test_more_slots_than_labels_are_refused() -> None:
         ValueError, match="255 slots; a mono8 label image holds at most 254 objects"
     ):
         find_objects(Scene(masks), **ALL)
+
+
+def tray_scene() -> Scene:
+    """Slot 0 is a table, slot 1 a tray in the middle (columns 8-71, rows 6-53), slot 2 a cup."""
+    masks = np.zeros((3, HEIGHT, WIDTH), np.float32)
+    masks[2, 20:40, 30:50] = 1
+    masks[1, 6:54, 8:72] = 1 - masks[2, 6:54, 8:72]
+    masks[0] = 1 - masks[1:].sum(axis=0)
+    return Scene(masks)
+
+
+@pytest.mark.parametrize(("span", "background"), [(0.79, True), (0.81, False), (1.0, False)])
+def test_what_spans_the_image_is_background(span: float, background: bool) -> None:
+    """The tray covers none of the border, but 0.8 of the width and of the height."""
+    found = find_objects(tray_scene(), **ALL, background_span=span)
+    assert [item.background for item in found.objects] == [True, background, False]
+
+
+def test_an_arm_across_the_image_is_no_background() -> None:
+    """It reaches from the upper edge to the lower one, but only along one direction."""
+    masks = np.zeros((2, HEIGHT, WIDTH), np.float32)
+    masks[1, :, 30:50] = 1
+    masks[0] = 1 - masks[1]
+    found = find_objects(
+        Scene(masks), **{**ALL, "background_border": 0.3}, background_span=0.7, clutter_score=0.5
+    )
+    assert [item.background for item in found.objects] == [True, False]
+
+
+def test_background_span_of_a_crop_is_the_crops() -> None:
+    scene = tray_scene()
+    scene.masks[:, :, :8] = 0
+    scene.masks[:, :, 72:] = 0
+    found = find_objects(Scene(scene.masks), **ALL, background_span=0.79)
+    assert [item.background for item in found.objects] == [True, True, False]
+
+
+@pytest.mark.parametrize(
+    ("wins", "score", "clutter"),
+    [(100, 0.4, True), (100, 0.6, False), (400, 0.4, False)],
+    ids=["left over", "sure", "mostly its own"],
+)
+def test_clutter_is_unsure_and_lies_where_others_win(
+    wins: int, score: float, clutter: bool
+) -> None:
+    """Slot 1 has a probability of 0.3 at 1000 pixels; it wins some of them with a bit more."""
+    masks = np.zeros((2, HEIGHT, WIDTH), np.float32)
+    masks[1].flat[WIDTH + 1 : WIDTH + 1001] = 0.3
+    masks[1].flat[WIDTH + 1 : WIDTH + 1 + wins] = 0.6
+    masks[0] = 1 - masks[1]
+    scene = Scene(masks)
+    scene.scores[:] = [1.0, score]
+    found = find_objects(scene, **ALL, clutter_score=0.5)
+    assert found.objects[1].area == wins
+    assert [item.background for item in found.objects] == [True, clutter]
+    found = find_objects(scene, **ALL)  # off unless asked for
+    assert not found.objects[1].background

@@ -15,7 +15,7 @@ import pytest
 
 ROOT = Path(__file__).resolve().parents[2]
 PYTHON_PACKAGES = ("genesis_core", "genesis_ros")
-EXECUTABLES = ("perception_node", "camera_node", "demo")
+EXECUTABLES = ("perception_node", "camera_node", "demo", "segment_bag")
 
 IMPORT_ALL = """
 import genesis_core, genesis_ros
@@ -68,13 +68,13 @@ def in_workspace(install: Path, script: str, cwd: Path) -> str:
 
 
 def files_of(package: Path) -> set[str]:
-    """Files of a Python package, relative to it; without caches and the generated messages."""
+    """Files of a Python package, relative to it; without caches and the generated interfaces."""
     return {
         str(path.relative_to(package))
         for path in package.rglob("*")
         if path.is_file()
         and "__pycache__" not in path.parts
-        and "msg" not in path.relative_to(package).parts
+        and not {"msg", "srv"} & set(path.relative_to(package).parts)
         and "_s__rosidl_" not in path.name
         and "_s.ep." not in path.name
     }
@@ -124,10 +124,16 @@ def test_build_installs_every_file(install: Path, package: str) -> None:
 
 def test_build_installs_configuration_launch_file_and_messages(install: Path) -> None:
     share = install / "genesis_ros" / "share" / "genesis_ros"
-    for name in ("config/perception.yaml", "launch/perception.launch.py", "package.xml"):
+    for name in (
+        "config/perception.yaml",
+        "config/perception.rviz",
+        "launch/perception.launch.py",
+        "package.xml",
+    ):
         assert (share / name).read_bytes() == (ROOT / name).read_bytes()
-    interfaces = sorted(path.name for path in (share / "msg").glob("*.msg"))
-    assert interfaces == sorted(path.name for path in (ROOT / "msg").glob("*.msg"))
+    for kind in ("msg", "srv"):
+        interfaces = sorted(path.name for path in (share / kind).glob(f"*.{kind}"))
+        assert interfaces == sorted(path.name for path in (ROOT / kind).glob(f"*.{kind}"))
 
 
 def test_plain_build_does_not_need_the_checkout(plain: Path) -> None:
@@ -146,6 +152,7 @@ def test_build_installs_executables(install: Path) -> None:
 def test_executables_run(plain: Path, tmp_path: Path) -> None:
     folder = plain / "genesis_ros" / "lib" / "genesis_ros"
     assert "--frames" in in_workspace(plain, f"{folder}/demo --help", tmp_path)
+    assert "--topic" in in_workspace(plain, f"{folder}/segment_bag --help", tmp_path)
     # rclpy refuses an argument that is no remapping: the executable got as far as the node's start.
     for name in ("perception_node", "camera_node"):
         script = f"{folder}/{name} --ros-args -r 'no remapping' 2>&1"
@@ -181,4 +188,4 @@ def test_pip_install_gives_importable_packages(tmp_path: Path) -> None:
     env = environment(PYTHONPATH=f"{target}{os.pathsep}{messages}")
     *files, entries = run(sys.executable, code, cwd=tmp_path, env=env).splitlines()[-3:]
     assert all(file.startswith(str(target)) for file in files), files
-    assert entries == "genesis_camera genesis_demo genesis_perception"
+    assert entries == "genesis_camera genesis_demo genesis_perception genesis_segment_bag"

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import math
+from pathlib import Path
 
 import pytest
 
-from genesis_ros.parameters import RULES, ParameterError, Settings, check
+from genesis_ros.parameters import PER_CAMERA, RULES, ParameterError, Settings, check
+
+ROOT = Path(__file__).resolve().parents[2]
 
 BAD_VALUES = [
     ("autostart", 1, "expected true or false"),
@@ -14,6 +17,8 @@ BAD_VALUES = [
     ("device", "gpu", "expected auto, cpu, cuda or cuda:n"),
     ("device", "cuda:x", "expected auto, cpu, cuda or cuda:n"),
     ("precision", "int8", "expected one of auto, fp32, bf16, fp16"),
+    ("compile", "on", "expected one of auto, always, never"),
+    ("compile", True, "expected a text"),
     ("max_slots", -1, "expected 0 to 64"),
     ("max_slots", 65, "expected 0 to 64"),
     ("max_slots", 1, "a single slot"),
@@ -25,17 +30,28 @@ BAD_VALUES = [
     ("stop_threshold", "20", "expected a number"),
     ("mask_source", "encoder", "expected one of auto, decoder, attention"),
     ("fit", "stretch", "expected one of resize, crop"),
-    ("image_topics", [], "expected exactly one image topic"),
-    ("image_topics", ["/a", "/b"], "expected exactly one image topic"),
+    ("image_topics", [], "expected 1 to 16 topics"),
+    ("image_topics", [f"/camera_{number}" for number in range(17)], "expected 1 to 16 topics"),
+    ("image_topics", ["/a", "/b", "/a"], "a topic is listed twice"),
     ("image_topics", [""], "must not be empty"),
     ("image_topics", ["/camera/image raw"], "topic name must not contain"),
     ("image_topics", [3], "expected a list of texts"),
     ("image_topics", "/camera/image_raw", "expected a list of texts"),
+    ("camera_names", ["left camera"], "'left camera' cannot be part of a topic"),
+    ("camera_names", ["left", "left"], "a name is listed twice"),
+    ("depth_topics", ["/camera/depth image"], "topic name must not contain"),
+    ("camera_info_topics", ["", "/camera info"], "topic name must not contain"),
+    ("depth_tolerance", -0.1, "expected 0 to 10"),
     ("image_transport", "theora", "expected one of auto, raw, compressed"),
     ("qos_reliability", "best effort", "expected one of auto, best_effort, reliable"),
     ("min_area", 1.5, "expected 0 to 1"),
     ("mask_floor", -0.1, "expected 0 to 1"),
     ("background_border", 2, "expected 0 to 1"),
+    ("background_span", -0.1, "expected 0 to 1"),
+    ("clutter_score", 1.1, "expected 0 to 1"),
+    ("tracking", "yes", "expected true or false"),
+    ("track_max_age", -1.0, "expected 0 to 3600"),
+    ("track_min_similarity", 1.5, "expected 0 to 1"),
     ("overlay_alpha", 1.01, "expected 0 to 1"),
     ("diagnostics_period", 0, "expected 0.1 to 60"),
     ("stale_timeout", 0.0, "expected 0.1 to 3600"),
@@ -67,6 +83,36 @@ def test_an_integer_serves_as_a_number() -> None:
 
 def test_a_list_becomes_a_tuple() -> None:
     assert check("image_topics", ["/camera/image_raw"]) == ("/camera/image_raw",)
+
+
+@pytest.mark.parametrize("name", PER_CAMERA)
+def test_one_item_per_camera(name: str) -> None:
+    topics = ("/left/image_raw", "/right/image_raw")
+    assert Settings(image_topics=topics).per_camera(name) == ("", "")
+    given = Settings(image_topics=topics, **{name: ("", "b")})  # type: ignore[arg-type]
+    assert given.per_camera(name) == ("", "b")
+    with pytest.raises(ParameterError, match=f"parameter {name} has 3 items, image_topics 2"):
+        Settings(image_topics=topics, **{name: ("a", "b", "c")})  # type: ignore[arg-type]
+
+
+def test_readme_lists_every_parameter_with_its_default_and_description() -> None:
+    rows = [
+        tuple(cell.strip() for cell in line.split("|")[1:5])
+        for line in (ROOT / "README.md").read_text().splitlines()
+        if line.startswith("| `") and line.partition("`")[2].partition("`")[0] in RULES
+    ]
+    found = {name.strip("`"): (default, text, live) for name, default, text, live in rows}
+    assert found == {
+        name: (f"`{shown(default)}`", RULES[name].description, "live" if RULES[name].live else "")
+        for name, default in vars(Settings()).items()
+    }
+
+
+def shown(default: object) -> str:
+    """A default as it is written in YAML."""
+    if isinstance(default, tuple):
+        return "[" + ", ".join(item or '""' for item in default) + "]"
+    return str(default).lower() if isinstance(default, bool) else str(default) or '""'
 
 
 @pytest.mark.parametrize("device", ["auto", "cpu", "cuda", "cuda:0", "cuda:12"])

@@ -136,7 +136,7 @@ def test_masks_label_image_and_overlay_agree(
         client.spin(0.5)  # until the node knows of both listeners
         message = camera.ask(encode(photo, "rgb8"))
         client.until(lambda: labels and overlays, "label image and overlay")
-    assert (message.camera, message.model) == (TOPIC, "tiny")
+    assert (message.camera, message.model) == ("images_test", "tiny")
     assert (message.height, message.width) == photo.shape[:2]
     assert labels[-1].header == overlays[-1].header == message.header
 
@@ -154,7 +154,7 @@ def test_masks_label_image_and_overlay_agree(
         assert min(item.latent_std) > 0
         assert 0 < item.score <= 1
         assert item.mask.header == message.header
-        assert item.track_id == 0 and not item.has_position
+        assert item.track_id > 0 and not item.has_position
     np.testing.assert_allclose(full_masks(message).sum(axis=0), 1, atol=1e-6)
 
     objects = [
@@ -172,7 +172,8 @@ def test_masks_label_image_and_overlay_agree(
         )
         for item in message.objects
     ]
-    expected = draw_overlay(photo, SceneObjects(objects, found), 0.5)
+    track_ids = [item.track_id for item in message.objects]
+    expected = draw_overlay(photo, SceneObjects(objects, found), 0.5, track_ids)
     assert overlays[-1].encoding == "rgb8"
     np.testing.assert_array_equal(to_rgb(overlays[-1]), expected)
 
@@ -271,10 +272,10 @@ def test_newest_frame_is_served_and_the_others_are_counted(client: Any, camera: 
         before = counts_now(client, reports)
         answered = len(camera.answered())
         stamps = []
-        for _ in range(30):
-            stamps.append(camera.publish(message))
-            client.spin(0.005)
-        camera.answer(stamps[-1])
+        for _ in range(6):
+            # No more at once than the node keeps answers for a planner that is late: all arrive.
+            stamps += [camera.publish(message) for _ in range(5)]
+            camera.answer(stamps[-1])
         after = counts_now(client, reports)
     change = {name: after[name] - before[name] for name in after}
     served = camera.answered()[answered:]
@@ -354,7 +355,7 @@ def test_compressed_images(client: Any, node: Any, photo: np.ndarray) -> None:
         camera = Camera.__new__(Camera)
         camera._client, camera._masks, camera.raw = client, masks, publisher
         message = camera.ask(CompressedImage(format="jpeg", data=jpeg))
-        assert message.camera == TOPIC
+        assert message.camera == "images_test"
         assert (message.height, message.width) == photo.shape[:2]
         lost = []
         for file_format, data, problem in (

@@ -14,7 +14,7 @@ from diagnostic_msgs.msg import DiagnosticArray, DiagnosticStatus
 from rclpy.qos import QoSProfile, ReliabilityPolicy
 from sensor_msgs.msg import Image
 
-from genesis_core import GenesisV2, GenesisV2Config, save_model
+from genesis_core import GenesisV2, GenesisV2Config, build_model, config_from_dict, save_model
 from genesis_ros.conversions import to_message
 from genesis_ros.masks import full_masks
 from genesis_ros.msg import ObjectMasks
@@ -23,6 +23,11 @@ from genesis_ros.parameters import RULES, Settings
 TOPIC = "/lifecycle_test/image_raw"
 NODE = "/genesis/perception"
 MASKS = "/genesis/object_masks"
+BASELINES = {  # the other models, small
+    "genesis_v1": {"mask_latent_dim": 4, "component_latent_dim": 2, "mask_width": 4},
+    "monet": {"latent_dim": 4, "attention_width": 4, "component_width": 4},
+    "slot_attention": {"latent_dim": 8, "feature_dim": 8, "hidden_dim": 8},
+}
 
 Start = Callable[..., Any]
 
@@ -208,6 +213,58 @@ def test_parameters_of_a_running_node(
         assert client.set_parameter(NODE, "min_area", 1).successful  # an integer will do
         client.spin(0.3)
         assert not ask(client, photo, masks).objects
+
+
+def test_simulated_time_that_stands_still(client: Any, start: Start, photo: np.ndarray) -> None:
+    """Nobody publishes /clock; the node still hears its camera and tells how it is."""
+    node = start(use_sim_time=True)
+    node.wait_for_log("active: ")
+    best_effort = QoSProfile(depth=5, reliability=ReliabilityPolicy.BEST_EFFORT)
+    publisher = client.publisher(Image, TOPIC, best_effort, heard=False)
+    with (
+        client.listen(ObjectMasks, MASKS) as masks,
+        client.listen(DiagnosticArray, "/diagnostics") as reports,
+    ):
+
+        def answered() -> bool:
+            publisher.publish(to_message(photo, Image().header))
+            client.spin(0.1)
+            return bool(masks) and bool(reports)
+
+        client.until(answered, "object masks and diagnostics")
+
+
+@pytest.mark.parametrize("signal_number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_while_the_model_is_loaded(
+    start: Start, tmp_path: Path, signal_number: int
+) -> None:
+    checkpoint = tmp_path / "large.safetensors"
+    save_model(GenesisV2(GenesisV2Config(image_size=256, feature_dim=128)), checkpoint)
+    node = start(checkpoint=str(checkpoint))
+    node.wait_for_log("loading ")
+    assert node.end(signal_number) == 0
+    assert "active: " not in node.log
+
+
+@pytest.mark.parametrize("model", BASELINES)
+def test_another_model_runs_and_refuses_what_it_cannot_do(
+    model: str, client: Any, start: Start, tmp_path: Path, photo: np.ndarray
+) -> None:
+    """GENESIS-V2 alone has a flexible number of slots."""
+    checkpoint = tmp_path / "other.safetensors"
+    values = {"model": model, "image_size": 32, "num_slots": 3, **BASELINES[model]}
+    save_model(build_model(config_from_dict(values)), checkpoint)
+    node = start(checkpoint=str(checkpoint), min_area=0.0)
+    node.wait_for_log("active: ")
+    result = client.set_parameter(NODE, "stop_threshold", 20.0)
+    assert not result.successful
+    assert f"{model} model, whose number of slots is fixed" in result.reason
+    assert client.get_parameter(NODE, "stop_threshold") == 0.0
+    with client.listen(ObjectMasks, MASKS) as masks:
+        answer = ask(client, photo, masks)
+    assert 1 <= len(answer.objects) <= 3
+    np.testing.assert_allclose(full_masks(answer).sum(axis=0), 1, atol=1e-5)
+    assert "Traceback" not in node.log
 
 
 @pytest.mark.parametrize("signal_number", [signal.SIGINT, signal.SIGTERM])

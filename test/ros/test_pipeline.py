@@ -34,21 +34,26 @@ class Recorder:
 
 @contextmanager
 def working(
-    process: Callable[[list[str]], None], on_error: Callable[[Exception], None] = pytest.fail
+    process: Callable[[list[str]], None],
+    on_drop: Callable[[str], None] = pytest.fail,
+    on_error: Callable[[Exception], None] = pytest.fail,
 ) -> Iterator[LatestFrameWorker[str]]:
-    worker = LatestFrameWorker(process, on_error)
+    worker = LatestFrameWorker(process, on_drop, on_error)
     yield worker
     assert worker.close(TIMEOUT)
 
 
-def test_newest_frame_waits_and_older_ones_are_given_back() -> None:
+def test_newest_frame_waits_and_older_ones_are_dropped() -> None:
     record = Recorder()
-    with working(record) as worker:
-        assert worker.submit("camera", "1") is None
+    dropped: list[str] = []
+    with working(record, dropped.append) as worker:
+        worker.submit("camera", "1")
         record.wait()
-        assert worker.submit("camera", "2") is None
-        assert worker.submit("camera", "3") == "2"
-        assert worker.submit("camera", "4") == "3"
+        worker.submit("camera", "2")
+        assert dropped == []
+        worker.submit("camera", "3")
+        worker.submit("camera", "4")
+        assert dropped == ["2", "3"]
         record.go_on.release()
         record.wait()
         record.go_on.release()
@@ -57,12 +62,15 @@ def test_newest_frame_waits_and_older_ones_are_given_back() -> None:
 
 def test_frames_of_several_cameras_form_a_batch() -> None:
     record = Recorder()
-    with working(record) as worker:
+    dropped: list[str] = []
+    with working(record, dropped.append) as worker:
         worker.submit("left", "l1")
         record.wait()
         worker.submit("left", "l2")
-        assert worker.submit("right", "r1") is None
-        assert worker.submit("left", "l3") == "l2"
+        worker.submit("right", "r1")
+        assert dropped == []
+        worker.submit("left", "l3")
+        assert dropped == ["l2"]
         record.go_on.release()
         record.wait()
         record.go_on.release()
@@ -72,7 +80,7 @@ def test_frames_of_several_cameras_form_a_batch() -> None:
 def test_an_error_ends_nothing() -> None:
     record = Recorder()
     errors: list[str] = []
-    with working(record, lambda error: errors.append(str(error))) as worker:
+    with working(record, on_error=lambda error: errors.append(str(error))) as worker:
         for frame in ("bad", "good"):
             worker.submit("camera", frame)
             record.wait()
@@ -81,13 +89,17 @@ def test_an_error_ends_nothing() -> None:
     assert errors == ["a bad frame"]
 
 
-def test_close_forgets_the_waiting_frame_and_waits_for_the_one_in_work() -> None:
+def test_close_drops_what_waits_and_what_comes_and_waits_for_the_frame_in_work() -> None:
     record = Recorder()
-    worker = LatestFrameWorker(record, pytest.fail)
+    dropped: list[str] = []
+    worker = LatestFrameWorker(record, dropped.append, pytest.fail)
     worker.submit("camera", "1")
     record.wait()
     worker.submit("camera", "2")
     assert not worker.close(0.01)
+    assert dropped == ["2"]
+    worker.submit("camera", "3")
+    assert dropped == ["2", "3"]
     record.go_on.release()
     assert worker.close(TIMEOUT)
     assert record.batches == [["1"]]

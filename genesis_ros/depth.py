@@ -1,0 +1,202 @@
+"""Where the objects of an image are and how large, from a depth image (no ROS, no torch).
+
+The depth image is registered to the colour image: it shows the same view, pixel by pixel, though
+it may have fewer or more of them. Depth is the distance along the optical axis [m] and NaN,
+infinite, zero or negative where unknown. Points are in the camera's optical frame: x right, y down,
+z forward.
+
+Masks are never exact, and depth cameras put pixels between an object and what is behind it. So
+stray fragments of a mask are left out, the object's range of depth is taken from the pixels where
+depth does not jump, and what the mask holds outside that range is not the object (find_surface).
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import NamedTuple, TypeVar
+
+import cv2
+import numpy as np
+import numpy.typing as npt
+
+_Pixel = TypeVar("_Pixel", bound=np.generic)
+
+MIN_PIXELS = 20
+"""Fewer known depth pixels say nothing about an object."""
+
+_STEEPEST = math.tan(math.radians(84.0))  # of a surface against the image plane; more is a jump
+_LEAST_JUMP = 0.01  # m; less may be noise
+_BIN = 0.01  # of the distance: resolution at which ranges of depth are told apart
+_LEAST_BIN = 1e-6  # m
+_THIN = 0.02  # of the fullest bin's pixels; an emptier bin is a gap
+_MOST_BINS = 10_000
+_FRAGMENT = 0.1  # of a mask's largest part; smaller parts of it are stray
+_TRIM = 0.002  # share of the points that does not count at either end of an axis
+_SAMPLES = 4096  # px; of a larger object, every second, third... row and column is looked at
+
+
+class Measurement(NamedTuple):
+    """What depth says about one object: only of the surface that the camera sees."""
+
+    position: npt.NDArray[np.float64]  # (3,) mean of the visible surface's points [m]
+    size: npt.NDArray[np.float64]  # (3,) full extent of the visible surface along x, y, z [m]
+
+
+def locate(
+    labels: npt.NDArray[np.integer],
+    wanted: Sequence[int],
+    depth: npt.NDArray[np.float32],
+    intrinsics: npt.NDArray[np.float64],
+) -> list[Measurement | None]:
+    """Position and size of the visible surface of each wanted object, in their order.
+
+    labels: (H, W), the label of each pixel of the colour image. wanted: labels to measure.
+    depth: (H', W') float32 [m], of the same view. intrinsics: pinhole matrix (3, 3) of the depth
+    image [px], the centre of the upper left pixel being (0, 0).
+
+    None where fewer than MIN_PIXELS pixels of an object's surface are known. Lens distortion is
+    not taken into account.
+
+    Raises ValueError if labels and depth have different shapes (aspect ratios).
+    """
+    labels = resize_nearest(labels, depth.shape)
+    return [_measure(labels == label, depth, intrinsics) for label in wanted]
+
+
+def to_points(
+    depth: npt.NDArray[np.float32], intrinsics: npt.NDArray[np.float64]
+) -> npt.NDArray[np.float32]:
+    """The point that each pixel shows, (H, W, 3) [m], NaN where the depth is unknown."""
+    height, width = depth.shape
+    rays_x, rays_y = _rays(intrinsics, np.arange(width), np.arange(height))
+    z = np.where(known(depth), depth, np.float32(np.nan))
+    return np.stack([z * rays_x, z * rays_y[:, np.newaxis], z], axis=-1, dtype=np.float32)
+
+
+def point_subset(
+    points: npt.NDArray[np.floating], mask: npt.NDArray[np.bool_]
+) -> npt.NDArray[np.floating]:
+    """The finite points (P, 3) of an organised point cloud (H', W', 3) that a mask (H, W) covers.
+
+    Raises ValueError if mask and cloud have different shapes (aspect ratios).
+    """
+    chosen = points[resize_nearest(mask, points.shape[:2])]
+    return chosen[np.isfinite(chosen).all(axis=1)]
+
+
+def known(depth: npt.NDArray[np.float32]) -> npt.NDArray[np.bool_]:
+    """Where depth is a distance: finite and positive."""
+    return (depth > 0) & (depth < np.inf)
+
+
+def resize_nearest(image: npt.NDArray[_Pixel], shape: tuple[int, ...]) -> npt.NDArray[_Pixel]:
+    """An image (H, W) of labels or truth values, sampled at the pixels of another size.
+
+    Raises ValueError if that would distort it by more than 2%.
+    """
+    if image.shape == tuple(shape):
+        return image
+    (height, width), (new_height, new_width) = image.shape, shape
+    if not 0.98 <= (new_width * height) / (new_height * width) <= 1.02:
+        raise ValueError(
+            f"the depth is {new_width}x{new_height}, the image {width}x{height}: they cannot show "
+            "the same view; register the depth to the colour camera"
+        )
+    # Pixel centres; OpenCV's nearest neighbour takes the upper left of the pixels in question.
+    rows = ((np.arange(new_height) + 0.5) * (height / new_height)).astype(int)
+    columns = ((np.arange(new_width) + 0.5) * (width / new_width)).astype(int)
+    return image[rows[:, np.newaxis], columns]
+
+
+def find_surface(
+    mask: npt.NDArray[np.bool_], depth: npt.NDArray[np.float32], focal_length: float
+) -> npt.NDArray[np.bool_]:
+    """The pixels of a mask (H, W) that show the object's surface, as far as depth can tell."""
+    good = known(depth)
+    mask = _without_fragments(mask)
+    surface = mask & good
+    sure = depth[surface & ~_jumps(depth, good, focal_length)]
+    if len(sure) < MIN_PIXELS:  # too small or too sparse to be choosy
+        sure = depth[surface]
+    if len(sure) >= MIN_PIXELS:
+        near, far = _main_range(sure)
+        surface &= (depth >= near) & (depth <= far)
+    return surface
+
+
+def _measure(
+    mask: npt.NDArray[np.bool_], depth: npt.NDArray[np.float32], intrinsics: npt.NDArray[np.float64]
+) -> Measurement | None:
+    x, y, width, height = cv2.boundingRect(mask.view(np.uint8))
+    if not width:
+        return None
+    # One more on each side shows whether depth jumps at the mask's edge.
+    top, left = max(y - 1, 0), max(x - 1, 0)
+    step = math.ceil(math.sqrt(cv2.countNonZero(mask.view(np.uint8)) / _SAMPLES))
+    crop = slice(top, y + height + 1, step), slice(left, x + width + 1, step)
+    sampled = np.ascontiguousarray(depth[crop])
+    focal_length = float(intrinsics[0, 0]) / step
+    surface = find_surface(np.ascontiguousarray(mask[crop]), sampled, focal_length)
+    rows, columns = np.nonzero(surface)
+    if len(rows) < MIN_PIXELS:
+        return None
+    z = sampled[surface].astype(np.float64)
+    rays_x, rays_y = _rays(intrinsics, columns * step + left, rows * step + top)
+    points = np.sort(np.stack([z * rays_x, z * rays_y, z]), axis=1)
+    trimmed = round(_TRIM * len(z))
+    return Measurement(points.mean(axis=1), points[:, -1 - trimmed] - points[:, trimmed])
+
+
+def _rays(
+    intrinsics: npt.NDArray[np.float64],
+    columns: npt.NDArray[np.integer],
+    rows: npt.NDArray[np.integer],
+) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]:
+    """x and y of the points at distance 1 that pixels show."""
+    return (
+        (columns - intrinsics[0, 2]) / intrinsics[0, 0],
+        (rows - intrinsics[1, 2]) / intrinsics[1, 1],
+    )
+
+
+def _without_fragments(mask: npt.NDArray[np.bool_]) -> npt.NDArray[np.bool_]:
+    """The mask's larger parts; an object that something hides in the middle has several."""
+    count, parts, facts, _ = cv2.connectedComponentsWithStats(mask.view(np.uint8))
+    if count <= 2:  # nothing, the background being a part, or one piece
+        return mask
+    areas = facts[:, cv2.CC_STAT_AREA]
+    kept = areas >= _FRAGMENT * areas[1:].max()
+    kept[0] = False
+    return kept[parts]
+
+
+def _jumps(
+    depth: npt.NDArray[np.float32], good: npt.NDArray[np.bool_], focal_length: float
+) -> npt.NDArray[np.bool_]:
+    """Where depth changes more between neighbours than on any surface that a camera can see."""
+    around = np.ones((3, 3), np.uint8)
+    farthest = cv2.dilate(np.where(good, depth, np.float32(0)), around)
+    nearest = cv2.erode(np.where(good, depth, np.float32(1e9)), around)
+    allowed = np.maximum(_LEAST_JUMP, nearest * np.float32(2 * _STEEPEST / focal_length))
+    return farthest - nearest > allowed
+
+
+def _main_range(z: npt.NDArray[np.float32]) -> tuple[float, float]:
+    """Nearest and farthest depth of the range, without a gap in it, that holds most pixels.
+
+    If another holds half as many, the nearest of them: what is behind an object gets into its mask
+    more often than what is in front, and objects have more missing depth than walls.
+    """
+    low = float(z.min())
+    width = max(_BIN * float(np.median(z)), _LEAST_BIN)
+    bins = np.minimum((z - low) / width, _MOST_BINS).astype(np.int64)
+    counts = np.bincount(bins)
+    thin = counts < max(1.0, _THIN * counts.max())
+    counts[thin] = 0
+    ranges = np.cumsum(thin)  # the same number from one thin bin to the next
+    sums = np.bincount(ranges, weights=counts)
+    chosen = (sums >= 0.5 * sums.max()).argmax()
+    (occupied,) = np.nonzero((ranges == chosen) & ~thin)
+    # The range's own ends are thin, too.
+    return low + float(occupied[0] - 1) * width, low + float(occupied[-1] + 2) * width

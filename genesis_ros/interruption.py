@@ -1,0 +1,47 @@
+"""Ctrl-C and its like, taken note of until it suits."""
+
+from __future__ import annotations
+
+import signal
+from types import FrameType
+
+import rclpy
+
+
+def raise_unless_ending() -> None:
+    """In an except clause: let go of an error of a ROS process that was told to end.
+
+    rclpy shuts its context down in a thread of its own, in the middle of whatever happens
+    elsewhere, which then raises RCLError or InvalidHandle.
+    """
+    if rclpy.ok():
+        raise
+
+
+class Interrupted(Exception):
+    """A signal asked the program to stop."""
+
+
+class Interruption:
+    """Takes note of Ctrl-C and its like, so that a program can stop between two frames.
+
+    An exception out of the blue could leave half a frame in a bag, or a process running.
+    """
+
+    def __init__(self) -> None:
+        self._signal = 0
+        for signum in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+            signal.signal(signum, self._note)
+
+    def _note(self, signum: int, frame: FrameType | None) -> None:
+        self._signal = signum
+
+    @property
+    def exit_status(self) -> int:
+        """0 if there was none, otherwise what a shell expects of an interrupted program."""
+        return 128 + self._signal if self._signal else 0
+
+    def check(self) -> None:
+        """Raise Interrupted if there was one."""
+        if self._signal:
+            raise Interrupted

@@ -1,0 +1,18 @@
+"""The benchmark of the node: a real one, a few small images."""
+
+from pathlib import Path
+
+from benchmarks import bench
+
+
+def test_the_node_is_measured(tmp_path: Path) -> None:
+    arguments = ["--small", "--frames", "5", "--device", "cpu", "--precision", "fp32"]
+    output = tmp_path / "bench.json"
+    result = bench.main([*arguments, "--parts", "node", "--output", str(output)])
+    (row,) = result["node"]
+    assert (row["size"], row["frames"]) == ("64x48", 5)
+    for key in ("mean_ms", "p95_ms", "inference_ms", "floor_ms", "cpu_ms", "ready_s", "memory_mib"):
+        assert row[key] > 0, key
+    whole = row["inference_ms"] + row["conversion_ms"] + row["transport_ms"]
+    assert abs(whole - row["mean_ms"]) < 1e-6
+    assert abs(row["overhead_ms"] - (row["mean_ms"] - row["inference_ms"])) < 1e-6

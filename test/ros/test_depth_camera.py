@@ -1,0 +1,268 @@
+"""Depth images over ROS, matched to colour images by their stamps."""
+
+from __future__ import annotations
+
+import threading
+from array import array
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+import pytest
+from builtin_interfaces.msg import Time
+from rclpy.qos import QoSProfile, ReliabilityPolicy
+from sensor_msgs.msg import CameraInfo, Image
+
+from genesis_ros.depth_camera import DepthCamera, DepthError
+
+TOPIC, INFO_TOPIC = "/test/depth/image_raw", "/test/depth/camera_info"
+TOLERANCE = 0.02
+
+
+def stamp(seconds: float) -> Time:
+    nanoseconds = round(seconds * 1e9)
+    return Time(sec=nanoseconds // 10**9, nanosec=nanoseconds % 10**9)
+
+
+def depth_image(seconds: float, metres: float = 1.0, shape: tuple[int, int] = (48, 64)) -> Image:
+    """Depth is the same everywhere, 16UC1."""
+    pixels = np.full(shape, round(metres * 1000), "<u2")
+    message = Image(
+        height=shape[0],
+        width=shape[1],
+        encoding="16UC1",
+        step=2 * shape[1],
+        data=array("B", pixels.tobytes()),
+    )
+    message.header.stamp = stamp(seconds)
+    return message
+
+
+def camera_info(focal_length: float = 60.0) -> CameraInfo:
+    matrix = [focal_length, 0, 31.5, 0, focal_length, 23.5, 0, 0, 1.0]
+    return CameraInfo(width=64, height=48, k=matrix)
+
+
+class Sensor:
+    """A depth camera's driver, and whether what it sends has arrived."""
+
+    def __init__(self, client: Any, depth: DepthCamera) -> None:
+        self.client, self.depth = client, depth
+        self.images = client.publisher(Image, TOPIC)
+        self.infos = client.publisher(CameraInfo, INFO_TOPIC)
+
+    def send_info(self, info: CameraInfo) -> None:
+        self.infos.publish(info)
+        self.client.spin(0.2)
+
+    def send(self, image: Image) -> None:
+        """Publish an image and wait until it can be looked up, or would be if there was an info."""
+        self.images.publish(image)
+        wanted = image.header.stamp
+
+        def arrived() -> bool:
+            try:
+                return self.depth.nearest(wanted, 0.0).image == image
+            except DepthError as error:
+                return error.kind == "no camera info"
+
+        self.client.until(arrived, f"depth image of {wanted.sec}")
+
+
+@pytest.fixture
+def depth(client: Any) -> Iterator[DepthCamera]:
+    camera = DepthCamera(client.node, TOPIC)
+    yield camera
+    camera.close()
+
+
+@pytest.fixture
+def sensor(client: Any, depth: DepthCamera) -> Sensor:
+    return Sensor(client, depth)
+
+
+def why(depth: DepthCamera, seconds: float, tolerance: float = TOLERANCE) -> str:
+    """Why there is no depth for an image of this time."""
+    with pytest.raises(DepthError) as error:
+        depth.nearest(stamp(seconds), tolerance)
+    return str(error.value)
+
+
+def test_the_info_is_beside_the_image_unless_named(client: Any, depth: DepthCamera) -> None:
+    assert (depth.topic, depth.info_topic) == (TOPIC, INFO_TOPIC)
+    relative = DepthCamera(client.node, "depth", "other_info")
+    assert (relative.topic, relative.info_topic) == ("/test/depth", "/test/other_info")
+    relative.close()
+    beside = DepthCamera(client.node, "depth")
+    assert beside.info_topic == "/test/camera_info"
+    beside.close()
+
+
+def test_what_is_missing_is_said(depth: DepthCamera, sensor: Sensor) -> None:
+    assert why(depth, 1.0) == f"no depth image yet on {TOPIC}"
+    sensor.send(depth_image(1.0))
+    assert why(depth, 1.0) == f"no camera info yet on {INFO_TOPIC}"
+    sensor.send_info(camera_info())
+    assert depth.nearest(stamp(1.0), TOLERANCE).image == depth_image(1.0)
+
+
+def test_the_nearest_stamp_within_the_tolerance_is_taken(
+    depth: DepthCamera, sensor: Sensor
+) -> None:
+    sensor.send_info(camera_info())
+    for seconds in (10.0, 10.033, 10.066):
+        sensor.send(depth_image(seconds))
+    for wanted, taken in ((10.0, 10.0), (10.02, 10.033), (10.05, 10.066), (10.085, 10.066)):
+        found = depth.nearest(stamp(wanted), TOLERANCE)
+        assert found.image.header.stamp == stamp(taken)
+    assert "0.034 s earlier, depth_tolerance is 0.02 s" in why(depth, 10.1)
+    assert "0.500 s later" in why(depth, 9.5)
+    assert "0.001 s earlier" in why(depth, 10.067, tolerance=0.0)
+
+
+def test_the_newest_info_is_taken(depth: DepthCamera, sensor: Sensor) -> None:
+    sensor.send(depth_image(1.0))
+    for focal_length in (60.0, 70.0):
+        sensor.send_info(camera_info(focal_length))
+    assert depth.nearest(stamp(1.0), TOLERANCE).info == camera_info(70.0)
+
+
+def test_time_may_start_again(depth: DepthCamera, sensor: Sensor) -> None:
+    """A simulation or a bag that was restarted."""
+    sensor.send_info(camera_info())
+    sensor.send(depth_image(1000.0))
+    sensor.send(depth_image(1.0))
+    assert depth.nearest(stamp(1.0), TOLERANCE).image.header.stamp.sec == 1
+
+
+def test_objects_are_measured(depth: DepthCamera, sensor: Sensor) -> None:
+    sensor.send_info(camera_info())
+    sensor.send(depth_image(1.0, metres=0.6))
+    labels = np.zeros((480, 640), np.uint8)  # ten times as many pixels as the depth image has
+    labels[100:200, 420:520] = 3
+    nothing, found = depth.measure(stamp(1.0), labels, [4, 3], TOLERANCE)
+    assert nothing is None and found is not None
+    # The middle of depth pixels 42 to 51 and 10 to 19.
+    expected = np.array([(46.5 - 31.5) / 60, (14.5 - 23.5) / 60, 1.0]) * 0.6
+    np.testing.assert_allclose(found.position, expected, atol=1e-6)
+    np.testing.assert_allclose(found.size, [0.09, 0.09, 0.0], atol=1e-6)
+
+
+def test_unusable_messages_are_named(depth: DepthCamera, sensor: Sensor) -> None:
+    labels = np.ones((48, 64), np.uint8)
+
+    def problem(image: Image, info: CameraInfo) -> str:
+        sensor.send_info(info)
+        sensor.send(image)
+        with pytest.raises(DepthError) as error:
+            depth.measure(image.header.stamp, labels, [1], TOLERANCE)
+        return str(error.value)
+
+    colour = depth_image(1.0)
+    colour.encoding = "rgb8"
+    assert problem(colour, camera_info()).startswith(f"{TOPIC}: encoding 'rgb8' is no depth")
+    short = depth_image(2.0)
+    short.data = short.data[:-1]
+    assert "6143 bytes" in problem(short, camera_info())
+    text = problem(depth_image(3.0), camera_info(np.nan))
+    assert text.startswith(f"{INFO_TOPIC}: the camera info has no usable intrinsics")
+    text = problem(depth_image(4.0, shape=(48, 90)), camera_info())
+    assert text.startswith(f"{INFO_TOPIC}: the camera info is of 64x48 pixels, the depth image has")
+    square = camera_info()
+    square.width = square.height = 0
+    text = problem(depth_image(5.0, shape=(64, 64)), square)
+    assert text.startswith(f"{TOPIC}: the depth is 64x64, the image 64x48")
+
+
+def test_unknown_depth_gives_no_position(depth: DepthCamera, sensor: Sensor) -> None:
+    sensor.send_info(camera_info())
+    sensor.send(depth_image(1.0, metres=0.0))
+    assert depth.measure(stamp(1.0), np.ones((48, 64), np.uint8), [1], TOLERANCE) == [None]
+
+
+def test_old_images_are_forgotten(depth: DepthCamera, sensor: Sensor) -> None:
+    sensor.send_info(camera_info())
+    for number in range(1, 71):
+        sensor.send(depth_image(number))
+    assert "nearest is 9.000 s later" in why(depth, 2)
+    for number in (11, 70):
+        assert depth.nearest(stamp(number), 0.0).image.header.stamp.sec == number
+    # Large ones fill the memory sooner: 32 MB, but never fewer than three images.
+    for number in range(101, 106):
+        sensor.send(depth_image(number, shape=(3000, 2000)))
+    assert "nearest is 1.000 s later" in why(depth, 102)
+
+
+def test_a_late_image_is_waited_for(depth: DepthCamera, sensor: Sensor) -> None:
+    sensor.send_info(camera_info())
+    sensor.send(depth_image(0.97))
+    results: list[Image] = []
+
+    def look_up() -> None:
+        # The image before it is within this tolerance, too.
+        results.append(depth.nearest(stamp(1.0), 0.1, timeout=30.0).image)
+
+    worker = threading.Thread(target=look_up)
+    worker.start()
+    sensor.client.spin(0.2)
+    assert results == []
+    sensor.send(depth_image(1.0))
+    worker.join(30)
+    assert results == [depth_image(1.0)]
+    # One that never comes costs the timeout and no more.
+    assert depth.nearest(stamp(1.05), 0.1, timeout=0.05).image == depth_image(1.0)
+
+
+def test_best_effort_drivers_are_heard(client: Any, depth: DepthCamera) -> None:
+    qos = QoSProfile(depth=5, reliability=ReliabilityPolicy.BEST_EFFORT)
+    images = client.publisher(Image, TOPIC, qos, heard=False)
+    infos = client.publisher(CameraInfo, INFO_TOPIC, qos, heard=False)
+
+    def heard() -> bool:
+        depth.follow_publishers()
+        images.publish(depth_image(1.0))
+        infos.publish(camera_info())
+        try:
+            return bool(depth.nearest(stamp(1.0), TOLERANCE))
+        except DepthError:
+            return False
+
+    client.until(heard, "a best-effort depth image")
+
+
+def test_nothing_is_heard_after_close(client: Any, depth: DepthCamera, sensor: Sensor) -> None:
+    sensor.send_info(camera_info())
+    sensor.send(depth_image(1.0))
+    depth.close()
+    assert why(depth, 1.0) == f"no depth image yet on {TOPIC}"
+    client.until(lambda: not sensor.images.get_subscription_count(), "the end of the subscription")
+    depth.follow_publishers()
+    assert not client.node.count_subscribers(TOPIC)
+    depth.close()
+
+
+def test_looking_up_while_images_arrive(depth: DepthCamera, sensor: Sensor) -> None:
+    """The worker thread and the executor's work on the same images."""
+    sensor.send_info(camera_info())
+    sensor.send(depth_image(1.0))
+    errors: list[Exception] = []
+    lookups = 0
+    done = threading.Event()
+
+    def look_up() -> None:
+        nonlocal lookups
+        while not done.is_set():
+            try:
+                (found,) = depth.measure(stamp(1.0), np.ones((48, 64), np.uint8), [1], 1e9)
+                assert found is not None and found.position[2] == pytest.approx(1.0)
+                lookups += 1
+            except Exception as error:  # noqa: BLE001 - any is a failure of this test
+                errors.append(error)
+
+    worker = threading.Thread(target=look_up)
+    worker.start()
+    for number in range(2, 100):
+        sensor.send(depth_image(number))
+    done.set()
+    worker.join()
+    assert errors == [] and lookups > 0

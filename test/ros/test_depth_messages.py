@@ -1,0 +1,199 @@
+"""Depth images, intrinsics and point clouds as drivers send them."""
+
+from __future__ import annotations
+
+from array import array
+
+import numpy as np
+import pytest
+from sensor_msgs.msg import CameraInfo, Image, PointCloud2, PointField, RegionOfInterest
+
+from genesis_ros.conversions import ImageError
+from genesis_ros.depth_messages import cloud_points, depth_metres, depth_points, intrinsics
+
+METRES = np.array([[0.5, 1.25, 0.0], [65.535, 0.001, 2.0]], np.float32)
+
+
+def depth_image(
+    metres: np.ndarray, encoding: str, *, big_endian: bool = False, padding: int = 0
+) -> Image:
+    """As a driver would send it; padding: bytes at the end of each row."""
+    if encoding == "32FC1":
+        pixels = metres.astype(">f4" if big_endian else "<f4")
+    else:
+        pixels = (metres * 1000).round().astype(">u2" if big_endian else "<u2")
+    rows = np.pad(pixels.view(np.uint8), ((0, 0), (0, padding)), constant_values=7)
+    return Image(
+        height=metres.shape[0],
+        width=metres.shape[1],
+        encoding=encoding,
+        is_bigendian=int(big_endian),
+        step=rows.shape[1],
+        data=array("B", rows.tobytes()),
+    )
+
+
+@pytest.mark.parametrize("padding", [0, 4, 5])
+@pytest.mark.parametrize("big_endian", [False, True])
+@pytest.mark.parametrize("encoding", ["16UC1", "mono16", "32FC1"])
+def test_depth_in_metres(encoding: str, big_endian: bool, padding: int) -> None:
+    metres = depth_metres(depth_image(METRES, encoding, big_endian=big_endian, padding=padding))
+    assert metres.dtype == np.float32 and metres.dtype.isnative
+    np.testing.assert_allclose(metres, METRES, rtol=1e-6)
+
+
+def test_unknown_depth_is_passed_on() -> None:
+    given = np.array([[np.nan, np.inf, -np.inf, -1.0, 0.0]], np.float32)
+    np.testing.assert_array_equal(depth_metres(depth_image(given, "32FC1")), given)
+
+
+@pytest.mark.parametrize(
+    ("change", "kind", "text"),
+    [
+        ({"encoding": "rgb8"}, "encoding", "'rgb8' is no depth; expected 16UC1"),
+        ({"encoding": ""}, "encoding", "'' is no depth"),
+        ({"encoding": "32FC1"}, "length", "12 bytes of data and step 6; 3x2 32FC1 needs a step of"),
+        ({"width": 0}, "size", "no pixels"),
+        ({"height": 3}, "length", "12 bytes"),
+        ({"width": 4}, "length", "4x2 16UC1 needs a step of 8"),
+        ({"data": array("B", bytes(11))}, "length", "11 bytes"),
+    ],
+)
+def test_what_is_no_depth_image_is_refused(change: dict, kind: str, text: str) -> None:
+    message = depth_image(METRES, "16UC1")
+    for name, value in change.items():
+        setattr(message, name, value)
+    with pytest.raises(ImageError, match=text) as error:
+        depth_metres(message)
+    assert error.value.kind == kind
+
+
+def camera_info(**fields: object) -> CameraInfo:
+    info = CameraInfo(width=640, height=480, k=[600.0, 0, 319.5, 0, 610.0, 239.5, 0, 0, 1.0])
+    for name, value in fields.items():
+        setattr(info, name, value)
+    return info
+
+
+def ray(matrix: np.ndarray, column: float, row: float) -> np.ndarray:
+    """What a pixel sees, at distance 1."""
+    return np.linalg.inv(matrix) @ [column, row, 1]
+
+
+def test_intrinsics_are_those_of_the_camera_info() -> None:
+    matrix = intrinsics(camera_info(), 480, 640)
+    np.testing.assert_array_equal(matrix, [[600, 0, 319.5], [0, 610, 239.5], [0, 0, 1]])
+    # Some drivers leave the size at zero.
+    np.testing.assert_array_equal(intrinsics(camera_info(width=0, height=0), 480, 640), matrix)
+
+
+def test_intrinsics_of_a_resized_image_see_the_same() -> None:
+    full, half = (intrinsics(camera_info(), *size) for size in ((480, 640), (240, 320)))
+    # Corners of the image, which lie half a pixel outside the corner pixels' centres.
+    for x, y in ((0, 0), (640, 480), (100, 300)):
+        np.testing.assert_allclose(
+            ray(half, x / 2 - 0.5, y / 2 - 0.5), ray(full, x - 0.5, y - 0.5), atol=1e-12
+        )
+
+
+def test_intrinsics_of_a_region_of_interest() -> None:
+    roi = RegionOfInterest(x_offset=100, y_offset=50, width=320, height=240)
+    full = intrinsics(camera_info(), 480, 640)
+    part = intrinsics(camera_info(roi=roi), 240, 320)
+    np.testing.assert_allclose(ray(part, 0, 0), ray(full, 100, 50))
+    binned = intrinsics(camera_info(roi=roi, binning_x=2, binning_y=2), 120, 160)
+    np.testing.assert_allclose(ray(binned, -0.5, -0.5), ray(full, 99.5, 49.5))
+
+
+@pytest.mark.parametrize(
+    ("index", "value"), [(0, 0.0), (0, np.nan), (4, -1.0), (2, np.inf), (5, np.nan)]
+)
+def test_unusable_intrinsics_are_refused(index: int, value: float) -> None:
+    info = camera_info()
+    info.k[index] = value
+    with pytest.raises(ImageError, match=r"no usable intrinsics .*calibrate") as error:
+        intrinsics(info, 480, 640)
+    assert error.value.kind == "intrinsics"
+
+
+def test_camera_info_of_another_camera_is_refused() -> None:
+    with pytest.raises(ImageError, match="is of 640x480 pixels, the depth image has 848x480"):
+        intrinsics(camera_info(), 480, 848)
+
+
+def test_depth_image_to_points() -> None:
+    info = camera_info(width=3, height=2, k=[2.0, 0, 1.0, 0, 2.0, 0.5, 0, 0, 1.0])
+    points = depth_points(depth_image(METRES, "16UC1"), info)
+    np.testing.assert_allclose(points[0, 1], [0, -0.25 * 1.25, 1.25], atol=1e-6)
+    np.testing.assert_allclose(points[1, 2], [1.0, 0.5, 2.0], atol=1e-6)
+    assert np.isnan(points[0, 2]).all()
+
+
+def point_cloud(points: np.ndarray, *, big_endian: bool = False, padding: int = 0) -> PointCloud2:
+    """As depth_image_proc sends it: x, y, z, a gap, rgb; padding: bytes after each row."""
+    number = np.dtype(points.dtype).newbyteorder(">" if big_endian else "<")
+    size = number.itemsize
+    step = 5 * size + 3
+    layout = np.dtype(
+        {
+            "names": ["x", "y", "z"],
+            "formats": [number] * 3,
+            "offsets": [0, size, 2 * size],
+            "itemsize": step,
+        }
+    )
+    packed = np.zeros(points.shape[:2], layout)
+    for index, axis in enumerate("xyz"):
+        packed[axis] = points[..., index]
+    rows = packed.view(np.uint8).reshape(len(points), -1)
+    rows = np.pad(rows, ((0, 0), (0, padding)))
+    kind = PointField.FLOAT32 if size == 4 else PointField.FLOAT64
+    fields = [
+        PointField(name=name, offset=offset * size, datatype=kind, count=1)
+        for name, offset in (("x", 0), ("y", 1), ("z", 2), ("rgb", 4))
+    ]
+    return PointCloud2(
+        height=points.shape[0],
+        width=points.shape[1],
+        fields=fields,
+        is_bigendian=big_endian,
+        point_step=step,
+        row_step=rows.shape[1],
+        data=array("B", rows.tobytes()),
+    )
+
+
+@pytest.mark.parametrize("padding", [0, 3])
+@pytest.mark.parametrize("big_endian", [False, True])
+@pytest.mark.parametrize("kind", [np.float32, np.float64])
+def test_point_cloud_to_points(kind: type, big_endian: bool, padding: int) -> None:
+    points = np.random.default_rng(0).normal(size=(4, 6, 3)).astype(kind)
+    points[1, 2] = np.nan
+    read = cloud_points(point_cloud(points, big_endian=big_endian, padding=padding))
+    assert read.dtype == kind and read.dtype.isnative
+    np.testing.assert_array_equal(read, points)
+
+
+@pytest.mark.parametrize(
+    ("change", "text"),
+    [
+        ({"height": 1, "width": 24}, "not organised: 24x1 points"),
+        ({"fields": []}, "no x, y and z .* its fields are none"),
+        ({"point_step": 4}, "contradicts itself"),
+        ({"row_step": 10}, "contradicts itself"),
+        ({"data": array("B", bytes(5))}, "contradicts itself: 5 bytes"),
+    ],
+)
+def test_what_is_no_organised_cloud_is_refused(change: dict, text: str) -> None:
+    cloud = point_cloud(np.zeros((4, 6, 3), np.float32))
+    for name, value in change.items():
+        setattr(cloud, name, value)
+    with pytest.raises(ImageError, match=text):
+        cloud_points(cloud)
+
+
+def test_integer_coordinates_are_refused() -> None:
+    cloud = point_cloud(np.zeros((4, 6, 3), np.float32))
+    cloud.fields[2].datatype = PointField.INT32
+    with pytest.raises(ImageError, match="one floating-point type"):
+        cloud_points(cloud)

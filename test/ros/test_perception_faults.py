@@ -1,0 +1,170 @@
+"""A running perception node whose camera dies, whose states are changed again and again, and which
+is told to end at a bad moment."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import pytest
+from diagnostic_msgs.msg import DiagnosticArray
+from lifecycle_msgs.msg import Transition
+from lifecycle_msgs.srv import ChangeState
+from sensor_msgs.msg import Image
+
+from genesis_ros.conversions import to_message
+from genesis_ros.msg import ObjectMasks
+
+TOPIC = "/faults_test/image_raw"
+MASKS = "/genesis/object_masks"
+NODE = "/genesis/perception"
+OUTCOMES = ("processed", "dropped", "refused", "failed", "paused")
+MIB = 2**20
+
+
+@pytest.fixture(scope="module")
+def start(ros: None, node_process: Any, tiny_checkpoint: Path) -> Callable[[Path], Any]:
+    """Starts a perception node with one camera."""
+    parameters = {
+        "checkpoint": str(tiny_checkpoint),
+        "device": "cpu",
+        "precision": "fp32",
+        "image_topics": [TOPIC],
+        "diagnostics_period": 0.2,
+    }
+
+    def start(directory: Path) -> Any:
+        node = node_process("genesis_ros.perception_node", directory, parameters)
+        node.wait_for_log("active: listening to")
+        return node
+
+    return start
+
+
+@pytest.fixture(scope="module")
+def node(start: Any, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
+    with start(tmp_path_factory.mktemp("node")) as node:
+        yield node
+        assert node.alive, node.log
+        assert "Traceback" not in node.log
+
+
+def frames(report: DiagnosticArray) -> dict[str, int]:
+    """The camera's totals."""
+    (status,) = [status for status in report.status if status.name == f"{NODE}: {TOPIC}"]
+    values = {value.key: value.value for value in status.values}
+    return {key.split()[1]: int(text) for key, text in values.items() if key.startswith("frames ")}
+
+
+def test_a_camera_that_is_killed_and_comes_back(client: Any, node: Any) -> None:
+    """Again and again, without a farewell, and with other qualities of service."""
+    script = Path(__file__).with_name("publish_images.py")
+    with (
+        client.listen(ObjectMasks, MASKS) as masks,
+        client.listen(DiagnosticArray, "/diagnostics") as reports,
+    ):
+
+        def at_rest() -> bool:
+            last = [frames(report) for report in reports[-3:]]
+            return len(last) == 3 and last[0] == last[2] and last[2]["processed"] >= len(masks)
+
+        for reliable in (True, False, True, False):
+            options = {"topics": [TOPIC], "width": 64, "height": 48, "reliable": reliable}
+            before = len(masks)
+            with subprocess.Popen([sys.executable, str(script), json.dumps(options)]) as camera:
+                try:
+                    client.until(lambda: len(masks) >= before + 10, f"masks ({reliable=})")  # noqa: B023
+                finally:
+                    camera.kill()
+            reports.clear()
+            client.until(at_rest, "all frames counted")
+            numbers = [int(message.header.frame_id) for message in masks[before:]]
+            assert numbers == sorted(set(numbers)), "an old frame was served after a newer one"
+        counts = frames(reports[-1])
+    assert counts["received"] == sum(counts[outcome] for outcome in OUTCOMES)
+    assert counts["refused"] == counts["failed"] == 0
+
+
+class Usage(NamedTuple):
+    """What a process holds."""
+
+    threads: int
+    files: int  # open file descriptors
+    memory: float  # resident, MiB
+
+
+def test_a_hundred_lives_leave_nothing_behind(client: Any, node: Any, photo: np.ndarray) -> None:
+    """Configured, activated, one frame served, deactivated, cleaned up; then all over again."""
+    states = client.node.create_client(ChangeState, f"{NODE}/change_state")
+    client.until(states.service_is_ready, "the node's states")
+    publisher = client.publisher(Image, TOPIC)
+
+    def change(name: str) -> None:
+        number = getattr(Transition, f"TRANSITION_{name}")
+        future = states.call_async(ChangeState.Request(transition=Transition(id=number)))
+        client.until(future.done, name)
+        assert future.result().success, name
+
+    def usage() -> Usage:
+        counts = [len(list((node.proc / name).iterdir())) for name in ("task", "fd")]
+        return Usage(*counts, node.memory / MIB)
+
+    used = []
+    with client.listen(ObjectMasks, MASKS) as masks:
+        change("DEACTIVATE")
+        change("CLEANUP")
+        for _ in range(100):
+            change("CONFIGURE")
+            change("ACTIVATE")
+            masks.clear()
+
+            def served() -> bool:
+                publisher.publish(to_message(photo, Image().header))
+                return bool(masks)
+
+            client.until(served, "masks")
+            change("DEACTIVATE")
+            change("CLEANUP")
+            used.append(usage())
+    for cycle in (1, 2, 5, 10, 20, 50, 100):
+        print(f"after {cycle} cycles: {used[cycle - 1]}")
+    settled, last = used[19], used[-1]
+    assert last.threads <= settled.threads
+    assert last.files <= settled.files
+    assert last.memory - settled.memory < 10  # 100 models that stay would be 200 MiB
+    change("CONFIGURE")
+    change("ACTIVATE")
+
+
+def test_a_signal_in_the_middle_of_a_long_frame(client: Any, start: Any, tmp_path: Path) -> None:
+    """The model is not waited for, and a second signal by an impatient user does no harm."""
+    with start(tmp_path) as node:
+        publisher = client.publisher(Image, TOPIC)
+        large = to_message(np.zeros((4000, 4000), np.uint8), Image().header)
+        with client.listen(ObjectMasks, MASKS) as masks:
+            publisher.publish(large)
+            client.until(lambda: masks, "masks of a large image")
+        with client.listen(DiagnosticArray, "/diagnostics") as reports:
+            for _ in range(3):
+                publisher.publish(large)
+            client.until(
+                lambda: reports and frames(reports[-1])["received"] >= 3, "the next in work"
+            )
+        started = time.monotonic()
+        node.send(signal.SIGTERM)
+        time.sleep(0.1)
+        status = node.end(signal.SIGINT, timeout=60.0)
+        elapsed = time.monotonic() - started
+        print(f"ended after {elapsed:.2f} s with status {status}")
+        assert status == 0
+        assert "Traceback" not in node.log and "Error" not in node.log
+        cores = len(os.sched_getaffinity(0))
+        assert elapsed < 2.0 * max(1.0, os.getloadavg()[0] / cores)  # others compute here, too

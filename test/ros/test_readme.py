@@ -1,0 +1,95 @@
+"""The README's planner, run as it stands there beside the real node, with the shipped model."""
+
+from __future__ import annotations
+
+import ast
+import os
+import re
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from sensor_msgs.msg import Image
+
+from genesis_core import default_checkpoint
+from genesis_ros.conversions import to_message
+from genesis_ros.masks import objects
+from genesis_ros.msg import ObjectMasks
+
+README = Path(__file__).resolve().parents[2] / "README.md"
+DEFAULT_TOPIC = "/camera/image_raw"
+MASKS = "/genesis/object_masks"
+
+pytestmark = pytest.mark.skipif(
+    not default_checkpoint().is_file(), reason=f"no shipped checkpoint {default_checkpoint().name}"
+)
+
+
+def planner() -> str:
+    """The one Python block of the planners' section."""
+    (section,) = re.findall(r"^## For planners\n(.*?)^## ", README.read_text(), re.S | re.M)
+    (code,) = re.findall(r"^```python\n(.*?)^```", section, re.S | re.M)
+    return code
+
+
+def scene() -> np.ndarray:
+    """A bright table with a large red and a small blue object, (240, 320, 3)."""
+    image = np.full((240, 320, 3), (170, 175, 165), np.uint8)
+    image[110:180, 60:130] = (190, 30, 30)
+    image[140:170, 220:250] = (30, 60, 190)
+    return image
+
+
+@pytest.fixture
+def node(node_process: Any, tmp_path: Path) -> Iterator[Any]:
+    with node_process("genesis_ros.perception_node", tmp_path / "node", {"device": "cpu"}) as node:
+        node.wait_for_log("active: ")
+        yield node
+
+
+def test_planner_is_short() -> None:
+    """Fifteen lines, so that it can be read at a glance."""
+    assert len([line for line in planner().splitlines() if line.strip()]) <= 15
+    ast.parse(planner())
+
+
+def test_planner_picks_the_largest_tracked_object(client: Any, node: Any, tmp_path: Path) -> None:
+    script, output = tmp_path / "planner.py", tmp_path / "planner.txt"
+    script.write_text(planner())
+    camera = client.publisher(Image, DEFAULT_TOPIC)
+    path = os.pathsep.join([str(README.parent), os.environ.get("PYTHONPATH", "")])
+    with output.open("w") as file:
+        process = subprocess.Popen(
+            [sys.executable, str(script)],
+            env={**os.environ, "PYTHONPATH": path},
+            stdout=file,
+            stderr=subprocess.STDOUT,
+        )
+    try:
+        with client.listen(ObjectMasks, MASKS) as messages:
+            client.until(lambda: client.node.count_subscribers(MASKS) == 2, "the planner listens")
+            for number in range(1, 5):
+                message = to_message(scene(), Image().header)
+                message.header.stamp.sec = number
+                camera.publish(message)
+                client.until(lambda number=number: len(messages) == number, f"masks {number}")
+            client.until(lambda: output.read_text().count("\n") >= 4, "the planner's lines", 20)
+        lines = output.read_text().splitlines()
+        assert process.poll() is None, lines
+    finally:
+        process.terminate()
+        process.wait(20)
+    printed = re.findall(r"^(\d+) (\d+) \((.*)\) None$", "\n".join(lines), re.M)
+    assert len(printed) == len(lines) == 4, lines
+    assert len({number for number, _, _ in printed}) == 1, lines
+    for message, (number, area, centroid) in zip(messages, printed, strict=True):
+        candidates = [item for item in objects(message) if item.id and not item.background]
+        assert int(area) == max(item.area for item in candidates)
+        assert int(number) in {item.id for item in candidates if item.area == int(area)}
+        # The red one.
+        x, y = map(float, centroid.split(", "))
+        assert (x, y) == pytest.approx((94.5, 144.5), abs=12)
