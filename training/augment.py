@@ -5,13 +5,12 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-import cv2
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
 from genesis_core import ConfigError
-from training.datasets.images import expose
+from training.datasets.images import expose, resize_image, resize_labels
 from training.datasets.layout import RGB
 from training.datasets.prepared import Batch, BatchLoader, PreparedDataset
 
@@ -102,9 +101,9 @@ def augment_image(
 ) -> tuple[UInt8, UInt8 | None]:
     """One image (H, W, C) and its labels (H, W), cropped, resized to size x size, recoloured."""
     rows, columns = _crop(image.shape[0], image.shape[1], config, random)
-    image = _resize(image[rows, columns], size, cv2.INTER_AREA)
+    image = resize_image(image[rows, columns], size, size)
     if mask is not None:
-        mask = _resize(mask[rows, columns], size, cv2.INTER_NEAREST)
+        mask = resize_labels(mask[rows, columns], size, size)
     if config.flip and random.random() < 0.5:
         image = image[:, ::-1]
         mask = None if mask is None else mask[:, ::-1]
@@ -134,13 +133,6 @@ def _crop(
     top = int(random.integers(height - crop_height + 1))
     left = int(random.integers(width - crop_width + 1))
     return slice(top, top + crop_height), slice(left, left + crop_width)
-
-
-def _resize(array: UInt8, size: int, shrink: int) -> UInt8:
-    method = shrink
-    if shrink == cv2.INTER_AREA and min(array.shape[:2]) < size:
-        method = cv2.INTER_LINEAR
-    return np.asarray(cv2.resize(array, (size, size), interpolation=method), np.uint8)
 
 
 def to_model_input(images: torch.Tensor, device: torch.device) -> torch.Tensor:

@@ -1,10 +1,13 @@
-"""Start a model for larger images from a trained one for smaller images.
+"""Start a larger model from a trained smaller one: for larger images, with more features, or both.
 
 python training/grow.py --checkpoint small.safetensors --image-size 128 --output large.safetensors
+python training/grow.py --checkpoint small.safetensors --feature-dim 64 --output wide.safetensors
 
 The backbone of a model for images of twice the size has one level more, on the outside. Inner
 levels see a scene at the same scale as before and keep their weights; the outermost keep theirs as
-a start, and the levels between are new. Train the result as `init` of a run.
+a start, and the levels between are new. A wider model computes exactly what the narrow one does
+(Net2WiderNet: Chen, Goodfellow, Shlens 2016): every channel is there several times, and whatever
+read it reads a share of each. Train the result as `init` of a run.
 """
 
 from __future__ import annotations
@@ -19,12 +22,14 @@ from dataclasses import replace
 
 import torch
 from jsonargparse import ArgumentParser
+from torch import Tensor
 
 from genesis_core import GenesisV2, load_model, save_model
+from genesis_core.layers import UpConv
 from training.command_line import call
 
 
-def grow(model: GenesisV2, image_size: int, seed: int = 0) -> GenesisV2:
+def enlarge(model: GenesisV2, image_size: int, seed: int = 0) -> GenesisV2:
     """A model for larger images with the weights of a smaller one, as far as they fit.
 
     Raises ValueError if image_size is not larger than the model's (or no size that models have).
@@ -64,23 +69,83 @@ def _source(name: str, extra: int, old_levels: int) -> str | None:
     return f"backbone.{side}.{level}.{rest}"
 
 
-def main(checkpoint: Path, image_size: int, output: Path, seed: int = 0) -> None:
+def widen(model: GenesisV2, feature_dim: int, seed: int = 0) -> GenesisV2:
+    """A model with more features that computes the same.
+
+    Copies of a channel lie side by side, so that they share a group of the normalisation, whose
+    statistics stay what they were. The shares in which a channel is read from its copies are
+    random, or else the copies would learn the same for ever.
+
+    Raises ValueError if feature_dim is not a multiple of the model's, and more.
+    """
+    copies, rest = divmod(feature_dim, model.config.feature_dim)
+    if rest or copies < 2:
+        raise ValueError(
+            f"feature_dim is {feature_dim}; expected twice, three times ... the model's "
+            f"{model.config.feature_dim}"
+        )
+    wide = GenesisV2(replace(model.config, feature_dim=feature_dim))
+    generator = torch.Generator().manual_seed(seed)
+    narrow = model.state_dict()
+    weights = {}
+    for name, like in wide.state_dict().items():
+        weight = narrow[name]
+        module = wide.get_submodule(name.rpartition(".")[0])
+        read = 0 if isinstance(module, UpConv) else 1  # the axis of what a layer reads
+        for axis, (old, new) in enumerate(zip(weight.shape, like.shape, strict=True)):
+            if old != new:
+                # The backbone's MLP flattens a map of 2C channels: each channel's pixels in a row.
+                flat = name.startswith("backbone.mlp") and old % (2 * model.config.feature_dim) == 0
+                pixels = old // (2 * model.config.feature_dim) if flat else 1
+                shares = generator if axis == read and weight.dim() > 1 else None
+                weight = _copy(weight, axis, copies, pixels, shares)
+        weights[name] = weight
+    wide.load_state_dict(weights)
+    return wide
+
+
+def _copy(
+    weight: Tensor, axis: int, copies: int, pixels: int, shares: torch.Generator | None
+) -> Tensor:
+    """Repeat each channel, ``pixels`` long on this axis; shares: as random shares of the whole."""
+    parts = weight.unflatten(axis, (-1, 1, pixels))
+    parts = parts.expand(*parts.shape[: axis + 1], copies, *parts.shape[axis + 2 :])
+    if shares is not None:
+        split = 0.5 + torch.rand(parts.shape, generator=shares)
+        parts = parts * split / split.sum(dim=axis + 1, keepdim=True)
+    return parts.flatten(axis, axis + 2)
+
+
+def main(
+    checkpoint: Path,
+    output: Path,
+    image_size: int | None = None,
+    feature_dim: int | None = None,
+    seed: int = 0,
+) -> None:
     """Write the grown model.
 
     Args:
         checkpoint: a GENESIS-V2 model
-        image_size: pixels of the new model: 128 or 256
         output: safetensors file to write
+        image_size: pixels of the new model: 128 or 256; the same, if not given
+        feature_dim: its width, a multiple of the model's; the same, if not given
         seed: of the weights that are new
     """
     model = load_model(checkpoint)
     if not isinstance(model, GenesisV2):
         raise ValueError(f"{checkpoint} holds a {model.config.model} model; expected genesis_v2")
-    trained = {
-        **model.metadata.get("trained", {}),
-        "grown_from_image_size": model.config.image_size,
-    }
-    save_model(grow(model, image_size, seed), output, {**model.metadata, "trained": trained})
+    if image_size is None and feature_dim is None:
+        raise ValueError("give --image-size, --feature-dim or both: nothing would grow")
+    metadata, old = model.metadata, model.config
+    trained = dict(metadata.get("trained", {}))
+    if image_size is not None:
+        model = enlarge(model, image_size, seed)
+        trained["grown_from_image_size"] = old.image_size
+    if feature_dim is not None:
+        model = widen(model, feature_dim, seed)
+        trained["grown_from_feature_dim"] = old.feature_dim
+    save_model(model, output, {**metadata, "trained": trained})
 
 
 if __name__ == "__main__":

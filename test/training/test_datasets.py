@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 
-from training.augment import AugmentConfig, AugmentedLoader
+from training.augment import AugmentConfig, AugmentedLoader, augment_image
 from training.datasets.layout import DatasetError
 from training.datasets.prepared import BatchLoader, PreparedDataset
 from training.datasets.sprites import Sprites, render_range
@@ -82,6 +82,26 @@ def test_depth_is_a_fourth_channel_that_augmentation_only_moves(tmp_path: Path) 
         assert (changed[..., 3] == (image[:, :, ::-1, 3] if flipped else image[..., 3])).all()
         mirrored.add(flipped)
     assert mirrored == {False, True}
+
+
+def test_labels_stay_on_what_they_label() -> None:
+    """However an image is cropped and resized, its labels have their edges where it has its own."""
+    shape = np.zeros((64, 64), np.uint8)
+    shape[20:44, 18:40] = 1
+    image = np.repeat(shape[..., None] * 200, 3, axis=2)
+    config = AugmentConfig(crop_scale=0.5, crop_aspect=1.5)
+    for size in (32, 64, 128):
+        shifts = []
+        for seed in range(50):
+            random = np.random.default_rng(seed)
+            changed, labels = augment_image(image, shape, config, size, random)
+            assert labels is not None and labels.any()
+            weights = changed[..., 0].astype(float)
+            for axis in (0, 1):
+                place = np.indices(labels.shape)[axis]
+                centre = (place * weights).sum() / weights.sum()
+                shifts.append((place * labels).sum() / labels.sum() - centre)
+        assert abs(np.mean(shifts)) < 0.05, f"{np.mean(shifts):.2f} pixels aside at {size}"
 
 
 def test_images_are_exposed_alike_after_all_other_changes(tmp_path: Path) -> None:

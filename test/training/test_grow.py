@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from genesis_core import GenesisV2, GenesisV2Config, load_model, save_model
-from training.grow import grow
+from training.grow import enlarge, widen
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -23,7 +23,7 @@ def small() -> GenesisV2:
 
 @pytest.mark.parametrize(("size", "extra"), [(64, 1), (128, 2)])
 def test_inner_levels_keep_their_weights(small: GenesisV2, size: int, extra: int) -> None:
-    grown = grow(small, size)
+    grown = enlarge(small, size)
     assert (grown.config.image_size, grown.config.num_slots) == (size, 4)
     levels = len(small.backbone.down)
     for level in range(1, levels):
@@ -45,12 +45,47 @@ def test_from_the_command_line(small: GenesisV2, tmp_path: Path) -> None:
     source, target = tmp_path / "small.safetensors", tmp_path / "large.safetensors"
     save_model(small, source, {"mask_source": "attention", "trained": {"steps": 7}})
     command = [sys.executable, "training/grow.py", "--checkpoint", str(source), "--output",
-               str(target), "--image-size"]  # fmt: skip
-    assert subprocess.run([*command, "64"], cwd=ROOT, check=False).returncode == 0
+               str(target)]  # fmt: skip
+    grow = [*command, "--image-size", "64", "--feature-dim", "16"]
+    assert subprocess.run(grow, cwd=ROOT, check=False).returncode == 0
     grown = load_model(target)
-    assert grown.config.image_size == 64
+    assert (grown.config.image_size, grown.config.feature_dim) == (64, 16)
     assert grown.metadata["mask_source"] == "attention"
-    assert grown.metadata["trained"] == {"steps": 7, "grown_from_image_size": 32}
-    result = subprocess.run([*command, "16"], cwd=ROOT, capture_output=True, text=True, check=False)
-    assert result.returncode == 1
-    assert "image_size is 16; expected more than the model's 32" in result.stderr
+    assert grown.metadata["trained"] == {
+        "steps": 7,
+        "grown_from_image_size": 32,
+        "grown_from_feature_dim": 8,
+    }
+    for arguments, message in (
+        (["--image-size", "16"], "image_size is 16; expected more than the model's 32"),
+        ([], "nothing would grow"),
+    ):
+        result = subprocess.run(
+            [*command, *arguments], cwd=ROOT, capture_output=True, text=True, check=False
+        )
+        assert result.returncode == 1
+        assert message in result.stderr
+
+
+def test_a_wider_model_computes_the_same(small: GenesisV2) -> None:
+    """Exactly, but its copies of a channel get gradients of their own."""
+    wide = widen(small.eval(), 24).eval()
+    assert wide.config.feature_dim == 24
+    images = torch.rand(2, 3, 32, 32)
+    expected, found = small(images), wide(images)
+    assert torch.equal(expected.clusters.seeds, found.clusters.seeds)
+    for name in ("log_attention", "latent_mean", "latent_std", "log_masks", "reconstruction"):
+        torch.testing.assert_close(
+            getattr(found, name), getattr(expected, name), rtol=1e-3, atol=1e-4
+        )
+    wide.losses(images, found).elbo.sum().backward()
+    for layer, axis in ((wide.backbone.down[1][0], 0), (wide.feature_head[0][0], 0),
+                        (wide.decoder[4], 1)):  # fmt: skip
+        copies = layer.weight.grad.unflatten(axis, (-1, 3)).unbind(axis + 1)
+        assert not torch.allclose(copies[0], copies[1], rtol=1e-2)
+
+
+def test_widths_that_no_wider_model_has(small: GenesisV2) -> None:
+    for width in (8, 12, 4):
+        with pytest.raises(ValueError, match=f"feature_dim is {width}; expected twice"):
+            widen(small, width)
