@@ -13,21 +13,12 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from genesis_core.code_cache import compile_cache, cpu_flags
 from genesis_core.slot_model import SlotModel
 
-CACHE_VARIABLE = "GENESIS_CACHE"
-"""Environment variable that names another folder for compiled models."""
 _KEPT = 16  # compiled models, the most recent ones
 
 Work = Callable[[Tensor], tuple[Tensor, ...]]
-
-
-def compile_cache() -> Path:
-    """The folder of compiled models."""
-    if given := os.environ.get(CACHE_VARIABLE):
-        return Path(given)
-    caches = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
-    return Path(caches) / "genesis_core"
 
 
 def compiled(work: Work, model: SlotModel, example: Tensor, settings: Mapping[str, object]) -> Work:
@@ -95,7 +86,7 @@ def _identity(model: SlotModel, example: Tensor, settings: Mapping[str, object])
         "settings": {name: str(value) for name, value in settings.items()},
         "shape": list(example.shape),
         "torch": torch.__version__,
-        "cpu": _cpu(),
+        "cpu": cpu_flags(),
         "threads": torch.get_num_threads(),
     }
     digest = hashlib.sha256(json.dumps(facts, sort_keys=True).encode())
@@ -105,12 +96,3 @@ def _identity(model: SlotModel, example: Tensor, settings: Mapping[str, object])
         digest.update(name.encode())
         digest.update(value.contiguous().numpy().tobytes())
     return digest.hexdigest()[:32]
-
-
-def _cpu() -> str:
-    """The instructions that this CPU has, as far as the system says."""
-    try:
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
-        return next(line for line in lines if line.startswith(("flags", "Features")))
-    except (OSError, StopIteration):
-        return torch.backends.cpu.get_cpu_capability()

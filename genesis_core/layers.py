@@ -10,6 +10,7 @@ from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
 
 from genesis_core.config import GROUP_NORM_GROUPS
+from genesis_core.fused import group_norm_relu, runs_fused, shuffled_norm_relu
 
 
 def pixel_coordinates(height: int, width: int, device: torch.device | None = None) -> Tensor:
@@ -108,28 +109,34 @@ class ConvBlock(nn.Sequential):
         super().__init__(
             _Conv3x3(in_channels, out_channels, 3, padding=1, bias=False),
             nn.GroupNorm(out_channels if instance_norm else GROUP_NORM_GROUPS, out_channels),
-            nn.ReLU(inplace=True),  # nobody else reads the normalised map: spare its memory
+            nn.ReLU(),
         )
+
+    def forward(self, x: Tensor) -> Tensor:
+        conv, norm, _ = self
+        assert isinstance(norm, nn.GroupNorm)
+        return group_norm_relu(conv(x), norm)
 
     def join(self, x: Tensor, skip: Tensor) -> Tensor:
         """The block of [x enlarged to twice its size, skip], without making these.
 
         (B, I, H, W), (B, S, 2H, 2W) -> (B, out_channels, 2H, 2W).
         """
-        conv, norm, activation = self
-        assert isinstance(conv, _Conv3x3)
+        conv, norm, _ = self
+        assert isinstance(conv, _Conv3x3) and isinstance(norm, nn.GroupNorm)
         below, beside = conv.weight.split([x.shape[1], skip.shape[1]], dim=1)
         beside = beside.contiguous(memory_format=torch.channels_last)
-        return activation(norm(convolve(skip, beside) + conv_enlarged(x, below)))
+        return group_norm_relu(add_conv_enlarged(convolve(skip, beside), x, below), norm)
 
 
-def conv_enlarged(x: Tensor, weight: Tensor) -> Tensor:
-    """3x3 convolution with padding 1 of a map enlarged to twice its size by repeating pixels.
+def add_conv_enlarged(base: Tensor, x: Tensor, weight: Tensor) -> Tensor:
+    """base + 3x3 convolution with padding 1 of x enlarged to twice its size by repeating pixels.
 
     Of the three pixels along a side of the kernel two are always the same one, so that each of the
     four phases of the output is a 2x2 convolution of the small map: 4 multiplications for 9.
 
     Args:
+        base: (B, O, 2H, 2W), channels last; it may be overwritten.
         x: (B, I, H, W).
         weight: (O, I, 3, 3).
 
@@ -145,34 +152,63 @@ def conv_enlarged(x: Tensor, weight: Tensor) -> Tensor:
     kernel = taps.permute(2, 0, 4, 3, 1, 5).reshape(4 * outputs, 2, 2, inputs).permute(0, 3, 1, 2)
     phases = convolve(x, kernel)  # (B, 4O, H + 1, W + 1)
     phases = phases.permute(0, 2, 3, 1).unflatten(3, (2, 2, outputs))
-    interleaved: Tensor = _Interleave.apply(phases)
-    return interleaved.flatten(3, 4).flatten(1, 2).permute(0, 3, 1, 2)
+    if torch.compiler.is_compiling():  # which makes one loop of this, but many of writing in place
+        height, width = x.shape[2:]
+        rows = [
+            torch.stack([phases[:, p : p + height, q : q + width, p, q] for q in (0, 1)], dim=3)
+            for p in (0, 1)
+        ]
+        interleaved = torch.stack(rows, dim=2).flatten(3, 4).flatten(1, 2)
+        return base + interleaved.permute(0, 3, 1, 2)
+    summed: Tensor = _AddPhases.apply(base.permute(0, 2, 3, 1), phases)
+    return summed.permute(0, 3, 1, 2)
 
 
-class _Interleave(torch.autograd.Function):
-    """(B, H + 1, W + 1, 2, 2, O) -> (B, H, 2, W, 2, O): row by row, the phases of each pixel.
+class _AddPhases(torch.autograd.Function):
+    """Add phases (B, H + 1, W + 1, 2, 2, O) to a map (B, 2H, 2W, O), each at its pixels, in place.
 
     The second phase's window starts a pixel after the first's. Autograd's own way back would make
     a whole map of zeros for each phase.
     """
 
     @staticmethod
-    def forward(ctx: Any, phases: Tensor) -> Tensor:
+    def forward(ctx: Any, base: Tensor, phases: Tensor) -> Tensor:
+        ctx.mark_dirty(base)
         height, width = phases.shape[1] - 1, phases.shape[2] - 1
-        rows = [
-            torch.stack([phases[:, p : p + height, q : q + width, p, q] for q in (0, 1)], dim=3)
-            for p in (0, 1)
-        ]
-        return torch.stack(rows, dim=2)
-
-    @staticmethod
-    def backward(ctx: Any, gradient: Tensor) -> Tensor:
-        batch, height, _, width, _, outputs = gradient.shape
-        phases = gradient.new_zeros(batch, height + 1, width + 1, 2, 2, outputs)
         for p in (0, 1):
             for q in (0, 1):
-                phases[:, p : p + height, q : q + width, p, q] = gradient[:, :, p, :, q]
-        return phases
+                base[:, p::2, q::2] += phases[:, p : p + height, q : q + width, p, q]
+        return base
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, Tensor]:
+        batch, height, width, outputs = gradient.shape
+        height, width = height // 2, width // 2
+        phases = gradient.new_empty(batch, height + 1, width + 1, 2, 2, outputs)
+        for p in (0, 1):
+            for q in (0, 1):
+                phase = phases[:, :, :, p, q]
+                phase[:, p : p + height, q : q + width] = gradient[:, p::2, q::2]
+                phase[:, 0 if p else height] = 0  # the row and the column outside of the window
+                phase[:, :, 0 if q else width] = 0
+        return gradient, phases
+
+
+class _Halve(torch.autograd.Function):
+    """A map (B, C, H, W) for two readers: as it is, and every second row and column of it.
+
+    Autograd's own way back makes two maps of zeros, in a layout that is slow to add.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor) -> tuple[Tensor, Tensor]:
+        return x.view_as(x), x[..., ::2, ::2].clone(memory_format=torch.channels_last)
+
+    @staticmethod
+    def backward(ctx: Any, whole: Tensor, half: Tensor) -> Tensor:
+        gradient = whole.clone(memory_format=torch.channels_last)
+        gradient[..., ::2, ::2] += half
+        return gradient
 
 
 class UNet(nn.Module):
@@ -219,8 +255,11 @@ class UNet(nn.Module):
         for level, block in enumerate(self.down):
             x = block(x)
             skips.append(x)
-            if level < last:
-                x = x[..., ::2, ::2]  # nearest-neighbour downsampling by two
+            if level < last:  # nearest-neighbour downsampling by two
+                if torch.compiler.is_compiling() or not torch.is_grad_enabled():
+                    x = x[..., ::2, ::2]
+                else:
+                    skips[-1], x = _Halve.apply(x)
         x = self.mlp(x).view_as(x)
         x = self.up[0](torch.cat([x, skips.pop()], dim=1))
         for block in list(self.up)[1:]:
@@ -246,16 +285,24 @@ class UpConv(nn.Module):
         self.weight, self.bias = reference.weight, reference.bias
 
     def phase_weight(self) -> Tensor:
-        """The equivalent 3x3 kernel (4*out, in, 3, 3), channels ordered for ``pixel_shuffle``."""
+        """The equivalent 3x3 kernel (2, 2, out, in, 3, 3), row's and column's phase first."""
         inputs, outputs = self.weight.shape[:2]
         # Output 2j + p reads input j + t through tap 2 - 2t + p. With a sixth tap of zero the
         # taps split into (3, 2): the first index, flipped, is t, the second is the phase p.
         taps = F.pad(self.weight, (0, 1, 0, 1)).view(inputs, outputs, 3, 2, 3, 2).flip(2, 4)
-        return taps.permute(1, 3, 5, 0, 2, 4).reshape(4 * outputs, inputs, 3, 3)
+        return taps.permute(3, 5, 1, 0, 2, 4)
 
-    def phases(self, x: Tensor) -> Tensor:
-        """(N, in, H, W) -> (N, 4*out, H, W): the output before it is interleaved."""
-        return F.conv2d(x, self.phase_weight(), self.bias.repeat_interleave(4), padding=1)
+    def phases(self, x: Tensor, *, together: bool = True) -> Tensor:
+        """(N, in, H, W) -> (N, 4*out, H, W): the output before it is interleaved.
+
+        together: whether a channel's phases stand side by side, as ``pixel_shuffle`` wants them;
+            else a phase's channels do.
+        """
+        weight, bias = self.phase_weight(), self.bias.expand(2, 2, -1)
+        if together:
+            weight, bias = weight.permute(2, 0, 1, 3, 4, 5), bias.permute(2, 0, 1)
+        weight = weight.flatten(0, 2).contiguous(memory_format=torch.channels_last)
+        return F.conv2d(x, weight, bias.flatten(), padding=1)
 
     def forward(self, x: Tensor) -> Tensor:
         if not is_cpu_float32(x):
@@ -277,8 +324,7 @@ class BroadcastDecoder(nn.Sequential):
 
     Four times [transposed convolution, GroupNorm, ReLU], then a 1x1 convolution. Normalisation,
     ReLU and the 1x1 convolution act alike on all four phases of an upsampled pixel, so where there
-    are phases they run before these are interleaved: the largest map is never shuffled at full
-    width.
+    are phases they can run before these are interleaved.
     """
 
     def __init__(self, image_size: int, latent_dim: int, width: int, out_channels: int) -> None:
@@ -287,29 +333,39 @@ class BroadcastDecoder(nn.Sequential):
             layers += [
                 UpConv(in_channels, width),
                 nn.GroupNorm(GROUP_NORM_GROUPS, width),
-                nn.ReLU(inplace=True),
+                nn.ReLU(),
             ]
         super().__init__(*layers, nn.Conv2d(width, out_channels, 1))
 
     def forward(self, latents: Tensor) -> Tensor:
-        if is_cpu_float32(latents):
-            return super().forward(latents)
         x: Tensor = self[0](latents)
-        *ups, last = range(1, len(self) - 1, 3)
-        for index in ups:
-            x = F.pixel_shuffle(self._normalised_phases(x, index), 2)
-        x = self._normalised_phases(x, last)
         head: nn.Conv2d = self[-1]  # type: ignore[assignment]
+        ups, norms = list(self)[1:-1:3], list(self)[2:-1:3]
+        if is_cpu_float32(latents):
+            for up, norm in zip(ups, norms, strict=True):
+                x = group_norm_relu(up(x), norm)  # type: ignore[arg-type]
+            return head(x)
+        if runs_fused(x):
+            for up, norm in zip(ups, norms, strict=True):
+                x = shuffled_norm_relu(up.phases(x, together=False), norm)  # type: ignore
+            # Channels last, a 1x1 convolution is a product of matrices.
+            return F.linear(x.permute(0, 2, 3, 1), head.weight[:, :, 0, 0], head.bias).permute(
+                0, 3, 1, 2
+            )
+        for up, norm in zip(ups, norms, strict=True):
+            x = self._normalised_phases(x, up, norm)  # type: ignore[arg-type]
+            if up is not ups[-1]:
+                x = F.pixel_shuffle(x, 2)
+        # The largest map is never shuffled at full width. The same 1x1 kernel for every phase is a
+        # block-diagonal kernel on all four at once.
         assert head.bias is not None
-        # The same 1x1 kernel for every phase: a block-diagonal kernel on all four at once.
         weight = torch.kron(head.weight[:, :, 0, 0], torch.eye(4, device=x.device))
         x = F.conv2d(x, weight[:, :, None, None], head.bias.repeat_interleave(4))
         return F.pixel_shuffle(x, 2)
 
-    def _normalised_phases(self, x: Tensor, index: int) -> Tensor:
-        """ReLU(GroupNorm(phases of the transposed convolution)) of the layers from ``index``."""
-        up: UpConv = self[index]  # type: ignore[assignment]
-        norm: nn.GroupNorm = self[index + 1]  # type: ignore[assignment]
+    @staticmethod
+    def _normalised_phases(x: Tensor, up: UpConv, norm: nn.GroupNorm) -> Tensor:
+        """ReLU(GroupNorm(phases of the transposed convolution))."""
         # A group's channels stay together when each becomes four, so its statistics are the same.
         weight, bias = norm.weight.repeat_interleave(4), norm.bias.repeat_interleave(4)
         return F.group_norm(up.phases(x), norm.num_groups, weight, bias, norm.eps).relu_()

@@ -11,7 +11,7 @@ from genesis_core.layers import (
     UpConv,
     _Convolution,
     _to_planes,
-    conv_enlarged,
+    add_conv_enlarged,
     pixel_coordinates,
 )
 
@@ -83,14 +83,15 @@ def test_planes_hold_the_same_numbers() -> None:
 def test_convolution_of_an_enlarged_map_equals_enlarging_and_convolving(
     size: tuple[int, int], layout: torch.memory_format
 ) -> None:
-    """Values, and gradients of input and weights, in float64."""
+    """Values, and gradients of both maps and the weights, in float64."""
+    base = torch.randn(2, 3, 2 * size[0], 2 * size[1], dtype=torch.float64)
     x = torch.randn(2, 5, *size, dtype=torch.float64).contiguous(memory_format=layout)
     weight = torch.randn(3, 5, 3, 3, dtype=torch.float64).contiguous(memory_format=layout)
-    ours = [tensor.clone().requires_grad_() for tensor in (x, weight)]
-    reference = [tensor.clone().requires_grad_() for tensor in (x, weight)]
-    actual = conv_enlarged(*ours)
-    enlarged = F.interpolate(reference[0], scale_factor=2.0, mode="nearest")
-    expected = F.conv2d(enlarged, reference[1], padding=1)
+    ours = [tensor.clone().requires_grad_() for tensor in (base, x, weight)]
+    reference = [tensor.clone().requires_grad_() for tensor in (base, x, weight)]
+    actual = add_conv_enlarged(1 * ours[0], *ours[1:])  # it may overwrite what it adds to
+    enlarged = F.interpolate(reference[1], scale_factor=2.0, mode="nearest")
+    expected = reference[0] + F.conv2d(enlarged, reference[2], padding=1)
     torch.testing.assert_close(actual, expected)
     cotangent = torch.randn_like(expected)
     actual.backward(cotangent)

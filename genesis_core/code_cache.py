@@ -1,0 +1,28 @@
+"""Where code compiled for this machine is kept, and what it depends on."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import torch
+
+CACHE_VARIABLE = "GENESIS_CACHE"
+"""Environment variable that names another folder for compiled models."""
+
+
+def compile_cache() -> Path:
+    """The folder of compiled code."""
+    if given := os.environ.get(CACHE_VARIABLE):
+        return Path(given)
+    caches = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
+    return Path(caches) / "genesis_core"
+
+
+def cpu_flags() -> str:
+    """The instructions that this CPU has, as far as the system says."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+        return next(line for line in lines if line.startswith(("flags", "Features")))
+    except (OSError, StopIteration):
+        return torch.backends.cpu.get_cpu_capability()

@@ -1,0 +1,151 @@
+"""ReLU(GroupNorm(x)) as one operation of the CPU, in C++ that is compiled on its first use.
+
+The C++ (native/group_norm_relu.cpp) takes a second to compile and is kept for later processes.
+Where there is no compiler, and for everything but training on a CPU in channels last, PyTorch's own
+operations do the work.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import functools
+import hashlib
+import logging
+import os
+import shlex
+import subprocess
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
+from torch.nn import functional as F
+
+from genesis_core.code_cache import compile_cache, cpu_flags
+
+logger = logging.getLogger(__name__)
+
+_SOURCE = Path(__file__).with_name("native") / "group_norm_relu.cpp"
+_FLAGS = "-std=c++17 -O3 -march=native -fno-math-errno -fno-trapping-math -fPIC -shared -fopenmp"
+_DTYPES = (torch.float32, torch.bfloat16)
+
+
+def group_norm_relu(x: Tensor, norm: nn.GroupNorm) -> Tensor:
+    """ReLU(norm(x)): (B, C, H, W) -> (B, C, H, W)."""
+    if x.is_contiguous(memory_format=torch.channels_last) and runs_fused(x):
+        return _run(x.permute(0, 2, 3, 1)[..., None, :], norm)
+    # Nobody else reads the normalised map: spare its memory.
+    return F.relu(norm(x), inplace=True)
+
+
+def shuffled_norm_relu(phases: Tensor, norm: nn.GroupNorm) -> Tensor:
+    """ReLU(norm(x)) of the map x whose pixels come from 2 x 2 phases. Only where it runs fused.
+
+    Args:
+        phases: (B, 4 * C, H, W): the C channels of the upper left pixel, then those of the upper
+            right one, of the lower left and of the lower right one. Best channels last.
+
+    Returns: (B, C, 2H, 2W), channels last.
+    """
+    return _run(phases.permute(0, 2, 3, 1).unflatten(3, (4, -1)).contiguous(), norm)
+
+
+def runs_fused(x: Tensor) -> bool:
+    """Whether maps of this kind are normalised in C++: to train on a CPU that has a compiler."""
+    trains_on_cpu = torch.is_grad_enabled() and x.device.type == "cpu" and x.dtype in _DTYPES
+    return trains_on_cpu and not torch.compiler.is_compiling() and _library() is not None
+
+
+def _run(x: Tensor, norm: nn.GroupNorm) -> Tensor:
+    """(B, H, W, P, C), contiguous -> (B, C, H, W) or, with P = 4 phases, (B, C, 2H, 2W)."""
+    y: Tensor = _GroupNormReLU.apply(x, norm.weight, norm.bias, norm.num_groups, norm.eps)
+    return y.permute(0, 3, 1, 2)
+
+
+class _GroupNormReLU(torch.autograd.Function):
+    """From a map (B, H, W, P, C), contiguous, to (B, H, W, C) or (B, 2H, 2W, C)."""
+
+    @staticmethod
+    def forward(
+        ctx: Any, x: Tensor, weight: Tensor, bias: Tensor, groups: int, eps: float
+    ) -> Tensor:
+        library = _library()
+        assert library is not None  # see runs_fused
+        batch, height, width, phases, channels = x.shape
+        side = 2 if phases == 4 else 1
+        shape = (ctypes.c_int64 * 6)(batch, height, width, phases, channels, groups)
+        affine = weight.float().contiguous(), bias.float().contiguous()
+        moments = [x.new_empty(batch, groups, dtype=torch.float32) for _ in range(2)]
+        y = x.new_empty(batch, side * height, side * width, channels)
+        library.group_norm_relu(
+            x.dtype == torch.bfloat16,
+            *_pointers(x, *affine, y, *moments),
+            shape,
+            ctypes.c_double(eps),
+            torch.get_num_threads(),
+        )
+        ctx.save_for_backward(x, *affine, *moments)
+        ctx.library, ctx.shape = library, shape
+        return y
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
+        saved = ctx.saved_tensors
+        x, weight = saved[0], saved[1]
+        # Of the layout that y has: where it came from may have left another.
+        gradient = gradient.to(x.dtype).contiguous()
+        x_gradient = torch.empty_like(x)
+        affine = [weight.new_empty(len(x), *weight.shape) for _ in range(2)]
+        ctx.library.group_norm_relu_backward(
+            x.dtype == torch.bfloat16,
+            *_pointers(gradient, *saved, x_gradient, *affine),
+            ctx.shape,
+            torch.get_num_threads(),
+        )
+        return x_gradient, *(part.sum(dim=0) for part in affine), None, None
+
+
+def _pointers(*tensors: Tensor) -> list[ctypes.c_void_p]:
+    return [ctypes.c_void_p(tensor.data_ptr()) for tensor in tensors]
+
+
+@functools.cache
+def _library() -> ctypes.CDLL | None:
+    """The compiled operations, or None where they cannot be compiled, which is logged once."""
+    try:
+        return ctypes.CDLL(str(_build()))
+    except (OSError, subprocess.SubprocessError) as error:
+        details = getattr(error, "stderr", None) or str(error)
+        logger.warning(
+            "training will be slower, as %s cannot be compiled (that takes a C++ compiler): %s",
+            _SOURCE.name,
+            details.strip().partition("\n")[0],
+        )
+        return None
+
+
+def _build() -> Path:
+    """The shared library: from the cache, or compiled now."""
+    compiler = shlex.split(os.environ.get("CXX", "c++"))
+    # PyTorch's own OpenMP, so that both share their threads.
+    openmp = sorted(str(path) for path in (Path(torch.__file__).parent / "lib").glob("libgomp*"))
+    command = [*compiler, *_FLAGS.split(), str(_SOURCE), *openmp[:1]]
+    digest = hashlib.sha256("\0".join([*command, torch.__version__, cpu_flags()]).encode())
+    digest.update(_SOURCE.read_bytes())
+    library = compile_cache() / f"{digest.hexdigest()[:32]}.so"
+    if not library.exists():
+        library.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(dir=library.parent) as folder:
+            partial = Path(folder) / library.name
+            subprocess.run(
+                [*command, "-o", str(partial)],
+                check=True,
+                capture_output=True,
+                text=True,
+                timeout=120,
+            )
+            os.replace(partial, library)
+    return library

@@ -1,0 +1,161 @@
+"""ReLU(GroupNorm) in C++ against PyTorch's own operations, and what happens without a compiler."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from genesis_core.fused import group_norm_relu, runs_fused, shuffled_norm_relu
+
+ROOT = Path(__file__).resolve().parents[2]
+SIZES = pytest.mark.parametrize(
+    ("batch", "channels", "height", "width"), [(3, 16, 5, 7), (1, 64, 16, 16), (5, 24, 1, 2)]
+)
+DTYPES = pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+# Rounding of results and gradients, relative to the largest of them.
+CLOSE = {torch.float32: 1e-5, torch.bfloat16: 8e-3}
+
+
+def map_of(*shape: int, dtype: torch.dtype) -> Tensor:
+    """A map, channels last, whose mean is far from zero."""
+    x = (3 + 2 * torch.randn(shape)).to(dtype)
+    return x.contiguous(memory_format=torch.channels_last)
+
+
+def norm_of(channels: int) -> nn.GroupNorm:
+    norm = nn.GroupNorm(8, channels)
+    nn.init.normal_(norm.weight)
+    nn.init.normal_(norm.bias)
+    return norm
+
+
+def assert_same(
+    ours: Tensor, expected: Tensor, norm: nn.GroupNorm, *inputs: Tensor, close: float
+) -> None:
+    """Values, and gradients of the inputs (ours, then the other one's) and of the norm."""
+    assert ours.shape == expected.shape
+    cotangent = torch.randn_like(expected)
+    gradients = []
+    for result, x in zip((ours, expected), inputs, strict=True):
+        gradients.append(
+            torch.autograd.grad(result, (x, norm.weight, norm.bias), cotangent.to(result.dtype))
+        )
+    for one, other in zip((ours, *gradients[0]), (expected, *gradients[1]), strict=True):
+        error = (one.double() - other.double()).abs().max()
+        assert error <= close * other.double().abs().max(), f"{error:.1e}"
+
+
+@DTYPES
+@SIZES
+def test_values_and_gradients(
+    batch: int, channels: int, height: int, width: int, dtype: torch.dtype
+) -> None:
+    norm = norm_of(channels)
+    x = map_of(batch, channels, height, width, dtype=dtype).requires_grad_()
+    exact = x.detach().double().requires_grad_()
+    assert runs_fused(x), "there is no C++ compiler"
+    expected = F.relu(F.group_norm(exact, 8, norm.weight.double(), norm.bias.double()))
+    ours = group_norm_relu(x, norm)
+    assert ours.dtype == dtype
+    assert type(ours.grad_fn.next_functions[0][0]).__name__ == "_GroupNormReLUBackward"
+    assert_same(ours, expected, norm, x, exact, close=CLOSE[dtype])
+
+
+@DTYPES
+@SIZES
+def test_shuffled_values_and_gradients(
+    batch: int, channels: int, height: int, width: int, dtype: torch.dtype
+) -> None:
+    norm = norm_of(channels)
+    x = map_of(batch, 4 * channels, height, width, dtype=dtype).requires_grad_()
+    exact = x.detach().double().requires_grad_()
+    # pixel_shuffle wants the phases of a channel side by side.
+    together = exact.unflatten(1, (4, channels)).transpose(1, 2).flatten(1, 2)
+    large = F.pixel_shuffle(together, 2)
+    expected = F.relu(F.group_norm(large, 8, norm.weight.double(), norm.bias.double()))
+    assert_same(shuffled_norm_relu(x, norm), expected, norm, x, exact, close=CLOSE[dtype])
+
+
+def test_what_is_not_a_number_stays_so() -> None:
+    """Or else training would not see that it diverges."""
+    norm = norm_of(16)
+    for bad in (torch.nan, torch.inf):
+        for dtype in (torch.float32, torch.bfloat16):
+            x = map_of(2, 16, 4, 4, dtype=dtype)
+            x[1, 3, 2, 2] = bad
+            y = group_norm_relu(x.requires_grad_(), norm)
+            assert y[0].isfinite().all()
+            assert y[1, 2:4].isnan().all()  # the group
+
+
+def test_other_layouts_and_inference_take_pytorchs_operations() -> None:
+    norm = norm_of(16)
+    x = map_of(2, 16, 4, 4, dtype=torch.float32)
+    expected = F.relu(norm(x))
+    planes = group_norm_relu(x.contiguous().requires_grad_(), norm)
+    torch.testing.assert_close(planes, expected)
+    with torch.no_grad():
+        assert not runs_fused(x)
+        torch.testing.assert_close(group_norm_relu(x, norm), expected)
+    double = group_norm_relu(x.double().requires_grad_(), norm.double())
+    torch.testing.assert_close(double, expected.double(), rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("problem", ["no compiler", "no cache"])
+def test_without_a_compiler_training_goes_on(problem: str, tmp_path: Path) -> None:
+    """One warning that says why, and the same result."""
+    script = """
+import logging
+import torch
+from torch import nn
+from genesis_core.fused import group_norm_relu, runs_fused
+logging.basicConfig()
+x = torch.rand(2, 16, 4, 4).contiguous(memory_format=torch.channels_last).requires_grad_()
+for _ in range(2):
+    assert not runs_fused(x)
+    group_norm_relu(x, nn.GroupNorm(8, 16)).sum().backward()
+assert x.grad is not None
+"""
+    file = tmp_path / "file"
+    file.touch()
+    wrong = {"no compiler": {"CXX": "not-a-compiler", "GENESIS_CACHE": str(tmp_path)},
+             "no cache": {"GENESIS_CACHE": str(file)}}  # fmt: skip
+    result = subprocess.run(
+        [sys.executable, "-c", script],
+        cwd=ROOT,
+        env={**os.environ, **wrong[problem]},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert result.stderr.count("training will be slower") == 1, result.stderr
+    assert {"no compiler": "not-a-compiler", "no cache": "file"}[problem] in result.stderr
+
+
+def test_layers_with_and_without_it_agree(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The decoder in bfloat16, whose convolutions give phases in another order then."""
+    from genesis_core import fused, layers
+
+    decoder = layers.BroadcastDecoder(64, 8, 16, 4).to(memory_format=torch.channels_last)
+    latents = torch.randn(3, 8)
+
+    def run() -> list[Tensor]:
+        decoder.zero_grad()
+        with torch.autocast("cpu", torch.bfloat16):
+            out = decoder(latents)
+        out.float().square().sum().backward()
+        return [out.detach(), *(p.grad.clone() for p in decoder.parameters())]
+
+    ours = run()
+    monkeypatch.setattr(fused, "_library", lambda: None)
+    for one, other in zip(ours, run(), strict=True):
+        assert one.shape == other.shape
+        error = (one.float() - other.float()).norm()
+        assert error <= 0.03 * other.float().norm(), f"{error:.1e}"
