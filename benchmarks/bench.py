@@ -1,7 +1,7 @@
 """Speed of the model, of training and of the node, beside plain code and what the machine can do.
 
-    python benchmarks/bench.py [--parts model training data node] [--precision bf16] [--compile]
-        [--reference path/to/genesis] [--output bench.json]
+    python benchmarks/bench.py [--parts model training data node] [--precision bf16]
+        [--compile never] [--reference path/to/genesis] [--output bench.json]
 
 Every number stands beside that of a plain model of our own (float32, eager, NCHW; plain.py), run in
 turn with it, and beside a floor: its arithmetic at the speed of a matrix product, as measured in
@@ -33,7 +33,14 @@ from benchmarks.floor import matrix_throughput
 from benchmarks.measure import Row, progress, table
 from benchmarks.reference import CheckoutError, Reference
 from benchmarks.settings import Settings
-from genesis_core.device import PRECISIONS, DeviceError, resolve_device, resolve_precision
+from genesis_core.device import (
+    COMPILE_CHOICES,
+    PRECISIONS,
+    DeviceError,
+    resolve_compile,
+    resolve_device,
+    resolve_precision,
+)
 from genesis_core.memory import keep_freed_memory
 
 PARTS = ("model", "training", "data", "node")
@@ -60,6 +67,7 @@ def main(arguments: Sequence[str] | None = None) -> dict[str, Any]:
     try:
         device = resolve_device(given.device)
         precision = resolve_precision(given.precision, device)
+        compile = resolve_compile(given.compile, device, precision)
         reference = None if given.reference is None else Reference(given.reference)
     except (CheckoutError, DeviceError) as error:
         sys.exit(f"bench.py: {error}")
@@ -68,7 +76,8 @@ def main(arguments: Sequence[str] | None = None) -> dict[str, Any]:
     settings = Settings(
         device=device,
         precision=precision,
-        compile=given.compile,
+        compile=compile,
+        compile_training=given.compile == "always",
         repeats=given.repeats,
         throughput=throughput,
         frames=given.frames,
@@ -77,7 +86,7 @@ def main(arguments: Sequence[str] | None = None) -> dict[str, Any]:
     result: dict[str, Any] = {"machine": _machine(device), "settings": _plain(settings)}
     print(
         f"{result['machine']['processor']}, {device}, {precision}"
-        f"{', compiled' if given.compile else ''}, {torch.get_num_threads()} threads: "
+        f"{', inference compiled' if compile else ''}, {torch.get_num_threads()} threads: "
         f"{throughput / 1e9:.0f} GFLOP/s in a matrix product"
     )
     for part in given.parts:
@@ -156,7 +165,12 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     add("--frames", type=_positive, default=100, help="images that the node is sent")
     add("--device", default="auto", help="auto, cpu, cuda or cuda:n")
     add("--precision", default="auto", choices=("auto", *PRECISIONS))
-    add("--compile", action="store_true", help="compile the model")
+    add(
+        "--compile",
+        default="auto",
+        choices=COMPILE_CHOICES,
+        help="auto: inference, where the node does so, too; always: inference and training",
+    )
     add("--reference", type=Path, help="a checkout of the authors' code, to be timed, too")
     add("--small", action="store_true", help="a tiny model and tiny images")
     add("--output", type=Path, default=Path("bench.json"))

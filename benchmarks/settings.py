@@ -10,7 +10,9 @@ import torch
 @dataclass(frozen=True)
 class Settings:
     """Attributes:
-    device, precision, compile: of our side; the plain model is float32 and eager on the device.
+    device, precision: of our side; the plain model is float32 and eager on the device.
+    compile: whether our inference is compiled.
+    compile_training: whether our training is.
     repeats: timed runs of a pass of the model; training steps take a third as many.
     sizes: pixels and slots of the models.
     batches: batch sizes of inference.
@@ -24,6 +26,7 @@ class Settings:
     device: torch.device
     precision: str
     compile: bool
+    compile_training: bool
     repeats: int
     sizes: tuple[tuple[int, int], ...]
     batches: tuple[int, ...]
