@@ -154,11 +154,11 @@ def add_conv_enlarged(base: Tensor, x: Tensor, weight: Tensor) -> Tensor:
     phases = phases.permute(0, 2, 3, 1).unflatten(3, (2, 2, outputs))
     if torch.compiler.is_compiling():  # which makes one loop of this, but many of writing in place
         height, width = x.shape[2:]
-        rows = [
+        pairs = [
             torch.stack([phases[:, p : p + height, q : q + width, p, q] for q in (0, 1)], dim=3)
             for p in (0, 1)
         ]
-        interleaved = torch.stack(rows, dim=2).flatten(3, 4).flatten(1, 2)
+        interleaved = torch.stack(pairs, dim=2).flatten(3, 4).flatten(1, 2)
         return base + interleaved.permute(0, 3, 1, 2)
     summed: Tensor = _AddPhases.apply(base.permute(0, 2, 3, 1), phases)
     return summed.permute(0, 3, 1, 2)
