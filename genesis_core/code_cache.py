@@ -8,7 +8,7 @@ from pathlib import Path
 import torch
 
 CACHE_VARIABLE = "GENESIS_CACHE"
-"""Environment variable that names another folder for compiled models."""
+"""Environment variable that names another folder for compiled code."""
 
 
 def compile_cache() -> Path:

@@ -1,8 +1,8 @@
 """ReLU(GroupNorm(x)) as one operation of the CPU, in C++ that is compiled on its first use.
 
-The C++ (native/group_norm_relu.cpp) takes a second to compile and is kept for later processes.
-Where there is no compiler, and for everything but training on a CPU in channels last, PyTorch's own
-operations do the work.
+The C++ (native/group_norm_relu.cpp) takes seconds to compile and is kept for later processes
+(code_cache.py). Where there is no compiler, and for everything but training on a CPU in channels
+last, PyTorch's own operations do the work.
 """
 
 from __future__ import annotations
@@ -52,9 +52,15 @@ def shuffled_norm_relu(phases: Tensor, norm: nn.GroupNorm) -> Tensor:
     return _run(phases.permute(0, 2, 3, 1).unflatten(3, (4, -1)).contiguous(), norm)
 
 
-def runs_fused(x: Tensor) -> bool:
-    """Whether maps of this kind are normalised in C++: to train on a CPU that has a compiler."""
-    trains_on_cpu = torch.is_grad_enabled() and x.device.type == "cpu" and x.dtype in _DTYPES
+def runs_fused(x: Tensor, *, convolved: bool = False) -> bool:
+    """Whether maps like x are normalised in C++: to train on a CPU that has a compiler.
+
+    convolved: not x itself, but what a convolution makes of it, in the precision of autocast.
+    """
+    dtype = x.dtype
+    if convolved and torch.is_autocast_enabled("cpu"):
+        dtype = torch.get_autocast_dtype("cpu")
+    trains_on_cpu = torch.is_grad_enabled() and x.device.type == "cpu" and dtype in _DTYPES
     return trains_on_cpu and not torch.compiler.is_compiling() and _library() is not None
 
 
@@ -72,7 +78,7 @@ class _GroupNormReLU(torch.autograd.Function):
         ctx: Any, x: Tensor, weight: Tensor, bias: Tensor, groups: int, eps: float
     ) -> Tensor:
         library = _library()
-        assert library is not None  # see runs_fused
+        assert library is not None and x.dtype in _DTYPES  # see runs_fused
         batch, height, width, phases, channels = x.shape
         side = 2 if phases == 4 else 1
         shape = (ctypes.c_int64 * 6)(batch, height, width, phases, channels, groups)
@@ -114,23 +120,30 @@ def _pointers(*tensors: Tensor) -> list[ctypes.c_void_p]:
 
 @functools.cache
 def _library() -> ctypes.CDLL | None:
-    """The compiled operations, or None where they cannot be compiled, which is logged once."""
+    """The compiled operations, or None where they cannot be had, which is logged once."""
     try:
-        return ctypes.CDLL(str(_build()))
-    except (OSError, subprocess.SubprocessError) as error:
-        details = getattr(error, "stderr", None) or str(error)
+        path = _build()
+        try:
+            return ctypes.CDLL(str(path))
+        except OSError:  # damaged, perhaps
+            path.unlink()
+            return ctypes.CDLL(str(_build()))
+    except Exception as error:  # noqa: BLE001 - a compiler can fail in any way
+        details = str(getattr(error, "stderr", None) or error).strip().partition("\n")[0]
         logger.warning(
-            "training will be slower, as %s cannot be compiled (that takes a C++ compiler): %s",
+            "training will be slower, as %s cannot be compiled or loaded (that takes a C++ "
+            "compiler and a folder for the result): %s: %s",
             _SOURCE.name,
-            details.strip().partition("\n")[0],
+            type(error).__name__,
+            details,
         )
         return None
 
 
 def _build() -> Path:
     """The shared library: from the cache, or compiled now."""
-    compiler = shlex.split(os.environ.get("CXX", "c++"))
-    # PyTorch's own OpenMP, so that both share their threads.
+    compiler = shlex.split(os.environ.get("CXX") or "g++")
+    # PyTorch's own OpenMP, where it brings one, so that both share their threads.
     openmp = sorted(str(path) for path in (Path(torch.__file__).parent / "lib").glob("libgomp*"))
     command = [*compiler, *_FLAGS.split(), str(_SOURCE), *openmp[:1]]
     digest = hashlib.sha256("\0".join([*command, torch.__version__, cpu_flags()]).encode())
@@ -145,6 +158,7 @@ def _build() -> Path:
                 check=True,
                 capture_output=True,
                 text=True,
+                errors="replace",
                 timeout=120,
             )
             os.replace(partial, library)

@@ -103,6 +103,7 @@ class ConvBlock(nn.Sequential):
     """3x3 convolution without bias, normalisation, ReLU; keeps height and width.
 
     GroupNorm(8), or with ``instance_norm`` one group per channel (affine instance normalisation).
+    Its last two modules hold their parameters; they may run as one operation (see fused.py).
     """
 
     def __init__(self, in_channels: int, out_channels: int, instance_norm: bool = False) -> None:
@@ -160,12 +161,12 @@ def add_conv_enlarged(base: Tensor, x: Tensor, weight: Tensor) -> Tensor:
         ]
         interleaved = torch.stack(pairs, dim=2).flatten(3, 4).flatten(1, 2)
         return base + interleaved.permute(0, 3, 1, 2)
-    summed: Tensor = _AddPhases.apply(base.permute(0, 2, 3, 1), phases)
-    return summed.permute(0, 3, 1, 2)
+    summed: Tensor = _AddPhases.apply(base, phases)
+    return summed
 
 
 class _AddPhases(torch.autograd.Function):
-    """Add phases (B, H + 1, W + 1, 2, 2, O) to a map (B, 2H, 2W, O), each at its pixels, in place.
+    """Add phases (B, H + 1, W + 1, 2, 2, O) to a map (B, O, 2H, 2W), each at its pixels, in place.
 
     The second phase's window starts a pixel after the first's. Autograd's own way back would make
     a whole map of zeros for each phase.
@@ -174,21 +175,23 @@ class _AddPhases(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, base: Tensor, phases: Tensor) -> Tensor:
         ctx.mark_dirty(base)
+        pixels = base.permute(0, 2, 3, 1)
         height, width = phases.shape[1] - 1, phases.shape[2] - 1
         for p in (0, 1):
             for q in (0, 1):
-                base[:, p::2, q::2] += phases[:, p : p + height, q : q + width, p, q]
+                pixels[:, p::2, q::2] += phases[:, p : p + height, q : q + width, p, q]
         return base
 
     @staticmethod
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, Tensor]:
-        batch, height, width, outputs = gradient.shape
+        pixels = gradient.permute(0, 2, 3, 1)
+        batch, height, width, outputs = pixels.shape
         height, width = height // 2, width // 2
-        phases = gradient.new_empty(batch, height + 1, width + 1, 2, 2, outputs)
+        phases = pixels.new_empty(batch, height + 1, width + 1, 2, 2, outputs)
         for p in (0, 1):
             for q in (0, 1):
                 phase = phases[:, :, :, p, q]
-                phase[:, p : p + height, q : q + width] = gradient[:, p::2, q::2]
+                phase[:, p : p + height, q : q + width] = pixels[:, p::2, q::2]
                 phase[:, 0 if p else height] = 0  # the row and the column outside of the window
                 phase[:, :, 0 if q else width] = 0
         return gradient, phases
@@ -272,8 +275,8 @@ class UpConv(nn.Module):
     """Transposed 5x5 convolution, stride 2, padding 2, output padding 1: (H, W) -> (2H, 2W).
 
     Parameters have the layout of ``nn.ConvTranspose2d`` (in, out, 5, 5). In half precision, and on
-    a GPU, it is computed as one 3x3 convolution to the four output phases as channels, for
-    ``pixel_shuffle`` to interleave: each phase sees at most 3x3 input pixels, and there the dense
+    a GPU, it is computed as one 3x3 convolution to the four output phases as channels, to be
+    interleaved: each phase sees at most 3x3 input pixels, and there the dense
     convolution is much faster than the strided one, above all in the backward pass. In float32 on
     a CPU the strided one is, as it multiplies 25 times where the dense one does 36 times.
     """
@@ -345,9 +348,9 @@ class BroadcastDecoder(nn.Sequential):
             for up, norm in zip(ups, norms, strict=True):
                 x = group_norm_relu(up(x), norm)  # type: ignore[arg-type]
             return head(x)
-        if runs_fused(x):
+        if runs_fused(x, convolved=True):
             for up, norm in zip(ups, norms, strict=True):
-                x = shuffled_norm_relu(up.phases(x, together=False), norm)  # type: ignore
+                x = shuffled_norm_relu(up.phases(x, together=False), norm)  # type: ignore[arg-type,operator]
             # Channels last, a 1x1 convolution is a product of matrices.
             return F.linear(x.permute(0, 2, 3, 1), head.weight[:, :, 0, 0], head.bias).permute(
                 0, 3, 1, 2

@@ -5,7 +5,7 @@ python training/grow.py --checkpoint small.safetensors --feature-dim 64 --output
 
 The backbone of a model for images of twice the size has one level more, on the outside. Inner
 levels see a scene at the same scale as before and keep their weights; the outermost keep theirs as
-a start, and the levels between are new. A wider model computes exactly what the narrow one does
+a start, and the levels between are new. A wider model computes what the narrow one does
 (Net2WiderNet: Chen, Goodfellow, Shlens 2016): every channel is there several times, and whatever
 read it reads a share of each. Train the result as `init` of a run.
 """
@@ -84,7 +84,8 @@ def widen(model: GenesisV2, feature_dim: int, seed: int = 0) -> GenesisV2:
             f"feature_dim is {feature_dim}; expected twice, three times ... the model's "
             f"{model.config.feature_dim}"
         )
-    wide = GenesisV2(replace(model.config, feature_dim=feature_dim))
+    with torch.random.fork_rng(devices=[]):
+        wide = GenesisV2(replace(model.config, feature_dim=feature_dim))
     generator = torch.Generator().manual_seed(seed)
     narrow = model.state_dict()
     weights = {}
@@ -95,7 +96,7 @@ def widen(model: GenesisV2, feature_dim: int, seed: int = 0) -> GenesisV2:
         for axis, (old, new) in enumerate(zip(weight.shape, like.shape, strict=True)):
             if old != new:
                 # The backbone's MLP flattens a map of 2C channels: each channel's pixels in a row.
-                flat = name.startswith("backbone.mlp") and old % (2 * model.config.feature_dim) == 0
+                flat = name.startswith("backbone.mlp")
                 pixels = old // (2 * model.config.feature_dim) if flat else 1
                 shares = generator if axis == read and weight.dim() > 1 else None
                 weight = _copy(weight, axis, copies, pixels, shares)
@@ -130,7 +131,7 @@ def main(
         output: safetensors file to write
         image_size: pixels of the new model: 128 or 256; the same, if not given
         feature_dim: its width, a multiple of the model's; the same, if not given
-        seed: of the weights that are new
+        seed: of the weights that are new, and of how wide ones are shared out
     """
     model = load_model(checkpoint)
     if not isinstance(model, GenesisV2):

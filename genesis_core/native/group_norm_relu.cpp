@@ -6,7 +6,8 @@
 // P = 4 those of a 2 x 2 block of pixels (row by row), which the result takes apart: y has
 // N x 2H x 2W x C numbers then. All phases of a channel belong to the channel's group.
 //
-// Each sample is read twice, while it is in the cache; threads share the samples.
+// Each sample is read twice, while it is in the cache. Threads share the samples, so that no more of
+// them work than there are samples.
 
 #include <cmath>
 #include <cstdint>
@@ -74,8 +75,8 @@ void forward(const T* __restrict x, const float* gamma, const float* beta, T* __
              float* mean, float* rstd, const Shape& s, double eps) {
   const int64_t depth = s.depth(), channels = s.channels;
   Sums sums(depth);
-  float* __restrict first = sums.row.data();
-  float* __restrict second = first + depth;
+  float* first = sums.row.data();
+  float* second = first + depth;
   for (int64_t i = 0; i < s.height; ++i) {
     const T* at = x + i * s.width * depth;
     for (int64_t j = 0; j < s.width; ++j, at += depth) {
@@ -132,8 +133,8 @@ void backward(const T* __restrict gradient, const T* __restrict x, const float* 
   const float* __restrict a = scale.data();
   const float* __restrict b = shift.data();
   Sums sums(channels);
-  float* __restrict first = sums.row.data();
-  float* __restrict second = first + channels;
+  float* first = sums.row.data();
+  float* second = first + channels;
   for (int64_t i = 0; i < s.height; ++i) {
     for (int64_t j = 0; j < s.width; ++j) {
       for (int64_t phase = 0; phase < s.phases; ++phase) {

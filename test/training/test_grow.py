@@ -68,7 +68,7 @@ def test_from_the_command_line(small: GenesisV2, tmp_path: Path) -> None:
 
 
 def test_a_wider_model_computes_the_same(small: GenesisV2) -> None:
-    """Exactly, but its copies of a channel get gradients of their own."""
+    """But for rounding; its copies of a channel get gradients of their own, though."""
     wide = widen(small.eval(), 24).eval()
     assert wide.config.feature_dim == 24
     images = torch.rand(2, 3, 32, 32)
