@@ -72,21 +72,27 @@ def test_planner_picks_the_largest_tracked_object(client: Any, node: Any, tmp_pa
     try:
         with client.listen(ObjectMasks, MASKS) as messages:
             client.until(lambda: client.node.count_subscribers(MASKS) == 2, "the planner listens")
-            for number in range(1, 5):
+            # The node may learn of the planner later than we do: then it misses the first masks.
+            number = 0
+            while output.read_text().count("\n") < 4:
+                number += 1
+                assert number < 50, output.read_text()
                 message = to_message(scene(), Image().header)
                 message.header.stamp.sec = number
                 camera.publish(message)
-                client.until(lambda number=number: len(messages) == number, f"masks {number}")
-            client.until(lambda: output.read_text().count("\n") >= 4, "the planner's lines", 20)
+                client.until(lambda: len(messages) == number, f"masks {number}")  # noqa: B023
+                client.spin(0.3)
+            client.spin(2.0)  # until it has printed its last line
         lines = output.read_text().splitlines()
         assert process.poll() is None, lines
     finally:
         process.terminate()
         process.wait(20)
     printed = re.findall(r"^(\d+) (\d+) \((.*)\) None$", "\n".join(lines), re.M)
-    assert len(printed) == len(lines) == 4, lines
+    assert 4 <= len(printed) == len(lines) <= len(messages), lines
     assert len({number for number, _, _ in printed}) == 1, lines
-    for message, (number, area, centroid) in zip(messages, printed, strict=True):
+    heard = messages[-len(printed) :]
+    for message, (number, area, centroid) in zip(heard, printed, strict=True):
         candidates = [item for item in objects(message) if item.id and not item.background]
         assert int(area) == max(item.area for item in candidates)
         assert int(number) in {item.id for item in candidates if item.area == int(area)}
