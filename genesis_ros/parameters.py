@@ -111,8 +111,8 @@ class Settings:
     )
     checkpoint: str = _parameter(
         "",
-        "Path of the model's checkpoint, or tabletop or tabletop_unsupervised, which ship with the "
-        "package; empty: tabletop.",
+        "Path of the model's checkpoint, or tabletop, tabletop_small (faster) or "
+        "tabletop_unsupervised, which ship with the package; empty: tabletop.",
     )
     device: str = _parameter(
         "auto",
