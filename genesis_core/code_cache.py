@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import tempfile
+from collections.abc import Callable
 from pathlib import Path
 
 import torch
@@ -17,6 +19,18 @@ def compile_cache() -> Path:
         return Path(given)
     caches = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
     return Path(caches) / "genesis_core"
+
+
+def kept(name: str, make: Callable[[Path], object]) -> Path:
+    """The file of this name in that folder; if there is none yet, ``make`` writes it to a path."""
+    file = compile_cache() / name
+    if not file.exists():
+        file.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(dir=file.parent) as folder:
+            partial = Path(folder) / name
+            make(partial)
+            os.replace(partial, file)
+    return file
 
 
 def cpu_flags() -> str:

@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from genesis_core.code_cache import compile_cache, cpu_flags
+from genesis_core.code_cache import cpu_flags, kept
 from genesis_core.slot_model import SlotModel
 
 _KEPT = 16  # compiled models, the most recent ones
@@ -34,11 +34,12 @@ def compiled(work: Work, model: SlotModel, example: Tensor, settings: Mapping[st
     Raises:
         Exception: of any kind, where something is missing: a C++ compiler or a writable folder.
     """
-    package = compile_cache() / f"{_identity(model, example, settings)}.pt2"
-    if package.exists():
-        package.touch()
-    else:
-        _compile(work, model, example, package)
+    name = f"{_identity(model, example, settings)}.pt2"
+    package = kept(name, lambda file: _compile(work, model, example, file))
+    package.touch()
+    by_age = sorted(package.parent.glob("*.pt2"), key=lambda path: path.stat().st_mtime)
+    for old in by_age[:-_KEPT]:
+        old.unlink(missing_ok=True)
     # It is unpacked into a folder that the process removes only if it ends well. Once the code is
     # loaded nobody needs that.
     with tempfile.TemporaryDirectory() as folder:
@@ -67,16 +68,9 @@ class _Program(nn.Module):
 
 
 def _compile(work: Work, model: SlotModel, example: Tensor, package: Path) -> None:
-    package.parent.mkdir(parents=True, exist_ok=True)
     with torch.inference_mode(False), torch.no_grad():
         program = torch.export.export(_Program(model, work), (example,), strict=False)
-        with tempfile.TemporaryDirectory(dir=package.parent) as folder:
-            partial = Path(folder) / package.name
-            torch._inductor.aoti_compile_and_package(program, package_path=str(partial))
-            os.replace(partial, package)
-    by_age = sorted(package.parent.glob("*.pt2"), key=lambda path: path.stat().st_mtime)
-    for old in by_age[:-_KEPT]:
-        old.unlink(missing_ok=True)
+        torch._inductor.aoti_compile_and_package(program, package_path=str(package))
 
 
 def _identity(model: SlotModel, example: Tensor, settings: Mapping[str, object]) -> str:

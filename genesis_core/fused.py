@@ -14,7 +14,6 @@ import logging
 import os
 import shlex
 import subprocess
-import tempfile
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +22,7 @@ from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
 
-from genesis_core.code_cache import compile_cache, cpu_flags
+from genesis_core.code_cache import cpu_flags, kept
 
 logger = logging.getLogger(__name__)
 
@@ -148,18 +147,15 @@ def _build() -> Path:
     command = [*compiler, *_FLAGS.split(), str(_SOURCE), *openmp[:1]]
     digest = hashlib.sha256("\0".join([*command, torch.__version__, cpu_flags()]).encode())
     digest.update(_SOURCE.read_bytes())
-    library = compile_cache() / f"{digest.hexdigest()[:32]}.so"
-    if not library.exists():
-        library.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(dir=library.parent) as folder:
-            partial = Path(folder) / library.name
-            subprocess.run(
-                [*command, "-o", str(partial)],
-                check=True,
-                capture_output=True,
-                text=True,
-                errors="replace",
-                timeout=120,
-            )
-            os.replace(partial, library)
-    return library
+
+    def compile(library: Path) -> None:
+        subprocess.run(
+            [*command, "-o", str(library)],
+            check=True,
+            capture_output=True,
+            text=True,
+            errors="replace",
+            timeout=120,
+        )
+
+    return kept(f"{digest.hexdigest()[:32]}.so", compile)
