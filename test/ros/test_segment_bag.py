@@ -139,6 +139,7 @@ def check_results(found: dict[str, list[Found]], numbers: Iterable[int]) -> None
         np.testing.assert_array_equal(label_image(masks.message).ravel(), pixels)
 
 
+@pytest.mark.usefixtures("one_thread")  # as the command has: its numbers are ours to the last bit
 @pytest.mark.parametrize("storage", ["mcap", "sqlite3"])
 def test_one_camera(tmp_path: Path, tiny_checkpoint: Path, storage: str) -> None:
     """Every image gives what the node would publish about it."""

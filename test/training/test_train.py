@@ -13,7 +13,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from random import Random
@@ -47,6 +47,8 @@ from training.objective import Objective, ObjectiveConfig
 from training.run_folder import CHECKPOINT, METRICS, MODEL, RunFolder, read_metrics
 from training.settings import OptimizerConfig, TrainConfig, parse
 from training.train import main
+
+pytestmark = pytest.mark.usefixtures("one_thread")  # runs are compared bit by bit
 
 ROOT = Path(__file__).resolve().parents[2]
 CONFIGS = ROOT / "config" / "training"
@@ -156,15 +158,6 @@ def _text(value: Any) -> str:
     if isinstance(value, bool):
         return "true" if value else "false"
     return "null" if value is None else str(value)
-
-
-@pytest.fixture(scope="module", autouse=True)
-def one_thread() -> Iterator[None]:
-    """Runs are compared bit by bit, and the number of threads decides the order of sums."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
 
 
 @pytest.fixture(scope="module")
@@ -779,10 +772,12 @@ def test_what_was_logged_after_the_checkpoint_is_logged_once(data: Path, tmp_pat
     """A kill leaves lines of steps that are repeated, and half a line."""
     train(tmp_path, data, {"steps": 2, "eval_every": 1})
     kept = (tmp_path / CHECKPOINT).read_bytes()
+    time.sleep(1)  # TensorBoard orders what was logged by the second in which a run began
     train(tmp_path, data, {"steps": 4, "eval_every": 1, "resume": True})
     (tmp_path / CHECKPOINT).write_bytes(kept)
     with (tmp_path / METRICS).open("a") as file:
         file.write('{"step": 5, "kind": "tra')
+    time.sleep(1)
     train(tmp_path, data, {"steps": 6, "eval_every": 1, "resume": True})
     for kind in ("train", "val"):
         assert [line["step"] for line in metrics(tmp_path, kind)] == [1, 2, 3, 4, 5, 6]
