@@ -6,6 +6,8 @@ Every argument that is left empty keeps the value of params_file. The node confi
 itself (parameter autostart).
 """
 
+import os
+
 from launch import LaunchContext, LaunchDescription
 from launch.actions import DeclareLaunchArgument, OpaqueFunction
 from launch.conditions import IfCondition
@@ -33,11 +35,13 @@ TOPIC_ARGUMENTS = {
 }
 
 
+# Where Fast DDS looks for a profile: version 2, which is Jazzy's, and version 3.
+PROFILE_VARIABLES = ("FASTRTPS_DEFAULT_PROFILES_FILE", "FASTDDS_DEFAULT_PROFILES_FILE")
+
+
 def generate_launch_description() -> LaunchDescription:
     """The arguments and the nodes; called by ros2 launch."""
-    params_file = PathJoinSubstitution(
-        [FindPackageShare("genesis_ros"), "config", "perception.yaml"]
-    )
+    params_file = config_file("perception.yaml")
     return LaunchDescription(
         [
             DeclareLaunchArgument(
@@ -78,6 +82,20 @@ def generate_launch_description() -> LaunchDescription:
     )
 
 
+def config_file(name: str) -> PathJoinSubstitution:
+    """A file of the package's config folder."""
+    return PathJoinSubstitution([FindPackageShare("genesis_ros"), "config", name])
+
+
+def middleware_environment() -> dict[str, PathJoinSubstitution]:
+    """Room for images in Fast DDS's shared memory; a profile of the user's own goes before."""
+    if any(os.environ.get(name) for name in PROFILE_VARIABLES):
+        return {}
+    version_2, version_3 = PROFILE_VARIABLES
+    variable = version_2 if os.environ.get("ROS_DISTRO") == "jazzy" else version_3
+    return {variable: config_file("fastdds.xml")}
+
+
 def start_perception(context: LaunchContext) -> list[Node]:
     """The perception node; arguments that were given take precedence over the parameter file."""
     given: dict[str, ParameterValue | list[str]] = {
@@ -95,6 +113,7 @@ def start_perception(context: LaunchContext) -> list[Node]:
             name="perception",
             namespace=LaunchConfiguration("namespace"),
             parameters=[LaunchConfiguration("params_file"), given],
+            additional_env=middleware_environment(),
             output="screen",
         )
     ]
@@ -112,6 +131,7 @@ def start_camera(context: LaunchContext) -> list[Node]:
             name="camera",
             namespace="camera",
             parameters=[source],
+            additional_env=middleware_environment(),
             output="screen",
         )
     ]

@@ -38,6 +38,15 @@ else
     unset _venv _overlay _site _libraries _directory
 fi
 
+# Images fit into shared memory, see the file; a profile of the user's own goes before.
+if [ -z "${FASTDDS_DEFAULT_PROFILES_FILE:-}${FASTRTPS_DEFAULT_PROFILES_FILE:-}" ]; then
+    if [ "${ROS_DISTRO:-}" = jazzy ]; then  # Fast DDS 2
+        export FASTRTPS_DEFAULT_PROFILES_FILE="$GENESIS_ROS_ROOT/config/fastdds.xml"
+    else
+        export FASTDDS_DEFAULT_PROFILES_FILE="$GENESIS_ROS_ROOT/config/fastdds.xml"
+    fi
+fi
+
 # DDS otherwise announces itself to every machine on the network.
 export ROS_AUTOMATIC_DISCOVERY_RANGE="${ROS_AUTOMATIC_DISCOVERY_RANGE:-LOCALHOST}"
 unset GENESIS_ROS_ROOT

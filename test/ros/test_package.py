@@ -127,6 +127,7 @@ def test_build_installs_configuration_launch_file_and_messages(install: Path) ->
     for name in (
         "config/perception.yaml",
         "config/perception.rviz",
+        "config/fastdds.xml",
         "launch/perception.launch.py",
         "package.xml",
     ):
