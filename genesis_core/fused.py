@@ -1,20 +1,12 @@
-"""ReLU(GroupNorm(x)) as one operation of the CPU, in C++ that is compiled on its first use.
+"""ReLU(GroupNorm(x)) as one operation of the CPU, in C++ (native/group_norm_relu.cpp).
 
-The C++ (native/group_norm_relu.cpp) takes seconds to compile and is kept for later processes
-(code_cache.py). Where there is no compiler, and for everything but training on a CPU in channels
-last, PyTorch's own operations do the work.
+Where there is no compiler, and for everything but training on a CPU in channels last, PyTorch's own
+operations do the work.
 """
 
 from __future__ import annotations
 
 import ctypes
-import functools
-import hashlib
-import logging
-import os
-import shlex
-import subprocess
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -22,12 +14,8 @@ from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
 
-from genesis_core.code_cache import cpu_flags, kept
+from genesis_core.native_library import native_library
 
-logger = logging.getLogger(__name__)
-
-_SOURCE = Path(__file__).with_name("native") / "group_norm_relu.cpp"
-_FLAGS = "-std=c++17 -O3 -march=native -fno-math-errno -fno-trapping-math -fPIC -shared -fopenmp"
 _DTYPES = (torch.float32, torch.bfloat16)
 
 
@@ -117,45 +105,5 @@ def _pointers(*tensors: Tensor) -> list[ctypes.c_void_p]:
     return [ctypes.c_void_p(tensor.data_ptr()) for tensor in tensors]
 
 
-@functools.cache
 def _library() -> ctypes.CDLL | None:
-    """The compiled operations, or None where they cannot be had, which is logged once."""
-    try:
-        path = _build()
-        try:
-            return ctypes.CDLL(str(path))
-        except OSError:  # damaged, perhaps
-            path.unlink()
-            return ctypes.CDLL(str(_build()))
-    except Exception as error:  # noqa: BLE001 - a compiler can fail in any way
-        details = str(getattr(error, "stderr", None) or error).strip().partition("\n")[0]
-        logger.warning(
-            "training will be slower, as %s cannot be compiled or loaded (that takes a C++ "
-            "compiler and a folder for the result): %s: %s",
-            _SOURCE.name,
-            type(error).__name__,
-            details,
-        )
-        return None
-
-
-def _build() -> Path:
-    """The shared library: from the cache, or compiled now."""
-    compiler = shlex.split(os.environ.get("CXX") or "g++")
-    # PyTorch's own OpenMP, where it brings one, so that both share their threads.
-    openmp = sorted(str(path) for path in (Path(torch.__file__).parent / "lib").glob("libgomp*"))
-    command = [*compiler, *_FLAGS.split(), str(_SOURCE), *openmp[:1]]
-    digest = hashlib.sha256("\0".join([*command, torch.__version__, cpu_flags()]).encode())
-    digest.update(_SOURCE.read_bytes())
-
-    def compile(library: Path) -> None:
-        subprocess.run(
-            [*command, "-o", str(library)],
-            check=True,
-            capture_output=True,
-            text=True,
-            errors="replace",
-            timeout=120,
-        )
-
-    return kept(f"{digest.hexdigest()[:32]}.so", compile)
+    return native_library("group_norm_relu.cpp", "training will be slower")

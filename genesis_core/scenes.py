@@ -9,6 +9,8 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
+from genesis_core.mask_operations import Enlarged, enlarge
+
 UNSEEN = 255
 """Label of a pixel outside a centre crop, in a quantised scene."""
 
@@ -69,26 +71,23 @@ def to_scene(
         _check_quantisable(masks)
     rows, columns = window
     height, width = rows.stop - rows.start, columns.stop - columns.start
-    kind = np.uint8 if quantised else np.float32
-    full = np.empty((len(masks), height, width), kind)
-    large = np.empty((height, width), np.float32)
-    for mask, place in zip(masks, full, strict=True):
-        # Linear interpolation is a convex combination: probabilities still sum to one.
-        if quantised:
-            cv2.resize(mask, (width, height), dst=large)
-            # Rounds to nearest: half a step less rounds down. One pass, unlike numpy.
-            cv2.convertScaleAbs(large, dst=place, alpha=255.0, beta=-0.5)
-        else:
+    if quantised:
+        full, winners, scores = enlarge(masks, height, width) or _enlarge(masks, height, width)
+        labels: NDArray[Any] = winners
+    else:
+        full = np.empty((len(masks), height, width), np.float32)
+        for mask, place in zip(masks, full, strict=True):
+            # Linear interpolation is a convex combination: probabilities still sum to one.
             cv2.resize(mask, (width, height), dst=place)
-    winners, best = _strongest(full)
-    scores = (_quantised_scores if quantised else _scores)(winners, best, len(masks))
-    labels: NDArray[Any] = winners if quantised else winners.astype(np.int64)
+        winners, best = _strongest(full)
+        scores = _scores(winners, best, len(masks))
+        labels = winners.astype(np.int64)
     if (height, width) != size:
-        inside, full = full, np.zeros((len(masks), *size), kind)
+        inside, full = full, np.zeros((len(masks), *size), full.dtype)
         full[:, rows, columns] = inside
         labels = np.full(size, UNSEEN if quantised else -1, labels.dtype)
         labels[rows, columns] = winners
-    return Scene(full, labels, latent_mean, latent_std, scores, len(masks))
+    return Scene(full, labels, latent_mean, latent_std, scores.astype(np.float32), len(masks))
 
 
 def _check_quantisable(masks: NDArray[np.float32]) -> None:
@@ -113,16 +112,28 @@ def _strongest(masks: NDArray[Any]) -> tuple[NDArray[Any], NDArray[Any]]:
     return winners, best
 
 
-def _scores(winners: NDArray[Any], best: NDArray[Any], slots: int) -> NDArray[np.float32]:
+def _scores(winners: NDArray[Any], best: NDArray[Any], slots: int) -> NDArray[np.float64]:
     areas = np.bincount(winners.ravel(), minlength=slots)
     sums = np.bincount(winners.ravel(), weights=best.ravel(), minlength=slots)
-    return (sums / np.maximum(areas, 1)).astype(np.float32)
+    return sums / np.maximum(areas, 1)
 
 
-def _quantised_scores(winners: NDArray[Any], best: NDArray[Any], slots: int) -> NDArray[np.float32]:
-    """The same from a histogram of winners and their probabilities."""
+def _enlarge(masks: NDArray[np.float32], height: int, width: int) -> Enlarged:
+    """mask_operations.enlarge without a compiler."""
+    full = np.empty((len(masks), height, width), np.uint8)
+    large = np.empty((height, width), np.float32)
+    for mask, place in zip(masks, full, strict=True):
+        cv2.resize(mask, (width, height), dst=large)
+        # Rounds to nearest: half a step less rounds down. One pass, unlike numpy.
+        cv2.convertScaleAbs(large, dst=place, alpha=255.0, beta=-0.5)
+    winners, best = _strongest(full)
+    return Enlarged(full, winners, _quantised_scores(winners, best, len(masks)))
+
+
+def _quantised_scores(winners: NDArray[Any], best: NDArray[Any], slots: int) -> NDArray[np.float64]:
+    """The scores from a histogram of winners and their probabilities."""
     if winners.size > _MANY:  # every fourth pixel says as much
         winners, best = (np.ascontiguousarray(a[::2, ::2]) for a in (winners, best))
     counts = cv2.calcHist([winners, best], [0, 1], None, [slots, 256], [0, slots, 0, 256])
     sums = counts @ np.arange(256, dtype=np.float64)
-    return (sums / 255 / np.maximum(counts.sum(axis=1), 1)).astype(np.float32)
+    return sums / 255 / np.maximum(counts.sum(axis=1), 1)

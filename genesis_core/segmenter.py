@@ -12,6 +12,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from genesis_core import mask_operations
 from genesis_core.checkpoint import CheckpointError, load_model
 from genesis_core.device import (
     check_choice,
@@ -190,6 +191,7 @@ class Segmenter:
         Batches of other sizes are not run compiled, or as a CUDA graph; nor are those that come
         after ``configure`` has chosen settings other than the present ones run compiled.
         """
+        mask_operations.prepare()
         self._inference.prepare(batch_size, self._options(self._settings))
 
     def _options(self, settings: _Settings) -> Options:

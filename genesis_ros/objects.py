@@ -1,4 +1,4 @@
-"""From the model's slots to the objects of an image, in plain arrays (no ROS, no torch).
+"""From the model's slots to the objects of an image, in plain arrays (no ROS).
 
 A slot's soft mask becomes an 8-bit mask, and every pixel gets the label of the slot that explains
 it best. An image's masks sum to exactly 255 at every pixel that the model saw, and each labelled
@@ -14,10 +14,12 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 
+from genesis_core.mask_operations import Settled, settle
+
 MAX_OBJECTS = 254
 """Labels are 1 to 254: label 0 means no object, and 255 marks unseen pixels on the way."""
 _UNSEEN = 255
-_CLUTTER_OWN = 0.25  # of a clutter slot's mask, at most this share lies where it wins
+_CLUTTER_OWN = 0.25  # of a clutter slot's mask, less than this share lies where it wins
 
 
 class SceneLike(Protocol):
@@ -110,46 +112,41 @@ def find_objects(
     masks = scene.masks if scene.masks.dtype == np.uint8 else _quantise(scene.masks)
     winners = scene.labels.astype(np.uint8)  # -1 becomes 255, _UNSEEN
     kept = _drop_small(masks, winners, min_area * height * width)
-    parts = _settle(masks, winners, kept, mask_floor)
+    threshold = int(np.ceil(mask_floor * 255.0)) - 1
+    settled = settle(masks, winners, kept, threshold) or _settle(masks, winners, kept, threshold)
 
     seen = Box(*cv2.boundingRect(1 - _equal(winners, _UNSEEN)))
     border = _border(winners[seen.slices])
-    labels = np.zeros((height, width), np.uint8)
     objects: list[SceneObject] = []
-    for slot, (box, pixels, mine, area, centroid) in zip(kept, parts, strict=True):
-        labels[pixels.slices] |= mine * np.uint8(len(objects) + 1)
+    for index, slot in enumerate(kept):
+        box = Box(*settled.boxes[index].tolist())
         score = float(scene.scores[slot])
         background = (
             np.count_nonzero(border == slot) >= background_border * border.size
-            or _spans(pixels, seen, background_span)
-            or (score < clutter_score and _is_left_over(masks[slot], pixels, mine))
+            or _spans(Box(*settled.own_boxes[index]), seen, background_span)
+            or (score < clutter_score and settled.own_shares[index] < _CLUTTER_OWN)
         )
+        x, y = settled.centroids[index].tolist()
         objects.append(
             SceneObject(
-                label=len(objects) + 1,
+                label=index + 1,
                 slot=slot,
-                background=background,
+                background=bool(background),
                 score=score,
-                area=area,
-                centroid=centroid,
+                area=int(settled.areas[index]),
+                centroid=(x, y),
                 box=box,
                 mask=masks[slot][box.slices],
                 latent_mean=scene.latent_mean[slot],
                 latent_std=scene.latent_std[slot],
             )
         )
-    return SceneObjects(objects, labels)
+    return SceneObjects(objects, settled.labels)
 
 
 def _spans(pixels: Box, seen: Box, share: float) -> bool:
     """Whether the pixels reach across more than this share of the seen image both ways."""
     return pixels.width > share * seen.width and pixels.height > share * seen.height
-
-
-def _is_left_over(mask: npt.NDArray[np.uint8], pixels: Box, mine: npt.NDArray[np.uint8]) -> bool:
-    """Whether little of a mask (H, W) lies where it wins: where ``mine``, in the box, is 1."""
-    own = cv2.sumElems(cv2.multiply(mask[pixels.slices], mine))[0]
-    return bool(own < _CLUTTER_OWN * cv2.sumElems(mask)[0])
 
 
 def _quantise(masks: npt.NDArray[np.float32]) -> npt.NDArray[np.uint8]:
@@ -180,40 +177,46 @@ def _drop_small(
     return kept
 
 
-class _Part(NamedTuple):
-    """Where a slot is."""
-
-    box: Box  # of its mask
-    pixels: Box  # of the pixels that it wins
-    mine: npt.NDArray[np.uint8]  # (pixels.height, pixels.width), 1 where it wins, else 0
-    area: int  # of these
-    centroid: tuple[float, float]  # of these: x, y in the image
-
-
 def _settle(
-    masks: npt.NDArray[np.uint8], winners: npt.NDArray[np.uint8], kept: Sequence[int], floor: float
-) -> list[_Part]:
-    """Apply the floor, in place, and give each pixel's rest to its winner: sums become 255."""
-    threshold = np.ceil(floor * 255.0) - 1
+    masks: npt.NDArray[np.uint8],
+    winners: npt.NDArray[np.uint8],
+    kept: Sequence[int],
+    threshold: int,
+) -> Settled:
+    """mask_operations.settle without a compiler."""
     rest = np.full(winners.shape, 255, np.uint8)
     boxes = []
     for slot in kept:
-        if floor > 0:
+        if threshold > 0:
             cv2.threshold(masks[slot], threshold, 0, cv2.THRESH_TOZERO, dst=masks[slot])
         box = Box(*cv2.boundingRect(masks[slot]))
-        if box.width:  # else the floor has taken all of it
+        if box.width:  # else the threshold has taken all of it
             inside = rest[box.slices]
             cv2.subtract(inside, masks[slot][box.slices], dst=inside)
         boxes.append(box)
-    parts = []
-    for slot, box in zip(kept, boxes, strict=True):
+    labels = np.zeros(winners.shape, np.uint8)
+    own_boxes, areas, centroids, own_shares = [], [], [], []
+    for index, slot in enumerate(kept):
         mine = _equal(winners, slot)
-        pixels, area, centroid = _extent(mine)
-        mine = mine[pixels.slices]
-        inside = masks[slot][pixels.slices]
-        inside += rest[pixels.slices] * mine
-        parts.append(_Part(_union(box, pixels), pixels, mine, area, centroid))
-    return parts
+        own_box, area, centroid = _extent(mine)
+        mine = mine[own_box.slices]
+        inside = masks[slot][own_box.slices]
+        inside += rest[own_box.slices] * mine
+        labels[own_box.slices] |= mine * np.uint8(index + 1)
+        boxes[index] = _union(boxes[index], own_box)
+        own = cv2.sumElems(cv2.multiply(inside, mine))[0]
+        own_boxes.append(own_box)
+        areas.append(area)
+        centroids.append(centroid)
+        own_shares.append(own / cv2.sumElems(masks[slot])[0])
+    return Settled(
+        labels,
+        np.array(boxes, np.int64).reshape(-1, 4),
+        np.array(own_boxes, np.int64).reshape(-1, 4),
+        np.array(areas, np.int64),
+        np.array(centroids).reshape(-1, 2),
+        np.array(own_shares),
+    )
 
 
 def _union(one: Box, other: Box) -> Box:

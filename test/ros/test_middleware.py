@@ -22,7 +22,7 @@ IMAGES = 20
     "fastrtps" not in rclpy.get_rmw_implementation_identifier(), reason="Fast DDS is not in use"
 )
 def test_best_effort_loses_no_image(client: Any) -> None:
-    """Images of 1280x720 are five times Fast DDS's own shared memory: without it a third is lost."""
+    """Images of 1280x720: five times what fits into Fast DDS's shared memory without it."""
     numbers: list[int] = []
     client.node.create_subscription(
         Image,

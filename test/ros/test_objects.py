@@ -7,10 +7,18 @@ from dataclasses import dataclass, field
 import numpy as np
 import pytest
 
+from genesis_core import mask_operations
 from genesis_ros.objects import SceneObjects, find_objects
 
 HEIGHT, WIDTH = 60, 80
 ALL = {"min_area": 0.0, "mask_floor": 0.0, "background_border": 0.2}
+
+
+@pytest.fixture(autouse=True, params=["compiled", "not compiled"])
+def compiler(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Everything holds with and without a C++ compiler."""
+    if request.param == "not compiled":
+        monkeypatch.setattr(mask_operations, "_library", lambda: None)
 
 
 @dataclass

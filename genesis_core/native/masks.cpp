@@ -1,0 +1,260 @@
+// Soft masks at the size of a camera image, in 8 bits: enlarged, and settled so that every pixel's
+// sum is 255. Each does in one pass, while a row is in the cache, what array operations do in dozens.
+//
+// Masks are K x H x W, row by row; threads share the rows.
+
+#include <algorithm>
+#include <cmath>
+#include <cstdint>
+#include <vector>
+
+namespace {
+
+constexpr int kOne = 255;  // a probability of one
+
+// Linear interpolation along a side, as OpenCV has it: where each target lies between two sources.
+struct Side {
+  Side(int64_t source, int64_t target) : first(target), second(target), weight(target) {
+    const double scale = static_cast<double>(source) / static_cast<double>(target);
+    for (int64_t i = 0; i < target; ++i) {
+      const double place = (static_cast<double>(i) + 0.5) * scale - 0.5;
+      const double inside = std::min(std::max(place, 0.0), static_cast<double>(source - 1));
+      first[i] = static_cast<int32_t>(inside);
+      second[i] = static_cast<int32_t>(std::min<int64_t>(first[i] + 1, source - 1));
+      weight[i] = static_cast<float>(inside - first[i]);
+    }
+  }
+
+  std::vector<int32_t> first, second;
+  std::vector<float> weight;  // of the second
+};
+
+// The rows of all masks that are in use, enlarged across and multiplied by 255.
+class Band {
+ public:
+  Band(const float* masks, int64_t slots, int64_t rows, int64_t columns, const Side& across)
+      : masks_(masks), slots_(slots), rows_(rows), columns_(columns), across_(across) {
+    for (auto& values : values_) values.resize(slots * across.first.size());
+  }
+
+  // A row of every mask, slots x width. Neighbours do not displace each other.
+  const float* row(int64_t number) {
+    std::vector<float>& values = values_[number % 2];
+    if (numbers_[number % 2] != number) {
+      numbers_[number % 2] = number;
+      enlarge(number, values.data());
+    }
+    return values.data();
+  }
+
+ private:
+  void enlarge(int64_t number, float* __restrict to) const {
+    const int64_t width = static_cast<int64_t>(across_.first.size());
+    const int32_t* __restrict first = across_.first.data();
+    const int32_t* __restrict second = across_.second.data();
+    const float* __restrict weight = across_.weight.data();
+    for (int64_t k = 0; k < slots_; ++k, to += width) {
+      const float* __restrict from = masks_ + (k * rows_ + number) * columns_;
+      for (int64_t x = 0; x < width; ++x) {
+        to[x] = kOne * (from[first[x]] * (1 - weight[x]) + from[second[x]] * weight[x]);
+      }
+    }
+  }
+
+  const float* masks_;
+  int64_t slots_, rows_, columns_;
+  const Side& across_;
+  std::vector<float> values_[2];
+  int64_t numbers_[2] = {-1, -1};
+};
+
+// What a slot has of the image, and of which columns.
+struct Extent {
+  explicit Extent(int64_t width) : covered(width), won(width) {}
+
+  void add(const Extent& other) {
+    for (size_t x = 0; x < won.size(); ++x) {
+      covered[x] |= other.covered[x];
+      won[x] += other.won[x];
+    }
+    top = std::min(top, other.top);
+    bottom = std::max(bottom, other.bottom);
+    own_top = std::min(own_top, other.own_top);
+    own_bottom = std::max(own_bottom, other.own_bottom);
+    sum_y += other.sum_y;
+    own += other.own;
+    total += other.total;
+  }
+
+  std::vector<uint8_t> covered;  // not 0 where the mask is not, in any row
+  std::vector<int32_t> won;      // pixels that the slot wins
+  int64_t top = INT64_MAX, bottom = -1, own_top = INT64_MAX, own_bottom = -1;
+  int64_t sum_y = 0, own = 0, total = 0;
+};
+
+void write(const Extent& extent, int64_t* result) {
+  const int64_t width = static_cast<int64_t>(extent.won.size());
+  int64_t left = width, right = -1, own_left = width, own_right = -1, area = 0, sum_x = 0;
+  for (int64_t x = 0; x < width; ++x) {
+    if (extent.covered[x]) {
+      left = std::min(left, x);
+      right = x;
+    }
+    if (extent.won[x]) {
+      own_left = std::min(own_left, x);
+      own_right = x;
+    }
+    area += extent.won[x];
+    sum_x += x * extent.won[x];
+  }
+  const int64_t values[] = {left,
+                            extent.top,
+                            right - left + 1,
+                            extent.bottom - extent.top + 1,
+                            own_left,
+                            extent.own_top,
+                            own_right - own_left + 1,
+                            extent.own_bottom - extent.own_top + 1,
+                            area,
+                            sum_x,
+                            extent.sum_y,
+                            extent.own,
+                            extent.total};
+  std::copy(std::begin(values), std::end(values), result);
+}
+
+}  // namespace
+
+extern "C" {
+
+// masks: slots x rows x columns probabilities. full: slots x height x width, 255 times the
+// probability, rounded down. winners: height x width, the slot of the largest, the first of several.
+// areas and sums: per slot, the pixels that it wins and their values' sum.
+void enlarge(const float* masks, int64_t slots, int64_t rows, int64_t columns, int64_t height,
+             int64_t width, uint8_t* full, uint8_t* winners, int64_t* areas, int64_t* sums,
+             int threads) {
+  const Side across(columns, width), down(rows, height);
+  std::fill(areas, areas + slots, 0);
+  std::fill(sums, sums + slots, 0);
+#pragma omp parallel num_threads(threads)
+  {
+    Band band(masks, slots, rows, columns, across);
+    std::vector<uint8_t> highest(width);
+    std::vector<int64_t> area(slots), sum(slots);
+    uint8_t* __restrict best = highest.data();
+#pragma omp for schedule(static)
+    for (int64_t y = 0; y < height; ++y) {
+      uint8_t* __restrict winner = winners + y * width;
+      const float weight = down.weight[y];
+      const float* uppers = band.row(down.first[y]);
+      const float* lowers = band.row(down.second[y]);
+      for (int64_t k = 0; k < slots; ++k) {
+        const float* __restrict upper = uppers + k * width;
+        const float* __restrict lower = lowers + k * width;
+        uint8_t* __restrict to = full + (k * height + y) * width;
+        for (int64_t x = 0; x < width; ++x) {
+          const float value = upper[x] * (1 - weight) + lower[x] * weight;
+          to[x] = static_cast<uint8_t>(
+              static_cast<int>(std::min(std::max(value, 0.0f), static_cast<float>(kOne))));
+        }
+        if (k == 0) {
+          std::copy(to, to + width, best);
+          std::fill(winner, winner + width, 0);
+        } else {
+          const uint8_t slot = static_cast<uint8_t>(k);
+          for (int64_t x = 0; x < width; ++x) {
+            winner[x] = to[x] > best[x] ? slot : winner[x];
+            best[x] = std::max(to[x], best[x]);
+          }
+        }
+      }
+      for (int64_t k = 0; k < slots; ++k) {
+        const uint8_t slot = static_cast<uint8_t>(k);
+        int32_t pixels = 0, values = 0;
+        for (int64_t x = 0; x < width; ++x) {
+          pixels += winner[x] == slot;
+          values += winner[x] == slot ? best[x] : 0;
+        }
+        area[k] += pixels;
+        sum[k] += values;
+      }
+    }
+#pragma omp critical
+    for (int64_t k = 0; k < slots; ++k) {
+      areas[k] += area[k];
+      sums[k] += sum[k];
+    }
+  }
+}
+
+// Of the kept slots, in place: values up to the threshold become 0, and each pixel's winner (one of
+// them, or none) gets what is missing of 255. labels: height x width, 1 for the first kept slot.
+// results: 13 numbers per kept slot: x, y, width and height of the box around the mask, the same
+// around the pixels that it wins, their number, sums of their x and y and of their values, and the
+// sum of all values. Every kept slot has to win a pixel.
+void settle(uint8_t* masks, const uint8_t* winners, const int64_t* kept, int64_t count,
+            int64_t height, int64_t width, int threshold, uint8_t* labels, int64_t* results,
+            int threads) {
+  const std::vector<Extent> nothing(count, Extent(width));
+  std::vector<Extent> all = nothing;
+#pragma omp parallel num_threads(threads)
+  {
+    std::vector<Extent> extents = nothing;
+    std::vector<uint8_t> remainder(width);
+    uint8_t* __restrict rest = remainder.data();
+#pragma omp for schedule(static)
+    for (int64_t y = 0; y < height; ++y) {
+      const uint8_t* __restrict winner = winners + y * width;
+      uint8_t* __restrict label = labels + y * width;
+      std::fill(rest, rest + width, static_cast<uint8_t>(kOne));
+      std::fill(label, label + width, 0);
+      for (int64_t i = 0; i < count; ++i) {
+        uint8_t* __restrict mask = masks + (kept[i] * height + y) * width;
+        for (int64_t x = 0; x < width; ++x) {
+          const uint8_t value = mask[x] > threshold ? mask[x] : 0;
+          mask[x] = value;
+          rest[x] = rest[x] > value ? rest[x] - value : 0;
+        }
+      }
+      for (int64_t i = 0; i < count; ++i) {
+        uint8_t* __restrict mask = masks + (kept[i] * height + y) * width;
+        Extent& extent = extents[i];
+        uint8_t* __restrict covered = extent.covered.data();
+        int32_t* __restrict won = extent.won.data();
+        const uint8_t slot = static_cast<uint8_t>(kept[i]);
+        const uint8_t name = static_cast<uint8_t>(i + 1);
+        for (int64_t x = 0; x < width; ++x) {
+          const uint8_t mine = winner[x] == slot ? 0xff : 0;
+          const uint8_t value = static_cast<uint8_t>(mask[x] + (rest[x] & mine));
+          mask[x] = value;
+          covered[x] |= value;
+          label[x] |= name & mine;
+        }
+        int32_t area = 0, own = 0, total = 0;
+        for (int64_t x = 0; x < width; ++x) {
+          const int32_t mine = winner[x] == slot;
+          won[x] += mine;
+          area += mine;
+          own += mine ? mask[x] : 0;
+          total += mask[x];
+        }
+        if (total) {
+          extent.top = std::min(extent.top, y);
+          extent.bottom = y;
+        }
+        if (area) {
+          extent.own_top = std::min(extent.own_top, y);
+          extent.own_bottom = y;
+        }
+        extent.sum_y += y * area;
+        extent.own += own;
+        extent.total += total;
+      }
+    }
+#pragma omp critical
+    for (int64_t i = 0; i < count; ++i) all[i].add(extents[i]);
+  }
+  for (int64_t i = 0; i < count; ++i) write(all[i], results + 13 * i);
+}
+
+}  // extern "C"

@@ -1,0 +1,156 @@
+"""Masks of camera images in C++ against OpenCV and NumPy, and what happens without a compiler."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+import torch
+
+from genesis_core.mask_operations import enlarge, settle
+
+ROOT = Path(__file__).resolve().parents[2]
+needs_compiler = pytest.mark.skipif(
+    shutil.which("g++") is None and "CI" not in os.environ, reason="needs a C++ compiler"
+)
+
+
+def soft_masks(slots: int, height: int, width: int, seed: int = 0) -> np.ndarray:
+    """Probabilities (K, H, W), most of them near 0 or 1."""
+    logits = 4 * np.random.default_rng(seed).normal(size=(slots, height, width))
+    masks = np.exp(logits - logits.max(axis=0))
+    return (masks / masks.sum(axis=0)).astype(np.float32)
+
+
+@pytest.fixture(params=[1, 2, 3])
+def threads(request: pytest.FixtureRequest) -> object:
+    """How many threads share the rows."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(request.param)
+    yield request.param
+    torch.set_num_threads(before)
+
+
+@needs_compiler
+@pytest.mark.usefixtures("threads")
+@pytest.mark.parametrize(
+    ("slots", "source", "size"),
+    [
+        (8, (128, 128), (480, 640)),
+        (5, (64, 64), (37, 53)),  # smaller
+        (3, (16, 16), (1, 1)),
+        (2, (1, 1), (5, 7)),
+        (1, (8, 8), (200, 3)),
+        (4, (32, 32), (32, 32)),
+        (255, (2, 3), (9, 4)),
+    ],
+)
+def test_enlarged_masks_are_opencvs(
+    slots: int, source: tuple[int, int], size: tuple[int, int]
+) -> None:
+    height, width = size
+    masks = soft_masks(slots, *source)
+    expected = 255 * np.stack([cv2.resize(mask, (width, height)) for mask in masks])
+    found = enlarge(masks, height, width)
+    assert found is not None, "there is no C++ compiler"
+    assert found.masks.dtype == found.winners.dtype == np.uint8
+    np.testing.assert_allclose(found.masks, expected - 0.5, atol=0.51)
+    np.testing.assert_array_equal(found.winners, found.masks.argmax(axis=0))
+    assert (found.masks.sum(axis=0, dtype=int) <= 255).all()
+    for slot, mean in enumerate(found.means):
+        own = found.masks[slot][found.winners == slot]
+        assert mean == pytest.approx(own.mean() / 255 if own.size else 0.0)
+
+
+@needs_compiler
+def test_certain_masks_stay_certain() -> None:
+    masks = np.zeros((2, 4, 4), np.float32)
+    masks[1] = 1
+    found = enlarge(masks, 6, 9)
+    assert found is not None
+    assert (found.masks[0] == 0).all() and (found.masks[1] == 255).all()
+    assert found.means.tolist() == [0.0, 1.0]
+
+
+@needs_compiler
+@pytest.mark.usefixtures("threads")
+@pytest.mark.parametrize("threshold", [-1, 0, 25, 254])
+@pytest.mark.parametrize("size", [(1, 1), (17, 40), (64, 33)])
+def test_settled_masks_sum_to_255(size: tuple[int, int], threshold: int) -> None:
+    """Slot 1 is not kept, and the left edge is nobody's."""
+    masks = np.floor(255 * soft_masks(4, *size)).astype(np.uint8)
+    kept = [0, 2, 3]
+    winners = np.array(kept, np.uint8)[masks[kept].argmax(axis=0)]
+    if size[1] > 1:
+        winners[:, 0] = 255
+        masks[:, :, 0] = 0
+    kept = [slot for slot in kept if (winners == slot).any()]
+    before, given = masks.copy(), winners.copy()
+    found = settle(masks, winners, kept, threshold)
+    assert found is not None, "there is no C++ compiler"
+
+    floored = np.where(before[kept].astype(int) > threshold, before[kept], 0)
+    rest = 255 - floored.sum(axis=0)
+    mine = winners == np.array(kept)[:, None, None]
+    expected = floored + mine * rest
+    np.testing.assert_array_equal(masks[kept], expected)
+    np.testing.assert_array_equal(masks[1], before[1])
+    np.testing.assert_array_equal(winners, given)
+    labels = (mine * np.arange(1, len(kept) + 1)[:, None, None]).sum(axis=0)
+    np.testing.assert_array_equal(found.labels, labels)
+    for index in range(len(kept)):
+        assert found.boxes[index].tolist() == box_of(expected[index])
+        assert found.own_boxes[index].tolist() == box_of(mine[index])
+        rows, columns = np.nonzero(mine[index])
+        assert found.areas[index] == len(rows)
+        assert found.centroids[index] == pytest.approx((columns.mean(), rows.mean()))
+        share = expected[index][mine[index]].sum() / expected[index].sum()
+        assert found.own_shares[index] == pytest.approx(share)
+
+
+def box_of(mask: np.ndarray) -> list[int]:
+    rows, columns = np.nonzero(mask)
+    return [columns.min(), rows.min(), np.ptp(columns) + 1, np.ptp(rows) + 1]
+
+
+@needs_compiler
+def test_nothing_kept() -> None:
+    masks = np.zeros((2, 3, 4), np.uint8)
+    found = settle(masks, np.full((3, 4), 255, np.uint8), [], 25)
+    assert found is not None
+    assert not found.labels.any() and found.labels.shape == (3, 4)
+    assert len(found.boxes) == len(found.areas) == len(found.own_shares) == 0
+
+
+def test_without_a_compiler_images_are_segmented_all_the_same(tmp_path: Path) -> None:
+    """One warning that says why, and None, for which the callers have a way of their own."""
+    script = """
+import logging
+import numpy as np
+from genesis_core.mask_operations import enlarge, settle
+from genesis_core.scenes import to_scene
+logging.basicConfig()
+masks = np.full((2, 4, 4), 0.5, np.float32)
+assert enlarge(masks, 8, 8) is None
+assert settle(np.zeros((2, 8, 8), np.uint8), np.zeros((8, 8), np.uint8), [0], 25) is None
+latents = np.zeros((2, 3), np.float32)
+window = slice(0, 8), slice(0, 8)
+scene = to_scene(masks, latents, latents, size=(8, 8), window=window, quantised=True)
+assert (scene.masks == 127).all()
+"""
+    result = subprocess.run(
+        [sys.executable, "-c", script],
+        cwd=ROOT,
+        env={**os.environ, "CXX": "not-a-compiler", "GENESIS_CACHE": str(tmp_path)},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert result.stderr.count("masks of camera images will take longer") == 1, result.stderr
+    assert "not-a-compiler" in result.stderr
