@@ -1,6 +1,6 @@
 """ReLU(GroupNorm(x)) as one operation of the CPU, in C++ (native/group_norm_relu.cpp).
 
-Where there is no compiler, and for everything but training on a CPU in channels last, PyTorch's own
+Where there is no compiler, on GPUs, and in other layouts than channels last, PyTorch's own
 operations do the work.
 """
 
@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
 
-from genesis_core.native_library import native_library
+from genesis_core.native_library import native_library, pointers, sizes
 
 _DTYPES = (torch.float32, torch.bfloat16)
 
@@ -40,21 +40,71 @@ def shuffled_norm_relu(phases: Tensor, norm: nn.GroupNorm) -> Tensor:
 
 
 def runs_fused(x: Tensor, *, convolved: bool = False) -> bool:
-    """Whether maps like x are normalised in C++: to train on a CPU that has a compiler.
+    """Whether maps like x are normalised in C++: on a CPU that has a compiler.
 
     convolved: not x itself, but what a convolution makes of it, in the precision of autocast.
     """
     dtype = x.dtype
     if convolved and torch.is_autocast_enabled("cpu"):
         dtype = torch.get_autocast_dtype("cpu")
-    trains_on_cpu = torch.is_grad_enabled() and x.device.type == "cpu" and dtype in _DTYPES
-    return trains_on_cpu and not torch.compiler.is_compiling() and _library() is not None
+    possible = x.device.type == "cpu" and dtype in _DTYPES and not torch.compiler.is_compiling()
+    return possible and _library() is not None
+
+
+def add_phases(pixels: Tensor, phases: Tensor) -> bool:
+    """Add phases (B, H + 1, W + 1, 2, 2, C) to a map (B, 2H, 2W, C), each at its pixels, in place.
+
+    The second phase's window starts a pixel after the first's. Gives False, and does nothing, where
+    it cannot be done in C++.
+    """
+    kind = pixels.dtype
+    if not (runs_fused(pixels) and phases.dtype == kind):
+        return False
+    if not (pixels.is_contiguous() and phases.is_contiguous()):
+        return False
+    library = _library()
+    assert library is not None
+    batch, height, width, channels = pixels.shape
+    library.add_phases(
+        kind == torch.bfloat16,
+        *pointers(pixels, phases),
+        *sizes(batch, height // 2, width // 2, channels),
+        torch.get_num_threads(),
+    )
+    return True
 
 
 def _run(x: Tensor, norm: nn.GroupNorm) -> Tensor:
     """(B, H, W, P, C), contiguous -> (B, C, H, W) or, with P = 4 phases, (B, C, 2H, 2W)."""
-    y: Tensor = _GroupNormReLU.apply(x, norm.weight, norm.bias, norm.num_groups, norm.eps)
+    arguments = x, norm.weight, norm.bias, norm.num_groups, norm.eps
+    # Autograd's book-keeping costs as much as a small map.
+    y: Tensor = (_GroupNormReLU.apply if torch.is_grad_enabled() else _forward)(*arguments)
     return y.permute(0, 3, 1, 2)
+
+
+def _forward(
+    x: Tensor, weight: Tensor, bias: Tensor, groups: int, eps: float, ctx: Any = None
+) -> Tensor:
+    """From a map (B, H, W, P, C), contiguous, to (B, H, W, C) or (B, 2H, 2W, C)."""
+    library = _library()
+    assert library is not None and x.dtype in _DTYPES  # see runs_fused
+    batch, height, width, phases, channels = x.shape
+    side = 2 if phases == 4 else 1
+    shape = (ctypes.c_int64 * 6)(batch, height, width, phases, channels, groups)
+    affine = weight.float().contiguous(), bias.float().contiguous()
+    moments = [x.new_empty(batch, groups, dtype=torch.float32) for _ in range(2)]
+    y = x.new_empty(batch, side * height, side * width, channels)
+    library.group_norm_relu(
+        x.dtype == torch.bfloat16,
+        *pointers(x, *affine, y, *moments),
+        shape,
+        ctypes.c_double(eps),
+        torch.get_num_threads(),
+    )
+    if ctx is not None:
+        ctx.save_for_backward(x, *affine, *moments)
+        ctx.library, ctx.shape = library, shape
+    return y
 
 
 class _GroupNormReLU(torch.autograd.Function):
@@ -64,24 +114,7 @@ class _GroupNormReLU(torch.autograd.Function):
     def forward(
         ctx: Any, x: Tensor, weight: Tensor, bias: Tensor, groups: int, eps: float
     ) -> Tensor:
-        library = _library()
-        assert library is not None and x.dtype in _DTYPES  # see runs_fused
-        batch, height, width, phases, channels = x.shape
-        side = 2 if phases == 4 else 1
-        shape = (ctypes.c_int64 * 6)(batch, height, width, phases, channels, groups)
-        affine = weight.float().contiguous(), bias.float().contiguous()
-        moments = [x.new_empty(batch, groups, dtype=torch.float32) for _ in range(2)]
-        y = x.new_empty(batch, side * height, side * width, channels)
-        library.group_norm_relu(
-            x.dtype == torch.bfloat16,
-            *_pointers(x, *affine, y, *moments),
-            shape,
-            ctypes.c_double(eps),
-            torch.get_num_threads(),
-        )
-        ctx.save_for_backward(x, *affine, *moments)
-        ctx.library, ctx.shape = library, shape
-        return y
+        return _forward(x, weight, bias, groups, eps, ctx)
 
     @staticmethod
     @once_differentiable
@@ -94,16 +127,12 @@ class _GroupNormReLU(torch.autograd.Function):
         affine = [weight.new_empty(len(x), *weight.shape) for _ in range(2)]
         ctx.library.group_norm_relu_backward(
             x.dtype == torch.bfloat16,
-            *_pointers(gradient, *saved, x_gradient, *affine),
+            *pointers(gradient, *saved, x_gradient, *affine),
             ctx.shape,
             torch.get_num_threads(),
         )
         return x_gradient, *(part.sum(dim=0) for part in affine), None, None
 
 
-def _pointers(*tensors: Tensor) -> list[ctypes.c_void_p]:
-    return [ctypes.c_void_p(tensor.data_ptr()) for tensor in tensors]
-
-
 def _library() -> ctypes.CDLL | None:
-    return native_library("group_norm_relu.cpp", "training will be slower")
+    return native_library("group_norm_relu.cpp", "models will be slower on the CPU")

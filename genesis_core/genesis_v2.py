@@ -18,6 +18,7 @@ from genesis_core.latents import (
 )
 from genesis_core.layers import BroadcastDecoder, ConvBlock, UNet, pixel_coordinates
 from genesis_core.losses import Losses, mask_consistency, sgmm_nll
+from genesis_core.pooling import pool
 from genesis_core.slot_model import GenesisOutput as GenesisOutput
 from genesis_core.slot_model import SlotModel, inference_generator, random
 
@@ -133,11 +134,8 @@ class GenesisV2(SlotModel):
         block, conv = self.feature_head
         assert isinstance(conv, nn.Conv2d) and conv.bias is not None
         pixels = block(features).flatten(2).transpose(1, 2)  # (B, HW, C)
-        weights = masks.float().flatten(2)
-        mass = weights.sum(dim=2, keepdim=True)
-        # A sum over all pixels would overflow in half precision.
-        with torch.autocast(weights.device.type, enabled=False):
-            sums = weights @ pixels.float()
+        sums, mass = pool(masks.float().flatten(2), pixels)
+        with torch.autocast(masks.device.type, enabled=False):
             # The head's 1x1 convolution is linear, and cheaper on K sums than on all pixels.
             sums = F.linear(sums, conv.weight.flatten(1)) + mass * conv.bias
         return posterior_moments(self.latent_head(sums / (mass + 1e-5)))

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import ctypes
 import math
 from dataclasses import dataclass, fields
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
+
+from genesis_core.native_library import native_library, pointers, runs_native, sizes
 
 ALPHA_MIN, ALPHA_MAX = 0.01, 0.99
 HARD_ALPHA = 0.5
@@ -99,7 +103,7 @@ class ICSBP(nn.Module):
         Raises:
             ValueError: fewer than two slots, or a threshold that is no number of pixels.
         """
-        batch, channels, height, width = embeddings.shape
+        batch, _, height, width = embeddings.shape
         slots = self.num_slots if num_slots is None else num_slots
         if slots < 2:
             raise ValueError(f"num_slots is {num_slots}; expected at least 2")
@@ -109,21 +113,9 @@ class ICSBP(nn.Module):
             raise ValueError(f"stop_threshold is {stop_threshold}; expected pixels (0 or more)")
         # Always float32: distances and logarithms lose too much in half precision.
         pixels = embeddings.float().flatten(2).contiguous()  # (B, E, HW), one channel after another
-        scores = seed_scores.float().flatten(1)
-        log_scope = torch.zeros_like(scores)
-        log_scopes, log_masks, log_alphas, seeds = [log_scope], [], [], []
-        for _ in range(steps):
-            seed = (scores * log_scope.detach().exp()).argmax(dim=1)  # (B,)
-            centre = pixels.gather(2, seed[:, None, None].expand(-1, channels, 1))
-            log_alpha = self.kernel_log_alpha((pixels - centre).square().sum(dim=1))
-            alpha = log_alpha.exp()
-            alpha = (alpha >= HARD_ALPHA).float() if hard else _clamp_straight_through(alpha)
-            log_masks.append(log_scope + alpha.log())
-            log_scope = log_scope + torch.log1p(-alpha)
-            log_scopes.append(log_scope)
-            log_alphas.append(log_alpha)
-            seeds.append(seed)
-        masks = torch.stack([*log_masks, log_scope], dim=1)  # (B, steps + 1, HW)
+        scores = seed_scores.float().flatten(1).contiguous()
+        found = None if hard else self._native_steps(pixels, scores, steps)
+        masks, log_scopes, log_alphas, seeds = found or self._steps(pixels, scores, steps, hard)
         used = masks.new_full((batch,), slots, dtype=torch.int64)
         pixels_needed = 0.5 if hard else None
         if stop_threshold is not None:
@@ -132,17 +124,76 @@ class ICSBP(nn.Module):
         if by_softmax:
             if pixels_needed is not None:
                 used = _leading(masks[:, :-1], pixels_needed).clamp_min(1)
-            masks = _softmax(torch.stack(log_alphas, dim=1), used, hard)
+            masks = _softmax(log_alphas, used, hard)
         elif pixels_needed is not None:
-            masks, used = _stop_early(masks, torch.stack(log_scopes, dim=1), pixels_needed)
+            masks, used = _stop_early(masks, log_scopes, pixels_needed)
             if hard:  # what is left for the last mask may be nothing
                 used = (masks.exp().sum(dim=2) > 0).sum(dim=1)
         return Clusters(
             log_masks=masks.unflatten(2, (height, width)),
             num_slots=used,
-            seeds=torch.stack(seeds, dim=1),
-            log_alpha=torch.stack(log_alphas, dim=1).unflatten(2, (height, width)),
+            seeds=seeds,
+            log_alpha=log_alphas.unflatten(2, (height, width)),
         )
+
+    def _steps(self, pixels: Tensor, scores: Tensor, steps: int, hard: bool) -> _Steps:
+        """Stick-breaking from embeddings (B, E, HW) and seed scores (B, HW)."""
+        log_scope = torch.zeros_like(scores)
+        log_scopes, log_masks, log_alphas, seeds = [log_scope], [], [], []
+        for _ in range(steps):
+            seed = (scores * log_scope.detach().exp()).argmax(dim=1)  # (B,)
+            centre = pixels.gather(2, seed[:, None, None].expand(-1, pixels.shape[1], 1))
+            log_alpha = self.kernel_log_alpha((pixels - centre).square().sum(dim=1))
+            alpha = log_alpha.exp()
+            alpha = (alpha >= HARD_ALPHA).float() if hard else _clamp_straight_through(alpha)
+            log_masks.append(log_scope + alpha.log())
+            log_scope = log_scope + torch.log1p(-alpha)
+            log_scopes.append(log_scope)
+            log_alphas.append(log_alpha)
+            seeds.append(seed)
+        return _Steps(
+            log_masks=torch.stack([*log_masks, log_scope], dim=1),
+            log_scopes=torch.stack(log_scopes, dim=1),
+            log_alpha=torch.stack(log_alphas, dim=1),
+            seeds=torch.stack(seeds, dim=1),
+        )
+
+    def _native_steps(self, pixels: Tensor, scores: Tensor, steps: int) -> _Steps | None:
+        """The same in C++, without gradients, on a CPU with a compiler; else None."""
+        if self.kernel != "gaussian" or not runs_native(pixels):
+            return None
+        library = native_library("icsbp.cpp", "masks will take longer")
+        if library is None:
+            return None
+        batch, channels, count = pixels.shape
+        found = _Steps(
+            log_masks=pixels.new_empty(batch, steps + 1, count),
+            log_scopes=pixels.new_empty(batch, steps + 1, count),
+            log_alpha=pixels.new_empty(batch, steps, count),
+            seeds=torch.empty(batch, steps, dtype=torch.int64),
+        )
+        library.icsbp(
+            *pointers(pixels, scores),
+            *sizes(batch, channels, count, steps),
+            ctypes.c_double(float(self.log_scale.exp())),
+            (ctypes.c_double * 2)(ALPHA_MIN, ALPHA_MAX),
+            *pointers(found.log_masks, found.log_alpha, found.log_scopes, found.seeds),
+            torch.get_num_threads(),
+        )
+        return found
+
+
+class _Steps(NamedTuple):
+    """What S steps of stick-breaking give, at HW pixels.
+
+    log_masks: (B, S + 1, HW), the last is what is left. log_scopes: (B, S + 1, HW), what was left
+    before each step and after the last. log_alpha: (B, S, HW), before it is clamped. seeds: (B, S).
+    """
+
+    log_masks: Tensor
+    log_scopes: Tensor
+    log_alpha: Tensor
+    seeds: Tensor
 
 
 def _clamp_straight_through(alpha: Tensor) -> Tensor:

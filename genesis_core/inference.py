@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import logging
 import threading
 from collections.abc import Callable
@@ -12,6 +13,7 @@ from torch import Tensor
 
 from genesis_core.compiled import compiled
 from genesis_core.device import PRECISIONS
+from genesis_core.layers import freeze
 from genesis_core.slot_model import SlotModel
 
 logger = logging.getLogger(__name__)
@@ -70,6 +72,10 @@ class Inference:
         self._dtype = PRECISIONS[precision]
         self._decode = decode
         self._compile = compile
+        self._runs = self.model  # what is run
+        if self.device.type == "cpu" and not compile and self._dtype != torch.float32:
+            self._runs = copy.deepcopy(self.model)
+            freeze(self._runs, self._dtype)
         self._prepared: dict[tuple[int, Options], _Pass | _Graph] = {}
         self._preparing = threading.Lock()
         self._randomness: dict[tuple[int, int], dict[str, Tensor]] = {}
@@ -129,7 +135,7 @@ class Inference:
         if self.model.flexible_slots:
             fixed_shapes = self._compile or self.device.type == "cuda"
             arguments |= {"stop_threshold": options.stop_threshold, "trim": not fixed_shapes}
-        model, decode, device, dtype = self.model, self._decode, self.device.type, self._dtype
+        model, decode, device, dtype = self._runs, self._decode, self.device.type, self._dtype
 
         def work(pixels: Tensor) -> Found:
             # NHWC memory seen as NCHW is channels last already.

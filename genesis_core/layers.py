@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -10,7 +11,7 @@ from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
 
 from genesis_core.config import GROUP_NORM_GROUPS
-from genesis_core.fused import group_norm_relu, runs_fused, shuffled_norm_relu
+from genesis_core.fused import add_phases, group_norm_relu, runs_fused, shuffled_norm_relu
 
 
 def pixel_coordinates(height: int, width: int, device: torch.device | None = None) -> Tensor:
@@ -92,6 +93,37 @@ def _to_planes(x: Tensor) -> Tensor:
     return planes.view(x.shape)
 
 
+class _Frozen:
+    """A layer that may keep what it makes of its weights, once these do not change any more."""
+
+    _made: dict[str, Tensor] | None = None
+
+    def freeze(self) -> None:
+        """From now on the weights must not change; for inference."""
+        self._made = {}
+
+    def _of_weights(self, name: str, make: Callable[[], Tensor]) -> Tensor:
+        if self._made is None:
+            return make()
+        if name not in self._made:
+            self._made[name] = make()
+        return self._made[name]
+
+
+def freeze(model: nn.Module, dtype: torch.dtype) -> None:
+    """Make the weights of large layers ready for inference under autocast to this precision.
+
+    They are stored in it, and what is computed from them is kept: the model can't be trained on.
+    """
+    for module in model.modules():
+        if isinstance(module, _Conv3x3 | UpConv):
+            module.to(dtype, memory_format=torch.channels_last)  # type: ignore[call-overload]
+        elif isinstance(module, UNet):
+            module.mlp.to(dtype)
+        if isinstance(module, _Frozen):
+            module.freeze()
+
+
 class _Conv3x3(nn.Conv2d):
     """The convolution of a ``ConvBlock``."""
 
@@ -99,7 +131,7 @@ class _Conv3x3(nn.Conv2d):
         return convolve(x, self.weight)
 
 
-class ConvBlock(nn.Sequential):
+class ConvBlock(_Frozen, nn.Sequential):
     """3x3 convolution without bias, normalisation, ReLU; keeps height and width.
 
     GroupNorm(8), or with ``instance_norm`` one group per channel (affine instance normalisation).
@@ -126,11 +158,26 @@ class ConvBlock(nn.Sequential):
         conv, norm, _ = self
         assert isinstance(conv, _Conv3x3) and isinstance(norm, nn.GroupNorm)
         below, beside = conv.weight.split([x.shape[1], skip.shape[1]], dim=1)
-        beside = beside.contiguous(memory_format=torch.channels_last)
-        return group_norm_relu(add_conv_enlarged(convolve(skip, beside), x, below), norm)
+        beside = self._of_weights(
+            "beside", lambda: beside.contiguous(memory_format=torch.channels_last)
+        )
+        kernel = self._of_weights("below", lambda: phase_kernel(below))
+        return group_norm_relu(add_conv_enlarged(convolve(skip, beside), x, kernel), norm)
 
 
-def add_conv_enlarged(base: Tensor, x: Tensor, weight: Tensor) -> Tensor:
+def phase_kernel(weight: Tensor) -> Tensor:
+    """The kernel (4 * O, I, 2, 2) that ``add_conv_enlarged`` wants for a 3x3 one (O, I, 3, 3)."""
+    outputs, inputs = weight.shape[:2]
+    # Output 2j sees the inputs j-1, j and j again, output 2j + 1 sees j twice and j+1.
+    first, middle, last = weight.permute(2, 3, 0, 1)
+    rows = torch.stack([first, middle + last, first + middle, last])
+    first, middle, last = rows.unbind(1)
+    taps = torch.stack([first, middle + last, first + middle, last])
+    taps = taps.view(2, 2, 2, 2, outputs, inputs)  # column's phase, tap, row's phase, tap
+    return taps.permute(2, 0, 4, 3, 1, 5).reshape(4 * outputs, 2, 2, inputs).permute(0, 3, 1, 2)
+
+
+def add_conv_enlarged(base: Tensor, x: Tensor, kernel: Tensor) -> Tensor:
     """base + 3x3 convolution with padding 1 of x enlarged to twice its size by repeating pixels.
 
     Of the three pixels along a side of the kernel two are always the same one, so that each of the
@@ -139,20 +186,12 @@ def add_conv_enlarged(base: Tensor, x: Tensor, weight: Tensor) -> Tensor:
     Args:
         base: (B, O, 2H, 2W), channels last; it may be overwritten.
         x: (B, I, H, W).
-        weight: (O, I, 3, 3).
+        kernel: the ``phase_kernel`` of the 3x3 one.
 
     Returns: (B, O, 2H, 2W), channels last.
     """
-    outputs, inputs = weight.shape[:2]
-    # Output 2j sees the inputs j-1, j and j again, output 2j + 1 sees j twice and j+1.
-    first, middle, last = weight.permute(2, 3, 0, 1)
-    rows = torch.stack([first, middle + last, first + middle, last])
-    first, middle, last = rows.unbind(1)
-    taps = torch.stack([first, middle + last, first + middle, last])
-    taps = taps.view(2, 2, 2, 2, outputs, inputs)  # column's phase, tap, row's phase, tap
-    kernel = taps.permute(2, 0, 4, 3, 1, 5).reshape(4 * outputs, 2, 2, inputs).permute(0, 3, 1, 2)
     phases = convolve(x, kernel)  # (B, 4O, H + 1, W + 1)
-    phases = phases.permute(0, 2, 3, 1).unflatten(3, (2, 2, outputs))
+    phases = phases.permute(0, 2, 3, 1).unflatten(3, (2, 2, -1))
     if torch.compiler.is_compiling():  # which makes one loop of this, but many of writing in place
         height, width = x.shape[2:]
         pairs = [
@@ -176,6 +215,8 @@ class _AddPhases(torch.autograd.Function):
     def forward(ctx: Any, base: Tensor, phases: Tensor) -> Tensor:
         ctx.mark_dirty(base)
         pixels = base.permute(0, 2, 3, 1)
+        if add_phases(pixels, phases):
+            return base
         height, width = phases.shape[1] - 1, phases.shape[2] - 1
         for p in (0, 1):
             for q in (0, 1):
@@ -271,7 +312,7 @@ class UNet(nn.Module):
         return x
 
 
-class UpConv(nn.Module):
+class UpConv(_Frozen, nn.Module):
     """Transposed 5x5 convolution, stride 2, padding 2, output padding 1: (H, W) -> (2H, 2W).
 
     Parameters have the layout of ``nn.ConvTranspose2d`` (in, out, 5, 5). In half precision, and on
@@ -301,11 +342,17 @@ class UpConv(nn.Module):
         together: whether a channel's phases stand side by side, as ``pixel_shuffle`` wants them;
             else a phase's channels do.
         """
-        weight, bias = self.phase_weight(), self.bias.expand(2, 2, -1)
-        if together:
-            weight, bias = weight.permute(2, 0, 1, 3, 4, 5), bias.permute(2, 0, 1)
-        weight = weight.flatten(0, 2).contiguous(memory_format=torch.channels_last)
+        weight = self._of_weights(f"phases {together}", lambda: self._kernel(together))
+        bias = self.bias.expand(2, 2, -1)
+        bias = bias.permute(2, 0, 1) if together else bias
         return F.conv2d(x, weight, bias.flatten(), padding=1)
+
+    def _kernel(self, together: bool) -> Tensor:
+        """(4 * out, in, 3, 3), see ``phases``."""
+        weight = self.phase_weight()
+        if together:
+            weight = weight.permute(2, 0, 1, 3, 4, 5)
+        return weight.flatten(0, 2).contiguous(memory_format=torch.channels_last)
 
     def forward(self, x: Tensor) -> Tensor:
         if not is_cpu_float32(x):

@@ -16,6 +16,7 @@ import subprocess
 from pathlib import Path
 
 import torch
+from torch import Tensor
 
 from genesis_core.code_cache import cpu_flags, kept
 
@@ -49,6 +50,22 @@ def native_library(source: str, consequence: str) -> ctypes.CDLL | None:
             details,
         )
         return None
+
+
+def runs_native(x: Tensor) -> bool:
+    """Whether what is computed from x may be computed in C++ that knows no gradients."""
+    compiling = torch.compiler.is_compiling()
+    return x.device.type == "cpu" and not torch.is_grad_enabled() and not compiling
+
+
+def pointers(*tensors: Tensor) -> list[ctypes.c_void_p]:
+    """Arguments of a C function: where the numbers of contiguous tensors are."""
+    return [ctypes.c_void_p(tensor.data_ptr()) for tensor in tensors]
+
+
+def sizes(*numbers: int) -> list[ctypes.c_int64]:
+    """Arguments of a C function: 64-bit numbers."""
+    return [ctypes.c_int64(number) for number in numbers]
 
 
 def _build(source: Path) -> Path:

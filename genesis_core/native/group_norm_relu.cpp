@@ -6,8 +6,8 @@
 // P = 4 those of a 2 x 2 block of pixels (row by row), which the result takes apart: y has
 // N x 2H x 2W x C numbers then. All phases of a channel belong to the channel's group.
 //
-// Each sample is read twice, while it is in the cache. Threads share the samples, so that no more of
-// them work than there are samples.
+// Each sample is read twice, while it is in the cache. Threads share the samples, so that on the way
+// back no more of them work than there are samples.
 
 #include <cmath>
 #include <cstdint>
@@ -70,14 +70,13 @@ struct Sums {
   std::vector<double> total;
 };
 
+// Sums over the rows from begin to end: of the numbers, then of their squares.
 template <typename T>
-void forward(const T* __restrict x, const float* gamma, const float* beta, T* __restrict y,
-             float* mean, float* rstd, const Shape& s, double eps) {
-  const int64_t depth = s.depth(), channels = s.channels;
-  Sums sums(depth);
-  float* first = sums.row.data();
-  float* second = first + depth;
-  for (int64_t i = 0; i < s.height; ++i) {
+void add_up(const T* __restrict x, const Shape& s, int64_t begin, int64_t end, Sums* sums) {
+  const int64_t depth = s.depth();
+  float* __restrict first = sums->row.data();
+  float* __restrict second = first + depth;
+  for (int64_t i = begin; i < end; ++i) {
     const T* at = x + i * s.width * depth;
     for (int64_t j = 0; j < s.width; ++j, at += depth) {
       for (int64_t k = 0; k < depth; ++k) {
@@ -86,27 +85,42 @@ void forward(const T* __restrict x, const float* gamma, const float* beta, T* __
         second[k] += value * value;
       }
     }
-    sums.flush();
+    sums->flush();
   }
-  std::vector<double> sum(s.groups), square(s.groups);
-  for (int64_t k = 0; k < depth; ++k) {
-    sum[s.group(k)] += sums.total[k];
-    square[s.group(k)] += sums.total[depth + k];
+}
+
+// What normalising and gamma and beta do to each channel: value * scale + shift.
+struct Affine {
+  Affine(const std::vector<double>& total, const float* gamma, const float* beta, float* mean,
+         float* rstd, const Shape& s, double eps)
+      : scale(s.channels), shift(s.channels) {
+    std::vector<double> sum(s.groups), square(s.groups);
+    for (int64_t k = 0; k < s.depth(); ++k) {
+      sum[s.group(k)] += total[k];
+      square[s.group(k)] += total[s.depth() + k];
+    }
+    for (int64_t g = 0; g < s.groups; ++g) {
+      const double centre = sum[g] / s.count();
+      const double variance = square[g] / s.count() - centre * centre;
+      mean[g] = static_cast<float>(centre);
+      rstd[g] = static_cast<float>(1.0 / std::sqrt((variance < 0 ? 0 : variance) + eps));
+    }
+    for (int64_t c = 0; c < s.channels; ++c) {
+      scale[c] = gamma[c] * rstd[s.group(c)];
+      shift[c] = beta[c] - mean[s.group(c)] * scale[c];
+    }
   }
-  for (int64_t g = 0; g < s.groups; ++g) {
-    const double centre = sum[g] / s.count();
-    const double variance = square[g] / s.count() - centre * centre;
-    mean[g] = static_cast<float>(centre);
-    rstd[g] = static_cast<float>(1.0 / std::sqrt((variance < 0 ? 0 : variance) + eps));
-  }
-  std::vector<float> scale(channels), shift(channels);
-  for (int64_t c = 0; c < channels; ++c) {
-    scale[c] = gamma[c] * rstd[s.group(c)];
-    shift[c] = beta[c] - mean[s.group(c)] * scale[c];
-  }
-  const float* __restrict a = scale.data();
-  const float* __restrict b = shift.data();
-  for (int64_t i = 0; i < s.height; ++i) {
+
+  std::vector<float> scale, shift;
+};
+
+template <typename T>
+void apply(const T* __restrict x, const Affine& affine, T* __restrict y, const Shape& s,
+           int64_t begin, int64_t end) {
+  const int64_t depth = s.depth(), channels = s.channels;
+  const float* __restrict a = affine.scale.data();
+  const float* __restrict b = affine.shift.data();
+  for (int64_t i = begin; i < end; ++i) {
     for (int64_t j = 0; j < s.width; ++j) {
       for (int64_t phase = 0; phase < s.phases; ++phase) {
         const T* __restrict from = x + (i * s.width + j) * depth + phase * channels;
@@ -117,6 +131,33 @@ void forward(const T* __restrict x, const float* gamma, const float* beta, T* __
         }
       }
     }
+  }
+}
+
+template <typename T>
+void forward(const T* x, const float* gamma, const float* beta, T* y, float* mean, float* rstd,
+             const Shape& s, double eps) {
+  Sums sums(s.depth());
+  add_up(x, s, 0, s.height, &sums);
+  apply(x, Affine(sums.total, gamma, beta, mean, rstd, s, eps), y, s, 0, s.height);
+}
+
+// The same by several threads, which share the rows.
+template <typename T>
+void forward_together(const T* x, const float* gamma, const float* beta, T* y, float* mean,
+                      float* rstd, const Shape& s, double eps, int threads) {
+  std::vector<Sums> parts(threads, Sums(s.depth()));
+#pragma omp parallel for num_threads(threads) schedule(static)
+  for (int part = 0; part < threads; ++part) {
+    add_up(x, s, s.height * part / threads, s.height * (part + 1) / threads, &parts[part]);
+  }
+  for (int part = 1; part < threads; ++part) {
+    for (size_t k = 0; k < parts[0].total.size(); ++k) parts[0].total[k] += parts[part].total[k];
+  }
+  const Affine affine(parts[0].total, gamma, beta, mean, rstd, s, eps);
+#pragma omp parallel for num_threads(threads) schedule(static)
+  for (int part = 0; part < threads; ++part) {
+    apply(x, affine, y, s, s.height * part / threads, s.height * (part + 1) / threads);
   }
 }
 
@@ -190,10 +231,19 @@ void backward(const T* __restrict gradient, const T* __restrict x, const float* 
 template <typename T>
 void forward_all(const void* x, const float* gamma, const float* beta, void* y, float* mean,
                  float* rstd, const Shape& s, double eps, int threads) {
+  const T* from = static_cast<const T*>(x);
+  T* to = static_cast<T*>(y);
+  if (s.samples < threads) {
+    for (int64_t n = 0; n < s.samples; ++n) {
+      forward_together(from + n * s.size(), gamma, beta, to + n * s.size(), mean + n * s.groups,
+                       rstd + n * s.groups, s, eps, threads);
+    }
+    return;
+  }
 #pragma omp parallel for num_threads(threads) schedule(static)
   for (int64_t n = 0; n < s.samples; ++n) {
-    forward(static_cast<const T*>(x) + n * s.size(), gamma, beta,
-            static_cast<T*>(y) + n * s.size(), mean + n * s.groups, rstd + n * s.groups, s, eps);
+    forward(from + n * s.size(), gamma, beta, to + n * s.size(), mean + n * s.groups,
+            rstd + n * s.groups, s, eps);
   }
 }
 
@@ -207,6 +257,26 @@ void backward_all(const void* gradient, const void* x, const float* gamma, const
              static_cast<const T*>(x) + n * s.size(), gamma, beta, mean + n * s.groups,
              rstd + n * s.groups, static_cast<T*>(x_gradient) + n * s.size(),
              gamma_gradient + n * s.channels, beta_gradient + n * s.channels, s);
+  }
+}
+
+// Adds phases (N x H + 1 x W + 1 x 2 x 2 x C) to a map (N x 2H x 2W x C), each at its pixels: the
+// second phase's window starts a pixel after the first's.
+template <typename T>
+void add_phases_all(void* map, const void* phases, int64_t samples, int64_t height, int64_t width,
+                    int64_t channels, int threads) {
+#pragma omp parallel for num_threads(threads) schedule(static)
+  for (int64_t row = 0; row < samples * 2 * height; ++row) {
+    const int64_t n = row / (2 * height), i = row % (2 * height) / 2, p = row % 2;
+    const T* from = static_cast<const T*>(phases) +
+                    ((n * (height + 1) + i + p) * (width + 1) * 4 + 2 * p) * channels;
+    T* to = static_cast<T*>(map) + row * 2 * width * channels;
+    for (int64_t j = 0; j < 2 * width; ++j) {
+      const int64_t q = j % 2;
+      const T* __restrict at = from + ((j / 2 + q) * 4 + q) * channels;
+      T* __restrict pixel = to + j * channels;
+      for (int64_t c = 0; c < channels; ++c) store(pixel + c, load(pixel[c]) + load(at[c]));
+    }
   }
 }
 
@@ -231,6 +301,12 @@ void group_norm_relu_backward(int half, const void* gradient, const void* x, con
   (half ? backward_all<BFloat16> : backward_all<float>)(gradient, x, gamma, beta, mean, rstd,
                                                         x_gradient, gamma_gradient, beta_gradient,
                                                         s, threads);
+}
+
+void add_phases(int half, void* map, const void* phases, int64_t samples, int64_t height,
+                int64_t width, int64_t channels, int threads) {
+  (half ? add_phases_all<BFloat16> : add_phases_all<float>)(map, phases, samples, height, width,
+                                                            channels, threads);
 }
 
 }  // extern "C"

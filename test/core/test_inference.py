@@ -3,6 +3,7 @@
 Needs PyTorch, NumPy and pytest only, so that it runs on machines with a GPU as they come.
 """
 
+import copy
 import logging
 import shutil
 import subprocess
@@ -93,6 +94,35 @@ def test_untrimmed_slots_are_empty_and_change_nothing(
             one, other = getattr(full, name)[index, :used], getattr(trimmed, name)[index, :used]
             torch.testing.assert_close(one, other, rtol=1e-4, atol=1e-5)
     torch.testing.assert_close(full.reconstruction, trimmed.reconstruction, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("decode", [False, True])
+@pytest.mark.parametrize("image_size", [32, 64])
+def test_half_precision_on_a_cpu_is_autocast(
+    name: str, decode: bool, image_size: int, build_small: Callable[..., SlotModel]
+) -> None:
+    """Weights are made ready once: that changes nothing, and the model stays as it is."""
+    model = build_small(name, image_size=image_size)
+    before = copy.deepcopy(model.state_dict())
+    pixels = torch.randint(0, 256, (2, image_size, image_size, 3), dtype=torch.uint8)
+    inference = Inference(model, precision="bf16", decode=decode)
+    inference.prepare(2, Options(4))
+    for _ in range(2):
+        found = inference(pixels, Options(4))
+        with torch.no_grad(), torch.autocast("cpu", torch.bfloat16):
+            out = model(
+                pixels.permute(0, 3, 1, 2).float() / 255,
+                **model.inference_randomness(2, 4),
+                num_slots=4,
+                decode=decode,
+            )
+        expected = (out.log_masks if decode else out.log_attention)[:, :, 0].float().exp()
+        assert (found.masks - expected).abs().max() < 0.02
+        assert (found.latent_mean - out.latent_mean).abs().max() < 0.02 * out.latent_mean.std()
+    after = model.state_dict()
+    assert all(torch.equal(after[key], value) for key, value in before.items())
+    assert all(after[key].dtype == value.dtype for key, value in before.items())
 
 
 # Compiling

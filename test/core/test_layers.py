@@ -12,6 +12,7 @@ from genesis_core.layers import (
     _Convolution,
     _to_planes,
     add_conv_enlarged,
+    phase_kernel,
     pixel_coordinates,
 )
 
@@ -89,7 +90,8 @@ def test_convolution_of_an_enlarged_map_equals_enlarging_and_convolving(
     weight = torch.randn(3, 5, 3, 3, dtype=torch.float64).contiguous(memory_format=layout)
     ours = [tensor.clone().requires_grad_() for tensor in (base, x, weight)]
     reference = [tensor.clone().requires_grad_() for tensor in (base, x, weight)]
-    actual = add_conv_enlarged(1 * ours[0], *ours[1:])  # it may overwrite what it adds to
+    # It may overwrite what it adds to.
+    actual = add_conv_enlarged(1 * ours[0], ours[1], phase_kernel(ours[2]))
     enlarged = F.interpolate(reference[1], scale_factor=2.0, mode="nearest")
     expected = reference[0] + F.conv2d(enlarged, reference[2], padding=1)
     torch.testing.assert_close(actual, expected)

@@ -1,0 +1,170 @@
+// The steps of IC-SBP (Algorithm 1) for inference: Gaussian kernel, stick-breaking. All that happens
+// to a pixel in a step happens at once; threads share the pixels and meet after each step.
+
+#include <algorithm>
+#include <cmath>
+#include <cstdint>
+#include <limits>
+#include <vector>
+
+namespace {
+
+constexpr int64_t kBlock = 256;  // pixels whose distances are kept at hand
+
+inline float clamp(float x, float low, float high) {  // not a number stays so
+  x = x < low ? low : x;
+  return x > high ? high : x;
+}
+
+// exp and log for floats, in a form that compilers turn into vector instructions. Relative error of
+// exp and absolute error of log below 2e-7 (polynomials of the Cephes library).
+inline float exponential(float x) {
+  x = clamp(x, -87.0f, 87.0f);
+  const float n = std::nearbyint(x * 1.44269504f);
+  const float r = x - n * 0.693359375f + n * 2.12194440e-4f;
+  float p = 1.9875691500e-4f;
+  p = p * r + 1.3981999507e-3f;
+  p = p * r + 8.3334519073e-3f;
+  p = p * r + 4.1665795894e-2f;
+  p = p * r + 1.6666665459e-1f;
+  p = p * r + 5.0000001201e-1f;
+  const int32_t bits = (static_cast<int32_t>(n) + 127) << 23;
+  return (p * r * r + r + 1.0f) * __builtin_bit_cast(float, bits);
+}
+
+inline float logarithm(float x) {  // of positive normal numbers
+  const int32_t bits = __builtin_bit_cast(int32_t, x);
+  // x = m * 2^e with m from sqrt(1/2) to sqrt(2)
+  const int32_t e = (bits - 0x3f3504f3) >> 23;
+  const float m = __builtin_bit_cast(float, bits - (e << 23)) - 1.0f;
+  float p = 7.0376836292e-2f;
+  p = p * m - 1.1514610310e-1f;
+  p = p * m + 1.1676998740e-1f;
+  p = p * m - 1.2420140846e-1f;
+  p = p * m + 1.4249322787e-1f;
+  p = p * m - 1.6668057665e-1f;
+  p = p * m + 2.0000714765e-1f;
+  p = p * m - 2.4999993993e-1f;
+  p = p * m + 3.3333331174e-1f;
+  const float square = m * m;
+  const float n = static_cast<float>(e);
+  return n * 0.693359375f + (m + (p * m * square - 0.5f * square + n * -2.12194440e-4f));
+}
+
+struct Limits {
+  float inverse;  // -1 / scale
+  float lowest, highest, log_lowest, log_highest;
+};
+
+// A step at some pixels: the new mask, and what it leaves.
+inline void shrink(const float* __restrict distance, int64_t size, const Limits limits,
+                   float* __restrict mask, float* __restrict kernel, float* __restrict scope,
+                   float* __restrict log_scope) {
+  for (int64_t i = 0; i < size; ++i) {
+    const float log_kernel = distance[i] * limits.inverse;
+    const float alpha = clamp(exponential(log_kernel), limits.lowest, limits.highest);
+    kernel[i] = log_kernel;
+    mask[i] = log_scope[i] + clamp(log_kernel, limits.log_lowest, limits.log_highest);
+    log_scope[i] += logarithm(1.0f - alpha);
+    scope[i] *= 1.0f - alpha;
+  }
+}
+
+// The largest of the scores so far, and the first pixel that has it.
+struct Best {
+  float score = -std::numeric_limits<float>::infinity();
+  int64_t pixel = -1;
+  char padding[48];  // a cache line each, as threads write side by side
+};
+
+}  // namespace
+
+extern "C" {
+
+// pixels: B x E x N embeddings. scores: B x N, seed scores. alpha: its lowest and its highest value.
+// log_masks: B x (steps + 1) x N. log_alpha: B x steps x N, before it is clamped. log_scopes, if not
+// null: B x (steps + 1) x N, what was left before each step and after the last. seeds: B x steps.
+void icsbp(const float* pixels, const float* scores, int64_t batch, int64_t channels, int64_t count,
+           int64_t steps, double scale, const double* alpha, float* log_masks, float* log_alpha,
+           float* log_scopes, int64_t* seeds, int threads) {
+  const Limits limits{static_cast<float>(-1.0 / scale), static_cast<float>(alpha[0]),
+                      static_cast<float>(alpha[1]), static_cast<float>(std::log(alpha[0])),
+                      static_cast<float>(std::log(alpha[1]))};
+  std::vector<float> left(count), log_left(count);
+  float* const scope_all = left.data();
+  float* const log_scope_all = log_left.data();
+  // Of each part of the pixels, in two sets, so that nobody writes what another still reads.
+  std::vector<Best> bests[2] = {std::vector<Best>(threads), std::vector<Best>(threads)};
+#pragma omp parallel num_threads(threads)
+  for (int64_t b = 0; b < batch; ++b) {
+    const float* const image = pixels + b * channels * count;
+    const float* const score = scores + b * count;
+    for (int64_t step = 0; step <= steps; ++step) {
+      int64_t seed = 0;
+      if (step > 0) {
+        Best best;
+        for (const Best& other : bests[(step - 1) % 2]) {
+          if (other.score > best.score) best = other;
+        }
+        seed = std::max<int64_t>(best.pixel, 0);
+      }
+      const bool first = step == 0;  // only to find the first seed
+      const int64_t k = step - 1;
+#pragma omp for schedule(static)
+      for (int part = 0; part < threads; ++part) {
+        if (!first && part == 0) seeds[b * steps + k] = seed;
+        const int64_t begin = count * part / threads, end = count * (part + 1) / threads;
+        Best mine;
+        for (int64_t start = begin; start < end; start += kBlock) {
+          const int64_t size = std::min(kBlock, end - start);
+          float distance[kBlock], weighted[kBlock];
+          float* __restrict scope = scope_all + start;
+          float* __restrict log_scope = log_scope_all + start;
+          if (first) {
+            for (int64_t i = 0; i < size; ++i) {
+              scope[i] = 1.0f;
+              log_scope[i] = 0.0f;
+            }
+            if (log_scopes) {
+              float* __restrict to = log_scopes + b * (steps + 1) * count + start;
+              std::fill(to, to + size, 0.0f);
+            }
+          } else {
+            std::fill(distance, distance + size, 0.0f);
+            for (int64_t c = 0; c < channels; ++c) {
+              const float* __restrict from = image + c * count + start;
+              const float centre = image[c * count + seed];
+              for (int64_t i = 0; i < size; ++i) {
+                const float difference = from[i] - centre;
+                distance[i] += difference * difference;
+              }
+            }
+            float* __restrict mask = log_masks + (b * (steps + 1) + k) * count + start;
+            float* __restrict kernel = log_alpha + (b * steps + k) * count + start;
+            shrink(distance, size, limits, mask, kernel, scope, log_scope);
+            if (step == steps) {
+              float* __restrict last = log_masks + (b * (steps + 1) + steps) * count + start;
+              std::copy(log_scope, log_scope + size, last);
+            }
+            if (log_scopes) {
+              float* __restrict to = log_scopes + (b * (steps + 1) + step) * count + start;
+              std::copy(log_scope, log_scope + size, to);
+            }
+          }
+          const float* __restrict from = score + start;
+          float highest_here = -std::numeric_limits<float>::infinity();
+          for (int64_t i = 0; i < size; ++i) weighted[i] = from[i] * scope[i];
+#pragma omp simd reduction(max : highest_here)
+          for (int64_t i = 0; i < size; ++i) highest_here = std::max(highest_here, weighted[i]);
+          if (highest_here > mine.score) {
+            mine.score = highest_here;
+            mine.pixel = start + (std::find(weighted, weighted + size, highest_here) - weighted);
+          }
+        }
+        bests[step % 2][part] = mine;
+      }
+    }
+  }
+}
+
+}  // extern "C"
