@@ -33,6 +33,7 @@ from benchmarks.floor import matrix_throughput
 from benchmarks.measure import Row, progress, table
 from benchmarks.reference import CheckoutError, Reference
 from benchmarks.settings import Settings
+from genesis_core import GenesisV2
 from genesis_core.device import (
     COMPILE_CHOICES,
     PRECISIONS,
@@ -67,7 +68,8 @@ def main(arguments: Sequence[str] | None = None) -> dict[str, Any]:
     try:
         device = resolve_device(given.device)
         precision = resolve_precision(given.precision, device)
-        compile = resolve_compile(given.compile, device, precision)
+        gains = GenesisV2.gains_by_compiling
+        compile = resolve_compile(given.compile, device, precision, gains)
         reference = None if given.reference is None else Reference(given.reference)
     except (CheckoutError, DeviceError) as error:
         sys.exit(f"bench.py: {error}")

@@ -48,19 +48,21 @@ def resolve_precision(precision: str, device: torch.device) -> str:
     return "bf16" if _cpu_has_bf16() else "fp32"
 
 
-def resolve_compile(compile: str, device: torch.device, precision: str) -> bool:
+def resolve_compile(compile: str, device: torch.device, precision: str, gains: bool) -> bool:
     """Whether "auto" means to use torch.compile: where it makes a model faster, and can.
 
-    That is in bfloat16 on a CPU that has it, where it halves the time of a pass. In float32 the
-    convolutions alone take nearly all of the time, which it cannot change, and on CUDA graphs
-    already spare what it would.
+    gains: whether it does on a CPU (``SlotModel.gains_by_compiling``).
+
+    That is in bfloat16 on a CPU that has it, and not for models with operations of their own. In
+    float32 the convolutions alone take nearly all of the time, which it cannot change, and on CUDA
+    graphs already spare what it would.
     """
     check_choice("compile", compile, COMPILE_CHOICES)
     if compile != "auto":
         return compile == "always"
     if os.environ.get("TORCH_COMPILE_DISABLE") == "1":  # torch's own switch
         return False
-    worthwhile = device.type == "cpu" and precision == "bf16" and _cpu_has_bf16()
+    worthwhile = gains and device.type == "cpu" and precision == "bf16" and _cpu_has_bf16()
     return worthwhile and shutil.which(os.environ.get("CXX", "g++")) is not None
 
 

@@ -55,7 +55,7 @@ class Inference:
     its weights stop asking for gradients.
 
     Args:
-        model: in evaluation mode, on the device.
+        model: in evaluation mode, on the device; its weights are used as they are now.
         precision: fp32, bf16 or fp16.
         decode: whether the masks are the decoder's, else the attention's; the decoder is then not
             run at all.
@@ -73,7 +73,7 @@ class Inference:
         self._decode = decode
         self._compile = compile
         self._runs = self.model  # what is run
-        if self.device.type == "cpu" and not compile and self._dtype != torch.float32:
+        if self.device.type == "cpu" and not compile:
             self._runs = copy.deepcopy(self.model)
             freeze(self._runs, self._dtype)
         self._prepared: dict[tuple[int, Options], _Pass | _Graph] = {}

@@ -93,45 +93,56 @@ def _to_planes(x: Tensor) -> Tensor:
     return planes.view(x.shape)
 
 
-class _Frozen:
+class _Freezable:
     """A layer that may keep what it makes of its weights, once these do not change any more."""
 
-    _made: dict[str, Tensor] | None = None
+    _dtype: torch.dtype | None = None
 
-    def freeze(self) -> None:
-        """From now on the weights must not change; for inference."""
-        self._made = {}
+    def freeze(self, dtype: torch.dtype) -> None:
+        """From now on the weights must not change."""
+        self._dtype = dtype
+        self._kernels: dict[str, Tensor] = {}
 
-    def _of_weights(self, name: str, make: Callable[[], Tensor]) -> Tensor:
-        if self._made is None:
+    def _kernel(self, name: str, make: Callable[[], Tensor]) -> Tensor:
+        """A convolution's kernel, made of the weights."""
+        if self._dtype is None:
             return make()
-        if name not in self._made:
-            self._made[name] = make()
-        return self._made[name]
+        if name not in self._kernels:
+            kernel = make().to(self._dtype)
+            self._kernels[name] = kernel.contiguous(memory_format=torch.channels_last)
+        return self._kernels[name]
 
 
 def freeze(model: nn.Module, dtype: torch.dtype) -> None:
-    """Make the weights of large layers ready for inference under autocast to this precision.
+    """Make large weights ready, once, for inference under autocast to this precision.
 
-    They are stored in it, and what is computed from them is kept: the model can't be trained on.
+    From now on the model's weights must not change.
     """
     for module in model.modules():
-        if isinstance(module, _Conv3x3 | UpConv):
-            module.to(dtype, memory_format=torch.channels_last)  # type: ignore[call-overload]
+        if isinstance(module, _Freezable):
+            module.freeze(dtype)
         elif isinstance(module, UNet):
             module.mlp.to(dtype)
-        if isinstance(module, _Frozen):
-            module.freeze()
 
 
-class _Conv3x3(nn.Conv2d):
+class _Conv3x3(_Freezable, nn.Conv2d):
     """The convolution of a ``ConvBlock``."""
 
     def forward(self, x: Tensor) -> Tensor:
-        return convolve(x, self.weight)
+        return convolve(x, self._kernel("whole", lambda: self.weight))
+
+    def join(self, x: Tensor, skip: Tensor) -> Tensor:
+        """The convolution of [x enlarged to twice its size, skip]; see ``ConvBlock.join``."""
+        inputs = x.shape[1]
+        below = self._kernel("below", lambda: phase_kernel(self.weight[:, :inputs]))
+        beside = self._kernel(
+            "beside",
+            lambda: self.weight[:, inputs:].contiguous(memory_format=torch.channels_last),
+        )
+        return add_conv_enlarged(convolve(skip, beside), x, below)
 
 
-class ConvBlock(_Frozen, nn.Sequential):
+class ConvBlock(nn.Sequential):
     """3x3 convolution without bias, normalisation, ReLU; keeps height and width.
 
     GroupNorm(8), or with ``instance_norm`` one group per channel (affine instance normalisation).
@@ -157,12 +168,7 @@ class ConvBlock(_Frozen, nn.Sequential):
         """
         conv, norm, _ = self
         assert isinstance(conv, _Conv3x3) and isinstance(norm, nn.GroupNorm)
-        below, beside = conv.weight.split([x.shape[1], skip.shape[1]], dim=1)
-        beside = self._of_weights(
-            "beside", lambda: beside.contiguous(memory_format=torch.channels_last)
-        )
-        kernel = self._of_weights("below", lambda: phase_kernel(below))
-        return group_norm_relu(add_conv_enlarged(convolve(skip, beside), x, kernel), norm)
+        return group_norm_relu(conv.join(x, skip), norm)
 
 
 def phase_kernel(weight: Tensor) -> Tensor:
@@ -312,7 +318,7 @@ class UNet(nn.Module):
         return x
 
 
-class UpConv(_Frozen, nn.Module):
+class UpConv(_Freezable, nn.Module):
     """Transposed 5x5 convolution, stride 2, padding 2, output padding 1: (H, W) -> (2H, 2W).
 
     Parameters have the layout of ``nn.ConvTranspose2d`` (in, out, 5, 5). In half precision, and on
@@ -342,12 +348,12 @@ class UpConv(_Frozen, nn.Module):
         together: whether a channel's phases stand side by side, as ``pixel_shuffle`` wants them;
             else a phase's channels do.
         """
-        weight = self._of_weights(f"phases {together}", lambda: self._kernel(together))
+        weight = self._kernel(f"phases {together}", lambda: self._phase_kernel(together))
         bias = self.bias.expand(2, 2, -1)
         bias = bias.permute(2, 0, 1) if together else bias
         return F.conv2d(x, weight, bias.flatten(), padding=1)
 
-    def _kernel(self, together: bool) -> Tensor:
+    def _phase_kernel(self, together: bool) -> Tensor:
         """(4 * out, in, 3, 3), see ``phases``."""
         weight = self.phase_weight()
         if together:

@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from genesis_core import mask_operations
 from genesis_core.checkpoint import CheckpointError, load_model
 from genesis_core.device import (
+    COMPILE_CHOICES,
     check_choice,
     resolve_compile,
     resolve_device,
@@ -69,9 +70,10 @@ class Segmenter:
             unless the table says otherwise.
         fit: "resize" squeezes the whole image into the model's square input, "crop" takes the
             largest centre square.
-        compile: "always", "never", or "auto": use torch.compile where that pays. What ``warm_up``
-            was called for then runs compiled; the first time on a machine it takes a minute or
-            two to compile, which is kept for later processes.
+        compile: "always", "never", or "auto": use torch.compile where that pays, which is in
+            bfloat16 on CPUs that have it, but not for GENESIS-V2. What ``warm_up`` was called for
+            then runs compiled; the first time on a machine it takes a minute or two to compile,
+            which is kept for later processes.
 
     Raises:
         FileNotFoundError: see ``load_model``.
@@ -93,7 +95,7 @@ class Segmenter:
     ) -> None:
         self.device = resolve_device(device)
         self.precision = resolve_precision(precision, self.device)
-        self.compiles = resolve_compile(compile, self.device, self.precision)
+        check_choice("compile", compile, COMPILE_CHOICES)
         check_choice("mask_source", mask_source, MASK_SOURCES)
         self.model: SlotModel = load_model(checkpoint, device=self.device)
         if (channels := self.model.config.image_channels) != RGB:
@@ -101,6 +103,9 @@ class Segmenter:
                 f"checkpoint {checkpoint} is made for images of {channels} channels; a Segmenter, "
                 "and so the node, takes RGB images (3): use a model with image_channels 3"
             )
+        self.compiles = resolve_compile(
+            compile, self.device, self.precision, self.model.gains_by_compiling
+        )
         self.configure(max_slots=max_slots, stop_threshold=stop_threshold, fit=fit)
         if mask_source == "auto":
             mask_source = self.model.metadata.get("mask_source", self.model.default_mask_source)

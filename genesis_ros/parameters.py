@@ -127,7 +127,8 @@ class Settings:
     compile: str = _parameter(
         "auto",
         "Compile the model with torch.compile while configuring: a minute or two the first time on "
-        "a machine, seconds later; auto: on CPUs with native bfloat16, where it halves the time.",
+        "a machine, seconds later; auto: on CPUs with native bfloat16, and not for GENESIS-V2, "
+        "which is as fast without.",
         choices=("auto", "always", "never"),
     )
     max_slots: int = _parameter(

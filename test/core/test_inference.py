@@ -131,13 +131,15 @@ def test_half_precision_on_a_cpu_is_autocast(
 def test_compile_choices(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("TORCH_COMPILE_DISABLE", raising=False)
     cpu = resolve_device("cpu")
-    assert resolve_compile("always", cpu, "fp32") and not resolve_compile("never", cpu, "bf16")
-    assert not resolve_compile("auto", cpu, "fp32")
+    assert resolve_compile("always", cpu, "fp32", False)
+    assert not resolve_compile("never", cpu, "bf16", True)
+    assert not resolve_compile("auto", cpu, "fp32", True)
+    assert not resolve_compile("auto", cpu, "bf16", False)
     native = resolve_precision("auto", cpu) == "bf16"
     if not native:
-        assert not resolve_compile("auto", cpu, "bf16")
+        assert not resolve_compile("auto", cpu, "bf16", True)
     with pytest.raises(ValueError, match="compile is 'yes'; expected one of auto, always, never"):
-        resolve_compile("yes", cpu, "fp32")
+        resolve_compile("yes", cpu, "fp32", True)
 
 
 @pytest.mark.skipif(shutil.which("g++") is None, reason="needs a C++ compiler")
