@@ -1,7 +1,7 @@
 """ReLU(GroupNorm(x)) as one operation of the CPU, in C++ (native/group_norm_relu.cpp).
 
-Where there is no compiler, on GPUs, and in other layouts than channels last, PyTorch's own
-operations do the work.
+Where there is no compiler, on GPUs, and for other layouts than channels last and other types than
+float32 and bfloat16, PyTorch's own operations do the work.
 """
 
 from __future__ import annotations

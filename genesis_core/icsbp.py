@@ -162,7 +162,7 @@ class ICSBP(nn.Module):
         """The same in C++, without gradients, on a CPU with a compiler; else None."""
         if self.kernel != "gaussian" or not runs_native(pixels):
             return None
-        library = native_library("icsbp.cpp", "masks will take longer")
+        library = native_library("icsbp.cpp", "finding slots will take longer")
         if library is None:
             return None
         batch, channels, count = pixels.shape

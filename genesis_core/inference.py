@@ -55,7 +55,8 @@ class Inference:
     its weights stop asking for gradients.
 
     Args:
-        model: in evaluation mode, on the device; its weights are used as they are now.
+        model: in evaluation mode, on the device. Later changes to its weights may have no effect:
+            what is made of them may be kept.
         precision: fp32, bf16 or fp16.
         decode: whether the masks are the decoder's, else the attention's; the decoder is then not
             run at all.
@@ -72,10 +73,10 @@ class Inference:
         self._dtype = PRECISIONS[precision]
         self._decode = decode
         self._compile = compile
-        self._runs = self.model  # what is run
-        if self.device.type == "cpu" and not compile:
-            self._runs = copy.deepcopy(self.model)
-            freeze(self._runs, self._dtype)
+        self._ready = self.model  # what is run as it is
+        if self.device.type == "cpu":
+            self._ready = copy.deepcopy(self.model)
+            freeze(self._ready, self._dtype)
         self._prepared: dict[tuple[int, Options], _Pass | _Graph] = {}
         self._preparing = threading.Lock()
         self._randomness: dict[tuple[int, int], dict[str, Tensor]] = {}
@@ -88,9 +89,9 @@ class Inference:
         """
         size = self.model.config.image_size
         pixels = torch.zeros(batch_size, size, size, 3, dtype=torch.uint8)
-        work = self._pass(batch_size, options)
+        work = self._pass(batch_size, options, self._ready)
         if self._compile:
-            work = self._compiled(work, pixels, options)
+            work = self._compiled(pixels, options) or work
         key = (batch_size, options)
         if self.device.type == "cuda":
             with self._preparing:
@@ -115,13 +116,13 @@ class Inference:
                 prepared = self._prepared[key]
         if isinstance(prepared, _Graph):
             return prepared(pixels)
-        work = prepared or self._pass(*key)
+        work = prepared or self._pass(*key, self._ready)
         if self.device.type == "cuda":
             pixels = pixels.pin_memory().to(self.device, non_blocking=True)
         found = work(pixels)
         return found if self.device.type == "cpu" else _to_host(found, _pinned_like(found))
 
-    def _pass(self, batch_size: int, options: Options) -> _Pass:
+    def _pass(self, batch_size: int, options: Options, model: SlotModel) -> _Pass:
         """The forward pass for batches of one size; on CUDA it does not wait for the device."""
         key = (batch_size, options.num_slots)
         if key not in self._randomness:
@@ -135,7 +136,7 @@ class Inference:
         if self.model.flexible_slots:
             fixed_shapes = self._compile or self.device.type == "cuda"
             arguments |= {"stop_threshold": options.stop_threshold, "trim": not fixed_shapes}
-        model, decode, device, dtype = self._runs, self._decode, self.device.type, self._dtype
+        decode, device, dtype = self._decode, self.device.type, self._dtype
 
         def work(pixels: Tensor) -> Found:
             # NHWC memory seen as NCHW is channels last already.
@@ -148,8 +149,9 @@ class Inference:
 
         return work
 
-    def _compiled(self, work: _Pass, pixels: Tensor, options: Options) -> _Pass:
-        """The same, compiled; as it is if that fails."""
+    def _compiled(self, pixels: Tensor, options: Options) -> _Pass | None:
+        """The forward pass for such batches, compiled; None if that fails."""
+        work = self._pass(len(pixels), options, self.model)
         try:
             if self.device.type == "cuda":
                 fast: _Pass = torch.compile(work, dynamic=False)
@@ -165,7 +167,7 @@ class Inference:
                 type(error).__name__,
                 str(error).strip().partition("\n")[0],
             )
-            return work
+            return None
         return lambda pixels: Found(*program(pixels))
 
 

@@ -1,7 +1,7 @@
 """Soft masks in 8 bits at the size of a camera image, in C++ (native/masks.cpp).
 
-Everything gives None where there is no compiler: then array operations have to do, several times
-slower.
+Both operations give None where there is no compiler: then array operations have to do, which take
+several times as long.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from genesis_core.native_library import native_library
+from genesis_core.native_library import native_library, sizes
 
 _RESULTS = 13  # numbers per slot that settle() writes
 
@@ -68,7 +68,7 @@ def enlarge(masks: NDArray[np.float32], height: int, width: int) -> Enlarged | N
     areas, sums = np.empty(slots, np.int64), np.empty(slots, np.int64)
     library.enlarge(
         *_pointers(masks),
-        *_sizes(*masks.shape, height, width),
+        *sizes(*masks.shape, height, width),
         *_pointers(full, winners, areas, sums),
         torch.get_num_threads(),
     )
@@ -84,7 +84,8 @@ def settle(
     """Make the sums of the kept slots' masks 255 at every pixel that one of them wins, in place.
 
     Args:
-        masks: (K, H, W), contiguous. winners: (H, W), a kept slot or a number that is no slot's.
+        masks: (K, H, W); gives None if they are not contiguous.
+        winners: (H, W), a kept slot or a number that is no slot's.
         kept: slots, each of which wins a pixel.
         threshold: values up to it become 0; each pixel's winner gets what is missing.
     """
@@ -97,7 +98,7 @@ def settle(
     results = np.empty((len(slots), _RESULTS), np.int64)
     library.settle(
         *_pointers(masks, winners, slots),
-        *_sizes(len(slots), *winners.shape),
+        *sizes(len(slots), *winners.shape),
         threshold,
         *_pointers(labels, results),
         torch.get_num_threads(),
@@ -119,7 +120,3 @@ def _library() -> ctypes.CDLL | None:
 
 def _pointers(*arrays: NDArray[Any]) -> list[ctypes.c_void_p]:
     return [ctypes.c_void_p(array.ctypes.data) for array in arrays]
-
-
-def _sizes(*numbers: int) -> list[ctypes.c_int64]:
-    return [ctypes.c_int64(number) for number in numbers]

@@ -71,11 +71,12 @@ def sizes(*numbers: int) -> list[ctypes.c_int64]:
 def _build(source: Path) -> Path:
     """The shared library: from the cache, or compiled now."""
     compiler = shlex.split(os.environ.get("CXX") or "g++")
-    # PyTorch's own OpenMP, where it brings one, so that both share their threads.
+    # PyTorch's own OpenMP, where it brings one, so that both share their threads (with g++).
     openmp = sorted(str(path) for path in (Path(torch.__file__).parent / "lib").glob("libgomp*"))
     command = [*compiler, *_FLAGS.split(), str(source), *openmp[:1]]
     digest = hashlib.sha256("\0".join([*command, torch.__version__, cpu_flags()]).encode())
-    digest.update(source.read_bytes())
+    for file in (source, *sorted(_FOLDER.glob("*.h"))):
+        digest.update(file.read_bytes())
 
     def compile(library: Path) -> None:
         subprocess.run(

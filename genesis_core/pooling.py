@@ -18,7 +18,7 @@ def pool(masks: Tensor, features: Tensor) -> tuple[Tensor, Tensor]:
     Returns: (B, K, C) and (B, K, 1).
     """
     if runs_native(masks) and features.dtype in (torch.float32, torch.bfloat16):
-        library = native_library("pooling.cpp", "masks will take longer")
+        library = native_library("pooling.cpp", "latents will take longer")
         if library is not None and masks.is_contiguous() and features.is_contiguous():
             batch, slots, count = masks.shape
             channels = features.shape[2]

@@ -124,8 +124,8 @@ def _enlarge(masks: NDArray[np.float32], height: int, width: int) -> Enlarged:
     large = np.empty((height, width), np.float32)
     for mask, place in zip(masks, full, strict=True):
         cv2.resize(mask, (width, height), dst=large)
-        # Rounds to nearest: half a step less rounds down. One pass, unlike numpy.
-        cv2.convertScaleAbs(large, dst=place, alpha=255.0, beta=-0.5)
+        # Rounds to nearest: half a step less rounds down, but for 255. One pass, unlike numpy.
+        cv2.convertScaleAbs(large, dst=place, alpha=255.0, beta=-0.4999)
     winners, best = _strongest(full)
     return Enlarged(full, winners, _quantised_scores(winners, best, len(masks)))
 

@@ -155,8 +155,8 @@ def _quantise(masks: npt.NDArray[np.float32]) -> npt.NDArray[np.uint8]:
     rows = np.ascontiguousarray(masks).reshape(num_slots * height, width)
     if not np.isfinite(cv2.sumElems(rows)[0]):
         raise ValueError("the model's masks are not finite (NaN or infinity)")
-    # convertScaleAbs rounds to nearest; half a step less rounds down. One pass, unlike numpy.
-    return cv2.convertScaleAbs(rows, alpha=255.0, beta=-0.5).reshape(masks.shape)
+    # convertScaleAbs rounds to nearest; half a step less rounds down, but for 255 itself.
+    return cv2.convertScaleAbs(rows, alpha=255.0, beta=-0.4999).reshape(masks.shape)
 
 
 def _drop_small(

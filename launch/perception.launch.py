@@ -88,8 +88,8 @@ def config_file(name: str) -> PathJoinSubstitution:
 
 
 def middleware_environment() -> dict[str, PathJoinSubstitution]:
-    """Room for images in Fast DDS's shared memory; a profile of the user's own goes before."""
-    if any(os.environ.get(name) for name in PROFILE_VARIABLES):
+    """Room for images in Fast DDS's shared memory; what the user has set goes before."""
+    if any(os.environ.get(name) for name in (*PROFILE_VARIABLES, "FASTDDS_BUILTIN_TRANSPORTS")):
         return {}
     version_2, version_3 = PROFILE_VARIABLES
     variable = version_2 if os.environ.get("ROS_DISTRO") == "jazzy" else version_3

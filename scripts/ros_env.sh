@@ -38,8 +38,9 @@ else
     unset _venv _overlay _site _libraries _directory
 fi
 
-# Images fit into shared memory, see the file; a profile of the user's own goes before.
-if [ -z "${FASTDDS_DEFAULT_PROFILES_FILE:-}${FASTRTPS_DEFAULT_PROFILES_FILE:-}" ]; then
+# Images fit into shared memory, see the file; what the user has set goes before.
+if [ -z "${FASTDDS_DEFAULT_PROFILES_FILE:-}${FASTRTPS_DEFAULT_PROFILES_FILE:-}${FASTDDS_BUILTIN_TRANSPORTS:-}" ]
+then
     if [ "${ROS_DISTRO:-}" = jazzy ]; then  # Fast DDS 2
         export FASTRTPS_DEFAULT_PROFILES_FILE="$GENESIS_ROS_ROOT/config/fastdds.xml"
     else

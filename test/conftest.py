@@ -1,5 +1,7 @@
 """What all tests share."""
 
+import os
+import shutil
 from collections.abc import Iterator
 
 import pytest
@@ -13,3 +15,19 @@ def one_thread() -> Iterator[None]:
     torch.set_num_threads(1)
     yield
     torch.set_num_threads(threads)
+
+
+@pytest.fixture(params=[1, 2, 3])
+def threads(request: pytest.FixtureRequest) -> Iterator[int]:
+    """PyTorch with so many threads."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(request.param)
+    yield request.param
+    torch.set_num_threads(before)
+
+
+@pytest.fixture(scope="session")
+def compiler() -> None:
+    """For tests of what is compiled on its first use."""
+    if shutil.which("g++") is None and "CI" not in os.environ:
+        pytest.skip("needs a C++ compiler")

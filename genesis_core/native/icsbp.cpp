@@ -4,6 +4,7 @@
 #include <algorithm>
 #include <cmath>
 #include <cstdint>
+#include <cstring>
 #include <limits>
 #include <vector>
 
@@ -18,8 +19,8 @@ inline float clamp(float x, float low, float high) {  // not a number stays so
 
 // exp and log for floats, in a form that compilers turn into vector instructions. Relative error of
 // exp and absolute error of log below 2e-7 (polynomials of the Cephes library).
-inline float exponential(float x) {
-  x = clamp(x, -87.0f, 87.0f);
+inline float exponential(float given) {
+  const float x = given > -87.0f ? (given < 87.0f ? given : 87.0f) : -87.0f;  // always a number
   const float n = std::nearbyint(x * 1.44269504f);
   const float r = x - n * 0.693359375f + n * 2.12194440e-4f;
   float p = 1.9875691500e-4f;
@@ -29,14 +30,20 @@ inline float exponential(float x) {
   p = p * r + 1.6666665459e-1f;
   p = p * r + 5.0000001201e-1f;
   const int32_t bits = (static_cast<int32_t>(n) + 127) << 23;
-  return (p * r * r + r + 1.0f) * __builtin_bit_cast(float, bits);
+  float power;
+  std::memcpy(&power, &bits, sizeof power);
+  return given != given ? given : (p * r * r + r + 1.0f) * power;
 }
 
-inline float logarithm(float x) {  // of positive normal numbers
-  const int32_t bits = __builtin_bit_cast(int32_t, x);
+inline float logarithm(float x) {  // of positive normal numbers, or of what is not a number
+  int32_t bits;
+  std::memcpy(&bits, &x, sizeof bits);
   // x = m * 2^e with m from sqrt(1/2) to sqrt(2)
   const int32_t e = (bits - 0x3f3504f3) >> 23;
-  const float m = __builtin_bit_cast(float, bits - (e << 23)) - 1.0f;
+  const int32_t mantissa = bits - e * (1 << 23);
+  float m;
+  std::memcpy(&m, &mantissa, sizeof m);
+  m -= 1.0f;
   float p = 7.0376836292e-2f;
   p = p * m - 1.1514610310e-1f;
   p = p * m + 1.1676998740e-1f;
@@ -48,7 +55,8 @@ inline float logarithm(float x) {  // of positive normal numbers
   p = p * m + 3.3333331174e-1f;
   const float square = m * m;
   const float n = static_cast<float>(e);
-  return n * 0.693359375f + (m + (p * m * square - 0.5f * square + n * -2.12194440e-4f));
+  const float rest = m + (p * m * square - 0.5f * square + n * -2.12194440e-4f);
+  return x != x ? x : n * 0.693359375f + rest;
 }
 
 struct Limits {
@@ -71,10 +79,9 @@ inline void shrink(const float* __restrict distance, int64_t size, const Limits 
 }
 
 // The largest of the scores so far, and the first pixel that has it.
-struct Best {
+struct alignas(64) Best {  // a cache line each, as threads write side by side
   float score = -std::numeric_limits<float>::infinity();
   int64_t pixel = -1;
-  char padding[48];  // a cache line each, as threads write side by side
 };
 
 }  // namespace
@@ -82,8 +89,8 @@ struct Best {
 extern "C" {
 
 // pixels: B x E x N embeddings. scores: B x N, seed scores. alpha: its lowest and its highest value.
-// log_masks: B x (steps + 1) x N. log_alpha: B x steps x N, before it is clamped. log_scopes, if not
-// null: B x (steps + 1) x N, what was left before each step and after the last. seeds: B x steps.
+// log_masks: B x (steps + 1) x N. log_alpha: B x steps x N, before it is clamped. log_scopes: B x
+// (steps + 1) x N, what was left before each step and after the last. seeds: B x steps.
 void icsbp(const float* pixels, const float* scores, int64_t batch, int64_t channels, int64_t count,
            int64_t steps, double scale, const double* alpha, float* log_masks, float* log_alpha,
            float* log_scopes, int64_t* seeds, int threads) {
@@ -125,10 +132,6 @@ void icsbp(const float* pixels, const float* scores, int64_t batch, int64_t chan
               scope[i] = 1.0f;
               log_scope[i] = 0.0f;
             }
-            if (log_scopes) {
-              float* __restrict to = log_scopes + b * (steps + 1) * count + start;
-              std::fill(to, to + size, 0.0f);
-            }
           } else {
             std::fill(distance, distance + size, 0.0f);
             for (int64_t c = 0; c < channels; ++c) {
@@ -146,11 +149,9 @@ void icsbp(const float* pixels, const float* scores, int64_t batch, int64_t chan
               float* __restrict last = log_masks + (b * (steps + 1) + steps) * count + start;
               std::copy(log_scope, log_scope + size, last);
             }
-            if (log_scopes) {
-              float* __restrict to = log_scopes + (b * (steps + 1) + step) * count + start;
-              std::copy(log_scope, log_scope + size, to);
-            }
           }
+          std::copy(log_scope, log_scope + size,
+                    log_scopes + (b * (steps + 1) + step) * count + start);
           const float* __restrict from = score + start;
           float highest_here = -std::numeric_limits<float>::infinity();
           for (int64_t i = 0; i < size; ++i) weighted[i] = from[i] * scope[i];

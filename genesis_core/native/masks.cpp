@@ -56,7 +56,8 @@ class Band {
     for (int64_t k = 0; k < slots_; ++k, to += width) {
       const float* __restrict from = masks_ + (k * rows_ + number) * columns_;
       for (int64_t x = 0; x < width; ++x) {
-        to[x] = kOne * (from[first[x]] * (1 - weight[x]) + from[second[x]] * weight[x]);
+        // In a form that is exact where both are equal.
+        to[x] = kOne * (from[first[x]] + (from[second[x]] - from[first[x]]) * weight[x]);
       }
     }
   }
@@ -153,7 +154,7 @@ void enlarge(const float* masks, int64_t slots, int64_t rows, int64_t columns, i
         const float* __restrict lower = lowers + k * width;
         uint8_t* __restrict to = full + (k * height + y) * width;
         for (int64_t x = 0; x < width; ++x) {
-          const float value = upper[x] * (1 - weight) + lower[x] * weight;
+          const float value = upper[x] + (lower[x] - upper[x]) * weight;
           to[x] = static_cast<uint8_t>(
               static_cast<int>(std::min(std::max(value, 0.0f), static_cast<float>(kOne))));
         }

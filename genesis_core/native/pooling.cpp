@@ -3,21 +3,13 @@
 
 #include <algorithm>
 #include <cstdint>
-#include <cstring>
 #include <vector>
+
+#include "bfloat16.h"
 
 namespace {
 
 constexpr int64_t kBlock = 256;  // pixels whose sum is a float's; sums of blocks are doubles
-
-inline float load(float x) { return x; }
-
-inline float load(uint16_t x) {  // bfloat16
-  const uint32_t bits = static_cast<uint32_t>(x) << 16;
-  float value;
-  std::memcpy(&value, &bits, sizeof value);
-  return value;
-}
 
 template <typename T>
 void pool_part(const float* masks, const T* features, int64_t slots, int64_t count,
@@ -71,7 +63,7 @@ extern "C" {
 // last of each row being the mask's own sum.
 void pool(int half, const float* masks, const void* features, int64_t batch, int64_t slots,
           int64_t count, int64_t channels, float* sums, int threads) {
-  (half ? pool_all<uint16_t> : pool_all<float>)(masks, features, batch, slots, count, channels,
+  (half ? pool_all<BFloat16> : pool_all<float>)(masks, features, batch, slots, count, channels,
                                                 sums, threads);
 }
 

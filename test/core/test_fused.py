@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -17,9 +16,7 @@ from genesis_core import fused, layers
 from genesis_core.fused import add_phases, group_norm_relu, runs_fused, shuffled_norm_relu
 
 ROOT = Path(__file__).resolve().parents[2]
-needs_compiler = pytest.mark.skipif(
-    shutil.which("g++") is None and "CI" not in os.environ, reason="needs a C++ compiler"
-)
+needs_compiler = pytest.mark.usefixtures("compiler")
 SIZES = pytest.mark.parametrize(
     ("batch", "channels", "height", "width"),
     [(3, 16, 5, 7), (1, 64, 16, 16), (5, 24, 1, 2), (2, 8, 4, 4)],
@@ -94,21 +91,16 @@ def test_shuffled_values_and_gradients(
 @needs_compiler
 @DTYPES
 @SIZES
-@pytest.mark.parametrize("threads", [1, 2, 3])
+@pytest.mark.usefixtures("threads")
 def test_inference_is_training_without_gradients(
-    batch: int, channels: int, height: int, width: int, dtype: torch.dtype, threads: int
+    batch: int, channels: int, height: int, width: int, dtype: torch.dtype
 ) -> None:
     """Threads share the rows of an image where there are fewer images than threads."""
-    before = torch.get_num_threads()
     norm = norm_of(channels)
     x = map_of(batch, channels, height, width, dtype=dtype)
     expected = F.relu(F.group_norm(x.double(), 8, norm.weight.double(), norm.bias.double()))
-    torch.set_num_threads(threads)
-    try:
-        with torch.no_grad():
-            ours = group_norm_relu(x, norm)
-    finally:
-        torch.set_num_threads(before)
+    with torch.no_grad():
+        ours = group_norm_relu(x, norm)
     assert ours.is_contiguous(memory_format=torch.channels_last)
     error = (ours.double() - expected).abs().max()
     assert error <= CLOSE[dtype] * expected.abs().max(), f"{error:.1e}"

@@ -3,22 +3,20 @@
 from __future__ import annotations
 
 import os
-import shutil
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import cv2
 import numpy as np
 import pytest
-import torch
 
-from genesis_core.mask_operations import enlarge, settle
+from genesis_core.mask_operations import Enlarged, enlarge, settle
+from genesis_core.scenes import _enlarge
 
 ROOT = Path(__file__).resolve().parents[2]
-needs_compiler = pytest.mark.skipif(
-    shutil.which("g++") is None and "CI" not in os.environ, reason="needs a C++ compiler"
-)
+needs_compiler = pytest.mark.usefixtures("compiler")
 
 
 def soft_masks(slots: int, height: int, width: int, seed: int = 0) -> np.ndarray:
@@ -26,15 +24,6 @@ def soft_masks(slots: int, height: int, width: int, seed: int = 0) -> np.ndarray
     logits = 4 * np.random.default_rng(seed).normal(size=(slots, height, width))
     masks = np.exp(logits - logits.max(axis=0))
     return (masks / masks.sum(axis=0)).astype(np.float32)
-
-
-@pytest.fixture(params=[1, 2, 3])
-def threads(request: pytest.FixtureRequest) -> object:
-    """How many threads share the rows."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(request.param)
-    yield request.param
-    torch.set_num_threads(before)
 
 
 @needs_compiler
@@ -69,10 +58,12 @@ def test_enlarged_masks_are_opencvs(
 
 
 @needs_compiler
-def test_certain_masks_stay_certain() -> None:
-    masks = np.zeros((2, 4, 4), np.float32)
+@pytest.mark.parametrize("way", [enlarge, _enlarge])
+@pytest.mark.parametrize("size", [(6, 9), (333, 777), (1080, 1920)])
+def test_certain_masks_stay_certain(size: tuple[int, int], way: Callable[..., Enlarged]) -> None:
+    masks = np.zeros((2, 128, 128), np.float32)
     masks[1] = 1
-    found = enlarge(masks, 6, 9)
+    found = way(masks, *size)
     assert found is not None
     assert (found.masks[0] == 0).all() and (found.masks[1] == 255).all()
     assert found.means.tolist() == [0.0, 1.0]

@@ -5,28 +5,43 @@ from __future__ import annotations
 import pytest
 import torch
 
+from genesis_core import pooling
+from genesis_core.native_library import native_library
 from genesis_core.pooling import pool
 
+CASES = [
+    (torch.float32, False, True),
+    (torch.bfloat16, False, True),
+    (torch.float16, False, False),
+    (torch.bfloat16, True, False),
+]
 
-@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
-@pytest.mark.parametrize("threads", [1, 2, 3])
+
+@pytest.mark.usefixtures("compiler", "threads")
+@pytest.mark.parametrize(("dtype", "gradients", "native"), CASES)
 @pytest.mark.parametrize("size", [(1, 1, 1, 1), (2, 5, 700, 24), (1, 8, 4096, 64)])
-@pytest.mark.parametrize("gradients", [False, True])
 def test_sums(
-    size: tuple[int, int, int, int], threads: int, dtype: torch.dtype, gradients: bool
+    size: tuple[int, int, int, int],
+    dtype: torch.dtype,
+    gradients: bool,
+    native: bool,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
+    """In C++ without gradients, else in PyTorch."""
     batch, slots, count, channels = size
     masks = torch.rand(batch, slots, count)
     features = (100 + torch.randn(batch, count, channels)).to(dtype)
-    before = torch.get_num_threads()
-    torch.set_num_threads(threads)
-    try:
-        with torch.set_grad_enabled(gradients), torch.autocast("cpu", torch.bfloat16):
-            sums, mass = pool(masks, features)
-    finally:
-        torch.set_num_threads(before)
+    used = []
+
+    def watched(*names: str) -> object:
+        used.append(native_library(*names))
+        return used[-1]
+
+    monkeypatch.setattr(pooling, "native_library", watched)
+    with torch.set_grad_enabled(gradients), torch.autocast("cpu", torch.bfloat16):
+        sums, mass = pool(masks, features)
+    assert len(used) == native and None not in used
     assert sums.dtype == mass.dtype == torch.float32
-    torch.testing.assert_close(sums.double(), masks.double() @ features.double(), rtol=1e-5, atol=0)
-    torch.testing.assert_close(
-        mass.double(), masks.double().sum(2, keepdim=True), rtol=1e-5, atol=0
-    )
+    masks, features = masks.double(), features.double()
+    torch.testing.assert_close(sums.double(), masks @ features, rtol=1e-5, atol=0)
+    torch.testing.assert_close(mass.double(), masks.sum(2, keepdim=True), rtol=1e-5, atol=0)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import json
 import os
 import subprocess
@@ -14,7 +15,8 @@ import rclpy
 from rclpy.qos import QoSProfile, ReliabilityPolicy
 from sensor_msgs.msg import Image
 
-PROFILE = Path(__file__).resolve().parents[2] / "config" / "fastdds.xml"
+ROOT = Path(__file__).resolve().parents[2]
+PROFILE = ROOT / "config" / "fastdds.xml"
 IMAGES = 20
 
 
@@ -40,7 +42,69 @@ def test_best_effort_loses_no_image(client: Any) -> None:
     try:
         client.until(lambda: len(numbers) >= IMAGES, f"{IMAGES} images")
     finally:
-        publisher.kill()
-        publisher.wait()
+        publisher.terminate()  # killed, it would leave its shared memory behind
+        publisher.wait(timeout=30)
     first = numbers[0]
     assert numbers == list(range(first, first + len(numbers)))
+
+
+VARIABLES = ("FASTDDS_DEFAULT_PROFILES_FILE", "FASTRTPS_DEFAULT_PROFILES_FILE")
+SETTINGS = pytest.mark.parametrize(
+    ("given", "expected"),
+    [
+        ({}, {VARIABLES[0]: str(PROFILE)}),
+        ({"ROS_DISTRO": "jazzy"}, {VARIABLES[1]: str(PROFILE)}),
+        ({"ROS_DISTRO": "kilted"}, {VARIABLES[0]: str(PROFILE)}),
+        ({VARIABLES[0]: "mine.xml"}, {VARIABLES[0]: "mine.xml"}),
+        ({VARIABLES[1]: "mine.xml"}, {VARIABLES[1]: "mine.xml"}),
+        ({"FASTDDS_BUILTIN_TRANSPORTS": "UDPv4"}, {}),
+    ],
+)
+
+
+@SETTINGS
+def test_the_environment_has_the_profile_unless_the_user_has_another(
+    given: dict[str, str], expected: dict[str, str]
+) -> None:
+    script = ". scripts/ros_env.sh && env"
+    environment = {"PATH": os.environ["PATH"], **given}
+    result = subprocess.run(
+        ["sh", "-c", script], cwd=ROOT, env=environment, text=True, capture_output=True, check=True
+    )
+    variables = dict(line.split("=", 1) for line in result.stdout.splitlines() if "=" in line)
+    assert {name: variables[name] for name in VARIABLES if name in variables} == expected
+
+
+@SETTINGS
+def test_so_have_the_launched_nodes(
+    given: dict[str, str], expected: dict[str, str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The launch file's own function, without the launch package."""
+    for name in (*VARIABLES, "FASTDDS_BUILTIN_TRANSPORTS", "ROS_DISTRO"):
+        monkeypatch.delenv(name, raising=False)
+    for name, value in given.items():
+        monkeypatch.setenv(name, value)
+    syntax = ast.parse((ROOT / "launch" / "perception.launch.py").read_text())
+    wanted = ("PROFILE_VARIABLES", "middleware_environment")
+    parts = [
+        node
+        for node in syntax.body
+        if getattr(node, "name", None) in wanted
+        or (isinstance(node, ast.Assign) and ast.unparse(node.targets[0]) in wanted)
+    ]
+    for part in parts:
+        if isinstance(part, ast.FunctionDef):
+            part.returns = None
+    namespace = {"os": os, "config_file": lambda name: str(ROOT / "config" / name)}
+    exec(compile(ast.Module(parts, []), "launch", "exec"), namespace)
+    inherited = {name: given[name] for name in VARIABLES if name in given}
+    assert namespace["middleware_environment"]() | inherited == expected
+    nodes = [
+        node
+        for node in ast.walk(syntax)
+        if isinstance(node, ast.Call) and ast.unparse(node.func) == "Node"
+    ]
+    assert len(nodes) == 2
+    for node in nodes:
+        arguments = {item.arg: ast.unparse(item.value) for item in node.keywords}
+        assert arguments["additional_env"] == "middleware_environment()"

@@ -15,9 +15,11 @@ ALL = {"min_area": 0.0, "mask_floor": 0.0, "background_border": 0.2}
 
 
 @pytest.fixture(autouse=True, params=["compiled", "not compiled"])
-def compiler(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+def way(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
     """Everything holds with and without a C++ compiler."""
-    if request.param == "not compiled":
+    if request.param == "compiled":
+        request.getfixturevalue("compiler")
+    else:
         monkeypatch.setattr(mask_operations, "_library", lambda: None)
 
 
@@ -114,7 +116,7 @@ def test_a_quantised_scene_has_the_same_objects(seed: int, floor: float) -> None
     scene.masks[:, :, :8] = 0
     scene = Scene(scene.masks)
     quantised = Scene(scene.masks)
-    quantised.masks = np.maximum(np.rint(scene.masks * 255 - 0.5), 0).astype(np.uint8)
+    quantised.masks = np.maximum(np.rint(scene.masks * 255 - 0.4999), 0).astype(np.uint8)
     quantised.labels = scene.labels.astype(np.uint8)
     options = {"min_area": 0.12, "mask_floor": floor, "background_border": 0.2}
     expected = find_objects(scene, **options)
