@@ -51,14 +51,16 @@ def start(*arguments: object) -> subprocess.Popen[str]:
 
 def processes_naming(path: Path) -> list[int]:
     """Processes with the path on their command line, as camera and perception have theirs."""
-    found = []
-    for entry in Path("/proc").glob("[0-9]*"):
-        try:
-            if str(path).encode() in (entry / "cmdline").read_bytes():
-                found.append(int(entry.name))
-        except OSError:
-            continue  # it ended meanwhile
-    return found
+    pids = [int(entry.name) for entry in Path("/proc").glob("[0-9]*")]
+    return [pid for pid in pids if str(path).encode() in command_line(pid)]
+
+
+def command_line(pid: int) -> bytes:
+    """A process's, empty if it has ended."""
+    try:
+        return Path(f"/proc/{pid}/cmdline").read_bytes()
+    except OSError:
+        return b""
 
 
 def wait_for(condition: Callable[[], Any], what: str) -> None:
@@ -176,10 +178,13 @@ def test_a_dying_camera_ends_it_with_a_clear_message(
         "--input", images, "--frames", 10**6, "--output", tmp_path / "output",
         "--checkpoint", tiny_checkpoint,
     )  # fmt: skip
-    wait_for(
-        lambda: [pid for pid in processes_naming(images) if pid != demo.pid], "the camera starts"
-    )
-    (camera,) = (pid for pid in processes_naming(images) if pid != demo.pid)
+
+    def cameras() -> list[int]:
+        """Not what the demo is about to become, which still has its command line."""
+        return [pid for pid in processes_naming(images) if b"camera_node" in command_line(pid)]
+
+    wait_for(cameras, "the camera starts")
+    (camera,) = cameras()
     os.kill(camera, signal.SIGKILL)
     printed, errors = demo.communicate(timeout=TIMEOUT)
     assert demo.returncode == 1, printed + errors
