@@ -17,6 +17,9 @@ from typing import Any
 # Before rclpy starts: neither hear nor disturb other ROS programs, on this machine or the network.
 os.environ.setdefault("ROS_DOMAIN_ID", str(random.randint(1, 100)))
 os.environ.setdefault("ROS_AUTOMATIC_DISCOVERY_RANGE", "LOCALHOST")
+# Tests kill processes, which leave their shared memory behind: with our profile 8 MiB each.
+os.environ.pop("FASTDDS_DEFAULT_PROFILES_FILE", None)
+os.environ.pop("FASTRTPS_DEFAULT_PROFILES_FILE", None)
 # Where compiling pays, it takes a minute per model: tests that do not ask for it go without.
 os.environ.setdefault("TORCH_COMPILE_DISABLE", "1")
 

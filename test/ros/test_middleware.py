@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import json
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -20,8 +21,15 @@ PROFILE = ROOT / "config" / "fastdds.xml"
 IMAGES = 20
 
 
+SHARED_MEMORY = Path("/dev/shm")
+
+
 @pytest.mark.skipif(
     "fastrtps" not in rclpy.get_rmw_implementation_identifier(), reason="Fast DDS is not in use"
+)
+@pytest.mark.skipif(
+    not SHARED_MEMORY.is_dir() or shutil.disk_usage(SHARED_MEMORY).free < 2**24,
+    reason="/dev/shm is full",
 )
 def test_best_effort_loses_no_image(client: Any) -> None:
     """Images of 1280x720: five times what fits into Fast DDS's shared memory without it."""
