@@ -23,8 +23,8 @@ setup(
     license=text("license"),
     license_files=["LICENSE"],
     python_requires=">=3.10",
-    packages=find_packages(include=["genesis_core*", "genesis_ros*"]),
-    package_data={"genesis_core": ["checkpoints/*", "native/*"], "genesis_ros": ["data/*"]},
+    packages=find_packages(include=["genesis_core*", "genesis_ros*", "genesis_sim*"]),
+    package_data={"genesis_core": ["checkpoints/*", "ops/native/*"], "genesis_ros": ["data/*"]},
     # Lower bounds only: the exact versions that are tested are in requirements/. rclpy and the ROS
     # messages come from a ROS installation or from requirements/ros.txt.
     install_requires=[

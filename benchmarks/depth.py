@@ -29,9 +29,9 @@ import numpy.typing as npt
 from tqdm import tqdm
 
 from genesis_core import Segmenter, default_checkpoint
-from genesis_core.tabletop import Frame, TabletopRenderer
-from genesis_ros.depth import Measurement, locate
-from genesis_ros.objects import find_objects
+from genesis_core.perception.depth import Measurement, locate
+from genesis_core.perception.objects import find_objects
+from genesis_sim import Frame, TabletopRenderer
 
 SMALLEST = 0.003  # share of the image; smaller objects do not count
 MATCH = 0.5  # IoU from which an object counts as found

@@ -38,12 +38,12 @@ from benchmarks.plain import PlainGenesisV2
 from benchmarks.settings import Settings
 from genesis_core import Segmenter, default_checkpoint
 from genesis_core.inference import Inference, Options
-from genesis_ros.conversions import to_message, to_rgb
+from genesis_core.perception.objects import find_objects
 from genesis_ros.masks import to_object_masks
+from genesis_ros.messages.images import to_message, to_rgb
 from genesis_ros.msg import ObjectMasks
-from genesis_ros.objects import find_objects
-from genesis_ros.parameters import Settings as NodeSettings
-from genesis_ros.sources import TABLETOP_CLIP, VideoSource
+from genesis_ros.node.parameters import Settings as NodeSettings
+from genesis_ros.simulated_camera.sources import TABLETOP_CLIP, VideoSource
 
 COLUMNS = {
     "size": "image",

@@ -11,8 +11,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from genesis_core import GenesisV2, GenesisV2Config
-from genesis_core.latents import posterior_moments
-from genesis_core.layers import BroadcastDecoder, UNet, UpConv
+from genesis_core.models.latents import posterior_moments
+from genesis_core.models.layers import BroadcastDecoder, UNet, UpConv
 
 
 class PlainUNet(UNet):

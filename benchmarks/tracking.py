@@ -32,11 +32,11 @@ import numpy.typing as npt
 from tqdm import tqdm
 
 from genesis_core import Scene, Segmenter, default_checkpoint
-from genesis_core.tabletop import TabletopRenderer
-from genesis_core.tabletop.sampling import Mode
-from genesis_ros.objects import SceneObjects, find_objects
-from genesis_ros.parameters import Settings
-from genesis_ros.tracking import Tracker
+from genesis_core.perception.objects import SceneObjects, find_objects
+from genesis_core.perception.tracking import Tracker
+from genesis_ros.node.parameters import Settings
+from genesis_sim import TabletopRenderer
+from genesis_sim.sampling import Mode
 
 RATE = 12.0  # Hz, of the renderer's sequences
 BACKGROUND, ROBOT, FIRST_OBJECT = 0, 1, 2  # labels of the renderer

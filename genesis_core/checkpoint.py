@@ -14,11 +14,11 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-from genesis_core.config import ConfigError, GenesisV2Config, ModelConfig
 from genesis_core.device import resolve_device
 from genesis_core.models import build_model, config_from_dict
+from genesis_core.models.base import SlotModel
+from genesis_core.models.config import ConfigError, GenesisV2Config, ModelConfig
 from genesis_core.reference import read_reference
-from genesis_core.slot_model import SlotModel
 
 FORMAT = "genesis_core/1"
 _SHIPPED = Path(__file__).parent / "checkpoints"

@@ -13,8 +13,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from genesis_core.code_cache import cpu_flags, kept
-from genesis_core.slot_model import SlotModel
+from genesis_core.models.base import SlotModel
+from genesis_core.ops.code_cache import cpu_flags, kept
 
 _KEPT = 16  # compiled models, the most recent ones
 
@@ -84,7 +84,7 @@ def _identity(model: SlotModel, example: Tensor, settings: Mapping[str, object])
         "threads": torch.get_num_threads(),
     }
     digest = hashlib.sha256(json.dumps(facts, sort_keys=True).encode())
-    for source in sorted(Path(__file__).parent.glob("*.py")):
+    for source in sorted(Path(__file__).parent.rglob("*.py")):
         digest.update(source.read_bytes())
     for name, value in model.state_dict().items():
         digest.update(name.encode())

@@ -13,8 +13,8 @@ from torch import Tensor
 
 from genesis_core.compiled import compiled
 from genesis_core.device import PRECISIONS
-from genesis_core.layers import freeze
-from genesis_core.slot_model import SlotModel
+from genesis_core.models.base import SlotModel
+from genesis_core.models.layers import freeze
 
 logger = logging.getLogger(__name__)
 

@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from genesis_core.config import (
+from genesis_core.models.config import (
     ConfigError,
     GenesisV1Config,
     GenesisV2Config,

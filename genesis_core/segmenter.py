@@ -12,7 +12,6 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from genesis_core import mask_operations
 from genesis_core.checkpoint import CheckpointError, load_model
 from genesis_core.device import (
     COMPILE_CHOICES,
@@ -22,9 +21,10 @@ from genesis_core.device import (
     resolve_precision,
 )
 from genesis_core.inference import Inference, Options
-from genesis_core.scenes import Scene as Scene
-from genesis_core.scenes import Window, to_scene
-from genesis_core.slot_model import SlotModel
+from genesis_core.models.base import SlotModel
+from genesis_core.ops import mask_operations
+from genesis_core.perception.scene import Scene as Scene
+from genesis_core.perception.scene import Window, to_scene
 
 MASK_SOURCES = ("auto", "decoder", "attention")
 FITS = ("resize", "crop")

@@ -31,9 +31,9 @@ from rclpy.task import Future
 from sensor_msgs.msg import CameraInfo, CompressedImage, Image
 from std_msgs.msg import Header
 
-from genesis_ros.conversions import to_message
-from genesis_ros.interruption import raise_unless_ending
-from genesis_ros.sources import (
+from genesis_ros.messages.images import to_message
+from genesis_ros.processes.interruption import raise_unless_ending
+from genesis_ros.simulated_camera.sources import (
     FrameSource,
     SourceError,
     SourceFrame,

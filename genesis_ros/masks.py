@@ -20,12 +20,12 @@ from geometry_msgs.msg import Point, Vector3
 from sensor_msgs.msg import PointCloud2, RegionOfInterest
 from std_msgs.msg import Header
 
-from genesis_ros import depth
-from genesis_ros.conversions import ImageError, mono8_pixels, to_message
-from genesis_ros.depth import Measurement
-from genesis_ros.depth_messages import cloud_points
+from genesis_core.perception import depth
+from genesis_core.perception.depth import Measurement
+from genesis_core.perception.objects import Box, SceneObject
+from genesis_ros.messages.depth import cloud_points
+from genesis_ros.messages.images import ImageError, mono8_pixels, to_message
 from genesis_ros.msg import ObjectMask, ObjectMasks
-from genesis_ros.objects import Box, SceneObject
 
 
 class MaskedObject(NamedTuple):

@@ -33,20 +33,20 @@ from rclpy.lifecycle import (
 
 from genesis_core import Segmenter, decoder_is_trained, find_checkpoint
 from genesis_core.memory import keep_freed_memory
-from genesis_ros.camera import Camera, Frame, camera_names
-from genesis_ros.conversions import ImageError, to_rgb
-from genesis_ros.diagnostics import camera_status, node_status, resident_memory
-from genesis_ros.frame_statistics import Times
-from genesis_ros.interruption import raise_unless_ending
+from genesis_core.perception.objects import SceneObjects, find_objects
+from genesis_core.perception.tracking import Tracker
 from genesis_ros.masks import to_object_masks
+from genesis_ros.messages.images import ImageError, to_rgb
 from genesis_ros.msg import ObjectMasks
-from genesis_ros.objects import SceneObjects, find_objects
-from genesis_ros.outputs import Outputs, Result
-from genesis_ros.parameters import NodeParameters, Settings
-from genesis_ros.pipeline import LatestFrameWorker
-from genesis_ros.services import Request, Services
-from genesis_ros.throttle import Throttle
-from genesis_ros.tracking import Tracker
+from genesis_ros.node.camera import Camera, Frame, camera_names
+from genesis_ros.node.diagnostics import camera_status, node_status, resident_memory
+from genesis_ros.node.frame_statistics import Times
+from genesis_ros.node.outputs import Outputs, Result
+from genesis_ros.node.parameters import NodeParameters, Settings
+from genesis_ros.node.services import Request, Services
+from genesis_ros.node.throttle import Throttle
+from genesis_ros.node.worker import LatestFrameWorker
+from genesis_ros.processes.interruption import raise_unless_ending
 
 # Errors whose text says all. Others are bugs and get a traceback.
 _SETUP_ERRORS = (OSError, ValueError, RuntimeError)

@@ -44,18 +44,18 @@ from rclpy.time import Time
 from tqdm import tqdm
 
 from genesis_core import Scene, Segmenter, decoder_is_trained, find_checkpoint
-from genesis_ros.bag import colour_topics, image_topics, read_message
-from genesis_ros.bag_reader import BagMessage, BagReader, storage_files
-from genesis_ros.bag_writer import STORAGES, LiveBagWriter
-from genesis_ros.camera import camera_names
-from genesis_ros.conversions import ImageError, ImageMessage, to_message, to_rgb
-from genesis_ros.interruption import Interrupted, Interruption
+from genesis_core.perception.objects import find_objects
+from genesis_core.perception.overlay import draw_overlay
+from genesis_core.perception.tracking import Tracker
+from genesis_ros.bags.images import colour_topics, image_topics, read_message
+from genesis_ros.bags.reader import BagMessage, BagReader, storage_files
+from genesis_ros.bags.writer import STORAGES, LiveBagWriter
 from genesis_ros.masks import to_object_masks
-from genesis_ros.objects import find_objects
-from genesis_ros.overlay import draw_overlay
-from genesis_ros.parameters import RULES, ParameterError, Settings, check
-from genesis_ros.sources import SourceError
-from genesis_ros.tracking import Tracker
+from genesis_ros.messages.images import ImageError, ImageMessage, to_message, to_rgb
+from genesis_ros.node.camera import camera_names
+from genesis_ros.node.parameters import RULES, ParameterError, Settings, check
+from genesis_ros.processes.interruption import Interrupted, Interruption
+from genesis_ros.simulated_camera.sources import SourceError
 
 DAMAGED = 3
 """Exit status where the input was damaged."""

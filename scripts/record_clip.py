@@ -7,8 +7,8 @@ from __future__ import annotations
 
 import cv2
 
-from genesis_core.tabletop import TabletopRenderer
-from genesis_ros.sources import TABLETOP_CLIP
+from genesis_ros.simulated_camera.sources import TABLETOP_CLIP
+from genesis_sim import TabletopRenderer
 
 SIZE = (640, 480)
 RATE = 10.0

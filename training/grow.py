@@ -25,7 +25,7 @@ from jsonargparse import ArgumentParser
 from torch import Tensor
 
 from genesis_core import GenesisV2, load_model, save_model
-from genesis_core.layers import UpConv
+from genesis_core.models.layers import UpConv
 from training.command_line import call
 
 

@@ -10,15 +10,15 @@ import torch
 from torch import Tensor, nn
 
 from genesis_core import ConfigError, GenesisV2, SlotModel
-from genesis_core.icsbp import Clusters
-from genesis_core.losses import (
+from genesis_core.models.base import GenesisOutput
+from genesis_core.models.icsbp import Clusters
+from genesis_core.models.losses import (
     latent_anchor,
     mask_distillation,
     mask_supervision,
     region_mixture,
     sgmm_nll,
 )
-from genesis_core.slot_model import GenesisOutput
 
 Randomness = dict[str, Tensor]
 """What a model's forward pass draws, by argument: noise, and seed_scores where it has IC-SBP."""
@@ -47,7 +47,7 @@ class ObjectiveConfig:
         mask_supervision: weight of the ground-truth loss on IC-SBP's masks (not in the paper), a
             mean over the labelled images of a batch (GENESIS-V2 only).
         region_mixture: weight of the loss that makes IC-SBP's masks regions alike in colour and
-            place (not in the paper; GENESIS-V2 only), see ``genesis_core.losses.region_mixture``.
+            place (not in the paper; GENESIS-V2 only), see ``losses.region_mixture``.
             Needs no labels, and finds objects thousands of steps before the paper's objective does.
         mask_distillation: weight of the loss that teaches the decoder's masks IC-SBP's (not in
             the paper; GENESIS-V2 only).

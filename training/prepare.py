@@ -113,7 +113,7 @@ def _parser() -> ArgumentParser:
 
 
 def _dispatch(command: str, **commands: Namespace) -> None:
-    from genesis_core.tabletop import RenderingError
+    from genesis_sim import RenderingError
 
     options = vars(commands[command])
     if command == "merge":

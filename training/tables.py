@@ -27,7 +27,7 @@ if __package__ in (None, ""):  # run as a file: the project's folder is not on t
 from jsonargparse import ArgumentParser
 
 from genesis_core import MODELS, GenesisV2Config, decoder_is_trained
-from genesis_core.tabletop.scene import OBJECTS
+from genesis_sim.scene import OBJECTS
 from training import paper
 from training.command_line import call
 from training.paper import Figure, Figures, Variant

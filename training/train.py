@@ -45,12 +45,12 @@ from genesis_core import (
     build_model,
     load_model,
 )
-from genesis_core.config import GenerativeConfig
 from genesis_core.device import PRECISIONS as DTYPES
 from genesis_core.device import resolve_precision
-from genesis_core.losses import region_mixture
 from genesis_core.memory import keep_freed_memory
 from genesis_core.metrics import adjusted_rand_index, mean_segment_covering
+from genesis_core.models.config import GenerativeConfig
+from genesis_core.models.losses import region_mixture
 from training.augment import AugmentConfig, AugmentedLoader, to_model_input
 from training.datasets.prepared import DatasetError, PreparedDataset
 from training.objective import Objective, step_randomness

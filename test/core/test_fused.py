@@ -12,8 +12,14 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from genesis_core import fused, layers
-from genesis_core.fused import add_phases, group_norm_relu, runs_fused, shuffled_norm_relu
+from genesis_core.models import layers
+from genesis_core.ops import normalisation as fused
+from genesis_core.ops.normalisation import (
+    add_phases,
+    group_norm_relu,
+    runs_fused,
+    shuffled_norm_relu,
+)
 
 ROOT = Path(__file__).resolve().parents[2]
 needs_compiler = pytest.mark.usefixtures("compiler")
@@ -157,8 +163,9 @@ def test_without_a_compiler_training_goes_on(problem: str, tmp_path: Path) -> No
 import logging
 import torch
 from torch import nn
-from genesis_core import fused, layers
-from genesis_core.fused import group_norm_relu, runs_fused
+from genesis_core.ops import normalisation as fused
+from genesis_core.models import layers
+from genesis_core.ops.normalisation import group_norm_relu, runs_fused
 logging.basicConfig()
 x = torch.rand(2, 16, 4, 4).contiguous(memory_format=torch.channels_last).requires_grad_()
 for _ in range(2):
@@ -192,7 +199,7 @@ assert x.grad is not None
 def test_what_was_compiled_and_is_damaged_is_compiled_again(tmp_path: Path) -> None:
     script = """
 import torch
-from genesis_core.fused import runs_fused
+from genesis_core.ops.normalisation import runs_fused
 assert runs_fused(torch.rand(1, 8, 2, 2))
 """
     run = [sys.executable, "-c", script]

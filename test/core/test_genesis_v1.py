@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.distributions import Normal
 
 from genesis_core import CheckpointError, GenesisV1, SlotModel, load_model, save_model
-from genesis_core.genesis_v1 import stick_breaking
+from genesis_core.models.genesis_v1 import stick_breaking
 
 Golden = Callable[[str], tuple[Path, dict[str, Any]]]
 ModelBuilder = Callable[..., SlotModel]

@@ -15,8 +15,8 @@ from torch import Tensor, nn
 from torch.distributions import Normal
 
 from genesis_core import ConfigError, GenesisV2, GenesisV2Config, load_model
-from genesis_core.config import KERNELS, NORMALISATIONS
-from genesis_core.losses import mask_supervision
+from genesis_core.models.config import KERNELS, NORMALISATIONS
+from genesis_core.models.losses import mask_supervision
 
 Golden = Callable[[str], tuple[Path, dict[str, Any]]]
 ModelFactory = Callable[..., GenesisV2]
@@ -566,11 +566,11 @@ def test_config_survives_a_dictionary_and_refuses_unknown_keys() -> None:
 
 
 def test_importing_the_library_is_light() -> None:
-    """Nothing heavy before it is needed; and never a renderer, ROS or a compiler."""
+    """Never a renderer, ROS or a compiler; and the simulator needs no model."""
     code = """
 import sys
-import genesis_core
-assert "torch" not in sys.modules and "numpy" not in sys.modules
+import genesis_sim
+assert "torch" not in sys.modules and "genesis_core" not in sys.modules
 import torch
 before = torch.get_num_threads(), torch.get_default_dtype(), torch.random.initial_seed()
 from genesis_core import *

@@ -10,8 +10,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from genesis_core.config import KERNELS, NORMALISATIONS
-from genesis_core.icsbp import ICSBP, initial_log_scale
+from genesis_core.models.config import KERNELS, NORMALISATIONS
+from genesis_core.models.icsbp import ICSBP, initial_log_scale
 
 Array = NDArray[np.float64]
 

@@ -19,7 +19,7 @@ from torch import Tensor
 from genesis_core import Geco, GenesisV2, SlotModel
 from genesis_core.device import resolve_compile, resolve_device, resolve_precision
 from genesis_core.inference import Found, Inference, Options
-from genesis_core.losses import latent_anchor, mask_supervision, region_mixture
+from genesis_core.models.losses import latent_anchor, mask_supervision, region_mixture
 
 ModelFactory = Callable[..., GenesisV2]
 

@@ -5,7 +5,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from genesis_core.layers import (
+from genesis_core.models.layers import (
     BroadcastDecoder,
     UNet,
     UpConv,

@@ -12,8 +12,8 @@ from torch import Tensor
 from torch.distributions import MultivariateNormal, Normal
 
 from genesis_core import ConfigError, Geco
-from genesis_core.icsbp import ICSBP, Clusters
-from genesis_core.losses import (
+from genesis_core.models.icsbp import ICSBP, Clusters
+from genesis_core.models.losses import (
     COLOUR_STD,
     PLACE_STD,
     gaussian_floor,

@@ -12,8 +12,8 @@ import cv2
 import numpy as np
 import pytest
 
-from genesis_core.mask_operations import Enlarged, enlarge, settle
-from genesis_core.scenes import _enlarge
+from genesis_core.ops.mask_operations import Enlarged, enlarge, settle
+from genesis_core.perception.scene import _enlarge
 
 ROOT = Path(__file__).resolve().parents[2]
 needs_compiler = pytest.mark.usefixtures("compiler")
@@ -124,8 +124,8 @@ def test_without_a_compiler_images_are_segmented_all_the_same(tmp_path: Path) ->
     script = """
 import logging
 import numpy as np
-from genesis_core.mask_operations import enlarge, settle
-from genesis_core.scenes import to_scene
+from genesis_core.ops.mask_operations import enlarge, settle
+from genesis_core.perception.scene import to_scene
 logging.basicConfig()
 masks = np.full((2, 4, 4), 0.5, np.float32)
 assert enlarge(masks, 8, 8) is None

@@ -5,9 +5,9 @@ from __future__ import annotations
 import pytest
 import torch
 
-from genesis_core import pooling
-from genesis_core.native_library import native_library
-from genesis_core.pooling import pool
+from genesis_core.ops import pooling
+from genesis_core.ops.native_library import native_library
+from genesis_core.ops.pooling import pool
 
 CASES = [
     (torch.float32, False, True),

@@ -10,9 +10,9 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from genesis_core.tabletop import Frame, RenderingError, TabletopRenderer
-from genesis_core.tabletop.renderer import remove_specks
-from genesis_core.tabletop.sampling import Mode
+from genesis_sim import Frame, RenderingError, TabletopRenderer
+from genesis_sim.renderer import remove_specks
+from genesis_sim.sampling import Mode
 
 SIZE = 96
 
@@ -85,7 +85,7 @@ def test_a_seed_gives_the_same_frame_whatever_was_drawn_before(varied: TabletopR
 
 def test_a_seed_gives_the_same_frame_in_another_process(varied: TabletopRenderer) -> None:
     script = (
-        "import zlib; from genesis_core.tabletop import TabletopRenderer as T;"
+        "import zlib; from genesis_sim import TabletopRenderer as T;"
         f"f = T({SIZE}, {SIZE}, 'varied').sample(7);"
         "print(*[zlib.crc32(a.tobytes()) for a in (f.image, f.labels, f.depth)])"
     )
@@ -249,7 +249,7 @@ def test_a_closed_renderer_says_so() -> None:
 def test_missing_opengl_is_explained() -> None:
     """An unusable backend, in a process of its own as MuJoCo chooses it at import."""
     script = (
-        "from genesis_core.tabletop import TabletopRenderer, RenderingError\n"
+        "from genesis_sim import TabletopRenderer, RenderingError\n"
         "try: TabletopRenderer(32, 32)\n"
         "except RenderingError as error: print(error)"
     )

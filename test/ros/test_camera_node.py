@@ -16,8 +16,8 @@ import pytest
 from rcl_interfaces.srv import ListParameters
 from sensor_msgs.msg import CameraInfo, CompressedImage, Image
 
-from genesis_ros.child_process import ChildProcess
-from genesis_ros.conversions import to_rgb
+from genesis_ros.messages.images import to_rgb
+from genesis_ros.processes.child_process import ChildProcess
 
 COLOURS = [(200, 30, 30), (30, 200, 30), (30, 30, 200)]
 NODE = "/camera/camera"

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from genesis_ros.child_process import ChildProcess
+from genesis_ros.processes.child_process import ChildProcess
 
 STUBBORN = """
 import signal, time

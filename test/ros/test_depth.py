@@ -15,9 +15,9 @@ import numpy as np
 import pytest
 
 from genesis_core import Segmenter, default_checkpoint
-from genesis_core.tabletop import Frame, RenderingError, TabletopRenderer
-from genesis_ros.depth import MIN_PIXELS, locate, point_subset, to_points
-from genesis_ros.objects import find_objects
+from genesis_core.perception.depth import MIN_PIXELS, locate, point_subset, to_points
+from genesis_core.perception.objects import find_objects
+from genesis_sim import Frame, RenderingError, TabletopRenderer
 
 APC = Path(__file__).resolve().parents[3] / "shared" / "data" / "apc" / "scene-0000"
 INTRINSICS = np.array([[600.0, 0, 319.5], [0, 600.0, 239.5], [0, 0, 1]])

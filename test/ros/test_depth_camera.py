@@ -13,7 +13,7 @@ from builtin_interfaces.msg import Time
 from rclpy.qos import QoSProfile, ReliabilityPolicy
 from sensor_msgs.msg import CameraInfo, Image
 
-from genesis_ros.depth_camera import DepthCamera, DepthError
+from genesis_ros.node.depth_camera import DepthCamera, DepthError
 
 TOPIC, INFO_TOPIC = "/test/depth/image_raw", "/test/depth/camera_info"
 TOLERANCE = 0.02

@@ -21,7 +21,7 @@ import yaml
 
 from genesis_core import GenesisV2, GenesisV2Config, save_model
 from genesis_ros.msg import ObjectMasks
-from genesis_ros.parameters import RULES, Settings, check
+from genesis_ros.node.parameters import RULES, Settings, check
 
 ROOT = Path(__file__).resolve().parents[2]
 LAUNCH_FILE = ROOT / "launch" / "perception.launch.py"

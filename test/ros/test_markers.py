@@ -8,9 +8,9 @@ from rclpy.serialization import deserialize_message, serialize_message
 from std_msgs.msg import Header
 from visualization_msgs.msg import Marker, MarkerArray
 
-from genesis_ros.markers import to_markers
+from genesis_core.perception.palette import colour
+from genesis_ros.messages.markers import to_markers
 from genesis_ros.msg import ObjectMask, ObjectMasks
-from genesis_ros.palette import colour
 
 
 def make_object(**fields: object) -> ObjectMask:

@@ -10,8 +10,8 @@ from rclpy.serialization import deserialize_message, serialize_message
 from sensor_msgs.msg import PointCloud2, PointField
 from std_msgs.msg import Header
 
-from genesis_ros.conversions import ImageError
-from genesis_ros.depth import Measurement
+from genesis_core.perception.depth import Measurement
+from genesis_core.perception.objects import Box, SceneObject
 from genesis_ros.masks import (
     full_mask,
     full_masks,
@@ -20,8 +20,8 @@ from genesis_ros.masks import (
     point_subset,
     to_object_masks,
 )
+from genesis_ros.messages.images import ImageError
 from genesis_ros.msg import ObjectMasks
-from genesis_ros.objects import Box, SceneObject
 
 
 def make_message(**more: Any) -> ObjectMasks:

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from genesis_ros.parameters import PER_CAMERA, RULES, ParameterError, Settings, check
+from genesis_ros.node.parameters import PER_CAMERA, RULES, ParameterError, Settings, check
 
 ROOT = Path(__file__).resolve().parents[2]
 

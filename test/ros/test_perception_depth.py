@@ -11,10 +11,10 @@ from sensor_msgs.msg import CameraInfo, Image
 from visualization_msgs.msg import Marker, MarkerArray
 
 from genesis_core import default_checkpoint
-from genesis_core.tabletop import Frame, RenderingError, TabletopRenderer
-from genesis_ros.conversions import to_message
 from genesis_ros.masks import MaskedObject, objects, point_subset
+from genesis_ros.messages.images import to_message
 from genesis_ros.msg import ObjectMasks
+from genesis_sim import Frame, RenderingError, TabletopRenderer
 
 TOPIC, DEPTH = "/rgbd/color/image_raw", "/rgbd/depth/image_rect_raw"
 INFO = "/rgbd/depth/camera_info"  # beside the depth image: found without being named

@@ -20,7 +20,7 @@ from lifecycle_msgs.msg import Transition
 from lifecycle_msgs.srv import ChangeState
 from sensor_msgs.msg import Image
 
-from genesis_ros.conversions import to_message
+from genesis_ros.messages.images import to_message
 from genesis_ros.msg import ObjectMasks
 
 TOPIC = "/faults_test/image_raw"

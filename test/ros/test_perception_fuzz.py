@@ -25,7 +25,7 @@ from diagnostic_msgs.msg import DiagnosticArray
 from rclpy.serialization import serialize_message
 from sensor_msgs.msg import CameraInfo, CompressedImage, Image
 
-from genesis_ros.conversions import to_message
+from genesis_ros.messages.images import to_message
 from genesis_ros.msg import ObjectMasks
 from genesis_ros.srv import SegmentImage
 

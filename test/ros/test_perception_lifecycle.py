@@ -15,10 +15,10 @@ from rclpy.qos import QoSProfile, ReliabilityPolicy
 from sensor_msgs.msg import Image
 
 from genesis_core import GenesisV2, GenesisV2Config, build_model, config_from_dict, save_model
-from genesis_ros.conversions import to_message
 from genesis_ros.masks import full_masks
+from genesis_ros.messages.images import to_message
 from genesis_ros.msg import ObjectMasks
-from genesis_ros.parameters import RULES, Settings
+from genesis_ros.node.parameters import RULES, Settings
 
 TOPIC = "/lifecycle_test/image_raw"
 NODE = "/genesis/perception"

@@ -28,9 +28,9 @@ from rclpy.qos import QoSProfile
 from sensor_msgs.msg import Image
 from std_srvs.srv import SetBool, Trigger
 
-from genesis_ros.conversions import to_message
+from genesis_ros.messages.images import to_message
 from genesis_ros.msg import ObjectMasks
-from genesis_ros.services import MAX_WAITING_REQUESTS
+from genesis_ros.node.services import MAX_WAITING_REQUESTS
 from genesis_ros.srv import SegmentImage
 
 NAMES = ("front", "rear", "left", "right")

@@ -15,10 +15,10 @@ import pytest
 from sensor_msgs.msg import Image
 
 from genesis_core import default_checkpoint
-from genesis_core.tabletop import Frame, RenderingError, TabletopRenderer
-from genesis_ros.conversions import to_message
 from genesis_ros.masks import label_image
+from genesis_ros.messages.images import to_message
 from genesis_ros.msg import ObjectMasks
+from genesis_sim import Frame, RenderingError, TabletopRenderer
 
 TOPIC = "/scenes_test/image_raw"
 SEEDS = range(1000, 1008)

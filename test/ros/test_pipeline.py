@@ -8,7 +8,7 @@ from contextlib import contextmanager
 
 import pytest
 
-from genesis_ros.pipeline import LatestFrameWorker
+from genesis_ros.node.worker import LatestFrameWorker
 
 TIMEOUT = 20.0
 

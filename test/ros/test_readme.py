@@ -16,8 +16,8 @@ import pytest
 from sensor_msgs.msg import Image
 
 from genesis_core import default_checkpoint
-from genesis_ros.conversions import to_message
 from genesis_ros.masks import objects
+from genesis_ros.messages.images import to_message
 from genesis_ros.msg import ObjectMasks
 
 README = Path(__file__).resolve().parents[2] / "README.md"

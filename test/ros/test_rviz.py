@@ -10,7 +10,7 @@ import pytest
 import yaml
 from sensor_msgs.msg import Image
 
-from genesis_ros.conversions import to_message
+from genesis_ros.messages.images import to_message
 
 CONFIG = Path(__file__).resolve().parents[2] / "config" / "perception.rviz"
 # Which message type a display of RViz subscribes to.

@@ -28,13 +28,13 @@ from sensor_msgs.msg import CompressedImage, Image
 from std_msgs.msg import Header, String
 
 from genesis_core import Segmenter
-from genesis_ros.bag_reader import BagReader
-from genesis_ros.bag_writer import LiveBagWriter
-from genesis_ros.conversions import to_message
+from genesis_core.perception.objects import find_objects
+from genesis_ros.bags.reader import BagReader
+from genesis_ros.bags.writer import LiveBagWriter
 from genesis_ros.masks import full_masks, label_image
+from genesis_ros.messages.images import to_message
 from genesis_ros.msg import ObjectMasks
-from genesis_ros.objects import find_objects
-from genesis_ros.parameters import Settings
+from genesis_ros.node.parameters import Settings
 from genesis_ros.segment_bag import PARAMETERS, main
 
 ROOT = Path(__file__).resolve().parents[2]

@@ -11,7 +11,13 @@ import cv2
 import numpy as np
 import pytest
 
-from genesis_ros.sources import TABLETOP_CLIP, SourceError, VideoSource, open_path, play
+from genesis_ros.simulated_camera.sources import (
+    TABLETOP_CLIP,
+    SourceError,
+    VideoSource,
+    open_path,
+    play,
+)
 
 APC = Path(__file__).resolve().parents[3] / "shared" / "data" / "apc" / "scene-0000"
 
@@ -129,8 +135,8 @@ def test_the_recorded_clip_moves() -> None:
 
 
 def test_scenes_are_repeatable_and_go_on() -> None:
-    from genesis_core.tabletop import RenderingError, TabletopRenderer
-    from genesis_ros.sources import TabletopSource
+    from genesis_ros.simulated_camera.sources import TabletopSource
+    from genesis_sim import RenderingError, TabletopRenderer
 
     try:
         renderer = TabletopRenderer(64, 48, "sketchy")
@@ -159,7 +165,7 @@ def test_real_frames_play_without_their_depth_images() -> None:
 
 def test_sources_need_neither_ros_nor_torch() -> None:
     code = (
-        "import sys, genesis_ros.sources\n"
+        "import sys, genesis_ros.simulated_camera.sources\n"
         "print(*({name.split('.')[0] for name in sys.modules} & {'rclpy', 'torch', 'mujoco'}))"
     )
     result = subprocess.run(

@@ -15,9 +15,9 @@ import numpy as np
 import pytest
 
 from benchmarks.tracking import DISTURBANCES, FINDING, FIRST_OBJECT, TruthScenes, bench
-from genesis_core.tabletop import RenderingError, TabletopRenderer
-from genesis_ros.objects import SceneObject, SceneObjects, find_objects
-from genesis_ros.tracking import Tracker
+from genesis_core.perception.objects import SceneObject, SceneObjects, find_objects
+from genesis_core.perception.tracking import Tracker
+from genesis_sim import RenderingError, TabletopRenderer
 
 RATE = 12.0
 BACKGROUND = 0

@@ -19,7 +19,7 @@ from genesis_core import (
     config_from_dict,
     save_model,
 )
-from genesis_core.losses import sgmm_nll
+from genesis_core.models.losses import sgmm_nll
 from training.datasets.prepared import DatasetError, PreparedDataset
 from training.evaluate import (
     choose_images,

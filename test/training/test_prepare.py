@@ -17,7 +17,7 @@ import cv2
 import numpy as np
 import pytest
 
-from genesis_core.tabletop import RenderingError, TabletopRenderer
+from genesis_sim import RenderingError, TabletopRenderer
 from training.datasets.prepared import PreparedDataset
 from training.datasets.tabletop import Tabletop, scene_seed
 from training.prepare import main

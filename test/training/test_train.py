@@ -34,7 +34,7 @@ from genesis_core import (
     load_model,
     save_model,
 )
-from genesis_core.losses import (
+from genesis_core.models.losses import (
     gaussian_floor,
     latent_anchor,
     mask_supervision,

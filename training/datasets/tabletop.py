@@ -1,4 +1,4 @@
-"""Generated robot tabletop scenes with instance masks (genesis_core.tabletop)."""
+"""Generated robot tabletop scenes with instance masks (genesis_sim)."""
 
 from __future__ import annotations
 
@@ -9,9 +9,9 @@ from typing import Any, ClassVar
 
 import numpy as np
 
-from genesis_core.tabletop.renderer import Frame, TabletopRenderer
-from genesis_core.tabletop.sampling import MODES, Mode, check_num_objects
-from genesis_core.tabletop.scene import OBJECTS
+from genesis_sim.renderer import Frame, TabletopRenderer
+from genesis_sim.sampling import MODES, Mode, check_num_objects
+from genesis_sim.scene import OBJECTS
 from training.datasets.images import expose
 from training.datasets.layout import DEPTH_RANGE, RGB, RGBD, SPLITS, UInt8
 from training.datasets.parts import PartWriter

@@ -1,0 +1,232 @@
+"""Instance colouring stick-breaking process: clustering of pixel embeddings (Algorithm 1)."""
+
+from __future__ import annotations
+
+import ctypes
+import math
+from dataclasses import dataclass, fields
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from genesis_core.ops.native_library import native_library, pointers, runs_native, sizes
+
+ALPHA_MIN, ALPHA_MAX = 0.01, 0.99
+HARD_ALPHA = 0.5
+"""Where the kernel is cut for hard masks; the circle at which its initial scale is aimed."""
+STOP_THRESHOLD_SIZE = 64
+"""Image size at which stop thresholds are stated, in pixels."""
+
+
+@dataclass
+class Clusters:
+    """What IC-SBP found.
+
+    Attributes:
+        log_masks: (B, K, H, W), log of masks that sum to one at every pixel; -inf where unused.
+        num_slots: (B,) int64, how many of the K masks each image uses.
+        seeds: (B, S) int64, flat pixel index of the seed drawn at each step; S is K - 1, or K with
+            the softmax, where the last mask has a seed too.
+        log_alpha: (B, S, H, W), log of the kernel around each seed before it is clamped.
+    """
+
+    log_masks: Tensor
+    num_slots: Tensor
+    seeds: Tensor
+    log_alpha: Tensor
+
+    def __getitem__(self, images: slice) -> Clusters:
+        """The clusters of some of the images."""
+        return Clusters(*(getattr(self, each.name)[images] for each in fields(self)))
+
+
+def initial_log_scale(kernel: str, num_slots: int) -> float:
+    """Start value of log v for each kernel (Section 3.1)."""
+    scale = {
+        "gaussian": 1 / (num_slots * math.log(2)),
+        "laplacian": 1 / (math.sqrt(num_slots) * math.log(2)),
+        "epanechnikov": 2 / num_slots,
+    }[kernel]
+    return math.log(scale)
+
+
+class ICSBP(nn.Module):
+    """Draws up to ``num_slots`` clusters, one seed pixel at a time.
+
+    Normalisation "stick_breaking": each cluster takes its share of what the earlier ones left, so
+    that masks depend on the order of the seeds. "softmax": stick-breaking only selects the seeds;
+    the masks are the softmax of the log-kernels around all of them, whatever their order (Section
+    3.1 suggests it for future work).
+    """
+
+    def __init__(self, num_slots: int, kernel: str, normalisation: str = "stick_breaking") -> None:
+        super().__init__()
+        self.num_slots = num_slots
+        self.kernel = kernel
+        self.normalisation = normalisation
+        self.log_scale = nn.Parameter(torch.tensor(initial_log_scale(kernel, num_slots)))
+
+    def kernel_log_alpha(self, squared_distance: Tensor) -> Tensor:
+        """Log of the kernel at the given squared distances (any shape), not yet clamped."""
+        scale = self.log_scale.exp()
+        if self.kernel == "gaussian":
+            return -squared_distance / scale
+        if self.kernel == "laplacian":
+            # The seed itself has distance 0, where the square root has no gradient.
+            return -squared_distance.clamp_min(1e-10).sqrt() / scale
+        # Epanechnikov's kernel reaches zero; the floor keeps its logarithm finite.
+        return (1 - squared_distance / scale).clamp_min(1e-10).log()
+
+    def forward(
+        self,
+        embeddings: Tensor,
+        seed_scores: Tensor,
+        *,
+        stop_threshold: float | None = None,
+        num_slots: int | None = None,
+        hard: bool = False,
+    ) -> Clusters:
+        """Cluster embeddings.
+
+        Args:
+            embeddings: (B, E, H, W).
+            seed_scores: (B, H, W) in [0, 1], drawn once per image.
+            stop_threshold: None for a fixed number of slots; else an image stops when a mask's
+                sum falls below this many pixels, stated at 64x64 and scaled to the image's area.
+            num_slots: draw at most this many slots instead of ``self.num_slots``.
+            hard: masks of zeros and ones, for inference: a pixel belongs to the first seed whose
+                kernel reaches ``HARD_ALPHA`` there or, with the softmax, to the one among the
+                seeds so found whose kernel is largest there (the argmax over the seeds). An image
+                ends when no pixel is left. The gradient does not survive it.
+
+        Raises:
+            ValueError: fewer than two slots, or a threshold that is no number of pixels.
+        """
+        batch, _, height, width = embeddings.shape
+        slots = self.num_slots if num_slots is None else num_slots
+        if slots < 2:
+            raise ValueError(f"num_slots is {num_slots}; expected at least 2")
+        by_softmax = self.normalisation == "softmax"
+        steps = slots if by_softmax else slots - 1
+        if stop_threshold is not None and not stop_threshold >= 0:
+            raise ValueError(f"stop_threshold is {stop_threshold}; expected pixels (0 or more)")
+        # Always float32: distances and logarithms lose too much in half precision.
+        pixels = embeddings.float().flatten(2).contiguous()  # (B, E, HW), one channel after another
+        scores = seed_scores.float().flatten(1).contiguous()
+        found = None if hard else self._native_steps(pixels, scores, steps)
+        masks, log_scopes, log_alphas, seeds = found or self._steps(pixels, scores, steps, hard)
+        used = masks.new_full((batch,), slots, dtype=torch.int64)
+        pixels_needed = 0.5 if hard else None
+        if stop_threshold is not None:
+            scaled = stop_threshold * height * width / STOP_THRESHOLD_SIZE**2
+            pixels_needed = max(scaled, pixels_needed or 0.0)
+        if by_softmax:
+            if pixels_needed is not None:
+                used = _leading(masks[:, :-1], pixels_needed).clamp_min(1)
+            masks = _softmax(log_alphas, used, hard)
+        elif pixels_needed is not None:
+            masks, used = _stop_early(masks, log_scopes, pixels_needed)
+            if hard:  # what is left for the last mask may be nothing
+                used = (masks.exp().sum(dim=2) > 0).sum(dim=1)
+        return Clusters(
+            log_masks=masks.unflatten(2, (height, width)),
+            num_slots=used,
+            seeds=seeds,
+            log_alpha=log_alphas.unflatten(2, (height, width)),
+        )
+
+    def _steps(self, pixels: Tensor, scores: Tensor, steps: int, hard: bool) -> _Steps:
+        """Stick-breaking from embeddings (B, E, HW) and seed scores (B, HW)."""
+        log_scope = torch.zeros_like(scores)
+        log_scopes, log_masks, log_alphas, seeds = [log_scope], [], [], []
+        for _ in range(steps):
+            seed = (scores * log_scope.detach().exp()).argmax(dim=1)  # (B,)
+            centre = pixels.gather(2, seed[:, None, None].expand(-1, pixels.shape[1], 1))
+            log_alpha = self.kernel_log_alpha((pixels - centre).square().sum(dim=1))
+            alpha = log_alpha.exp()
+            alpha = (alpha >= HARD_ALPHA).float() if hard else _clamp_straight_through(alpha)
+            log_masks.append(log_scope + alpha.log())
+            log_scope = log_scope + torch.log1p(-alpha)
+            log_scopes.append(log_scope)
+            log_alphas.append(log_alpha)
+            seeds.append(seed)
+        return _Steps(
+            log_masks=torch.stack([*log_masks, log_scope], dim=1),
+            log_scopes=torch.stack(log_scopes, dim=1),
+            log_alpha=torch.stack(log_alphas, dim=1),
+            seeds=torch.stack(seeds, dim=1),
+        )
+
+    def _native_steps(self, pixels: Tensor, scores: Tensor, steps: int) -> _Steps | None:
+        """The same in C++, without gradients, on a CPU with a compiler; else None."""
+        if self.kernel != "gaussian" or not runs_native(pixels):
+            return None
+        library = native_library("icsbp.cpp", "finding slots will take longer")
+        if library is None:
+            return None
+        batch, channels, count = pixels.shape
+        found = _Steps(
+            log_masks=pixels.new_empty(batch, steps + 1, count),
+            log_scopes=pixels.new_empty(batch, steps + 1, count),
+            log_alpha=pixels.new_empty(batch, steps, count),
+            seeds=torch.empty(batch, steps, dtype=torch.int64),
+        )
+        library.icsbp(
+            *pointers(pixels, scores),
+            *sizes(batch, channels, count, steps),
+            ctypes.c_double(float(self.log_scale.exp())),
+            (ctypes.c_double * 2)(ALPHA_MIN, ALPHA_MAX),
+            *pointers(found.log_masks, found.log_alpha, found.log_scopes, found.seeds),
+            torch.get_num_threads(),
+        )
+        return found
+
+
+class _Steps(NamedTuple):
+    """What S steps of stick-breaking give, at HW pixels.
+
+    log_masks: (B, S + 1, HW), the last is what is left. log_scopes: (B, S + 1, HW), what was left
+    before each step and after the last. log_alpha: (B, S, HW), before it is clamped. seeds: (B, S).
+    """
+
+    log_masks: Tensor
+    log_scopes: Tensor
+    log_alpha: Tensor
+    seeds: Tensor
+
+
+def _clamp_straight_through(alpha: Tensor) -> Tensor:
+    """Clamp the value, pass the gradient on as if it had not been clamped."""
+    return alpha + (alpha.clamp(ALPHA_MIN, ALPHA_MAX) - alpha).detach()
+
+
+def _leading(masks: Tensor, pixels_needed: float) -> Tensor:
+    """(B,), how many of the masks (B, S, HW), logarithms, come before the first too small one."""
+    large_enough = masks.exp().sum(dim=2) >= pixels_needed
+    return large_enough.long().cumprod(dim=1).sum(dim=1)
+
+
+def _softmax(log_alpha: Tensor, used: Tensor, hard: bool) -> Tensor:
+    """Log masks (B, K, HW) from the log-kernels of all seeds; those from ``used`` on are unused."""
+    index = torch.arange(log_alpha.shape[1], device=log_alpha.device)
+    log_alpha = log_alpha.masked_fill((index >= used[:, None])[:, :, None], -torch.inf)
+    if hard:
+        best = log_alpha.argmax(dim=1, keepdim=True)
+        return torch.where(index[None, :, None] == best, 0.0, -torch.inf)
+    return log_alpha.log_softmax(dim=1)
+
+
+def _stop_early(masks: Tensor, scopes: Tensor, pixels_needed: float) -> tuple[Tensor, Tensor]:
+    """Drop each image's masks from the first too small one on; its scope becomes the last mask.
+
+    Args:
+        masks, scopes: (B, K, HW) logarithms; ``scopes[:, k]`` is what was left before step k.
+
+    All steps have been run by now: that is cheaper than asking the device after each of them.
+    """
+    kept = _leading(masks[:, :-1], pixels_needed)
+    index = torch.arange(masks.shape[1], device=masks.device)[None, :, None]
+    last = kept[:, None, None]
+    masks = torch.where(index < last, masks, torch.where(index == last, scopes, -torch.inf))
+    return masks, kept + 1

@@ -1,0 +1,1 @@
+"""What is fast: convolution, normalisation, clustering, pooling and masks; C++ and its cache."""

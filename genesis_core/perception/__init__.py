@@ -1,0 +1,1 @@
+"""From a model's slots to objects: scene, objects, tracks, depth and pictures, without ROS."""

@@ -1,0 +1,261 @@
+"""From the model's slots to the objects of an image, in plain arrays (no ROS).
+
+A slot's soft mask becomes an 8-bit mask, and every pixel gets the label of the slot that explains
+it best. An image's masks sum to exactly 255 at every pixel that the model saw, and each labelled
+pixel's mask is the largest there, so masks, label image, areas and centroids cannot disagree.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, NamedTuple, Protocol
+
+import cv2
+import numpy as np
+import numpy.typing as npt
+
+from genesis_core.ops.mask_operations import Settled, settle
+
+MAX_OBJECTS = 254
+"""Labels are 1 to 254: label 0 means no object, and 255 marks unseen pixels on the way."""
+_UNSEEN = 255
+_CLUTTER_OWN = 0.25  # of a clutter slot's mask, less than this share lies where it wins
+
+
+class SceneLike(Protocol):
+    """What is read of genesis_core.Scene."""
+
+    @property
+    def masks(self) -> npt.NDArray[Any]: ...  # (K, H, W), float32, or uint8 in a quantised scene
+    @property
+    def labels(self) -> npt.NDArray[Any]: ...  # (H, W), slot; not seen: -1, or 255 if quantised
+    @property
+    def latent_mean(self) -> npt.NDArray[np.float32]: ...  # (K, D)
+    @property
+    def latent_std(self) -> npt.NDArray[np.float32]: ...  # (K, D)
+    @property
+    def scores(self) -> npt.NDArray[np.float32]: ...  # (K,)
+
+
+class Box(NamedTuple):
+    """Pixels x to x + width - 1, y to y + height - 1."""
+
+    x: int
+    y: int
+    width: int
+    height: int
+
+    @property
+    def slices(self) -> tuple[slice, slice]:
+        """Rows and columns, to index an (H, W) array."""
+        return slice(self.y, self.y + self.height), slice(self.x, self.x + self.width)
+
+
+class SceneObject(NamedTuple):
+    """One object of an image; pixel coordinates as in ObjectMask.msg."""
+
+    label: int  # 1..n
+    slot: int  # index into the scene's arrays
+    background: bool
+    score: float
+    area: int
+    centroid: tuple[float, float]  # x, y
+    box: Box  # where the mask is not zero
+    mask: npt.NDArray[np.uint8]  # (box.height, box.width), 255 = certain
+    latent_mean: npt.NDArray[np.float32]  # (D,)
+    latent_std: npt.NDArray[np.float32]  # (D,)
+
+
+class SceneObjects(NamedTuple):
+    """The objects of an image and its label image (H, W), 0 = no object."""
+
+    objects: list[SceneObject]
+    labels: npt.NDArray[np.uint8]
+
+
+def find_objects(
+    scene: SceneLike,
+    *,
+    min_area: float,
+    mask_floor: float,
+    background_border: float,
+    background_span: float = 1.0,
+    clutter_score: float = 0.0,
+) -> SceneObjects:
+    """Objects of a scene, labelled 1..n in the order of their slots.
+
+    An object is flagged as background if it is
+
+    - the scene behind the objects: it wins at least background_border of the border of the image,
+      or reaches across more than background_span of both its width and its height. Table, floor
+      and tray do, an arm comes in from one side and an object to grasp is smaller;
+    - or clutter: its score is below clutter_score and more than three quarters of its mask lie
+      where other slots win. Such a slot is what the others have left over.
+
+    min_area: slots that win a smaller share of the image are left out; their pixels go to the
+        next best slot. (0..1)
+    mask_floor: smaller probabilities become 0, which keeps the crops small; the pixel's best slot
+        takes them, so that masks still sum to one. (0..1)
+    background_border, background_span, clutter_score: see above; a span of 1, like a score of 0,
+        switches the comparison off. (0..1)
+
+    The image is what the model saw of it. A quantised scene is much faster; its masks are used up:
+    they become the objects'.
+
+    Raises ValueError for masks that are not finite or more slots than labels.
+    """
+    num_slots, height, width = scene.masks.shape
+    if num_slots > MAX_OBJECTS:
+        raise ValueError(
+            f"{num_slots} slots; a mono8 label image holds at most {MAX_OBJECTS} objects"
+        )
+    masks = scene.masks if scene.masks.dtype == np.uint8 else _quantise(scene.masks)
+    winners = scene.labels.astype(np.uint8)  # -1 becomes 255, _UNSEEN
+    kept = _drop_small(masks, winners, min_area * height * width)
+    threshold = int(np.ceil(mask_floor * 255.0)) - 1
+    settled = settle(masks, winners, kept, threshold) or _settle(masks, winners, kept, threshold)
+
+    seen = Box(*cv2.boundingRect(1 - _equal(winners, _UNSEEN)))
+    border = _border(winners[seen.slices])
+    objects: list[SceneObject] = []
+    for index, slot in enumerate(kept):
+        box = Box(*settled.boxes[index].tolist())
+        score = float(scene.scores[slot])
+        background = (
+            np.count_nonzero(border == slot) >= background_border * border.size
+            or _spans(Box(*settled.own_boxes[index]), seen, background_span)
+            or (score < clutter_score and settled.own_shares[index] < _CLUTTER_OWN)
+        )
+        x, y = settled.centroids[index].tolist()
+        objects.append(
+            SceneObject(
+                label=index + 1,
+                slot=slot,
+                background=bool(background),
+                score=score,
+                area=int(settled.areas[index]),
+                centroid=(x, y),
+                box=box,
+                mask=masks[slot][box.slices],
+                latent_mean=scene.latent_mean[slot],
+                latent_std=scene.latent_std[slot],
+            )
+        )
+    return SceneObjects(objects, settled.labels)
+
+
+def _spans(pixels: Box, seen: Box, share: float) -> bool:
+    """Whether the pixels reach across more than this share of the seen image both ways."""
+    return pixels.width > share * seen.width and pixels.height > share * seen.height
+
+
+def _quantise(masks: npt.NDArray[np.float32]) -> npt.NDArray[np.uint8]:
+    """Probabilities (K, H, W) to 0..255, rounded down so that no pixel's sum exceeds 255."""
+    num_slots, height, width = masks.shape
+    rows = np.ascontiguousarray(masks).reshape(num_slots * height, width)
+    if not np.isfinite(cv2.sumElems(rows)[0]):
+        raise ValueError("the model's masks are not finite (NaN or infinity)")
+    # convertScaleAbs rounds to nearest; half a step less rounds down, but for 255 itself.
+    return cv2.convertScaleAbs(rows, alpha=255.0, beta=-0.4999).reshape(masks.shape)
+
+
+def _drop_small(
+    masks: npt.NDArray[np.uint8], winners: npt.NDArray[np.uint8], min_pixels: float
+) -> list[int]:
+    """Slots that win at least min_pixels (and any) pixels; the others' pixels change hands."""
+    # (OpenCV's histogram takes longer than this.)
+    counts = [cv2.countNonZero(_equal(winners, slot)) for slot in range(len(masks))]
+    kept = [slot for slot, count in enumerate(counts) if count >= max(1.0, min_pixels)]
+    if any(count for slot, count in enumerate(counts) if slot not in kept):
+        lost = ~np.isin(np.arange(256), [*kept, _UNSEEN])
+        orphans = np.flatnonzero(cv2.LUT(winners, lost.view(np.uint8)))
+        if kept:
+            candidates = masks.reshape(len(masks), -1)[kept][:, orphans]
+            winners.flat[orphans] = np.asarray(kept, np.uint8)[candidates.argmax(axis=0)]
+        else:
+            winners[:] = _UNSEEN
+    return kept
+
+
+def _settle(
+    masks: npt.NDArray[np.uint8],
+    winners: npt.NDArray[np.uint8],
+    kept: Sequence[int],
+    threshold: int,
+) -> Settled:
+    """mask_operations.settle without a compiler."""
+    rest = np.full(winners.shape, 255, np.uint8)
+    boxes = []
+    for slot in kept:
+        if threshold > 0:
+            cv2.threshold(masks[slot], threshold, 0, cv2.THRESH_TOZERO, dst=masks[slot])
+        box = Box(*cv2.boundingRect(masks[slot]))
+        if box.width:  # else the threshold has taken all of it
+            inside = rest[box.slices]
+            cv2.subtract(inside, masks[slot][box.slices], dst=inside)
+        boxes.append(box)
+    labels = np.zeros(winners.shape, np.uint8)
+    own_boxes, areas, centroids, own_shares = [], [], [], []
+    for index, slot in enumerate(kept):
+        mine = _equal(winners, slot)
+        own_box, area, centroid = _extent(mine)
+        mine = mine[own_box.slices]
+        inside = masks[slot][own_box.slices]
+        inside += rest[own_box.slices] * mine
+        labels[own_box.slices] |= mine * np.uint8(index + 1)
+        boxes[index] = _union(boxes[index], own_box)
+        own = cv2.sumElems(cv2.multiply(inside, mine))[0]
+        own_boxes.append(own_box)
+        areas.append(area)
+        centroids.append(centroid)
+        own_shares.append(own / cv2.sumElems(masks[slot])[0])
+    return Settled(
+        labels,
+        np.array(boxes, np.int64).reshape(-1, 4),
+        np.array(own_boxes, np.int64).reshape(-1, 4),
+        np.array(areas, np.int64),
+        np.array(centroids).reshape(-1, 2),
+        np.array(own_shares),
+    )
+
+
+def _union(one: Box, other: Box) -> Box:
+    """The smallest box around two, of which the first may be empty."""
+    if one.width == 0:
+        return other
+    x, y = min(one.x, other.x), min(one.y, other.y)
+    right = max(one.x + one.width, other.x + other.width)
+    bottom = max(one.y + one.height, other.y + other.height)
+    return Box(x, y, right - x, bottom - y)
+
+
+def _equal(winners: npt.NDArray[np.uint8], slot: int) -> npt.NDArray[np.uint8]:
+    """1 where the slot wins, else 0. (cv2.compare takes a 1x1 image for a number.)"""
+    return np.equal(winners, np.uint8(slot)).view(np.uint8)
+
+
+def _extent(mine: npt.NDArray[np.uint8]) -> tuple[Box, int, tuple[float, float]]:
+    """Around the pixels of an image that are 1, not 0: a box, their number, their mean x, y."""
+    x, width, area, centroid_x = _side(cv2.reduce(mine, 0, cv2.REDUCE_SUM, dtype=cv2.CV_32S)[0])
+    y, height, _, centroid_y = _side(cv2.reduce(mine, 1, cv2.REDUCE_SUM, dtype=cv2.CV_32S)[:, 0])
+    return Box(x, y, width, height), area, (centroid_x, centroid_y)
+
+
+def _side(counts: npt.NDArray[Any]) -> tuple[int, int, int, float]:
+    """Of numbers of pixels along a side of an image: the first, how far they reach, sum, mean."""
+    places = np.flatnonzero(counts)
+    first, last = int(places[0]), int(places[-1])
+    area = int(counts.sum())
+    # Sums of coordinates: 64 bits, as those of a large image overflow 32.
+    return (
+        first,
+        last - first + 1,
+        area,
+        float(counts.astype(np.int64) @ np.arange(len(counts)) / area),
+    )
+
+
+def _border(winners: npt.NDArray[np.uint8]) -> npt.NDArray[np.uint8]:
+    """The outermost pixels (P,), clockwise from the upper left."""
+    return np.concatenate([winners[:1].ravel(), winners[1:, -1:].ravel(),
+                           winners[1:, :-1][-1:].ravel(), winners[1:-1, :1].ravel()])  # fmt: skip

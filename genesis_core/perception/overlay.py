@@ -1,0 +1,64 @@
+"""Picture of the objects over the camera image, for people (RViz, rqt_image_view, Foxglove)."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import cv2
+import numpy as np
+import numpy.typing as npt
+
+from genesis_core.perception.objects import SceneObjects
+from genesis_core.perception.palette import colour
+
+
+def draw_overlay(
+    image: npt.NDArray[np.uint8],
+    found: SceneObjects,
+    alpha: float,
+    track_ids: Sequence[int] | None = None,
+) -> npt.NDArray[np.uint8]:
+    """RGB image (H, W, 3) with each object tinted, outlined and numbered.
+
+    Background keeps its own colours. alpha: strength of the tint, 0..1. track_ids: one per object;
+    it gives number and colour, so that both stay with the object. Without, or 0: the label does.
+    """
+    numbers = {
+        item.label: track_id or item.label
+        for item, track_id in zip(found.objects, track_ids or [0] * len(found.objects), strict=True)
+        if not item.background
+    }
+    visible = np.zeros(256, np.uint8)
+    palette = np.zeros((256, 1, 3), np.uint8)
+    for label, number in numbers.items():
+        visible[label] = label
+        palette[label] = colour(number)
+    labels = np.asarray(cv2.LUT(found.labels, visible), np.uint8)
+    # applyColorMap reads its table as BGR and writes it as it stands: RGB stays RGB.
+    colours = cv2.applyColorMap(labels, palette)
+    overlay = np.array(image)
+    tinted = cv2.addWeighted(overlay, 1.0 - alpha, colours, alpha, 0.0)
+    cv2.copyTo(tinted, labels, overlay)
+    edges = cv2.morphologyEx(labels, cv2.MORPH_GRADIENT, np.ones((3, 3), np.uint8))
+    cv2.copyTo(np.full_like(overlay, 255), edges, overlay)
+    _number(
+        overlay,
+        [
+            (str(numbers[item.label]), item.centroid)
+            for item in found.objects
+            if item.label in numbers
+        ],
+    )
+    return overlay
+
+
+def _number(overlay: npt.NDArray[np.uint8], texts: list[tuple[str, tuple[float, float]]]) -> None:
+    scale = max(overlay.shape[0] / 480, 0.3) * 0.6
+    for text, (x, y) in texts:
+        (width, height), _ = cv2.getTextSize(text, cv2.FONT_HERSHEY_SIMPLEX, scale, 1)
+        origin = (round(x - width / 2), round(y + height / 2))
+        for shade, thickness in (((0, 0, 0), 3), ((255, 255, 255), 1)):
+            cv2.putText(
+                overlay, text, origin, cv2.FONT_HERSHEY_SIMPLEX, scale, shade, thickness,
+                cv2.LINE_AA,
+            )  # fmt: skip

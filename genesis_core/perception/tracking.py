@@ -1,0 +1,237 @@
+"""Which object of this image is which object of the images before (no ROS, no torch).
+
+Slots come in random order, so an object's label says nothing about who it is. A Tracker compares
+the objects of a new image with those it knows, by place, shape and latents, and finds the best
+one-to-one assignment of all of them at once.
+
+Everything is measured on a grid of fixed size that is stretched over the image. A camera that
+changes its resolution therefore keeps its tracks, as long as it goes on seeing the same view.
+"""
+
+from __future__ import annotations
+
+import math
+from itertools import compress
+from typing import NamedTuple
+
+import cv2
+import numpy as np
+import numpy.typing as npt
+from scipy.optimize import linear_sum_assignment
+from scipy.spatial.distance import cdist, pdist
+
+from genesis_core.perception.objects import SceneObjects
+
+Array = npt.NDArray[np.float64]
+Index = npt.NDArray[np.intp]
+
+_GRID = 64  # cells along each side of an image
+_MARGIN = _GRID // 2  # empty cells around the grid; no object is expected to jump further
+_STRIDE = _GRID + 2 * _MARGIN
+# Where the grid's cells are among those of grid and margin.
+_CELLS = (
+    np.arange(_STRIDE * _STRIDE)
+    .reshape(_STRIDE, _STRIDE)[_MARGIN : _MARGIN + _GRID, _MARGIN : _MARGIN + _GRID]
+    .ravel()
+)
+# How much each comparison counts. They add up to 1, so that the similarity lies in 0..1.
+_OVERLAP, _PLACE, _LATENTS = 0.5, 0.2, 0.3
+_REACH = 1.0  # in object sizes: how far from its expected place an object is still likely
+_DRIFT, _MOST_DRIFT = 6.0, 18.0  # cells/s, cells: how it grows while an object is out of sight
+_LIKENESS = 0.7  # in usual distances between two objects' latents: how far one's own may change
+_COAST = 0.25  # s; an object is expected to come to rest in about this time
+_VELOCITY_GAIN = 0.5  # how much the newest image counts, for velocities
+_SHRINK_GAIN = 0.1  # for sizes, when an object seems to have become smaller
+_LATENTS_GAIN = 0.2  # for latents
+_MIN_STEP = 1e-3  # s; images closer in time than this say nothing about velocity
+_CLOCK_STEP = 1.0  # s; a stamp that lies further back than this means a new start
+_MOST_TRACKS = 512  # more are not remembered, whatever the stamps say
+
+
+class Tracker:
+    """Gives the objects of one camera ids that stay theirs from image to image.
+
+    max_age: how long an object that images no longer show is remembered [s], 0 or more. Time
+        without images does not count, so that slow and paused cameras keep their tracks.
+    min_similarity: an object less similar than this to every remembered one is new. (0..1)
+
+    Raises ValueError for other values.
+    """
+
+    def __init__(self, *, max_age: float = 5.0, min_similarity: float = 0.2) -> None:
+        self._next_id = 1
+        self.reset()
+        self.configure(max_age=max_age, min_similarity=min_similarity)
+
+    def configure(self, *, max_age: float, min_similarity: float) -> None:
+        """Change what can change while tracking; see the class."""
+        if not 0 <= max_age < math.inf:
+            raise ValueError(f"max_age is {max_age}; expected seconds, 0 or more")
+        if not 0 <= min_similarity <= 1:
+            raise ValueError(f"min_similarity is {min_similarity}; expected 0 to 1")
+        self._max_age, self._min_similarity = max_age, min_similarity
+
+    def reset(self) -> None:
+        """Forget all objects. The next ones get ids that were never given before."""
+        self._tracks: _Tracks | None = None
+        self._latest = -math.inf
+        self._latent_scale = 0.0  # usual distance between the latents of two objects of an image
+
+    def update(self, found: SceneObjects, stamp: float) -> tuple[int, ...]:
+        """Ids of the objects of the next image, in their order; from 1 up, never used again.
+
+        Background is tracked like anything else, so that an object keeps its id while it is taken
+        for background.
+
+        stamp: when the image was taken [s]. If that is more than a second before the last image,
+            the source has started anew (a bag played in a loop) and all objects are forgotten; less
+            is a clock being set, and no time has passed.
+        """
+        if stamp < self._latest - _CLOCK_STEP:
+            self.reset()
+        previous = self._latest
+        stamp = self._latest = max(stamp, previous)
+        if not found.objects:
+            return ()
+        seen = _measure(found)
+        if len(seen.latents) > 1:
+            self._learn_scale(float(np.mean(pdist(seen.latents))))
+        ids = np.zeros(len(found.objects), np.int64)
+        tracks = self._tracks
+        if tracks is not None:
+            tracks.keep(previous - tracks.last_seen <= self._max_age)
+            known, objects = self._assign(tracks, seen, stamp)
+            ids[objects] = tracks.ids[known]
+            tracks.follow(known, seen, objects, stamp)
+        new = np.flatnonzero(ids == 0)
+        ids[new] = np.arange(self._next_id, self._next_id + len(new))
+        self._next_id += len(new)
+        begun = _Tracks(ids[new], seen, new, stamp)
+        if tracks is None:
+            self._tracks = begun
+        else:
+            tracks.extend(begun)
+            if len(tracks.ids) > _MOST_TRACKS:
+                tracks.keep(np.isin(tracks.ids, ids))
+        return tuple(ids.tolist())
+
+    def _learn_scale(self, distance: float) -> None:
+        old = self._latent_scale
+        self._latent_scale = distance if old == 0 else old + _LATENTS_GAIN * (distance - old)
+
+    def _assign(self, tracks: _Tracks, seen: _Seen, stamp: float) -> tuple[Index, Index]:
+        """Which tracks (M,) are which objects (M,)."""
+        similarity = _similarity(tracks, seen, stamp, self._latent_scale)
+        similarity[similarity < self._min_similarity] = 0
+        # Squares: one sure match and one new object rather than two doubtful matches.
+        known, objects = linear_sum_assignment(similarity**2, maximize=True)
+        matched = similarity[known, objects] > 0
+        return known[matched], objects[matched]
+
+
+class _Seen(NamedTuple):
+    """The N objects of an image; places and sizes in cells of the grid."""
+
+    grid: npt.NDArray[np.uint8]  # label of each cell, with a margin of 0 (_STRIDE * _STRIDE,)
+    counts: Index  # cells with each label, 0 included (N + 1,)
+    cells: list[Index]  # of each object, where it is in the grid
+    places: Array  # x, y of the centroids (N, 2)
+    sizes: Array  # sides of squares of the same areas (N,)
+    latents: Array  # (N, D)
+
+
+class _Tracks:
+    """The remembered objects as they were last seen; places and sizes in cells of the grid."""
+
+    def __init__(self, ids: Index, seen: _Seen, objects: Index, stamp: float) -> None:
+        self.ids = ids
+        self.last_seen = np.full(len(ids), stamp)  # s
+        self.places = seen.places[objects]  # (T, 2)
+        self.velocities = np.zeros((len(ids), 2))  # cells/s
+        self.sizes = seen.sizes[objects]  # (T,)
+        self.latents = seen.latents[objects]  # (T, D)
+        self.cells = [seen.cells[index] for index in objects]
+
+    def extend(self, others: _Tracks) -> None:
+        """Take in more tracks."""
+        for name, values in vars(self).items():
+            more = getattr(others, name)
+            setattr(
+                self, name, values + more if name == "cells" else np.concatenate([values, more])
+            )
+
+    def keep(self, wanted: npt.NDArray[np.bool_]) -> None:
+        """Drop all other tracks. wanted: (T,)."""
+        if wanted.all():
+            return
+        for name, values in vars(self).items():
+            kept = list(compress(values, wanted)) if name == "cells" else values[wanted]
+            setattr(self, name, kept)
+
+    def follow(self, known: Index, seen: _Seen, objects: Index, stamp: float) -> None:
+        """Take over where and how the objects of these tracks (M,) are now."""
+        places, sizes = seen.places[objects], seen.sizes[objects]
+        step = stamp - self.last_seen[known]
+        ratio = sizes / self.sizes[known]
+        # An object that another one covers bit by bit seems to move, but only shrinks.
+        gain = _VELOCITY_GAIN * np.minimum(ratio, 1 / ratio) ** 4 * (step > _MIN_STEP)
+        velocity = (places - self.places[known]) / np.maximum(step, _MIN_STEP)[:, None]
+        self.velocities[known] += gain[:, None] * (velocity - self.velocities[known])
+        self.sizes[known] *= np.where(ratio > 1, ratio, ratio**_SHRINK_GAIN)
+        self.latents[known] += _LATENTS_GAIN * (seen.latents[objects] - self.latents[known])
+        self.places[known] = places
+        self.last_seen[known] = stamp
+        for track, index in zip(known.tolist(), objects.tolist(), strict=True):
+            self.cells[track] = seen.cells[index]
+
+    def shifts(self, stamp: float) -> Array:
+        """How far they are expected to have moved since they were last seen (T, 2)."""
+        coasting = _COAST * -np.expm1((self.last_seen - stamp) / _COAST)
+        return self.velocities * coasting[:, None]
+
+
+def _measure(found: SceneObjects) -> _Seen:
+    height, width = found.labels.shape
+    grid = cv2.resize(found.labels, (_GRID, _GRID), interpolation=cv2.INTER_NEAREST_EXACT)
+    counts = np.bincount(grid.ravel(), minlength=len(found.objects) + 1)
+    by_label = _CELLS[np.argsort(grid, axis=None, kind="stable")]
+    scale = np.array([_GRID / width, _GRID / height])
+    areas = np.array([item.area for item in found.objects], np.float64)
+    latents = np.array([item.latent_mean for item in found.objects], np.float64)
+    return _Seen(
+        grid=cv2.copyMakeBorder(grid, *4 * (_MARGIN,), cv2.BORDER_CONSTANT, value=0).ravel(),
+        counts=counts,
+        cells=np.split(by_label, np.cumsum(counts[:-1]))[1:],
+        places=(np.array([item.centroid for item in found.objects]) + 0.5) * scale,
+        sizes=np.sqrt(areas * scale.prod()),
+        # Half precision may overflow; such latents say nothing, the rest still does.
+        latents=np.nan_to_num(latents, nan=0, posinf=0, neginf=0),
+    )
+
+
+def _similarity(tracks: _Tracks, seen: _Seen, stamp: float, latent_scale: float) -> Array:
+    """How alike each track and object are (T, N), 0..1."""
+    shifts = tracks.shifts(stamp)
+    drift = np.minimum(_DRIFT * (stamp - tracks.last_seen), _MOST_DRIFT)
+    reach = _REACH * tracks.sizes + drift
+    near = np.exp(-((cdist(tracks.places + shifts, seen.places) / reach[:, None]) ** 2))
+    overlap = _overlap(tracks, seen, shifts)
+    if latent_scale == 0:  # never two objects in an image, or latents that are all the same
+        return np.asarray((_OVERLAP * overlap + _PLACE * near) / (_OVERLAP + _PLACE))
+    change = cdist(tracks.latents, seen.latents) / latent_scale
+    alike = np.exp(-((change / _LIKENESS) ** 2))
+    return np.asarray(_OVERLAP * overlap + _PLACE * near + _LATENTS * alike)
+
+
+def _overlap(tracks: _Tracks, seen: _Seen, shifts: Array) -> Array:
+    """IoU of each track's mask, moved to where it is expected, and each object's (T, N)."""
+    total = len(seen.counts)
+    sizes = np.array([len(cells) for cells in tracks.cells])
+    if not sizes.any():
+        return np.zeros((len(sizes), total - 1))
+    moves = np.clip(np.rint(shifts), -_MARGIN, _MARGIN).astype(np.intp) @ (1, _STRIDE)
+    labels = seen.grid[np.concatenate(tracks.cells) + np.repeat(moves, sizes)]
+    pairs = np.repeat(np.arange(0, len(sizes) * total, total), sizes) + labels
+    common = np.bincount(pairs, minlength=len(sizes) * total).reshape(-1, total)
+    union = sizes[:, None] + seen.counts - common
+    return (common / np.maximum(union, 1))[:, 1:]

@@ -1,0 +1,387 @@
+"""Messages of a rosbag2, whole or damaged.
+
+A sound file is read by the PyPI package rosbags. Where that gives up, as the recorder was killed or
+a disk lost some blocks, the same file is searched for what is left: MCAP chunk by chunk, SQLite row
+by row. Messages come as they were recorded (serialised), those of one topic in their order.
+"""
+
+from __future__ import annotations
+
+import shutil
+import sqlite3
+from collections import Counter
+from collections.abc import Callable, Collection, Iterator
+from contextlib import closing, suppress
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from types import TracebackType
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import yaml
+
+from genesis_ros.simulated_camera.sources import BAG_SUFFIXES, SourceError, Warn
+
+if TYPE_CHECKING:
+    from mcap.records import McapRecord
+
+COMPRESSED_SUFFIX = ".zstd"
+"""Of a storage file that rosbag2 compressed as a whole."""
+
+_ZSTD_MAGIC = b"\x28\xb5\x2f\xfd"  # no CDR message starts like this
+_JOURNALS = ("-wal", "-journal")  # beside a database that was not closed
+_MOST_LOST_ROWS = 2_000  # in a row, before what follows is given up
+
+
+class BagTopic(NamedTuple):
+    """A topic of a bag."""
+
+    name: str
+    type: str
+    """As in "sensor_msgs/msg/Image"."""
+    size: int
+    """Number of messages, as far as it can be known in advance."""
+    definition: str
+    """Of the type, in .msg format with those it needs; "" where the bag does not hold it."""
+    qos: tuple[Any, ...]
+    """Offered when it was recorded, in rosbags' terms."""
+
+
+class BagMessage(NamedTuple):
+    """A message of a bag."""
+
+    topic: BagTopic
+    stamp: int
+    """When it was received [ns since the epoch]."""
+    data: bytes
+    """CDR."""
+
+
+class _File(NamedTuple):
+    """A storage file of the bag."""
+
+    name: Path
+    path: Path
+    """Where it can be read: itself, or an unpacked copy."""
+    sound: bool
+    topics: tuple[BagTopic, ...]
+
+
+class BagReader:
+    """Reads a bag folder or a single storage file. Use it in a `with` block.
+
+    Damage is reported to `warn`, a line per file, and noted in `damaged`. `check` is called while
+    a damaged file is searched on entering, which takes its time; it may raise to give up.
+
+    Raises (on entering):
+        SourceError: nothing in it can be read, or a package that reads it is missing.
+    """
+
+    def __init__(self, path: Path, warn: Warn, check: Callable[[], object] = lambda: None) -> None:
+        self.damaged = False
+        self._path = path
+        self._warn = warn
+        self._check = check
+        self._files: list[_File] = []
+        self._workplace: TemporaryDirectory[str] | None = None
+
+    @property
+    def topics(self) -> dict[str, BagTopic]:
+        """By name, with the messages of all files counted."""
+        topics: dict[str, BagTopic] = {}
+        for topic in (topic for file in self._files for topic in file.topics):
+            known = topics.get(topic.name, topic._replace(size=0))
+            topics[topic.name] = known._replace(
+                size=known.size + topic.size, definition=known.definition or topic.definition
+            )
+        return topics
+
+    def messages(self, topics: Collection[str]) -> Iterator[BagMessage]:
+        """Messages of these topics, file by file, and within a file by the time of reception.
+
+        What is left of a damaged file may come in the order in which it was written.
+        """
+        for file in self._files:
+            for message in self._messages(file, topics):
+                if message.data.startswith(_ZSTD_MAGIC):
+                    with suppress(Exception):
+                        message = message._replace(data=_decompress(message.data))
+                yield message
+
+    def _messages(self, file: _File, topics: Collection[str]) -> Iterator[BagMessage]:
+        if not file.sound:
+            yield from _salvage(file.path, topics)
+            return
+        delivered: Counter[tuple[str, int]] = Counter()
+        try:
+            for message in _read(file.path, topics):
+                delivered[message.topic.name, message.stamp] += 1
+                yield message
+        except Exception as error:  # noqa: BLE001 - rosbags raises many types on damaged data
+            seen = delivered.total()
+            for message in _salvage(file.path, topics):
+                key = message.topic.name, message.stamp
+                if delivered[key]:
+                    delivered[key] -= 1
+                else:
+                    seen += 1
+                    yield message
+            expected = sum(topic.size for topic in file.topics if topic.name in topics)
+            self._report(f"{file.name}: damaged ({error}): read {seen} of {expected} messages")
+
+    def __enter__(self) -> BagReader:
+        try:
+            self._open()
+        except BaseException:
+            self._close()
+            raise
+        return self
+
+    def __exit__(
+        self,
+        exc_type: type[BaseException] | None,
+        exc: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self._close()
+
+    def _open(self) -> None:
+        try:
+            import mcap  # noqa: F401
+            import rosbags  # noqa: F401
+            import zstandard  # noqa: F401
+        except ImportError as error:
+            raise SourceError(
+                f"{self._path}: reading a bag needs `pip install rosbags mcap` ({error})"
+            ) from None
+        problems = []
+        for name in self._storage_files():
+            try:
+                path = self._unpack(name)
+            except Exception as error:  # noqa: BLE001
+                problems.append(f"{name}: damaged ({error}): nothing in it can be read")
+                continue
+            try:
+                file = _File(name, path, True, _topics(path))
+            except Exception as error:  # noqa: BLE001
+                found: Counter[BagTopic] = Counter()
+                for message in _salvage(path, None):
+                    self._check()
+                    found[message.topic] += 1
+                topics = tuple(topic._replace(size=size) for topic, size in found.items())
+                file = _File(name, path, False, topics)
+                problems.append(f"{name}: damaged ({error}): found {found.total()} messages in it")
+            self._files.append(file)
+        if problems and not any(file.topics for file in self._files):
+            raise SourceError(f"{self._path}: not a readable bag: {'; '.join(problems)}")
+        for problem in problems:
+            self._report(problem)
+
+    def _close(self) -> None:
+        self._files = []
+        if self._workplace is not None:
+            self._workplace.cleanup()
+            self._workplace = None
+
+    def _report(self, text: str) -> None:
+        self.damaged = True
+        self._warn(text)
+
+    def _storage_files(self) -> list[Path]:
+        """Those that metadata.yaml lists, or, as a killed recorder leaves none, all there are."""
+        if not self._path.exists():
+            raise SourceError(f"{self._path}: no such file or folder")
+        if not self._path.is_dir():
+            return [self._path]
+        metadata = self._path / "metadata.yaml"
+        found = storage_files(self._path)
+        if not metadata.exists():
+            return found
+        try:
+            information = yaml.safe_load(metadata.read_text())["rosbag2_bagfile_information"]
+            listed = [self._path / Path(name).name for name in information["relative_file_paths"]]
+        except Exception as error:  # noqa: BLE001 - whatever is in the file
+            text = " ".join(str(error).split())
+            self._report(f"{metadata}: not readable ({text}); taking all storage files")
+            return found
+        for file in listed:
+            if not file.exists():
+                self._report(f"{file}: missing, but listed in metadata.yaml")
+        return [file for file in listed if file.exists()]
+
+    def _unpack(self, name: Path) -> Path:
+        """A copy of a file that cannot be read in place: a compressed or an unclosed one."""
+        journals = [name.with_name(name.name + suffix) for suffix in _JOURNALS]
+        journals = [path for path in journals if path.exists() and path.stat().st_size]
+        if name.suffix != COMPRESSED_SUFFIX and not journals:
+            return name
+        if self._workplace is None:
+            self._workplace = TemporaryDirectory(prefix="genesis_bag_")
+        folder = Path(self._workplace.name) / str(len(self._files))
+        folder.mkdir(exist_ok=True)
+        if name.suffix == COMPRESSED_SUFFIX:
+            copy = folder / name.stem
+            _decompress_file(name, copy)
+            return copy
+        for path in (name, *journals):
+            shutil.copy(path, folder)
+        copy = folder / name.name
+        with closing(sqlite3.connect(copy)) as database:  # completes or undoes the last change
+            database.execute("PRAGMA journal_mode=DELETE")
+        self._report(f"{name}: unfinished recording (its database was not closed)")
+        return copy
+
+
+def storage_files(folder: Path) -> list[Path]:
+    """The storage files of a bag folder, bag_2 before bag_10."""
+    suffixes = {*BAG_SUFFIXES, *(suffix + COMPRESSED_SUFFIX for suffix in BAG_SUFFIXES)}
+    files = [path for path in folder.iterdir() if path.name.endswith(tuple(suffixes))]
+    return sorted(files, key=lambda path: (len(path.name), path.name))
+
+
+def _decompress(data: bytes) -> bytes:
+    import zstandard
+
+    return zstandard.ZstdDecompressor().decompressobj().decompress(data)
+
+
+def _decompress_file(source: Path, target: Path) -> None:
+    """As far as it goes: where the end is missing, the storage format shows it."""
+    import zstandard
+
+    with source.open("rb") as packed, target.open("wb") as unpacked:
+        reader = zstandard.ZstdDecompressor().stream_reader(packed, read_across_frames=True)
+        with suppress(zstandard.ZstdError):
+            shutil.copyfileobj(reader, unpacked)
+
+
+# --- sound files -----------------------------------------------------------------------------
+
+
+def _topics(path: Path) -> tuple[BagTopic, ...]:
+    from rosbags.rosbag2 import Reader
+
+    with Reader(path) as reader:
+        return tuple(map(_topic, reader.connections))
+
+
+def _read(path: Path, topics: Collection[str]) -> Iterator[BagMessage]:
+    from rosbags.rosbag2 import Reader
+
+    with Reader(path) as reader:
+        wanted = {
+            connection.id: (connection, _topic(connection))
+            for connection in reader.connections
+            if connection.topic in topics
+        }
+        if wanted:  # none at all would mean every one
+            for connection, stamp, data in reader.messages([item for item, _ in wanted.values()]):
+                yield BagMessage(wanted[connection.id][1], stamp, bytes(data))
+
+
+def _topic(connection: Any) -> BagTopic:
+    return BagTopic(
+        connection.topic,
+        connection.msgtype,
+        connection.msgcount,
+        connection.msgdef.data if connection.msgdef.format.name == "MSG" else "",
+        tuple(connection.ext.offered_qos_profiles),
+    )
+
+
+# --- damaged files ---------------------------------------------------------------------------
+
+
+def _salvage(path: Path, topics: Collection[str] | None) -> Iterator[BagMessage]:
+    """What can be found of these topics, or of all."""
+    find: Callable[[Path], Iterator[BagMessage]]
+    find = _salvage_sqlite if path.suffix == ".db3" else _salvage_mcap
+    for message in find(path):
+        if topics is None or message.topic.name in topics:
+            yield message
+
+
+def _salvage_mcap(path: Path) -> Iterator[BagMessage]:
+    """Messages of all chunks that are whole, and of those outside chunks."""
+    from mcap.records import Channel, Chunk, Message, Schema
+    from mcap.stream_reader import breakup_chunk
+
+    schemas: dict[int, Schema] = {}
+    topics: dict[int, BagTopic] = {}
+    for record in _mcap_records(path):
+        inner = [record]
+        if isinstance(record, Chunk):
+            try:
+                inner = breakup_chunk(record, validate_crc=True)
+            except Exception:  # noqa: BLE001 - whatever the decompressors raise
+                continue
+        for item in inner:
+            if isinstance(item, Schema):
+                schemas[item.id] = item
+            elif isinstance(item, Channel) and item.schema_id in schemas:
+                schema = schemas[item.schema_id]
+                text = schema.data.decode(errors="replace")
+                definition = text if schema.encoding == "ros2msg" else ""
+                topics[item.id] = BagTopic(item.topic, schema.name, 0, definition, ())
+            elif isinstance(item, Message) and item.channel_id in topics:
+                yield BagMessage(topics[item.channel_id], item.log_time, item.data)
+
+
+def _mcap_records(path: Path) -> Iterator[McapRecord]:
+    """Records one after another; from chunk to chunk where the index at the end is there."""
+    from mcap.reader import SeekingReader
+    from mcap.stream_reader import StreamReader
+
+    size = path.stat().st_size
+    with path.open("rb") as file:
+        summary = None
+        with suppress(Exception):
+            summary = SeekingReader(file, record_size_limit=size).get_summary()
+        if summary is not None and summary.chunk_indexes:
+            yield from summary.schemas.values()
+            yield from summary.channels.values()
+            for index in sorted(summary.chunk_indexes, key=lambda item: item.chunk_start_offset):
+                file.seek(index.chunk_start_offset)
+                chunk = StreamReader(
+                    file, skip_magic=True, emit_chunks=True, record_size_limit=size
+                )
+                with suppress(Exception):
+                    yield next(iter(chunk.records))
+        else:
+            file.seek(0)
+            with suppress(Exception):
+                yield from StreamReader(file, emit_chunks=True, record_size_limit=size).records
+
+
+def _salvage_sqlite(path: Path) -> Iterator[BagMessage]:
+    """Rows that can be read, in the order of their insertion."""
+    with suppress(sqlite3.Error), closing(_open_damaged(path)) as database:
+        definitions: dict[str, str] = {}
+        with suppress(sqlite3.Error):  # older bags have no such table
+            definitions.update(
+                database.execute(
+                    "SELECT topic_type, encoded_message_definition FROM message_definitions "
+                    "WHERE encoding = 'ros2msg'"
+                )
+            )
+        topics = {
+            number: BagTopic(name, kind, 0, definitions.get(kind, ""), ())
+            for number, name, kind in database.execute("SELECT id, name, type FROM topics")
+        }
+        query = "SELECT id, topic_id, timestamp, data FROM messages WHERE id >= ? ORDER BY id"
+        row, lost = 1, 0
+        while lost < _MOST_LOST_ROWS:
+            try:
+                for number, topic, stamp, data in database.execute(query, (row,)):
+                    if topic in topics:
+                        yield BagMessage(topics[topic], stamp, data)
+                    row, lost = number + 1, 0
+                return
+            except sqlite3.Error:
+                row, lost = row + 1, lost + 1
+
+
+def _open_damaged(path: Path) -> sqlite3.Connection:
+    database = sqlite3.connect(f"{path.resolve().as_uri()}?immutable=1", uri=True)
+    # Otherwise SQLite refuses a file that is shorter than its header says.
+    database.execute("PRAGMA writable_schema=ON")
+    return database

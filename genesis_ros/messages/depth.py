@@ -1,0 +1,137 @@
+"""Depth images, camera intrinsics and point clouds: messages to arrays."""
+
+from __future__ import annotations
+
+import numpy as np
+import numpy.typing as npt
+from sensor_msgs.msg import CameraInfo, Image, PointCloud2, PointField
+
+from genesis_core.perception import depth
+from genesis_ros.messages.images import ImageError, shown
+
+# Pixel type and metres per unit (REP 118; mono16 is what some drivers call millimetres).
+_ENCODINGS = {"16UC1": ("u2", 0.001), "mono16": ("u2", 0.001), "32FC1": ("f4", 1.0)}
+_CLOUD_TYPES = {PointField.FLOAT32: "f4", PointField.FLOAT64: "f8"}
+
+
+def depth_metres(message: Image) -> npt.NDArray[np.float32]:
+    """Distance along the optical axis at every pixel, float32 (H, W) [m].
+
+    16UC1 and mono16 hold millimetres, 0 = unknown; 32FC1 metres, NaN = unknown. Unknown depth is
+    passed on as it comes. The result may be a view of the message: don't write to it.
+
+    Raises ImageError if the message holds no depth image.
+    """
+    if message.encoding not in _ENCODINGS:
+        raise ImageError(
+            "encoding",
+            f"encoding {shown(message.encoding)} is no depth; expected 16UC1 (mm) or 32FC1 (m)",
+        )
+    kind, unit = _ENCODINGS[message.encoding]
+    dtype = np.dtype(kind).newbyteorder(">" if message.is_bigendian else "<")
+    height, width, step = message.height, message.width, message.step
+    if height == 0 or width == 0:
+        raise ImageError("size", f"the depth image has no pixels (width {width}, height {height})")
+    if step < width * dtype.itemsize or len(message.data) != step * height:
+        raise ImageError(
+            "length",
+            f"the depth image has {len(message.data)} bytes of data and step {step}; "
+            f"{width}x{height} {message.encoding} needs a step of {width * dtype.itemsize} or more "
+            "and step x height bytes",
+        )
+    rows = np.frombuffer(message.data, np.uint8).reshape(height, step)
+    pixels = rows[:, : width * dtype.itemsize]
+    if step % dtype.itemsize:  # rows that do not start at a whole pixel cannot be viewed as such
+        pixels = np.ascontiguousarray(pixels)
+    values = pixels.view(dtype)
+    if unit == 1.0:
+        return values.astype(np.float32, copy=False)
+    return np.multiply(values, np.float32(unit), dtype=np.float32)
+
+
+def intrinsics(info: CameraInfo, height: int, width: int) -> npt.NDArray[np.float64]:
+    """Pinhole matrix (3, 3) [px] of an image of this size, from its CameraInfo.
+
+    K is taken, as depth images come unrectified with the colour image; where the image has another
+    size than the CameraInfo says (binning, a region of interest, a resized image), K is adapted.
+
+    Raises ImageError if the CameraInfo holds no usable intrinsics.
+    """
+    matrix = np.array(info.k, np.float64).reshape(3, 3)
+    focal_x, focal_y = matrix[0, 0], matrix[1, 1]
+    if not (np.isfinite(matrix).all() and focal_x > 0 and focal_y > 0):
+        raise ImageError(
+            "intrinsics",
+            f"the camera info has no usable intrinsics (k: fx {focal_x:g}, fy {focal_y:g}, "
+            f"cx {matrix[0, 2]:g}, cy {matrix[1, 2]:g}); calibrate the camera",
+        )
+    roi = info.roi
+    full_width = roi.width or info.width or width
+    full_height = roi.height or info.height or height
+    # The upper left pixel's corner stays in place: (-0.5, -0.5), as its centre is (0, 0).
+    scale = np.array([width / full_width, height / full_height])
+    if not 0.98 <= scale[0] / scale[1] <= 1.02:
+        raise ImageError(
+            "info size",
+            f"the camera info is of {full_width}x{full_height} pixels, the depth image has "
+            f"{width}x{height}: they cannot belong together",
+        )
+    matrix[:2, 2] -= [roi.x_offset, roi.y_offset]
+    matrix[:2, 2] = (matrix[:2, 2] + 0.5) * scale - 0.5
+    matrix[:2, :2] *= scale[:, np.newaxis]
+    return matrix
+
+
+def depth_points(image: Image, info: CameraInfo) -> npt.NDArray[np.float32]:
+    """The point that each pixel of a depth image shows, (H, W, 3) [m], NaN where unknown.
+
+    Raises ImageError if the messages hold no depth or no intrinsics.
+    """
+    return depth.to_points(depth_metres(image), intrinsics(info, image.height, image.width))
+
+
+def cloud_points(cloud: PointCloud2) -> npt.NDArray[np.floating]:
+    """The points of an organised point cloud, (H, W, 3) [m], NaN where unknown.
+
+    Raises ImageError if the cloud is not organised in rows and columns or has no x, y, z.
+    """
+    if cloud.height < 2:
+        raise ImageError(
+            "cloud",
+            f"the point cloud is not organised: {cloud.width}x{cloud.height} points; expected one "
+            "point per pixel of the image",
+        )
+    fields = {field.name: field for field in cloud.fields if field.name in ("x", "y", "z")}
+    kinds = {field.datatype for field in fields.values()}
+    if len(fields) != 3 or len(kinds) != 1 or not kinds <= _CLOUD_TYPES.keys():
+        raise ImageError(
+            "cloud",
+            "the point cloud has no x, y and z of one floating-point type; its fields are "
+            + (", ".join(field.name for field in cloud.fields) or "none"),
+        )
+    number = np.dtype(_CLOUD_TYPES[kinds.pop()])
+    row = cloud.width * cloud.point_step
+    last = max(field.offset for field in fields.values()) + number.itemsize
+    if (
+        cloud.point_step < last
+        or cloud.row_step < row
+        or len(cloud.data) != cloud.row_step * cloud.height
+    ):
+        raise ImageError(
+            "length",
+            f"the point cloud contradicts itself: {len(cloud.data)} bytes, {cloud.width}x"
+            f"{cloud.height} points, point_step {cloud.point_step}, row_step {cloud.row_step}",
+        )
+    rows = np.frombuffer(cloud.data, np.uint8).reshape(cloud.height, cloud.row_step)
+    packed = np.ascontiguousarray(rows[:, :row])
+    stored = number.newbyteorder(">" if cloud.is_bigendian else "<")
+    layout = np.dtype(
+        {
+            "names": list("xyz"),
+            "formats": [stored] * 3,
+            "offsets": [fields[axis].offset for axis in "xyz"],
+            "itemsize": cloud.point_step,
+        }
+    )
+    points = packed.view(layout)
+    return np.stack([points[axis] for axis in "xyz"], axis=-1, dtype=number)

@@ -1,0 +1,222 @@
+"""Camera messages to RGB arrays and arrays to image messages.
+
+cv_bridge writes messages. Reading is done here, with OpenCV for the colours: the cv_bridge wheel
+takes padded rows for pixels and knows no YUV, and no cv_bridge refuses all that a robot needs
+refused. Nothing is copied without need: an rgb8 frame is a view of the message's own memory.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple, TypeAlias
+
+import cv2
+import numpy as np
+import numpy.typing as npt
+from cv_bridge import CvBridge
+from sensor_msgs.msg import CompressedImage, Image
+from std_msgs.msg import Header
+
+from genesis_ros.messages.declared_size import declared_size
+from genesis_ros.messages.jpeg import is_cut_off
+
+Pixels: TypeAlias = npt.NDArray[np.uint8]
+ImageMessage: TypeAlias = Image | CompressedImage
+
+MAX_DECODED_PIXELS = 2**25
+"""Compressed images of more pixels are refused (8K video has 33 million): a message of a few
+kilobytes can claim, and decode to, gigabytes."""
+
+_SHOWN_TEXT = 60  # characters of a message's text that an error repeats
+_BRIDGE = CvBridge()
+
+
+class ImageError(ValueError):
+    """A message that holds no usable image.
+
+    The text says what was given and what was expected; kind is one of few words for the same.
+    """
+
+    def __init__(self, kind: str, text: str) -> None:
+        super().__init__(text)
+        self.kind = kind
+
+
+class _Layout(NamedTuple):
+    channels: int
+    bytes_per_channel: int
+    to_rgb: int | None  # OpenCV colour conversion; None: already RGB
+
+
+def _layouts() -> dict[str, _Layout]:
+    # OpenCV names a Bayer pattern by the second row's second and third pixel, ROS by its first
+    # four: ROS rggb is OpenCV BG.
+    bayer = {
+        "rggb": cv2.COLOR_BayerBG2RGB,
+        "bggr": cv2.COLOR_BayerRG2RGB,
+        "gbrg": cv2.COLOR_BayerGR2RGB,
+        "grbg": cv2.COLOR_BayerGB2RGB,
+    }
+    layouts = {
+        "8UC1": _Layout(1, 1, cv2.COLOR_GRAY2RGB),
+        "yuv422": _Layout(2, 1, cv2.COLOR_YUV2RGB_UYVY),
+        "uyvy": _Layout(2, 1, cv2.COLOR_YUV2RGB_UYVY),
+        "yuv422_yuy2": _Layout(2, 1, cv2.COLOR_YUV2RGB_YUYV),
+        "yuyv": _Layout(2, 1, cv2.COLOR_YUV2RGB_YUYV),
+    }
+    for suffix, size in (("8", 1), ("16", 2)):
+        layouts["mono" + suffix] = _Layout(1, size, cv2.COLOR_GRAY2RGB)
+        layouts["rgb" + suffix] = _Layout(3, size, None)
+        layouts["bgr" + suffix] = _Layout(3, size, cv2.COLOR_BGR2RGB)
+        layouts["rgba" + suffix] = _Layout(4, size, cv2.COLOR_RGBA2RGB)
+        layouts["bgra" + suffix] = _Layout(4, size, cv2.COLOR_BGRA2RGB)
+        for pattern, code in bayer.items():
+            layouts[f"bayer_{pattern}{suffix}"] = _Layout(1, size, code)
+    return layouts
+
+
+_LAYOUTS = _layouts()
+_REFUSED = {
+    "8UC3": "it does not say whether red or blue comes first; publish rgb8 or bgr8",
+    "8UC4": "it does not say whether red or blue comes first; publish rgba8 or bgra8",
+    "16UC1": "that is a depth image; a grey camera publishes mono16",
+    "32FC1": "that is a depth image; a colour or grey image is needed",
+}
+ENCODINGS = tuple(sorted(_LAYOUTS))
+"""Encodings of sensor_msgs/Image that can be read."""
+
+
+def to_rgb(message: ImageMessage) -> Pixels:
+    """RGB pixels of a camera message, uint8 (H, W, 3).
+
+    16-bit images keep their high byte. The result may be a view of the message: don't write to it.
+
+    Raises ImageError if the message holds no usable image.
+    """
+    if isinstance(message, CompressedImage):
+        return _decode(message)
+    layout = _LAYOUTS.get(message.encoding)
+    if layout is None:
+        why = _REFUSED.get(message.encoding, "expected one of " + ", ".join(ENCODINGS))
+        raise ImageError("encoding", f"encoding {shown(message.encoding)} cannot be used: {why}")
+    return _colour(_pixels(message, layout), layout.to_rgb)
+
+
+def mono8_pixels(message: Image) -> Pixels:
+    """Pixels of a mono8 image (a mask or a label image), uint8 (H, W), a view of the message.
+
+    Raises ImageError if the message is not a well-formed mono8 image.
+    """
+    if message.encoding != "mono8":
+        raise ImageError(
+            "encoding", f"encoding {shown(message.encoding)} found where mono8 was expected"
+        )
+    return _pixels(message, _LAYOUTS["mono8"])[..., 0]
+
+
+def shown(text: str) -> str:
+    """A text from a message, fit to be shown in one of ours: in quotes, on one line, not long."""
+    return repr(text if len(text) <= _SHOWN_TEXT else text[:_SHOWN_TEXT] + "...")
+
+
+def to_message(pixels: Pixels, header: Header) -> Image:
+    """Image message of uint8 pixels: (H, W) becomes mono8, (H, W, 3) rgb8."""
+    if pixels.dtype != np.uint8 or pixels.ndim not in (2, 3) or pixels.shape[2:] not in ((), (3,)):
+        raise ValueError(f"expected uint8 (H, W) or (H, W, 3), got {pixels.dtype} {pixels.shape}")
+    # numpy would write out the rows of a larger image's part byte by byte.
+    pixels = np.ascontiguousarray(pixels)
+    # The wheel's cv_bridge, unlike newer ones, takes no header.
+    message = _BRIDGE.cv2_to_imgmsg(pixels, "mono8" if pixels.ndim == 2 else "rgb8")
+    message.header = header
+    return message
+
+
+def _pixels(message: Image, layout: _Layout) -> Pixels:
+    """The message's pixels, uint8 (H, W, C), a view where they are 8-bit."""
+    height, width, step = message.height, message.width, message.step
+    bytes_per_pixel = layout.channels * layout.bytes_per_channel
+    if height == 0 or width == 0:
+        raise ImageError("size", f"the image has no pixels (width {width}, height {height})")
+    if step < width * bytes_per_pixel:
+        raise ImageError(
+            "step",
+            f"step {step} is too short: a row of {width} {message.encoding} pixels "
+            f"has {width * bytes_per_pixel} bytes",
+        )
+    if len(message.data) != step * height:
+        raise ImageError(
+            "length",
+            f"data has {len(message.data)} bytes, "
+            f"but step {step} x height {height} = {step * height}",
+        )
+    rows = np.frombuffer(message.data, np.uint8).reshape(height, step)[:, : width * bytes_per_pixel]
+    if layout.bytes_per_channel == 1:
+        return rows.reshape(height, width, layout.channels)
+    high_byte = 0 if message.is_bigendian else 1
+    return np.ascontiguousarray(rows.reshape(height, width, layout.channels, 2)[..., high_byte])
+
+
+def _colour(pixels: Pixels, to_rgb: int | None) -> Pixels:
+    """(H, W, C) pixels to RGB by an OpenCV conversion code."""
+    if to_rgb is None:
+        return pixels
+    if pixels.shape[2] == 2 and pixels.shape[1] % 2:
+        raise ImageError(
+            "width", f"width {pixels.shape[1]} is odd, but yuv422 stores pixels in pairs"
+        )
+    try:
+        return np.asarray(cv2.cvtColor(pixels, to_rgb), np.uint8)
+    except cv2.error as error:
+        raise ImageError("conversion", f"OpenCV cannot convert the image: {error.err}") from error
+
+
+def _unreadable(message: CompressedImage) -> ImageError:
+    return ImageError(
+        "undecodable",
+        f"{len(message.data)} bytes of format {shown(message.format)} are no readable compressed "
+        "image (JPEG or PNG)",
+    )
+
+
+def _decode(message: CompressedImage) -> Pixels:
+    """RGB pixels of a JPEG or PNG."""
+    data = np.frombuffer(message.data, np.uint8)
+    if "compressedDepth" in message.format:
+        raise ImageError(
+            "format",
+            f"format {shown(message.format)} is a depth image; a colour or grey image is needed",
+        )
+    if data.size == 0:
+        raise ImageError("empty", f"the compressed image is empty (format {shown(message.format)})")
+    content = data.tobytes()
+    if is_cut_off(content):
+        raise ImageError(
+            "truncated", f"the JPEG is cut off after {data.size} bytes (it has no end marker)"
+        )
+    size = declared_size(content)
+    if size is None:
+        raise _unreadable(message)
+    if size[0] * size[1] > MAX_DECODED_PIXELS:
+        raise ImageError(
+            "too large",
+            f"{data.size} bytes of format {shown(message.format)} claim to be an image of "
+            f"{size[0]}x{size[1]}; at most {MAX_DECODED_PIXELS} pixels are decoded",
+        )
+    # Turning by the EXIF tag would part the masks from the camera's own pixel coordinates.
+    flags = cv2.IMREAD_ANYCOLOR | cv2.IMREAD_IGNORE_ORIENTATION
+    try:
+        pixels = cv2.imdecode(data, flags)
+    except cv2.error as error:
+        raise ImageError(
+            "undecodable", f"the compressed image cannot be decoded: {error.err}"
+        ) from error
+    if pixels is None:
+        raise _unreadable(message)
+    source, _, compression = message.format.partition(";")
+    if pixels.ndim == 2:
+        # compressed_image_transport sends a Bayer mosaic as it is, in one channel.
+        layout = _LAYOUTS.get(source.strip(), _LAYOUTS["mono8"])
+        code = layout.to_rgb if source.startswith("bayer_") else cv2.COLOR_GRAY2RGB
+        return _colour(np.asarray(pixels[..., np.newaxis], np.uint8), code)
+    # "compressed rgb8": red and blue were exchanged before encoding.
+    code = None if "compressed rgb" in compression else cv2.COLOR_BGR2RGB
+    return _colour(np.asarray(pixels, np.uint8), code)

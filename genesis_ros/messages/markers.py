@@ -1,0 +1,70 @@
+"""Markers of the objects for RViz and Foxglove: a box around each, and its id."""
+
+from __future__ import annotations
+
+from builtin_interfaces.msg import Duration
+from geometry_msgs.msg import Point, Pose, Quaternion, Vector3
+from std_msgs.msg import ColorRGBA
+from visualization_msgs.msg import Marker, MarkerArray
+
+from genesis_core.perception.palette import colour
+from genesis_ros.msg import ObjectMask, ObjectMasks
+
+_BOX_ALPHA = 0.4
+_TEXT_HEIGHT = 0.03  # m
+_THINNEST = 0.002  # m; a box without any thickness is drawn badly
+
+
+def to_markers(message: ObjectMasks, lifetime: float = 1.0) -> MarkerArray:
+    """A translucent box and an id for each object, not background, whose position is known.
+
+    Boxes are in the namespace of the camera's name, ids in <camera>/id, each with the object's
+    track id. Untracked objects show their label and are in <camera>/untracked and
+    <camera>/untracked/id, as labels and track ids may be the same numbers.
+
+    Nothing is deleted, as several cameras may share a topic: markers vanish `lifetime` [s] after
+    the last message that has them.
+    """
+    array = MarkerArray()
+    for item in message.objects:
+        if item.has_position and not item.background:
+            array.markers += _markers(item, message, lifetime)
+    return array
+
+
+def _markers(item: ObjectMask, message: ObjectMasks, lifetime: float) -> list[Marker]:
+    number = item.track_id or item.label
+    namespace = message.camera if item.track_id else f"{message.camera}/untracked"
+    red, green, blue = (channel / 255 for channel in colour(number))
+    position, size = item.position, item.size
+    seconds, nanoseconds = divmod(round(lifetime * 1e9), 1_000_000_000)
+    common = {
+        "header": message.header,
+        "id": number,
+        "action": Marker.ADD,
+        "lifetime": Duration(sec=seconds, nanosec=nanoseconds),
+    }
+    box = Marker(
+        ns=namespace,
+        type=Marker.CUBE,
+        pose=_pose(position.x, position.y, position.z),
+        scale=Vector3(**{axis: max(getattr(size, axis), _THINNEST) for axis in "xyz"}),
+        color=ColorRGBA(r=red, g=green, b=blue, a=_BOX_ALPHA),
+        **common,
+    )
+    # Above the box, where it is not inside it: y points down in the optical frame.
+    above = position.y - size.y / 2 - _TEXT_HEIGHT
+    text = Marker(
+        ns=f"{namespace}/id",
+        type=Marker.TEXT_VIEW_FACING,
+        pose=_pose(position.x, above, position.z),
+        scale=Vector3(z=_TEXT_HEIGHT),
+        color=ColorRGBA(r=1.0, g=1.0, b=1.0, a=1.0),
+        text=str(number),
+        **common,
+    )
+    return [box, text]
+
+
+def _pose(x: float, y: float, z: float) -> Pose:
+    return Pose(position=Point(x=x, y=y, z=z), orientation=Quaternion(w=1.0))

@@ -1,0 +1,468 @@
+"""Every parameter of the perception node: its type, default, meaning and allowed values.
+
+This is the one place where a parameter is defined; the node's declarations, descriptors, checks and
+its typed settings all come from here.
+"""
+
+from __future__ import annotations
+
+import difflib
+import math
+import re
+from collections.abc import Callable, Iterable
+from contextlib import suppress
+from dataclasses import dataclass, field, fields, replace
+from typing import Any, get_type_hints
+
+from rcl_interfaces.msg import (
+    FloatingPointRange,
+    IntegerRange,
+    ParameterDescriptor,
+    SetParametersResult,
+)
+from rclpy.exceptions import InvalidTopicNameException
+from rclpy.node import Node
+from rclpy.parameter import Parameter
+from rclpy.validate_topic_name import validate_topic_name
+
+from genesis_core.perception.objects import MAX_OBJECTS
+
+MAX_CAMERAS = 16
+"""Most image topics of one node."""
+
+#: Parameters with one item per image topic; [""] gives none of them.
+PER_CAMERA = ("camera_names", "depth_topics", "camera_info_topics")
+
+Value = bool | int | float | str | tuple[str, ...]
+
+
+class ParameterError(ValueError):
+    """A parameter's value cannot be used. The text names it, what was given and what is allowed."""
+
+
+@dataclass(frozen=True)
+class Rule:
+    """What a parameter means and which values it takes, beside its type and default."""
+
+    description: str
+    low: float | None = None
+    high: float | None = None
+    choices: tuple[str, ...] = ()
+    check: Callable[[Any], str | None] | None = None  # returns what is wrong
+    live: bool = False  # may change while the node is configured
+
+    @property
+    def allowed(self) -> str:
+        """The allowed values in words, "" if the type says it all."""
+        if self.choices:
+            return "one of " + ", ".join(self.choices)
+        return f"{self.low:g} to {self.high:g}" if self.low is not None else ""
+
+
+def _parameter(default: Value, description: str, **rule: Any) -> Any:
+    return field(default=default, metadata={"rule": Rule(description, **rule)})
+
+
+def _check_device(device: str) -> str | None:
+    if re.fullmatch(r"auto|cpu|cuda(:\d+)?", device):
+        return None
+    return "expected auto, cpu, cuda or cuda:n"
+
+
+def _check_topics(topics: tuple[str, ...]) -> str | None:
+    if not 1 <= len(topics) <= MAX_CAMERAS:
+        return f"expected 1 to {MAX_CAMERAS} topics"
+    if len(set(topics)) < len(topics):
+        return "a topic is listed twice"
+    for topic in topics:
+        try:
+            validate_topic_name(topic)
+        except InvalidTopicNameException as error:
+            return " ".join(str(error).split())
+    return None
+
+
+def _check_optional_topics(topics: tuple[str, ...]) -> str | None:
+    """As above, but "" stands for none, and several cameras may share one."""
+    given = tuple(dict.fromkeys(topic for topic in topics if topic))
+    return _check_topics(given) if given else None
+
+
+def _check_names(names: tuple[str, ...]) -> str | None:
+    given = [name for name in names if name]
+    if len(set(given)) < len(given):
+        return "a name is listed twice"
+    for name in given:
+        if not re.fullmatch(r"[A-Za-z][A-Za-z0-9_]*", name):
+            return f"{name!r} cannot be part of a topic: use letters, digits and _"
+    return None
+
+
+def _check_slots(slots: int) -> str | None:
+    return "a single slot cannot tell objects apart" if slots == 1 else None
+
+
+@dataclass(frozen=True)
+class Settings:
+    """The node's parameters, typed and checked."""
+
+    autostart: bool = _parameter(
+        True, "Configure and activate by itself at start-up; false: a lifecycle manager does."
+    )
+    checkpoint: str = _parameter(
+        "",
+        "Path of the model's checkpoint, or tabletop, tabletop_small (faster) or "
+        "tabletop_unsupervised, which ship with the package; empty: tabletop.",
+    )
+    device: str = _parameter(
+        "auto",
+        "Where the model runs: cpu, cuda, cuda:n, or auto (CUDA where there is one).",
+        check=_check_device,
+    )
+    precision: str = _parameter(
+        "auto",
+        "Arithmetic of the model; auto: half precision where the device computes natively in it.",
+        choices=("auto", "fp32", "bf16", "fp16"),
+    )
+    compile: str = _parameter(
+        "auto",
+        "Compile the model with torch.compile while configuring: a minute or two the first time on "
+        "a machine, seconds later; auto: on CPUs with native bfloat16, and not for GENESIS-V2, "
+        "which is as fast without.",
+        choices=("auto", "always", "never"),
+    )
+    max_slots: int = _parameter(
+        0,
+        "Most slots (objects and background) per image; 0: as many as the checkpoint says.",
+        low=0,
+        high=64,
+        check=_check_slots,
+        live=True,
+    )
+    stop_threshold: float = _parameter(
+        0.0,
+        "Stop looking for slots when the next one would be smaller than this [pixels at 64x64]; "
+        "0: always use all slots.",
+        low=0.0,
+        high=4096.0,
+        live=True,
+    )
+    mask_source: str = _parameter(
+        "auto",
+        "Masks of the decoder or of the attention (faster: the decoder is not run); "
+        "auto: what the checkpoint says is better.",
+        choices=("auto", "decoder", "attention"),
+    )
+    fit: str = _parameter(
+        "resize",
+        "How an image becomes the model's square input: resize squeezes all of it, "
+        "crop takes the largest centre square and finds nothing outside.",
+        choices=("resize", "crop"),
+        live=True,
+    )
+    image_topics: tuple[str, ...] = _parameter(
+        ("/camera/image_raw",),
+        "Camera image topics; frames of several cameras share one pass of the model. A name that "
+        "ends in /compressed is a compressed one.",
+        check=_check_topics,
+    )
+    camera_names: tuple[str, ...] = _parameter(
+        ("",),
+        'What to call the cameras, in messages and topics; "": after the image topic, '
+        "/left/image_raw is left.",
+        check=_check_names,
+    )
+    depth_topics: tuple[str, ...] = _parameter(
+        ("",),
+        "Depth images registered to the image topics, in their order (16UC1 in mm or 32FC1 in m), "
+        'for positions and sizes; "": none.',
+        check=_check_optional_topics,
+    )
+    camera_info_topics: tuple[str, ...] = _parameter(
+        ("",),
+        'Intrinsics that belong to the depth images; "": camera_info beside the depth topic.',
+        check=_check_optional_topics,
+    )
+    depth_tolerance: float = _parameter(
+        0.02,
+        "Largest difference of the stamps of an image and its depth image [s].",
+        low=0.0,
+        high=10.0,
+        live=True,
+    )
+    image_transport: str = _parameter(
+        "auto",
+        "raw (sensor_msgs/Image on the topic), compressed (sensor_msgs/CompressedImage on "
+        "<topic>/compressed), or auto: raw if it is published, else compressed.",
+        choices=("auto", "raw", "compressed"),
+    )
+    qos_reliability: str = _parameter(
+        "auto",
+        "Reliability of the image subscription: best_effort (hears every camera, may lose large "
+        "frames), reliable, or auto: reliable unless a publisher offers only best effort.",
+        choices=("auto", "best_effort", "reliable"),
+    )
+    min_area: float = _parameter(
+        0.0005,
+        "Slots that cover a smaller share of the image are no objects; "
+        "their pixels go to the next best slot.",
+        low=0.0,
+        high=1.0,
+        live=True,
+    )
+    mask_floor: float = _parameter(
+        0.1,
+        "Smaller mask probabilities become 0 (the pixel's best object takes them), which keeps the "
+        "published crops small; 0: keep all.",
+        low=0.0,
+        high=1.0,
+        live=True,
+    )
+    background_border: float = _parameter(
+        0.3,
+        "A slot that covers at least this share of the image's border is flagged as background.",
+        low=0.0,
+        high=1.0,
+        live=True,
+    )
+    background_span: float = _parameter(
+        0.7,
+        "So is one that reaches across more than this share of the image both ways, like a tray; "
+        "1: none.",
+        low=0.0,
+        high=1.0,
+        live=True,
+    )
+    clutter_score: float = _parameter(
+        0.5,
+        "So is a left-over slot: its score is below this and little of its mask lies where it "
+        "wins; 0: none.",
+        low=0.0,
+        high=1.0,
+        live=True,
+    )
+    tracking: bool = _parameter(
+        True, "Give objects ids that stay the same from image to image.", live=True
+    )
+    track_max_age: float = _parameter(
+        5.0,
+        "An object that the images do not show for this long has left; its id is not used again "
+        "[s].",
+        low=0.0,
+        high=3600.0,
+        live=True,
+    )
+    track_min_similarity: float = _parameter(
+        0.2,
+        "An object less similar than this to every known one (in place, shape and latents) is new.",
+        low=0.0,
+        high=1.0,
+        live=True,
+    )
+    overlay_alpha: float = _parameter(
+        0.5, "Strength of the objects' colours in the overlay.", low=0.0, high=1.0, live=True
+    )
+    diagnostics_period: float = _parameter(
+        1.0, "Time between two diagnostics [s].", low=0.1, high=60.0, live=True
+    )
+    stale_timeout: float = _parameter(
+        2.0,
+        "A camera without images for this long is reported as stale [s].",
+        low=0.1,
+        high=3600.0,
+        live=True,
+    )
+
+    def __post_init__(self) -> None:
+        """Raise ParameterError if parameters contradict each other."""
+        for name in PER_CAMERA:
+            count = len(getattr(self, name))
+            if getattr(self, name) != ("",) and count != len(self.image_topics):
+                raise ParameterError(
+                    f"parameter {name} has {count} items, image_topics {len(self.image_topics)}; "
+                    'expected as many (with "" where there is none), or [""]'
+                )
+
+    def finding(self) -> dict[str, float]:
+        """The settings of objects.find_objects."""
+        names = ("min_area", "mask_floor", "background_border", "background_span", "clutter_score")
+        return {name: getattr(self, name) for name in names}
+
+    def per_camera(self, name: str) -> tuple[str, ...]:
+        """A parameter of PER_CAMERA with one item per image topic, "" where there is none."""
+        values: tuple[str, ...] = getattr(self, name)
+        return values if len(values) == len(self.image_topics) else ("",) * len(self.image_topics)
+
+
+RULES: dict[str, Rule] = {item.name: item.metadata["rule"] for item in fields(Settings)}
+_TYPES: dict[str, type] = {
+    name: str if hint is str else getattr(hint, "__origin__", hint)
+    for name, hint in get_type_hints(Settings).items()
+}
+_TYPE_NAMES = {bool: "true or false", int: "an integer", float: "a number", str: "a text",
+               tuple: "a list of texts"}  # fmt: skip
+assert RULES["max_slots"].high is not None and RULES["max_slots"].high <= MAX_OBJECTS
+
+
+def check(name: str, value: object) -> Value:
+    """The value in the parameter's own type (an integer serves as a number).
+
+    Raises ParameterError if the type is wrong or the value not allowed.
+    """
+    rule, kind, given = RULES[name], _TYPES[name], value
+    if kind is float and type(value) is int:
+        value = float(value)
+    if kind is tuple and isinstance(value, list):
+        value = tuple(value)
+    if type(value) is not kind or (kind is tuple and not _all_text(value)):
+        raise ParameterError(f"parameter {name} is {given!r}; expected {_TYPE_NAMES[kind]}")
+    wrong = None
+    if rule.choices and value not in rule.choices:
+        wrong = f"expected {rule.allowed}"
+    elif rule.low is not None and rule.high is not None:
+        assert isinstance(value, int | float)
+        if not (math.isfinite(value) and rule.low <= value <= rule.high):
+            wrong = f"expected {rule.allowed}"
+    if wrong is None and rule.check is not None:
+        wrong = rule.check(value)
+    if wrong is not None:
+        raise ParameterError(f"parameter {name} is {given!r}; {wrong}")
+    assert isinstance(value, bool | int | float | str | tuple)
+    return value
+
+
+class NodeParameters:
+    """The parameters of a node: declares them, checks every change, and gives typed settings.
+
+    A bad value given at start-up does not end the node: the default takes its place, and settings()
+    refuses until the parameter is set right. An unknown name is reported with the likely one.
+
+    is_configured: whether parameters that are not live must stay as they are.
+    check_change: raises ValueError if these settings cannot be had now.
+    on_change: called with the new settings after a change.
+    """
+
+    def __init__(
+        self,
+        node: Node,
+        is_configured: Callable[[], bool],
+        check_change: Callable[[Settings], None],
+        on_change: Callable[[Settings], None],
+    ) -> None:
+        self._node = node
+        self._is_configured = is_configured
+        self._check_settings = check_change
+        self._on_change = on_change
+        self._refused: dict[str, str] = {}
+        for name, default in vars(Settings()).items():
+            self._declare(name, default)
+        self._report_unknown()
+        node.add_pre_set_parameters_callback(_numbers)
+        node.add_on_set_parameters_callback(self._check_change)
+        node.add_post_set_parameters_callback(self._changed)
+
+    def settings(self) -> Settings:
+        """All parameters. Raises ParameterError, naming each that still has a refused value."""
+        if self._refused:
+            raise ParameterError("; ".join(self._refused.values()))
+        values: dict[str, Any] = {
+            name: check(name, self._node.get_parameter(name).value) for name in RULES
+        }
+        return Settings(**values)
+
+    def _declare(self, name: str, default: Value) -> None:
+        # First without a type, which takes whatever was given at start-up.
+        anything = ParameterDescriptor(dynamic_typing=True)
+        given = self._node.declare_parameter(name, _plain(default), anything).value
+        self._node.undeclare_parameter(name)
+        value = default
+        try:
+            value = check(name, given)
+        except ParameterError as error:
+            self._refused[name] = str(error)
+        self._node.declare_parameter(name, _plain(value), _descriptor(name), ignore_override=True)
+
+    def _report_unknown(self) -> None:
+        # rclpy ignores them in silence, and has no public list of them.
+        given: Iterable[str] = getattr(self._node, "_parameter_overrides", ())
+        for name in sorted(given):
+            # Those that every node has are declared; those of QoS overrides come with the topics.
+            if self._node.has_parameter(name) or name.startswith("qos_overrides."):
+                continue
+            similar = difflib.get_close_matches(name, RULES, n=1)
+            hint = f"; did you mean {similar[0]}?" if similar else ""
+            self._node.get_logger().warning(f"ignored the unknown parameter {name}{hint}")
+
+    def _check_change(self, parameters: list[Parameter[Any]]) -> SetParametersResult:
+        for parameter in parameters:
+            name = parameter.name
+            if name not in RULES:
+                continue
+            try:
+                check(name, parameter.value)
+            except ParameterError as error:
+                return SetParametersResult(successful=False, reason=str(error))
+            if not RULES[name].live and self._is_configured():
+                reason = (
+                    f"parameter {name} cannot change while the node is configured: "
+                    "deactivate and clean up the node, set it, then configure and activate again"
+                )
+                return SetParametersResult(successful=False, reason=reason)
+        if self._is_configured():
+            changes: dict[str, Any] = {
+                item.name: check(item.name, item.value) for item in parameters if item.name in RULES
+            }
+            try:
+                self._check_settings(replace(self.settings(), **changes))
+            except ValueError as error:
+                return SetParametersResult(successful=False, reason=str(error))
+        return SetParametersResult(successful=True)
+
+    def _changed(self, parameters: list[Parameter[Any]]) -> None:
+        for parameter in parameters:
+            self._refused.pop(parameter.name, None)
+        if self._refused or not any(parameter.name in RULES for parameter in parameters):
+            return
+        # Between setting two that belong together they may disagree; configuring will tell.
+        with suppress(ParameterError):
+            self._on_change(self.settings())
+
+
+def _numbers(parameters: list[Parameter[Any]]) -> list[Parameter[Any]]:
+    """`ros2 param set ... 20` sends an integer: take it where a floating point number is due."""
+    return [
+        Parameter(item.name, Parameter.Type.DOUBLE, float(item.value))
+        if _TYPES.get(item.name) is float and item.type_ is Parameter.Type.INTEGER
+        else item
+        for item in parameters
+    ]
+
+
+def _descriptor(name: str) -> ParameterDescriptor:
+    rule = RULES[name]
+    descriptor = ParameterDescriptor(
+        description=rule.description,
+        additional_constraints="; ".join(
+            part
+            for part in (rule.allowed, "" if rule.live else "changes only while unconfigured")
+            if part
+        ),
+    )
+    if rule.low is not None and rule.high is not None:
+        if _TYPES[name] is int:
+            span = IntegerRange(from_value=int(rule.low), to_value=int(rule.high))
+            descriptor.integer_range = [span]
+        else:
+            descriptor.floating_point_range = [
+                FloatingPointRange(from_value=float(rule.low), to_value=float(rule.high))
+            ]
+    return descriptor
+
+
+def _plain(value: Value) -> Any:
+    """As rclpy takes it."""
+    return list(value) if isinstance(value, tuple) else value
+
+
+def _all_text(value: object) -> bool:
+    return isinstance(value, tuple) and all(isinstance(item, str) for item in value)

@@ -1,0 +1,1 @@
+"""Where the simulated camera's images come from."""

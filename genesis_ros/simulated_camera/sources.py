@@ -1,0 +1,254 @@
+"""Where the simulated camera's frames come from: generated scenes, image files, a video or a bag.
+
+Nothing here imports ROS; only opening a bag does, which holds ROS messages. Every source yields the
+RGB frames of one pass, and `play` repeats passes.
+"""
+
+from __future__ import annotations
+
+import glob
+import itertools
+import re
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, cast
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+from genesis_ros.messages.jpeg import is_cut_off
+
+if TYPE_CHECKING:
+    from genesis_sim import TabletopRenderer
+    from genesis_sim.sampling import Mode
+
+Warn = Callable[[str], object]
+
+IMAGE_SUFFIXES = frozenset({".bmp", ".jpeg", ".jpg", ".png", ".ppm", ".tif", ".tiff", ".webp"})
+BAG_SUFFIXES = frozenset({".db3", ".mcap"})
+
+#: Generated scenes, recorded: stands in for the renderer on machines that cannot render.
+TABLETOP_CLIP = Path(__file__).parents[1] / "data" / "tabletop.mp4"
+
+
+class SourceError(ValueError):
+    """The source cannot be opened, or has no readable image; the message names it and why."""
+
+
+@dataclass(frozen=True)
+class SourceFrame:
+    """One image of a source."""
+
+    image: NDArray[np.uint8]
+    """(H, W, 3) RGB."""
+    name: str
+    """What a message about this frame calls it: a file name or a position in the source."""
+    intrinsics: NDArray[np.float64] | None = None
+    """(3, 3) pinhole matrix in pixels, None where the source does not know it."""
+
+
+class FrameSource(ABC):
+    """A finite sequence of frames that can be played more than once."""
+
+    description: str
+    """What is played, for the log."""
+
+    @abstractmethod
+    def frames(self, epoch: int = 0) -> Iterator[SourceFrame]:
+        """Yield one pass; unreadable images are skipped. `epoch` counts the passes so far."""
+
+    def close(self) -> None:  # noqa: B027 - most sources hold nothing between passes
+        """Free what the source holds."""
+
+
+def play(source: FrameSource, *, loop: bool) -> Iterator[SourceFrame]:
+    """Yield the source's frames once, or again and again.
+
+    Raises:
+        SourceError: a whole pass had no readable image.
+    """
+    for epoch in itertools.count():
+        empty = True
+        for frame in source.frames(epoch):
+            empty = False
+            yield frame
+        if empty:
+            raise SourceError(f"{source.description}: no readable image in it")
+        if not loop:
+            return
+
+
+# --- image files -----------------------------------------------------------------------------
+
+
+class FolderSource(FrameSource):
+    """Image files in the given order. A file that cannot be decoded is named once and skipped."""
+
+    def __init__(self, paths: Sequence[Path], description: str, warn: Warn) -> None:
+        self.description = description
+        self._paths = list(paths)
+        self._warn = warn
+        self._reported: set[Path] = set()
+
+    def frames(self, epoch: int = 0) -> Iterator[SourceFrame]:
+        for path in self._paths:
+            try:
+                image = read_image(path)
+            except (OSError, ValueError) as error:
+                if path not in self._reported:
+                    self._reported.add(path)
+                    self._warn(f"skipping {path}: {error}")
+                continue
+            yield SourceFrame(image, path.name)
+
+
+def read_image(path: Path) -> NDArray[np.uint8]:
+    """Decode an image file to (H, W, 3) uint8 RGB.
+
+    Raises:
+        OSError: the file cannot be read.
+        ValueError: it is no image, is cut off, or holds depth (one channel of 16 bit or float).
+    """
+    data = path.read_bytes()
+    if not data:
+        raise ValueError("the file is empty")
+    if is_cut_off(data):
+        raise ValueError("the JPEG is cut off")
+    image = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR | cv2.IMREAD_ANYDEPTH)
+    if image is None:
+        raise ValueError("not a readable image (corrupt or of an unknown format)")
+    if image.dtype != np.uint8:
+        if image.dtype != np.uint16 or np.array_equal(image[..., 0], image[..., 1]):
+            raise ValueError(f"one-channel {image.dtype} image: looks like depth, not colour")
+        image = (image >> 8).astype(np.uint8)
+    return cv2.cvtColor(image, cv2.COLOR_BGR2RGB)
+
+
+# --- video files -----------------------------------------------------------------------------
+
+
+class VideoSource(FrameSource):
+    """A video file, resized to `size` (width, height) where given."""
+
+    def __init__(self, path: Path, size: tuple[int, int] | None = None) -> None:
+        self.description = f"video {path}"
+        self._path = path
+        self._size = size
+        if not self._open().isOpened():
+            raise SourceError(f"{path}: not a video that OpenCV can read")
+
+    def _open(self) -> cv2.VideoCapture:
+        return cv2.VideoCapture(str(self._path))
+
+    def frames(self, epoch: int = 0) -> Iterator[SourceFrame]:
+        capture = self._open()
+        try:
+            for index in itertools.count():
+                ok, image = capture.read()
+                if not ok:
+                    return
+                image = cv2.cvtColor(image, cv2.COLOR_BGR2RGB)
+                if self._size is not None and (image.shape[1], image.shape[0]) != self._size:
+                    image = cv2.resize(image, self._size, interpolation=cv2.INTER_AREA)
+                yield SourceFrame(image, f"{self._path.name} frame {index}")
+        finally:
+            capture.release()
+
+
+# --- generated scenes ------------------------------------------------------------------------
+
+
+class TabletopSource(FrameSource):
+    """Rendered robot tabletop scenes; every pass is the next scene, `seed` the first one."""
+
+    def __init__(self, renderer: TabletopRenderer, seed: int, frames_per_scene: int) -> None:
+        size = f"{renderer.width}x{renderer.height}"
+        self.description = f"generated tabletop scenes ({renderer.mode}, {size}, seed {seed})"
+        self._renderer = renderer
+        self._seed = seed
+        self._frames_per_scene = frames_per_scene
+
+    def frames(self, epoch: int = 0) -> Iterator[SourceFrame]:
+        seed = self._seed + epoch
+        for index, frame in enumerate(self._renderer.sequence(seed, self._frames_per_scene)):
+            yield SourceFrame(frame.image, f"scene {seed} frame {index}", frame.intrinsics)
+
+    def close(self) -> None:
+        self._renderer.close()
+
+
+# --- which source ----------------------------------------------------------------------------
+
+
+def open_tabletop(
+    *, width: int, height: int, mode: str, seed: int, frames_per_scene: int, warn: Warn
+) -> FrameSource:
+    """Rendered scenes, or, on a machine that cannot render, the recording of such scenes.
+
+    Raises:
+        SourceError: there is no such mode or size.
+    """
+    # Importing genesis_core loads PyTorch, which the other sources can do without.
+    from genesis_sim import RenderingError, TabletopRenderer
+
+    try:
+        renderer = TabletopRenderer(width, height, cast("Mode", mode))
+    except RenderingError as error:
+        warn(f"playing recorded scenes, as this machine cannot render new ones: {error}")
+        return VideoSource(TABLETOP_CLIP, size=(width, height))
+    except ValueError as error:
+        raise SourceError(str(error)) from error
+    return TabletopSource(renderer, seed, frames_per_scene)
+
+
+def open_path(path: str, *, topic: str = "", warn: Warn) -> FrameSource:
+    """The source at `path`: image folder or file, glob pattern, video file, or bag.
+
+    Raises:
+        SourceError: there is nothing at `path`, or nothing in it that can be played.
+    """
+    if not path:
+        raise SourceError("no path given: name an image folder, a video file or a bag")
+    location = Path(path).expanduser()
+    if not location.exists():
+        matches = _natural_order(Path(match) for match in glob.glob(str(location)))
+        if not matches:
+            raise SourceError(f"{path}: no such file or folder")
+        return FolderSource(matches, f"{len(matches)} files matching {path}", warn)
+    if _is_bag(location):
+        from genesis_ros.bags.images import BagSource
+
+        return BagSource(location, topic, warn)
+    if location.is_dir():
+        images = _natural_order(
+            entry for entry in location.iterdir() if entry.suffix.lower() in IMAGE_SUFFIXES
+        )
+        if not images:
+            raise SourceError(
+                f"{path}: neither a bag nor a folder of images "
+                f"(looked for {', '.join(sorted(IMAGE_SUFFIXES))})"
+            )
+        return FolderSource(images, f"{len(images)} image files in {path}", warn)
+    if location.suffix.lower() in IMAGE_SUFFIXES:
+        return FolderSource([location], f"image {path}", warn)
+    return VideoSource(location)
+
+
+def _is_bag(path: Path) -> bool:
+    """A rosbag2 folder, also one whose recorder was killed before it wrote metadata, or a file."""
+    if path.is_dir():
+        return (path / "metadata.yaml").exists() or any(map(_is_bag, path.glob("*.*")))
+    return path.suffix in BAG_SUFFIXES
+
+
+def _natural_order(paths: Iterable[Path]) -> list[Path]:
+    """Sort so that frame 10 comes after frame 9."""
+
+    def key(path: Path) -> list[tuple[int, str]]:
+        parts = re.split(r"(\d+)", path.name)
+        return [(int(part), "") if part.isdecimal() else (-1, part) for part in parts]
+
+    return sorted(paths, key=key)

@@ -1,0 +1,496 @@
+"""Draws scenes with MuJoCo: image, instance labels, depth and where the objects are."""
+
+from __future__ import annotations
+
+import atexit
+import math
+import weakref
+from collections.abc import Iterator
+from dataclasses import dataclass
+from types import TracebackType
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from genesis_sim import gl, motion, objects, robot, textures
+from genesis_sim.environments import MAX_SOLIDS as MAX_ENVIRONMENT
+from genesis_sim.geometry import from_matrix
+from genesis_sim.sampling import MODES, Mode, check_num_objects, sample_scene
+from genesis_sim.scene import (
+    BACKGROUND,
+    FIRST_OBJECT,
+    OBJECTS,
+    ROBOT,
+    Finish,
+    Light,
+    Scene,
+    Shape,
+    Solid,
+)
+
+_NEAR, _FAR = 0.02, 12.0
+_MAX_LIGHTS = 3
+_ATTEMPTS = 4
+_SHADOW_RINGS = 5
+#: Column of mat_texid that holds the colour texture (mjTEXROLE_RGB).
+_COLOUR_TEXTURE = 1
+_HIDDEN = Finish((0.0, 0.0, 0.0), alpha=0.0)
+#: MuJoCo's default geom colour, at which a geom takes its material's colour.
+_USE_MATERIAL = (0.5, 0.5, 0.5, 1.0)
+
+
+@dataclass(frozen=True, slots=True)
+class SceneObject:
+    """Ground truth of one object; it may be outside the image or hidden."""
+
+    label: int
+    name: str
+    #: Centre in the camera's optical frame (x right, y down, z forward), metres (3,).
+    position: npt.NDArray[np.float64]
+    #: Full extents along the object's own axes, metres (3,).
+    size: npt.NDArray[np.float64]
+
+
+@dataclass(frozen=True, slots=True)
+class Frame:
+    """One rendered image with its ground truth."""
+
+    #: RGB, uint8 (H, W, 3).
+    image: npt.NDArray[np.uint8]
+    #: Instance labels, uint8 (H, W): 0 background, 1 robot, 2.. objects.
+    labels: npt.NDArray[np.uint8]
+    #: Distance along the optical axis in metres, float32 (H, W).
+    depth: npt.NDArray[np.float32]
+    #: Pinhole matrix (3, 3) in pixels; pixel (0, 0) has its centre at (0, 0), as in OpenCV and ROS.
+    intrinsics: npt.NDArray[np.float64]
+    objects: list[SceneObject]
+
+
+class TabletopRenderer:
+    """Random robot tabletop scenes of one image size and mode.
+
+    mode: "sketchy" (red cube, green block, blue ball in a grey basket), "varied" (1 to 6 objects
+    of any shape in varied surroundings) or "mixed" (each half of the time).
+    num_objects: fewest and most objects of a varied scene, if other than 1 and 6.
+
+    A scene depends on these and the seed alone, not on the order of calls or the process. Holds an
+    OpenGL context, to be used from the thread that made it; release it with close() or `with`.
+
+    Raises ValueError for a bad size, mode or number of objects and RenderingError where MuJoCo or
+    OpenGL is missing.
+    """
+
+    def __init__(
+        self,
+        width: int = 128,
+        height: int = 128,
+        mode: Mode = "varied",
+        num_objects: tuple[int, int] = OBJECTS,
+    ) -> None:
+        if mode not in MODES:
+            raise ValueError(f"mode is {mode!r}; expected one of {', '.join(MODES)}")
+        for name, value in (("width", width), ("height", height)):
+            if not 16 <= value <= 2048:
+                raise ValueError(f"{name} is {value}; expected 16 to 2048 pixels")
+        check_num_objects(num_objects, mode)
+        self.width, self.height, self.mode = width, height, mode
+        self._num_objects = num_objects
+        self._mujoco = gl.import_mujoco()
+        self._gl = gl.create_context(width, height)
+        most = max(num_objects[1], OBJECTS[1])
+        self._model = self._mujoco.MjModel.from_xml_string(_mjcf(width, height, most))
+        self._data = self._mujoco.MjData(self._model)
+        self._pool = _Pool(self._model, most)
+        self._fill_textures()
+        mj = self._mujoco
+        self._context = mj.MjrContext(self._model, mj.mjtFontScale.mjFONTSCALE_50)
+        mj.mjr_setBuffer(mj.mjtFramebuffer.mjFB_OFFSCREEN, self._context)
+        self._context.readDepthMap = mj.mjtDepthMap.mjDEPTH_ZEROFAR
+        self._scene = mj.MjvScene(self._model, maxgeom=600)
+        self._option = mj.MjvOption()
+        self._camera = mj.MjvCamera()
+        self._camera.type = mj.mjtCamera.mjCAMERA_FIXED
+        self._camera.fixedcamid = 0
+        self._viewport = mj.MjrRect(0, 0, width, height)
+        self._release = weakref.finalize(self, _release, self._gl, self._context)
+        # MuJoCo ends EGL at exit: registered later, this runs earlier.
+        self._release.atexit = False
+        atexit.register(self._release)
+
+    def sample(self, seed: int) -> Frame:
+        """A random still scene."""
+        rng = self._rng(seed, 0)
+        for _ in range(_ATTEMPTS):
+            scene = sample_scene(
+                rng, self.mode, self.width, self.height, num_objects=self._num_objects
+            )
+            self._prepare(scene)
+            labels, depth = self._segment()
+            if _worth_showing(labels, rng):
+                break
+        return self._frame(scene, labels, depth, rng)
+
+    def sequence(self, seed: int, num_frames: int) -> Iterator[Frame]:
+        """A moving scene at about 12 Hz: the arm carries and pushes objects. Labels stay theirs."""
+        if num_frames < 1:
+            raise ValueError(f"num_frames is {num_frames}; expected at least 1")
+        rng = self._rng(seed, 1)
+        scene = sample_scene(
+            rng, self.mode, self.width, self.height, moving=True, num_objects=self._num_objects
+        )
+        script = motion.play(scene, self._rng(seed, 2))
+        for _ in range(num_frames):
+            next(script)
+            # Other scenes may have been drawn since the last frame, so all is set anew.
+            self._prepare(scene)
+            labels, depth = self._segment()
+            yield self._frame(scene, labels, depth, rng)
+
+    def close(self) -> None:
+        """Free the OpenGL context. Safe to call twice."""
+        self._release()
+        atexit.unregister(self._release)
+
+    def __enter__(self) -> TabletopRenderer:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.close()
+
+    def _rng(self, seed: int, stream: int) -> np.random.Generator:
+        if seed < 0:
+            raise ValueError(f"seed is {seed}; expected a non-negative integer")
+        return np.random.default_rng([seed, MODES.index(self.mode), stream])
+
+    def _fill_textures(self) -> None:
+        data = self._model.tex_data
+        bank = [*textures.flat_textures(), *textures.cube_textures()]
+        for index, image in enumerate(bank):
+            start = self._model.tex_adr[index]
+            data[start : start + image.size] = image.ravel()
+
+    def _prepare(self, scene: Scene) -> None:
+        """Write a scene into the model and make it ready to draw."""
+        if not self._release.alive:
+            raise RuntimeError("this TabletopRenderer is closed; make a new one")
+        mj = self._mujoco
+        self._gl.make_current()
+        self._pool.set_scene(scene)
+        self._pool.set_poses(self._data, scene)
+        mj.mj_kinematics(self._model, self._data)
+        mj.mj_camlight(self._model, self._data)
+        mj.mjv_updateScene(
+            self._model,
+            self._data,
+            self._option,
+            None,
+            self._camera,
+            mj.mjtCatBit.mjCAT_ALL,
+            self._scene,
+        )
+        self._aim(scene)
+
+    def _segment(self) -> tuple[npt.NDArray[np.uint8], npt.NDArray[np.float32]]:
+        """Labels and depth (H, W) of the prepared scene."""
+        mj, flags = self._mujoco, self._scene.flags
+        flags[mj.mjtRndFlag.mjRND_SHADOW] = 0
+        flags[mj.mjtRndFlag.mjRND_SEGMENT] = 1
+        flags[mj.mjtRndFlag.mjRND_IDCOLOR] = 1
+        ids = np.empty((self.height, self.width, 3), np.uint8)
+        raw = np.empty((self.height, self.width), np.float32)
+        mj.mjr_render(self._viewport, self._scene, self._context)
+        mj.mjr_readPixels(ids, raw, self._viewport, self._context)
+        # Inverse depth, 1 at the near plane and 0 at the far one (mjDEPTH_ZEROFAR).
+        depth = _NEAR * _FAR / (_NEAR + raw[::-1].astype(np.float64) * (_FAR - _NEAR))
+        return remove_specks(self._labels(ids[::-1])), depth.astype(np.float32)
+
+    def _colour(self, scene: Scene) -> npt.NDArray[np.uint8]:
+        """The prepared scene as an ideal camera sees it, RGB (H, W, 3)."""
+        mj, flags = self._mujoco, self._scene.flags
+        flags[mj.mjtRndFlag.mjRND_SEGMENT] = 0
+        flags[mj.mjtRndFlag.mjRND_IDCOLOR] = 0
+        flags[mj.mjtRndFlag.mjRND_SHADOW] = any(light.shadow for light in scene.lights)
+        image = np.empty((self.height, self.width, 3), np.uint8)
+        mj.mjr_render(self._viewport, self._scene, self._context)
+        mj.mjr_readPixels(image, None, self._viewport, self._context)
+        return np.ascontiguousarray(image[::-1])
+
+    def _frame(
+        self,
+        scene: Scene,
+        labels: npt.NDArray[np.uint8],
+        depth: npt.NDArray[np.float32],
+        rng: np.random.Generator,
+    ) -> Frame:
+        camera = scene.camera
+        intrinsics = np.array(
+            [
+                [camera.focal, 0.0, camera.centre[0] - 0.5],
+                [0.0, camera.focal, camera.centre[1] - 0.5],
+                [0.0, 0.0, 1.0],
+            ]
+        )
+        positions = camera.to_optical(np.array([pose.position for pose in scene.poses]))
+        truth = [
+            SceneObject(label, model.name, position, 2.0 * np.array(model.half_size))
+            for label, model, position in zip(scene.labels, scene.objects, positions, strict=True)
+        ]
+        image = scene.effects.apply(self._colour(scene), rng)
+        return Frame(image, labels, depth, intrinsics, truth)
+
+    def _aim(self, scene: Scene) -> None:
+        """Set the frustum: a crop's principal point lies off its centre, which MJCF cannot say."""
+        camera = scene.camera
+        scale = _NEAR / camera.focal
+        left, right = -camera.centre[0] * scale, (self.width - camera.centre[0]) * scale
+        top, bottom = camera.centre[1] * scale, (camera.centre[1] - self.height) * scale
+        for eye in self._scene.camera:
+            eye.pos = camera.position
+            eye.forward = -camera.rotation[:, 2]
+            eye.up = camera.rotation[:, 1]
+            eye.frustum_center = 0.5 * (left + right)
+            eye.frustum_width = 0.5 * (right - left)
+            eye.frustum_bottom, eye.frustum_top = bottom, top
+            eye.frustum_near, eye.frustum_far = _NEAR, _FAR
+
+    def _labels(self, ids: npt.NDArray[np.uint8]) -> npt.NDArray[np.uint8]:
+        """Labels (H, W) from the segment colours (H, W, 3), which hold segment id + 1."""
+        segment = ids[..., 0].astype(np.int32) | (ids[..., 1].astype(np.int32) << 8)
+        count = self._scene.ngeom
+        table = np.full(count + 1, BACKGROUND, np.uint8)
+        for index in range(count):
+            geom = self._scene.geoms[index]
+            if geom.segid >= 0 and geom.objtype == self._mujoco.mjtObj.mjOBJ_GEOM:
+                table[geom.segid + 1] = self._pool.labels[geom.objid]
+        return table[segment]
+
+
+def _worth_showing(labels: npt.NDArray[np.uint8], rng: np.random.Generator) -> bool:
+    """Whether an image shows something: not just the robot, and seldom no object."""
+    objects_seen = np.count_nonzero(labels >= FIRST_OBJECT) >= 0.001 * labels.size
+    robot_share = np.count_nonzero(labels == ROBOT) / labels.size
+    return bool(robot_share < 0.5 and (objects_seen or rng.random() < 0.5))
+
+
+def _release(gl_context: Any, context: Any) -> None:
+    gl_context.make_current()
+    context.free()
+    gl_context.free()
+
+
+def remove_specks(labels: npt.NDArray[np.uint8]) -> npt.NDArray[np.uint8]:
+    """Replace single pixels that share their label with none of their eight neighbours.
+
+    Segmentation is drawn without antialiasing, so edges thinner than a pixel come out as loose
+    dots. Such a pixel takes the label of the pixels above and below where these agree, else of
+    those to the left and right, else of the one above.
+    """
+    padded = np.pad(labels, 1, mode="reflect")
+    height, width = labels.shape
+    alone = np.ones(labels.shape, bool)
+    for dy in range(3):
+        for dx in range(3):
+            if (dy, dx) != (1, 1):
+                alone &= padded[dy : dy + height, dx : dx + width] != labels
+    if not alone.any():
+        return labels
+    result = labels.copy()
+    above, below = padded[:-2, 1:-1], padded[2:, 1:-1]
+    left, right = padded[1:-1, :-2], padded[1:-1, 2:]
+    result[alone] = np.where(above == below, above, np.where(left == right, left, above))[alone]
+    return result
+
+
+class _Pool:
+    """The MuJoCo model's geoms, rewritten for every scene; hides which geom is what."""
+
+    def __init__(self, model: Any, most_objects: int) -> None:
+        self._model = model
+        self._most_objects = most_objects
+        self._environment = model.geom("environment_0").id
+        self._objects = model.geom("object_0").id
+        self._shadows = model.geom("shadow_0").id
+        #: Label of each geom (robot geoms included).
+        self.labels = np.full(model.ngeom, BACKGROUND, np.uint8)
+        self._robot_geoms = {
+            part: np.array(
+                [g for g in range(model.ngeom) if model.geom(g).name.startswith(part + "_")]
+            )
+            for part in robot.PARTS
+        }
+        for geoms in self._robot_geoms.values():
+            self.labels[geoms] = ROBOT
+        for k in range(most_objects):
+            start = self._objects + k * objects.MAX_SOLIDS
+            self.labels[start : start + objects.MAX_SOLIDS] = FIRST_OBJECT + k
+        self._joints = {
+            name: model.joint(name).qposadr[0] for name in (*robot.JOINTS, *robot.FINGERS)
+        }
+        self._base = model.body("robot").mocapid[0]
+        self._bodies = [model.body(f"object_{k}").mocapid[0] for k in range(most_objects)]
+        # MuJoCo takes a geom's frame for its body's where the model was compiled so.
+        model.geom_sameframe[:] = 0
+
+    def set_scene(self, scene: Scene) -> None:
+        """Write surroundings, objects, looks and lights."""
+        if len(scene.environment) > MAX_ENVIRONMENT:
+            raise AssertionError(f"{len(scene.environment)} solids; the pool has {MAX_ENVIRONMENT}")
+        self._write(self._environment, scene.environment, MAX_ENVIRONMENT)
+        for k in range(self._most_objects):
+            start = self._objects + k * objects.MAX_SOLIDS
+            solids = scene.objects[k].solids if k < len(scene.objects) else []
+            self._write(start, solids, objects.MAX_SOLIDS)
+        self._write(self._shadows, _contact_shadows(scene), self._most_objects * _SHADOW_RINGS)
+        style = scene.robot_style
+        for part in robot.PARTS:
+            finish: Finish = getattr(style, part)
+            if scene.robot is None:
+                finish = _HIDDEN
+            material = self._model.material(f"robot_{part}").id
+            self._look([material], [finish])
+            self._model.geom_rgba[self._robot_geoms[part]] = (
+                _USE_MATERIAL if scene.robot is not None else (0, 0, 0, 0)
+            )
+        self._light(scene)
+
+    def set_poses(self, data: Any, scene: Scene) -> None:
+        """Write joint values, the objects' poses and the camera's."""
+        data.mocap_pos[self._base] = scene.robot_base.position
+        data.mocap_quat[self._base] = scene.robot_base.rotation
+        if scene.robot is not None:
+            for name, value in robot.joint_positions(scene.robot, scene.robot_base).items():
+                data.qpos[self._joints[name]] = value
+        for body, pose in zip(self._bodies, scene.poses, strict=False):
+            data.mocap_pos[body] = pose.position
+            data.mocap_quat[body] = pose.rotation
+        self._model.cam_pos[0] = scene.camera.position
+        self._model.cam_quat[0] = from_matrix(scene.camera.rotation)
+
+    def _write(self, start: int, solids: list[Solid], count: int) -> None:
+        model, n = self._model, len(solids)
+        rows = slice(start, start + n)
+        if n:
+            model.geom_type[rows] = [int(solid.shape) for solid in solids]
+            model.geom_size[rows] = [solid.size for solid in solids]
+            model.geom_pos[rows] = [solid.position for solid in solids]
+            model.geom_quat[rows] = [solid.rotation for solid in solids]
+            model.geom_rgba[rows] = _USE_MATERIAL
+            # Geom i of the pool has material i, so that every solid can look different.
+            self._look(rows, [solid.finish for solid in solids])
+        model.geom_rgba[start + n : start + count] = 0.0
+
+    def _look(self, rows: slice | list[int], finishes: list[Finish]) -> None:
+        model = self._model
+        model.mat_rgba[rows] = [(*finish.colour, finish.alpha) for finish in finishes]
+        model.mat_texid[rows, _COLOUR_TEXTURE] = [finish.texture for finish in finishes]
+        model.mat_texrepeat[rows] = [(finish.repeat, finish.repeat) for finish in finishes]
+        # Flat textures repeat per metre, cube textures cover the object once.
+        flat = textures.KINDS["clutter"].stop
+        model.mat_texuniform[rows] = [0 <= finish.texture < flat for finish in finishes]
+        model.mat_specular[rows] = [finish.specular for finish in finishes]
+        model.mat_shininess[rows] = [finish.shininess for finish in finishes]
+
+    def _light(self, scene: Scene) -> None:
+        model = self._model
+        model.vis.headlight.ambient[:] = scene.ambient
+        off = Light((0.0, 0.0, -1.0), (0.0, 0.0, 0.0), 0.0, False)
+        for k in range(_MAX_LIGHTS):
+            light = scene.lights[k] if k < len(scene.lights) else off
+            direction = np.array(light.direction)
+            direction /= math.sqrt(float(direction @ direction))
+            model.light_active[k] = k < len(scene.lights)
+            model.light_dir[k] = direction
+            # Lamps stand near the workspace, else walls behind them would shade it.
+            model.light_pos[k] = np.array([0.0, 0.0, scene.floor_height]) - 0.75 * direction
+            model.light_diffuse[k] = light.diffuse
+            model.light_specular[k] = light.specular
+            model.light_castshadow[k] = light.shadow
+
+
+def _contact_shadows(scene: Scene) -> list[Solid]:
+    """Faint rings on the floor under resting objects: the soft dark rim that wide light leaves."""
+    solids = []
+    for model, pose in zip(scene.objects, scene.poses, strict=True):
+        height = float(pose.position[2]) - model.half_size[2] - scene.floor_height
+        if not -0.01 < height < 0.05 or scene.contact_shadow <= 0:
+            continue
+        # The outline of an L or a plus is not its bounding box.
+        simple = model.name not in ("l_block", "t_block", "plus", "dumbbell")
+        strength = (0.12 if simple else 0.04) * scene.contact_shadow * (1 - height / 0.05)
+        for ring in range(_SHADOW_RINGS):
+            grow = 0.82 + 0.11 * ring + 4 * height
+            a, b = grow * model.half_size[0], grow * model.half_size[1]
+            x, y = float(pose.position[0]), float(pose.position[1])
+            # Apart by more than the depth buffer's resolution, the widest lowest.
+            z = scene.floor_height + 0.0008 + 0.0004 * (_SHADOW_RINGS - ring)
+            finish = Finish((0.03, 0.03, 0.03), alpha=min(0.5, strength), specular=0.0)
+            if abs(a - b) < 0.2 * a and model.solids[0].shape != Shape.BOX:
+                disc = Solid(Shape.CYLINDER, (0.5 * (a + b), 0.0001, 0), (x, y, z), finish)
+            else:
+                disc = Solid(Shape.BOX, (a, b, 0.0001), (x, y, z), finish, pose.rotation)
+            solids.append(disc)
+    return solids
+
+
+def _mjcf(width: int, height: int, most_objects: int) -> str:
+    """The model: a pool of geoms and materials, the robot, and placeholders for the textures."""
+    bank = [*textures.flat_textures(), *textures.cube_textures()]
+    assets = "".join(
+        f'<texture name="texture_{i}" type="{"2d" if t.shape[0] == t.shape[1] else "cube"}" '
+        f'builtin="flat" width="{t.shape[1]}" height="{t.shape[0]}"/>'
+        for i, t in enumerate(bank)
+    )
+    pool = [f"environment_{i}" for i in range(MAX_ENVIRONMENT)]
+    pool += [f"shadow_{i}" for i in range(most_objects * _SHADOW_RINGS)]
+    movable = [
+        [f"object_{k * objects.MAX_SOLIDS + i}" for i in range(objects.MAX_SOLIDS)]
+        for k in range(most_objects)
+    ]
+    names = pool + [name for group in movable for name in group]
+    materials = "".join(f'<material name="{name}" texture="texture_0"/>' for name in names)
+    materials += "".join(
+        f'<material name="robot_{part}" texture="texture_0"/>' for part in robot.PARTS
+    )
+
+    def geom(name: str) -> str:
+        return f'<geom name="{name}" class="pool" material="{name}"/>'
+
+    bodies = "".join(
+        f'<body name="object_{k}" mocap="true">{"".join(geom(name) for name in group)}</body>'
+        for k, group in enumerate(movable)
+    )
+    # How finely round shapes and shadows are cut: half the cost of an image, unseen in a small one.
+    slices, shadow = (14, 512) if max(width, height) <= 160 else (28, 2048)
+    lights = '<light type="directional" pos="0 0 1" dir="0 0 -1"/>' * _MAX_LIGHTS
+    return f"""
+<mujoco model="tabletop">
+  <compiler angle="radian"/>
+  <statistic extent="1" center="0 0 0"/>
+  <visual>
+    <global offwidth="{width}" offheight="{height}"/>
+    <quality shadowsize="{shadow}" offsamples="4"
+      numslices="{slices}" numstacks="{slices // 2}" numquads="1"/>
+    <map znear="{_NEAR}" zfar="{_FAR}" shadowclip="0.55"/>
+    <headlight ambient=".4 .4 .4" diffuse="0 0 0" specular="0 0 0"/>
+  </visual>
+  <default>
+    <default class="pool">
+      <geom type="box" size=".01 .01 .01" contype="0" conaffinity="0"/>
+    </default>
+    <default class="robot"><geom contype="0" conaffinity="0"/></default>
+  </default>
+  <asset>{assets}{materials}</asset>
+  <worldbody>
+    {lights}
+    <camera name="camera"/>
+    {"".join(geom(name) for name in pool)}
+    {bodies}
+    {robot.mjcf()}
+  </worldbody>
+</mujoco>"""
