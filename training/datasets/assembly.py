@@ -19,17 +19,17 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 import numpy as np
+from numpy.typing import NDArray
 from tqdm import tqdm
 
 from training.datasets.layout import (
     FORMAT,
-    IMAGES,
     INFO,
-    MASKS,
     RGB,
     SPLITS,
+    ArrayForm,
     DatasetError,
-    UInt8,
+    array_forms,
     read_json,
     write_json,
 )
@@ -102,7 +102,8 @@ def _plan(folder: Path) -> dict[str, Any]:
     parts = [_part_info(path) for path in tqdm(paths, "reading parts", unit=" parts", delay=1)]
     if not any(part.count for part in parts):
         raise DatasetError(f"{folder} holds no images: the source has none that could be used")
-    if len({(part.image_size, part.masks, part.channels) for part in parts}) > 1:
+    forms = {(p.image_size, p.masks, p.channels, p.depths, p.robot_label) for p in parts}
+    if len(forms) > 1:
         raise DatasetError(f"{folder} mixes image sizes, or parts with and without masks or depth")
     unsplit = [part.key for part in parts if part.split is None]
     tenth = len(unsplit) // 10
@@ -117,6 +118,8 @@ def _plan(folder: Path) -> dict[str, Any]:
         "image_size": parts[0].image_size,
         "masks": parts[0].masks,
         "channels": parts[0].channels,
+        "depths": parts[0].depths,
+        "robot_label": parts[0].robot_label,
         "problems": problems,
         "version": __version__,
         "splits": splits,
@@ -163,26 +166,32 @@ def _join(output: Path, split: str, plan: dict[str, Any]) -> None:
     paths = [output / PARTS / f"{key}.npz" for key, _ in plan["splits"][split]]
     ends = [0, *accumulate(count for _, count in plan["splits"][split])]
     first = next((i for i, path in enumerate(paths) if path.exists()), len(paths))
-    labels_shape = (ends[-1], plan["image_size"], plan["image_size"])
-    shapes: dict[str, tuple[int, ...]] = {IMAGES: (*labels_shape, plan.get("channels", RGB))}
-    if plan["masks"]:
-        shapes[MASKS] = labels_shape
+    # An older version, whose run is resumed, planned neither channels nor depths.
+    forms = array_forms(
+        ends[-1],
+        plan["image_size"],
+        plan.get("channels", RGB),
+        masks=plan["masks"],
+        depths=plan.get("depths", False),
+    )
     with ExitStack() as stack:
         files = {
-            name: stack.enter_context(_open_partial(folder / name, shape, ends[first]))
-            for name, shape in shapes.items()
+            name: stack.enter_context(_open_partial(folder / name, form, ends[first]))
+            for name, form in forms.items()
         }
         for path in tqdm(
             paths[first:], f"joining {split}", len(paths), initial=first, unit=" parts", delay=1
         ):
             arrays = _read_arrays(path)
             for name, file in files.items():
-                file.write(arrays[Path(name).stem].data)
+                array = arrays[Path(name).stem].astype(forms[name].dtype, copy=False)
+                file.write(np.ascontiguousarray(array).data)
                 file.flush()
                 os.fsync(file.fileno())
             path.unlink()
-    for name in shapes:
+    for name in forms:
         _partial(folder / name).replace(folder / name)
+    robot_label = plan.get("robot_label")
     write_json(
         folder / INFO,
         {
@@ -196,6 +205,7 @@ def _join(output: Path, split: str, plan: dict[str, Any]) -> None:
             "options": plan["options"],
             "version": plan["version"],
             "problems": len(plan["problems"]),
+            **({} if robot_label is None else {"robot_label": robot_label}),
         },
     )
 
@@ -205,17 +215,18 @@ def _partial(path: Path) -> Path:
 
 
 @contextmanager
-def _open_partial(path: Path, shape: tuple[int, ...], done: int) -> Iterator[BinaryIO]:
+def _open_partial(path: Path, form: ArrayForm, done: int) -> Iterator[BinaryIO]:
     """Open the unfinished file of an .npy array, positioned behind its first `done` items."""
     partial = _partial(path)
     if path.exists() and not partial.exists():  # Ended between the last part and info.json.
         path.replace(partial)
     with open(partial, "r+b" if partial.exists() else "w+b") as file:
         np.lib.format.write_array_header_1_0(
-            file, {"descr": "|u1", "fortran_order": False, "shape": shape}
+            file, {"descr": form.dtype, "fortran_order": False, "shape": form.shape}
         )
         file.flush()
-        position = file.tell() + done * math.prod(shape[1:])
+        item = math.prod(form.shape[1:]) * np.dtype(form.dtype).itemsize
+        position = file.tell() + done * item
         if os.fstat(file.fileno()).st_size < position:
             raise DatasetError(
                 f"{partial} is shorter than it was left; remove {path.parents[1]} and start anew"
@@ -225,7 +236,7 @@ def _open_partial(path: Path, shape: tuple[int, ...], done: int) -> Iterator[Bin
         yield file
 
 
-def _read_arrays(path: Path) -> dict[str, UInt8]:
+def _read_arrays(path: Path) -> dict[str, NDArray[Any]]:
     try:
         with np.load(path) as part:
             return {name: part[name] for name in part.files}

@@ -2,11 +2,16 @@
 
     OUTPUT/<split>/images.npy   uint8 (N, H, W, 3) RGB, or (N, H, W, 4) RGB and depth
     OUTPUT/<split>/masks.npy    uint8 (N, H, W) instance labels, 0 = background (where known)
+    OUTPUT/<split>/depths.npy   uint16 (N, H, W) millimetres along the optical axis as a depth
+                                camera measures them, 0 = unknown (where asked for)
+    OUTPUT/<split>/intrinsics.npy  float32 (N, 4) fx, fy, cx, cy in pixels of the H x W image, the
+                                first pixel's centre at (0, 0); wherever depths are
     OUTPUT/<split>/info.json    format, dataset, split, count, image_size, channels, source,
-                                options, version, problems (input that was left out as corrupt)
+                                options, version, problems (input that was left out as corrupt),
+                                robot_label (the label of the robot in the masks, where known)
 
-Depth is 0 at the camera and 255 at DEPTH_RANGE or beyond, linear in between. The splits are train,
-val and test. info.json is written last: a split that has it is complete.
+The fourth channel of images is 0 at the camera and 255 at DEPTH_RANGE or beyond, linear in between.
+The splits are train, val and test. info.json is written last: a split that has it is complete.
 """
 
 from __future__ import annotations
@@ -15,6 +20,7 @@ import json
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -28,8 +34,32 @@ RGB, RGBD = 3, 4
 """Numbers of channels."""
 SPLITS = ("train", "val", "test")
 IMAGES, MASKS, INFO = "images.npy", "masks.npy", "info.json"
+DEPTHS, INTRINSICS = "depths.npy", "intrinsics.npy"
 
 UInt8 = NDArray[np.uint8]
+UInt16 = NDArray[np.uint16]
+Float32 = NDArray[np.float32]
+
+
+@dataclass(frozen=True)
+class ArrayForm:
+    """Type and shape of one array of a split; both sides of the prepared form go by it."""
+
+    dtype: str
+    shape: tuple[int, ...]
+
+
+def array_forms(
+    count: int, size: int, channels: int, *, masks: bool, depths: bool
+) -> dict[str, ArrayForm]:
+    """The arrays that a split of `count` images consists of, by the names of their files."""
+    forms = {IMAGES: ArrayForm("|u1", (count, size, size, channels))}
+    if masks:
+        forms[MASKS] = ArrayForm("|u1", (count, size, size))
+    if depths:
+        forms[DEPTHS] = ArrayForm("<u2", (count, size, size))
+        forms[INTRINSICS] = ArrayForm("<f4", (count, 4))
+    return forms
 
 
 class DatasetError(Exception):

@@ -30,7 +30,16 @@ import cv2
 import numpy as np
 from tqdm import tqdm
 
-from training.datasets.layout import RGB, DatasetError, UInt8, atomic_file, read_json, write_json
+from training.datasets.layout import (
+    RGB,
+    DatasetError,
+    Float32,
+    UInt8,
+    UInt16,
+    atomic_file,
+    read_json,
+    write_json,
+)
 
 PARTS, OPTIONS = "parts", "options.json"
 
@@ -86,7 +95,12 @@ class Dataset(Protocol[TaskT]):
 
 @dataclass(frozen=True)
 class PartInfo:
-    """What a part holds. split: None leaves it to assembly (sorted keys: 10% val, 10% test)."""
+    """What a part holds.
+
+    split: None leaves it to assembly (sorted keys: 10% val, 10% test).
+    depths: whether it has depths and intrinsics.
+    robot_label: the label of the robot in the masks, None where that is unknown.
+    """
 
     key: str
     split: str | None
@@ -95,6 +109,8 @@ class PartInfo:
     masks: bool
     problems: list[str]
     channels: int = RGB
+    depths: bool = False
+    robot_label: int | None = None
 
 
 class Stopped(Exception):
@@ -135,19 +151,41 @@ class PartWriter:
         self._report(f"left out: {problem}")
 
     def write(
-        self, key: str, images: UInt8, masks: UInt8 | None = None, *, split: str | None = None
+        self,
+        key: str,
+        images: UInt8,
+        masks: UInt8 | None = None,
+        *,
+        split: str | None = None,
+        depths: UInt16 | None = None,
+        intrinsics: Float32 | None = None,
+        robot_label: int | None = None,
     ) -> None:
         """Write a part with the problems reported since the last one.
 
         images: (N, S, S, 3) RGB, or (N, S, S, 4) with depth. masks: (N, S, S) instance labels,
-        0 = background.
+        0 = background. depths: (N, S, S) millimetres, 0 = unknown, and with them intrinsics:
+        (N, 4) fx, fy, cx, cy in pixels. robot_label: the robot's label in the masks.
         """
+        if (depths is None) != (intrinsics is None):
+            raise ValueError("depths and intrinsics go together; only one was given")
         count, size, _, channels = images.shape
-        info = PartInfo(key, split, count, size, masks is not None, self._problems, channels)
+        info = PartInfo(
+            key,
+            split,
+            count,
+            size,
+            masks is not None,
+            self._problems,
+            channels,
+            depths is not None,
+            robot_label,
+        )
         self._problems = []
         arrays: dict[str, Any] = {"images": images}
-        if masks is not None:
-            arrays["masks"] = masks
+        for name, array in (("masks", masks), ("depths", depths), ("intrinsics", intrinsics)):
+            if array is not None:
+                arrays[name] = array
         arrays["info"] = np.frombuffer(json.dumps(asdict(info)).encode(), np.uint8)
         with atomic_file(self._folder / f"{key}.npz") as file:
             np.savez(file, **arrays)

@@ -16,14 +16,20 @@ from numpy.typing import NDArray
 
 from training.datasets.images import resize_image, resize_labels
 from training.datasets.layout import (
+    DEPTHS,
     FORMAT,
     IMAGES,
     INFO,
+    INTRINSICS,
     MASKS,
     RGB,
     SPLITS,
+    ArrayForm,
     DatasetError,
+    Float32,
     UInt8,
+    UInt16,
+    array_forms,
     check_at_least,
     read_json,
 )
@@ -37,8 +43,10 @@ class PreparedDataset:
     """One split of a prepared data set (training/datasets/layout.py).
 
     `images` is uint8 (N, H, W, C), C = 3 for RGB and 4 for RGB and depth, `masks` uint8 (N, H, W)
-    instance labels or None, both memory-mapped: nothing is read before it is indexed. `info` is
-    the split's info.json.
+    instance labels or None. `depths` is uint16 (N, H, W) in millimetres, 0 = unknown, and
+    `intrinsics` float32 (N, 4) fx, fy, cx, cy in pixels; both are None where there is no depth.
+    All are memory-mapped: nothing is read before it is indexed. `robot_label` is the label of the
+    robot in the masks, None where the data set does not say. `info` is the split's info.json.
 
     Raises DatasetError, naming the path, where a file is missing, incomplete or of a wrong form.
     """
@@ -54,11 +62,19 @@ class PreparedDataset:
             )
         folder = self.path / split
         self.info = _read_info(folder, split)
-        channels = self.info.get("channels", RGB)
-        self.images = _open_array(folder / IMAGES, self.info, channels=(channels,))
-        self.masks: UInt8 | None = None
-        if (folder / MASKS).exists():
-            self.masks = _open_array(folder / MASKS, self.info, channels=())
+        self.robot_label: int | None = self.info.get("robot_label")
+        forms = array_forms(
+            self.info["count"],
+            self.info["image_size"],
+            self.info.get("channels", RGB),
+            masks=(folder / MASKS).exists(),
+            depths=(folder / DEPTHS).exists(),
+        )
+        arrays = {name: _open_array(folder / name, form) for name, form in forms.items()}
+        self.images: UInt8 = arrays[IMAGES]
+        self.masks: UInt8 | None = arrays.get(MASKS)
+        self.depths: UInt16 | None = arrays.get(DEPTHS)
+        self.intrinsics: Float32 | None = arrays.get(INTRINSICS)
 
     def __len__(self) -> int:
         return len(self.images)
@@ -190,20 +206,20 @@ def _read_info(folder: Path, split: str) -> dict[str, Any]:
     return info
 
 
-def _open_array(path: Path, info: dict[str, Any], *, channels: tuple[int, ...]) -> UInt8:
-    """Memory-map an array of (count, image_size, image_size, *channels) uint8."""
+def _open_array(path: Path, form: ArrayForm) -> NDArray[Any]:
+    """Memory-map an array; DatasetError where it is not of this form."""
     try:
-        array: UInt8 = np.load(path, mmap_mode="r", allow_pickle=False)
+        array: NDArray[Any] = np.load(path, mmap_mode="r", allow_pickle=False)
     except FileNotFoundError as error:
         raise DatasetError(f"{path} is missing; prepare the data set again") from error
     except (OSError, ValueError, EOFError) as error:
         raise DatasetError(
             f"{path} is truncated or not an .npy file ({error}); prepare the data set again"
         ) from error
-    expected = (info["count"], info["image_size"], info["image_size"], *channels)
-    if array.dtype != np.uint8 or array.shape != expected:
+    expected = np.dtype(form.dtype)
+    if array.dtype != expected or array.shape != form.shape:
         raise DatasetError(
-            f"{path} holds {array.dtype} {array.shape}, but {INFO} says uint8 {expected}; prepare "
-            "the data set again"
+            f"{path} holds {array.dtype} {array.shape}, but {INFO} says {expected} {form.shape}; "
+            "prepare the data set again"
         )
     return array

@@ -3,19 +3,27 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any, ClassVar, TypeVar
 
 import numpy as np
+from numpy.typing import NDArray
 
+from genesis_sim.depth_sensor import sample_sensor
 from genesis_sim.renderer import Frame, TabletopRenderer
 from genesis_sim.sampling import MODES, Mode, check_num_objects
-from genesis_sim.scene import OBJECTS
+from genesis_sim.scene import OBJECTS, ROBOT
 from training.datasets.images import expose
-from training.datasets.layout import DEPTH_RANGE, RGB, RGBD, SPLITS, UInt8
+from training.datasets.layout import DEPTH_RANGE, RGB, RGBD, SPLITS, Float32, UInt8, UInt16
 from training.datasets.parts import PartWriter
 from training.datasets.tasks import Chunk, chunks
+
+ScalarT = TypeVar("ScalarT", bound=np.generic)
+
+#: Sets the depth camera's random numbers apart from the scene's.
+_SENSOR_STREAM = 7
 
 
 @dataclass(frozen=True)
@@ -29,6 +37,7 @@ class Tabletop:
         min_objects: fewest objects in a varied scene; with mode varied only
         max_objects: most objects in a varied scene, up to 16; with mode varied only
         depth: add the depth as a fourth channel
+        sensor_depth: add depths, as a depth camera measures them, and intrinsics; see layout.py
         exposure: mean grey value, 0 to 1, that all images are exposed to, as a camera's automatic
             exposure does; 0 leaves dark scenes dark. Latents and reconstructions of GENESIS-V2
             want it: its encoder, convolutions without bias and normalisation, cannot tell a dark
@@ -44,6 +53,7 @@ class Tabletop:
     min_objects: int = OBJECTS[0]
     max_objects: int = OBJECTS[1]
     depth: bool = False
+    sensor_depth: bool = False
     exposure: float = 0.0
     train: int = 24_000
     val: int = 640
@@ -64,7 +74,7 @@ class Tabletop:
 
         Newer options are named where they are used: data made before them stay what they are.
         """
-        newer = {"min_objects", "max_objects", "depth", "exposure"}
+        newer = {"min_objects", "max_objects", "depth", "sensor_depth", "exposure"}
         return {
             name: value
             for name in self.__dataclass_fields__
@@ -77,26 +87,48 @@ class Tabletop:
 
     def run(self, task: Chunk, parts: PartWriter) -> None:
         """Write the part of a chunk."""
-        size, channels = self.image_size, RGBD if self.depth else RGB
-        images = np.empty((task.size, size, size, channels), np.uint8)
-        labels = np.empty((task.size, size, size), np.uint8)
         step = 20  # images between two steps of the progress bar
+        pieces = []
         for start in range(task.start, task.stop, step):
             stop = min(start + step, task.stop)
-            rows = slice(start - task.start, stop - task.start)
-            images[rows], labels[rows] = render_range(
-                start,
-                stop,
-                image_size=size,
-                mode=self.mode,
-                split=task.split,
-                seed=self.seed,
-                num_objects=(self.min_objects, self.max_objects),
-                depth=self.depth,
-                exposure=self.exposure,
+            pieces.append(
+                render_range(
+                    start,
+                    stop,
+                    image_size=self.image_size,
+                    mode=self.mode,
+                    split=task.split,
+                    seed=self.seed,
+                    num_objects=(self.min_objects, self.max_objects),
+                    depth=self.depth,
+                    sensor_depth=self.sensor_depth,
+                    exposure=self.exposure,
+                )
             )
             parts.advance(stop - start)
-        parts.write(task.name, images, labels, split=task.split)
+        parts.write(
+            task.name,
+            np.concatenate([piece.images for piece in pieces]),
+            np.concatenate([piece.labels for piece in pieces]),
+            split=task.split,
+            depths=_joined([piece.depths for piece in pieces]),
+            intrinsics=_joined([piece.intrinsics for piece in pieces]),
+            robot_label=ROBOT,
+        )
+
+
+@dataclass(frozen=True)
+class Scenes:
+    """Arrays of N rendered scenes."""
+
+    #: RGB uint8 (N, S, S, 3), or (N, S, S, 4) with depth.
+    images: UInt8
+    #: Instance labels uint8 (N, S, S): 0 background, 1 robot, 2.. objects.
+    labels: UInt8
+    #: What a depth camera measures, uint16 (N, S, S) millimetres, 0 = unknown; where asked for.
+    depths: UInt16 | None
+    #: fx, fy, cx, cy in pixels, float32 (N, 4); where depths are.
+    intrinsics: Float32 | None
 
 
 _renderers: dict[tuple[int, int, str, tuple[int, int]], TabletopRenderer] = {}
@@ -114,12 +146,12 @@ def render_range(
     seed: int = 0,
     num_objects: tuple[int, int] = OBJECTS,
     depth: bool = False,
+    sensor_depth: bool = False,
     exposure: float = 0.0,
-) -> tuple[UInt8, UInt8]:
+) -> Scenes:
     """Images start..stop-1 of a split, each a function of its index and the other arguments.
 
-    Returns images (N, S, S, 3) RGB, or (N, S, S, 4) with depth, and instance labels (N, S, S): 0
-    background, 1 robot, 2.. objects. No two splits share a scene.
+    No two splits share a scene. sensor_depth: fill depths and intrinsics; the images stay the same.
 
     Raises ValueError for an unknown mode or split, a bad range or number of objects,
     RenderingError without OpenGL.
@@ -137,21 +169,42 @@ def render_range(
     if key not in _renderers:
         _renderers[key] = TabletopRenderer(image_size, image_size, mode, num_objects)
     renderer = _renderers[key]
-    images = np.empty((stop - start, image_size, image_size, RGBD if depth else RGB), np.uint8)
-    labels = np.empty((stop - start, image_size, image_size), np.uint8)
+    shape = (stop - start, image_size, image_size)
+    images = np.empty((*shape, RGBD if depth else RGB), np.uint8)
+    labels = np.empty(shape, np.uint8)
+    depths = np.empty(shape, np.uint16) if sensor_depth else None
+    intrinsics = np.empty((stop - start, 4), np.float32) if sensor_depth else None
     for row, index in enumerate(range(start, stop)):
         frame = renderer.sample(scene_seed(seed, split, index))
         images[row, ..., :RGB] = expose(frame.image, exposure) if exposure else frame.image
         labels[row] = frame.labels
         if depth:
             images[row, ..., RGB] = _depth_channel(frame)
-    return images, labels
+        if depths is not None and intrinsics is not None:
+            matrix = frame.intrinsics
+            depths[row] = _sensor_depth(frame, scene_seed(seed, split, index))
+            intrinsics[row] = matrix[0, 0], matrix[1, 1], matrix[0, 2], matrix[1, 2]
+    return Scenes(images, labels, depths, intrinsics)
 
 
 def _depth_channel(frame: Frame) -> UInt8:
     """Depth (H, W) in the prepared form (training/datasets/layout.py)."""
     channel: UInt8 = (frame.depth / DEPTH_RANGE * 255).clip(0, 255).round().astype(np.uint8)
     return channel
+
+
+def _sensor_depth(frame: Frame, seed: int) -> UInt16:
+    """Millimetres (H, W) as a random depth camera of this seed measures them, 0 = unknown."""
+    rng = np.random.default_rng([seed, _SENSOR_STREAM])
+    depth = sample_sensor(rng).measure(frame.depth, frame.image, frame.intrinsics[0, 0], rng)
+    millimetres: UInt16 = np.rint(1000 * depth).clip(0, 65_535).astype(np.uint16)
+    return millimetres
+
+
+def _joined(pieces: Sequence[NDArray[ScalarT] | None]) -> NDArray[ScalarT] | None:
+    """All pieces in one array, or None where there are none."""
+    arrays = [piece for piece in pieces if piece is not None]
+    return np.concatenate(arrays) if arrays else None
 
 
 def scene_seed(seed: int, split: str, index: int) -> int:

@@ -266,15 +266,16 @@ def test_missing_opengl_is_explained() -> None:
 def test_data_set_images_belong_to_their_split_and_index() -> None:
     tabletop = pytest.importorskip("training.datasets.tabletop")
     try:
-        images, labels = tabletop.render_range(0, 4, image_size=32, mode="mixed", split="train")
+        scenes = tabletop.render_range(0, 4, image_size=32, mode="mixed", split="train")
     except RenderingError as error:
         pytest.skip(str(error))
+    images, labels = scenes.images, scenes.labels
     assert images.shape == (4, 32, 32, 3)
     assert labels.shape == (4, 32, 32)
-    later, _ = tabletop.render_range(2, 4, image_size=32, mode="mixed", split="train")
-    np.testing.assert_array_equal(later, images[2:])
-    other, _ = tabletop.render_range(0, 4, image_size=32, mode="mixed", split="val")
-    assert not np.array_equal(other, images)
+    later = tabletop.render_range(2, 4, image_size=32, mode="mixed", split="train")
+    np.testing.assert_array_equal(later.images, images[2:])
+    other = tabletop.render_range(0, 4, image_size=32, mode="mixed", split="val")
+    assert not np.array_equal(other.images, images)
     seeds = {
         tabletop.scene_seed(0, split, index)
         for split in ("train", "val", "test")
