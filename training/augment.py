@@ -1,25 +1,31 @@
-"""Random crops, flips and colour changes, so that one rendered image serves as many."""
+"""What is drawn anew each time an image is used: crops, colours, a camera's faults, lost depth.
+
+Everything runs on whole batches, on the device that trains.
+"""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Any
+import math
+from dataclasses import dataclass, fields
 
-import numpy as np
 import torch
-from numpy.typing import NDArray
+from torch import Tensor
+from torch.nn import functional as F
 
 from genesis_core import ConfigError
-from training.datasets.images import expose, resize_image, resize_labels
-from training.datasets.layout import RGB
-from training.datasets.prepared import Batch, BatchLoader, PreparedDataset
+from genesis_core.models.points import back_project
+from training.counter_random import CounterRandom
 
-UInt8 = NDArray[np.uint8]
+RGB = 3
+_PURPOSE = 1  # of the random numbers, see CounterRandom
+_MOST_LABELS = 32  # instances that are recoloured each in its own way; others share
 
 
 @dataclass(frozen=True)
 class AugmentConfig:
     """What is drawn anew each time an image is used; the defaults change nothing.
+
+    Depth is cropped and mirrored with the image.
 
     Attributes:
         crop_scale: smallest share of the image's height and width that a crop keeps.
@@ -27,11 +33,18 @@ class AugmentConfig:
         flip: whether to mirror half of the images left to right.
         brightness: largest relative change of all colour channels together.
         colour: largest relative change of each colour channel by itself.
+        saturation: largest relative change of the colours' distance from grey.
+        gamma: largest change of the exponent's natural logarithm.
+        recolour: share of the instances that take another's mean colour, or any (needs labels).
+        blur: largest standard deviation of the blur, in pixels; half of the images are blurred.
         noise: largest standard deviation of added pixel noise, in grey values of 255.
+        jpeg: share of the images that are compressed and decompressed, at qualities 20 to 95.
+        cut_out: share of the images in which a rectangle is painted over.
         exposure: mean grey value, 0 to 1, that each image is exposed to in the end; 0 leaves it.
             See the same option of training/datasets/tabletop.py.
-
-    A fourth channel, depth, is cropped and mirrored with the others, and else left as it is.
+        depth_drop: share of the images that lose their depth.
+        depth_noise: largest standard deviation of added depth noise, as a share of the distance.
+        depth_holes: largest share of the depth that is lost in blobs.
     """
 
     crop_scale: float = 1.0
@@ -39,102 +52,319 @@ class AugmentConfig:
     flip: bool = False
     brightness: float = 0.0
     colour: float = 0.0
+    saturation: float = 0.0
+    gamma: float = 0.0
+    recolour: float = 0.0
+    blur: float = 0.0
     noise: float = 0.0
+    jpeg: float = 0.0
+    cut_out: float = 0.0
     exposure: float = 0.0
+    depth_drop: float = 0.0
+    depth_noise: float = 0.0
+    depth_holes: float = 0.0
 
     def __post_init__(self) -> None:
         if not 0.1 <= self.crop_scale <= 1:
             raise ConfigError(f"augment.crop_scale is {self.crop_scale}; expected 0.1 to 1")
         if not 1 <= self.crop_aspect <= 4:
             raise ConfigError(f"augment.crop_aspect is {self.crop_aspect}; expected 1 to 4")
-        for name, high in (
-            ("brightness", 0.9),
-            ("colour", 0.9),
-            ("noise", 100.0),
-            ("exposure", 0.99),
-        ):
-            value = getattr(self, name)
+        highest = {
+            "brightness": 0.9,
+            "colour": 0.9,
+            "saturation": 1.0,
+            "gamma": 2.0,
+            "blur": 10.0,
+            "noise": 100.0,
+            "exposure": 0.99,
+            "depth_noise": 0.5,
+        }
+        for field in fields(self):
+            if field.name in ("crop_scale", "crop_aspect", "flip"):
+                continue
+            value, high = getattr(self, field.name), highest.get(field.name, 1.0)
             if not 0 <= value <= high:
-                raise ConfigError(f"augment.{name} is {value}; expected 0 to {high}")
+                raise ConfigError(f"augment.{field.name} is {value}; expected 0 to {high:g}")
 
 
-class AugmentedLoader(BatchLoader):
-    """Batches of augmented images at the model's size.
+@dataclass
+class RawImages:
+    """Images as a data set holds them, on the device.
 
-    What an image becomes is a pure function of the seed and its position in the global order of
-    images, so that runs can be resumed and spread over processes without changing anything.
+    Attributes:
+        images: (B, N, N, C) uint8, C = 3, or 4 with depth as a channel.
+        labels: (B, N, N) uint8, or None.
+        depth: (B, N, N) int32 in millimetres, 0 where unknown; or None.
+        intrinsics: (B, 4) float32, fx, fy, cx, cy in pixels; or None.
     """
 
-    def __init__(
-        self, dataset: PreparedDataset, augment: AugmentConfig, *, image_size: int, **options: Any
-    ) -> None:
-        super().__init__(dataset, image_size=image_size, **options)
-        self.augment = augment
-
-    def batch(self, step: int) -> Batch:
-        """Images uint8 (B, S, S, C) and masks uint8 (B, S, S), or None, of a step."""
-        if self.augment == AugmentConfig():
-            return super().batch(step)
-        indices = self.indices(step)
-        first = (step * self.world_size + self.rank) * self.batch_size
-        size = self.image_size
-        images = np.empty((self.batch_size, size, size, self.dataset.channels), np.uint8)
-        masks = np.empty((self.batch_size, size, size), np.uint8)
-        source_masks = self.dataset.masks
-        for slot, index in enumerate(indices):
-            random = np.random.default_rng([self.seed, first + slot])
-            mask = None if source_masks is None else source_masks[index]
-            images[slot], changed = augment_image(
-                self.dataset.images[index], mask, self.augment, size, random
-            )
-            if changed is not None:
-                masks[slot] = changed
-        return self._tensor(images), None if source_masks is None else self._tensor(masks)
+    images: Tensor
+    labels: Tensor | None = None
+    depth: Tensor | None = None
+    intrinsics: Tensor | None = None
 
 
-def augment_image(
-    image: UInt8,
-    mask: UInt8 | None,
-    config: AugmentConfig,
-    size: int,
-    random: np.random.Generator,
-) -> tuple[UInt8, UInt8 | None]:
-    """One image (H, W, C) and its labels (H, W), cropped, resized to size x size, recoloured."""
-    rows, columns = _crop(image.shape[0], image.shape[1], config, random)
-    image = resize_image(image[rows, columns], size, size)
-    if mask is not None:
-        mask = resize_labels(mask[rows, columns], size, size)
-    if config.flip and random.random() < 0.5:
-        image = image[:, ::-1]
-        mask = None if mask is None else mask[:, ::-1]
-    gain = 1 + random.uniform(-config.brightness, config.brightness)
-    gains = gain * (1 + random.uniform(-config.colour, config.colour, 3))
-    deviation = random.uniform(0, config.noise)
-    if deviation > 0 or not np.allclose(gains, 1):
-        colours = image[..., :RGB]
-        noise = random.standard_normal(colours.shape, np.float32) * np.float32(deviation)
-        changed = colours * gains.astype(np.float32) + noise
-        recoloured = changed.round().clip(0, 255).astype(np.uint8)
-        image = np.concatenate([recoloured, image[..., RGB:]], axis=2)
-    if config.exposure:
-        exposed = expose(np.ascontiguousarray(image[..., :RGB]), config.exposure)
-        image = np.concatenate([exposed, image[..., RGB:]], axis=2)
-    return image, mask
+@dataclass
+class Batch:
+    """Images as a model wants them.
+
+    Attributes:
+        images: (B, C, S, S) float32 in [0, 1], channels last.
+        labels: (B, S, S) uint8, or None.
+        points: (B, 4, S, S) float32, metres, and 1 where known (``back_project``); or None.
+    """
+
+    images: Tensor
+    labels: Tensor | None = None
+    points: Tensor | None = None
+
+    def __len__(self) -> int:
+        return len(self.images)
 
 
-def _crop(
-    height: int, width: int, config: AugmentConfig, random: np.random.Generator
-) -> tuple[slice, slice]:
-    scale = random.uniform(config.crop_scale, 1)
-    stretch = random.uniform(-1, 1) * np.log(config.crop_aspect)
+def augment(raw: RawImages, config: AugmentConfig, size: int, seed: int, places: Tensor) -> Batch:
+    """Draw a batch.
+
+    Args:
+        raw: B images.
+        size: S, the model's height and width.
+        seed: of the run.
+        places: (B,) int64, place of each image in the run's order: with the seed it decides what
+            is drawn.
+    """
+    random = CounterRandom(seed, places, _PURPOSE)
+    images, labels = raw.images.permute(0, 3, 1, 2).float().div_(255), raw.labels
+    depth = None if raw.depth is None else raw.depth.float() / 1000
+    intrinsics = raw.intrinsics
+    if (config.crop_scale, config.crop_aspect, config.flip) != (1.0, 1.0, False) or (
+        images.shape[-1] != size
+    ):
+        centre, half = _windows(config, random)
+        if intrinsics is not None:
+            intrinsics = _seen_through(intrinsics, centre, half, raw.images.shape[1], size)
+        images = _resample(images, centre, half, size, smooth=True)
+        if labels is not None:
+            labels = _resample(labels[:, None], centre, half, size)[:, 0]
+        if depth is not None:
+            depth = _resample(depth[:, None], centre, half, size)[:, 0]
+    colours = _recoloured(images[:, :RGB], labels, config, random)
+    colours = _camera(colours, config, random)
+    images = colours if images.shape[1] == RGB else torch.cat([colours, images[:, RGB:]], dim=1)
+    points = None
+    if depth is not None and intrinsics is not None:
+        points = back_project(_lose_depth(depth, config, random), intrinsics)
+    return Batch(images.contiguous(memory_format=torch.channels_last), labels, points)
+
+
+# Places
+
+
+def _windows(config: AugmentConfig, random: CounterRandom) -> tuple[Tensor, Tensor]:
+    """Centre and half size (B, 2) of each crop, x and y, where the image reaches from -1 to 1.
+
+    A half width below zero mirrors.
+    """
+    scale = random.uniform(low=config.crop_scale)
+    stretch = random.uniform(low=-1, high=1) * math.log(config.crop_aspect)
     # A wide crop loses height, a tall one width; neither grows beyond the image.
-    crop_height = max(1, round(height * scale * np.exp(min(0.0, -stretch))))
-    crop_width = max(1, round(width * scale * np.exp(min(0.0, stretch))))
-    top = int(random.integers(height - crop_height + 1))
-    left = int(random.integers(width - crop_width + 1))
-    return slice(top, top + crop_height), slice(left, left + crop_width)
+    half = scale[:, None] * torch.stack([stretch.clamp_max(0), (-stretch).clamp_max(0)], 1).exp()
+    centre = random.uniform(2, low=-1, high=1) * (1 - half)
+    if config.flip:
+        mirror = torch.where(random.chance(0.5), -1.0, 1.0)
+        half = half * torch.stack([mirror, torch.ones_like(mirror)], 1)
+    return centre, half
 
 
-def to_model_input(images: torch.Tensor, device: torch.device) -> torch.Tensor:
-    """uint8 (B, H, W, C) as the model wants it: float32 (B, C, H, W) in [0, 1], channels last."""
-    return images.to(device, non_blocking=True).permute(0, 3, 1, 2).float().div_(255)
+def _resample(
+    maps: Tensor, centre: Tensor, half: Tensor, size: int, *, smooth: bool = False
+) -> Tensor:
+    """The crops of maps (B, C, N, N) at size x size, nearest pixels or, smooth, averages."""
+    if smooth:
+        while maps.shape[-1] >= 2 * size and maps.shape[-1] % 2 == 0:
+            maps = F.avg_pool2d(maps, 2)  # else pixels would be left out
+    steps = (torch.arange(size, device=maps.device) * 2 + 1) / size - 1
+    places = centre[:, None] + half[:, None] * steps[:, None]  # (B, S, 2)
+    shape = (len(maps), size, size)
+    if smooth:
+        grid = torch.stack(
+            [places[:, None, :, 0].expand(shape), places[:, :, None, 1].expand(shape)], dim=3
+        )
+        return F.grid_sample(maps, grid, padding_mode="border", align_corners=False)
+    last = maps.shape[-1] - 1
+    index = ((places + 1) / 2 * maps.shape[-1]).floor().long().clamp(0, last)
+    batch = torch.arange(len(maps), device=maps.device)[:, None, None]
+    picked = maps.permute(0, 2, 3, 1)[batch, index[:, :, None, 1], index[:, None, :, 0]]
+    return picked.permute(0, 3, 1, 2)
+
+
+def _seen_through(
+    intrinsics: Tensor, centre: Tensor, half: Tensor, before: int, size: int
+) -> Tensor:
+    """Intrinsics (B, 4) of the crops."""
+    scale = size / (half * before)  # (B, 2), pixels of the crop for one of the image
+    # A pixel's centre is at its whole number: shift by a half to scale, and back.
+    first = (centre - half + 1) / 2 * before
+    focal = intrinsics[:, :2] * scale
+    principal = (intrinsics[:, 2:] + 0.5 - first) * scale - 0.5
+    return torch.cat([focal, principal], dim=1)
+
+
+# Colours
+
+
+def _recoloured(
+    images: Tensor, labels: Tensor | None, config: AugmentConfig, random: CounterRandom
+) -> Tensor:
+    """Some instances in the mean colour of another, or in any: colour tells them apart no more."""
+    if not config.recolour or labels is None:
+        return images
+    flat = labels.flatten(1).long().clamp_max(_MOST_LABELS - 1)  # (B, HW)
+    member = F.one_hot(flat, _MOST_LABELS).float()  # (B, HW, L)
+    area = member.sum(dim=1)  # (B, L)
+    mean = images.flatten(2) @ member / area.clamp_min(1)[:, None]  # (B, 3, L)
+    # Whose colour: among the instances that there are, the larger the likelier.
+    liking = area.clamp_max(0.02 * flat.shape[1]).clamp_min(1e-3).log()
+    gumbel = -(-random.uniform(_MOST_LABELS, _MOST_LABELS).clamp(1e-6, 1 - 1e-6).log()).log()
+    other = (liking[:, None] + gumbel).argmax(dim=2)  # (B, L)
+    target = mean.gather(2, other[:, None].expand_as(mean))
+    any_colour = random.uniform(3, _MOST_LABELS)
+    target = torch.where(random.chance(0.4, 1, _MOST_LABELS), any_colour, target)
+    gain = ((target + 0.02) / (mean + 0.02)).clamp(0.2, 4.0)
+    gain = torch.where(random.chance(config.recolour, 1, _MOST_LABELS), gain, 1.0)
+    gains = gain @ member.transpose(1, 2)  # (B, 3, HW)
+    return (images * gains.view_as(images)).clamp(0, 1)
+
+
+def _camera(images: Tensor, config: AugmentConfig, random: CounterRandom) -> Tensor:
+    """What a camera makes of the colours (B, 3, S, S)."""
+
+    def around_one(range_: float, *shape: int) -> Tensor:
+        return random.uniform(*shape, 1, 1, low=1 - range_, high=1 + range_)
+
+    given = images
+    if config.brightness or config.colour:
+        images = images * around_one(config.brightness, 1) * around_one(config.colour, 3)
+    if config.saturation:
+        grey = images.mean(dim=1, keepdim=True)
+        images = grey + (images - grey) * around_one(config.saturation, 1)
+    if config.gamma:
+        exponent = random.uniform(1, 1, 1, low=-config.gamma, high=config.gamma).exp()
+        images = images.clamp_min(1e-4) ** exponent
+    if config.blur:
+        images = _blur(images, config.blur, random)
+    if config.cut_out:
+        images = _cut_out(images, config.cut_out, random)
+    if config.noise:
+        deviation = random.uniform(1, 1, 1, high=config.noise / 255)
+        images = images + deviation * random.normal(*images.shape[1:])
+    if config.jpeg:
+        images = _jpeg(images.clamp(0, 1), config.jpeg, random)
+    if config.exposure:
+        mean = images.mean(dim=(1, 2, 3), keepdim=True)
+        images = images * (config.exposure / mean.clamp_min(1 / 255))
+    if images is given:
+        return images
+    return (images * 255).round().clamp(0, 255) / 255
+
+
+def _blur(images: Tensor, most: float, random: CounterRandom) -> Tensor:
+    """Half of the images blurred, each by its own Gaussian along rows and columns."""
+    reach = max(1, math.ceil(2 * most))
+    deviation = random.uniform(1, low=0.3, high=max(most, 0.31))
+    steps = torch.arange(-reach, reach + 1, device=images.device)
+    kernel = (-0.5 * (steps / deviation).square()).exp()
+    alone = (steps == 0).float()
+    kernel = torch.where(random.chance(0.5, 1), kernel / kernel.sum(dim=1, keepdim=True), alone)
+    count, channels = images.shape[:2]
+    kernels = kernel.repeat_interleave(channels, dim=0)[:, None, None]
+    stacked = images.flatten(0, 1)[None]
+    stacked = F.pad(stacked, (reach,) * 4, mode="replicate")
+    stacked = F.conv2d(stacked, kernels, groups=count * channels)
+    stacked = F.conv2d(stacked, kernels.transpose(2, 3), groups=count * channels)
+    return stacked[0].unflatten(0, (count, channels))
+
+
+def _cut_out(images: Tensor, share: float, random: CounterRandom) -> Tensor:
+    """A rectangle of one colour over some images, a tenth to a third as wide and high."""
+    half = random.uniform(2, low=0.1, high=0.35)
+    centre = random.uniform(2, low=-1, high=1)
+    size = images.shape[-1]
+    steps = (torch.arange(size, device=images.device) * 2 + 1) / size - 1
+    inside = ((steps - centre[..., None]).abs() < half[..., None]) & random.chance(share, 1, 1)
+    covered = inside[:, 0, None, :] & inside[:, 1, :, None]
+    return torch.where(covered[:, None], random.uniform(RGB, 1, 1), images)
+
+
+_LUMINANCE = (
+    (16, 11, 10, 16, 24, 40, 51, 61),
+    (12, 12, 14, 19, 26, 58, 60, 55),
+    (14, 13, 16, 24, 40, 57, 69, 56),
+    (14, 17, 22, 29, 51, 87, 80, 62),
+    (18, 22, 37, 56, 68, 109, 103, 77),
+    (24, 35, 55, 64, 81, 104, 113, 92),
+    (49, 64, 78, 87, 103, 121, 120, 101),
+    (72, 92, 95, 98, 112, 100, 103, 99),
+)  # Recommendation ITU-T T.81, Table K.1
+_TO_YCC = ((0.299, 0.587, 0.114), (-0.168736, -0.331264, 0.5), (0.5, -0.418688, -0.081312))
+
+
+def _jpeg(images: Tensor, share: float, random: CounterRandom) -> Tensor:
+    """What JPEG leaves of some images (B, 3, S, S): 8x8 cosine transforms, rounded coarsely.
+
+    Colours are halved in resolution and rounded with the luminance's table at twice its steps.
+    """
+    size = images.shape[-1] // 16 * 16
+    device = images.device
+    matrix = torch.tensor(_TO_YCC, device=device)
+    table = torch.tensor(_LUMINANCE, device=device, dtype=torch.float32) / 255
+    frequency = torch.arange(8, device=device)[:, None]
+    cosines = (math.pi / 8 * (torch.arange(8, device=device) + 0.5) * frequency).cos() / 2
+    cosines[0] /= math.sqrt(2)
+    quality = random.uniform(1, low=20, high=95)
+    scale = torch.where(quality < 50, 50 / quality, 2 - quality / 50)[:, None, None, None, None]
+    whole = images[..., :size, :size]
+    ycc = torch.einsum("ij,bjhw->bihw", matrix, whole)
+
+    def rounded(plane: Tensor, steps: Tensor) -> Tensor:
+        side = plane.shape[-1] // 8
+        blocks = plane.unflatten(2, (side, 8)).unflatten(4, (side, 8)).permute(0, 1, 2, 4, 3, 5)
+        blocks = cosines @ blocks @ cosines.T
+        blocks = (blocks / steps).round() * steps
+        blocks = cosines.T @ blocks @ cosines
+        return blocks.permute(0, 1, 2, 4, 3, 5).flatten(4, 5).flatten(2, 3)
+
+    steps = table * scale.clamp_min(0.02)
+    luminance = rounded(ycc[:, :1], steps)
+    colour = rounded(F.avg_pool2d(ycc[:, 1:], 2), 2 * steps)
+    colour = F.interpolate(colour, scale_factor=2, mode="bilinear", align_corners=False)
+    decoded = torch.einsum(
+        "ij,bjhw->bihw", torch.linalg.inv_ex(matrix).inverse, torch.cat([luminance, colour], dim=1)
+    )
+    if size != images.shape[-1]:
+        decoded = F.pad(decoded, (0, images.shape[-1] - size) * 2, mode="replicate")
+    return torch.where(random.chance(share, 1, 1, 1), decoded, images)
+
+
+# Depth
+
+
+def _lose_depth(depth: Tensor, config: AugmentConfig, random: CounterRandom) -> Tensor:
+    """Depth (B, S, S) in metres with noise and holes, or without any: 0 is unknown."""
+    size = depth.shape[-1]
+
+    def smooth_field(cells: int) -> Tensor:
+        coarse = random.normal(1, cells, cells)
+        return F.interpolate(coarse, (size, size), mode="bilinear", align_corners=False)[:, 0]
+
+    if config.depth_noise:
+        strength = config.depth_noise * random.uniform(1, 1).square()
+        change = random.normal(size, size) + 1.5 * smooth_field(8)
+        depth = depth * (1 + strength * change)
+    if config.depth_holes:
+        # The share of a normal distribution above a threshold, near enough.
+        lost = config.depth_holes * random.uniform(1, 1)
+        threshold = -torch.special.ndtri(lost.clamp(1e-4, 1 - 1e-4)) * 0.7
+        depth = torch.where(smooth_field(16) > threshold, 0.0, depth)
+    if config.depth_drop:
+        depth = torch.where(random.chance(config.depth_drop, 1, 1), 0.0, depth)
+    return depth

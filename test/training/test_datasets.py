@@ -10,7 +10,6 @@ import numpy as np
 import pytest
 import torch
 
-from training.augment import AugmentConfig, AugmentedLoader, augment_image
 from training.datasets.layout import DatasetError
 from training.datasets.prepared import BatchLoader, PreparedDataset
 from training.datasets.sprites import Sprites, render_range
@@ -55,68 +54,6 @@ def test_data_without_masks(tmp_path: Path) -> None:
     dataset = PreparedDataset(write_split(tmp_path, masks=False), "train")
     assert dataset.masks is None
     assert BatchLoader(dataset, batch_size=4, seed=0).batch(0)[1] is None
-
-
-def test_depth_is_a_fourth_channel_that_augmentation_only_moves(tmp_path: Path) -> None:
-    """Left half near, right half far; colours change, depth is mirrored with the image."""
-    split = write_split(tmp_path, count=1) / "train"
-    image = np.full((1, SIZE, SIZE, 4), 100, np.uint8)
-    image[0, :, SIZE // 2 :, 3] = 200
-    np.save(split / "images.npy", image)
-    with pytest.raises(DatasetError, match=r"holds uint8 \(1, 8, 8, 4\)"):
-        PreparedDataset(tmp_path, "train")
-    info = json.loads((split / "info.json").read_text())
-    (split / "info.json").write_text(json.dumps({**info, "channels": 4}))
-    dataset = PreparedDataset(tmp_path, "train")
-    assert dataset.channels == 4
-    plain, _ = BatchLoader(dataset, batch_size=1, seed=0).batch(0)
-    assert (plain.numpy() == image).all()
-    config = AugmentConfig(flip=True, brightness=0.5, colour=0.2, noise=20)
-    loader = AugmentedLoader(dataset, config, image_size=SIZE, batch_size=1, seed=0)
-    mirrored = set()
-    for step in range(8):
-        changed = loader.batch(step)[0].numpy()
-        assert changed.shape == image.shape
-        assert (changed[..., :3] != 100).mean() > 0.5
-        flipped = bool(changed[0, 0, 0, 3] == 200)
-        assert (changed[..., 3] == (image[:, :, ::-1, 3] if flipped else image[..., 3])).all()
-        mirrored.add(flipped)
-    assert mirrored == {False, True}
-
-
-def test_labels_stay_on_what_they_label() -> None:
-    """However an image is cropped and resized, its labels have their edges where it has its own."""
-    shape = np.zeros((64, 64), np.uint8)
-    shape[20:44, 18:40] = 1
-    image = np.repeat(shape[..., None] * 200, 3, axis=2)
-    config = AugmentConfig(crop_scale=0.5, crop_aspect=1.5)
-    for size in (32, 64, 128):
-        shifts = []
-        for seed in range(50):
-            random = np.random.default_rng(seed)
-            changed, labels = augment_image(image, shape, config, size, random)
-            assert labels is not None and labels.any()
-            weights = changed[..., 0].astype(float)
-            for axis in (0, 1):
-                place = np.indices(labels.shape)[axis]
-                centre = (place * weights).sum() / weights.sum()
-                shifts.append((place * labels).sum() / labels.sum() - centre)
-        assert abs(np.mean(shifts)) < 0.05, f"{np.mean(shifts):.2f} pixels aside at {size}"
-
-
-def test_images_are_exposed_alike_after_all_other_changes(tmp_path: Path) -> None:
-    split = write_split(tmp_path, count=1) / "train"
-    half = np.full((1, SIZE, SIZE, 3), 20, np.uint8)
-    half[0, : SIZE // 2] = 60
-    np.save(split / "images.npy", half)
-    config = AugmentConfig(brightness=0.5, exposure=0.5)
-    loader = AugmentedLoader(
-        PreparedDataset(tmp_path, "train"), config, image_size=SIZE, batch_size=1, seed=0
-    )
-    for step in range(4):
-        image = loader.batch(step)[0].numpy()[0]
-        assert image.mean() == pytest.approx(127.5, abs=1)
-        assert image[0, 0, 0] / image[-1, 0, 0] == pytest.approx(3, rel=0.1)
 
 
 def test_every_epoch_is_a_shuffle_of_its_own_without_replacement(dataset: PreparedDataset) -> None:

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import os
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from functools import lru_cache
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
@@ -37,6 +37,7 @@ from training.datasets.layout import (
 __all__ = ["Batch", "BatchLoader", "DatasetError", "PreparedDataset"]
 
 Batch = tuple[torch.Tensor, torch.Tensor | None]
+T = TypeVar("T")
 
 
 class PreparedDataset:
@@ -160,23 +161,28 @@ class BatchLoader:
 
         An exception while reading (a disk error, say) surfaces at the step that it belongs to.
         """
-        with ThreadPoolExecutor(threads, thread_name_prefix="batch-loader") as pool:
-            pending = deque(
-                pool.submit(self.batch, start_step + ahead) for ahead in range(prefetch)
-            )
-            step = start_step + prefetch
-            try:
-                while True:
-                    batch = pending.popleft().result()
-                    pending.append(pool.submit(self.batch, step))
-                    step += 1
-                    yield batch
-            finally:
-                pool.shutdown(wait=False, cancel_futures=True)
+        yield from read_ahead(self.batch, start_step, prefetch=prefetch, threads=threads)
 
     def _tensor(self, array: UInt8) -> torch.Tensor:
         tensor = torch.from_numpy(np.ascontiguousarray(array))
         return tensor.pin_memory() if self.pin_memory else tensor
+
+
+def read_ahead(
+    make: Callable[[int], T], start_step: int, *, prefetch: int, threads: int
+) -> Iterator[T]:
+    """What ``make`` gives for start_step, start_step + 1, ... without end, made by threads."""
+    with ThreadPoolExecutor(threads, thread_name_prefix="batch-loader") as pool:
+        pending = deque(pool.submit(make, start_step + ahead) for ahead in range(prefetch))
+        step = start_step + prefetch
+        try:
+            while True:
+                batch = pending.popleft().result()
+                pending.append(pool.submit(make, step))
+                step += 1
+                yield batch
+        finally:
+            pool.shutdown(wait=False, cancel_futures=True)
 
 
 @lru_cache(maxsize=4)

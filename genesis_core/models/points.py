@@ -1,0 +1,70 @@
+"""What a depth image says, as channels for an encoder."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+POINT_CHANNELS = 8
+REACH_METRES = 0.5
+"""Distance from the points' mean that becomes one; further than twice that is cut off."""
+
+
+def back_project(depth: Tensor, intrinsics: Tensor) -> Tensor:
+    """Points in the camera's optical frame, and which of them are known: (B, 4, H, W) float32.
+
+    Args:
+        depth: (B, H, W) metres; 0, NaN and infinity are unknown.
+        intrinsics: (B, 4), fx, fy, cx, cy in pixels of the depth image.
+    """
+    depth = depth.float()
+    valid = depth.isfinite() & (depth > 0)
+    depth = torch.where(valid, depth, 0.0)
+    height, width = depth.shape[1:]
+    fx, fy, cx, cy = (each[:, None, None] for each in intrinsics.float().unbind(1))
+    columns = torch.arange(width, device=depth.device, dtype=torch.float32)
+    rows = torch.arange(height, device=depth.device, dtype=torch.float32)[:, None]
+    x, y = (columns - cx) / fx * depth, (rows - cy) / fy * depth
+    return torch.stack([x, y, depth, valid.float()], dim=1)
+
+
+def point_features(points: Tensor, size: int) -> tuple[Tensor, Tensor]:
+    """Channels that describe the surface at each pixel, whatever the distance of the whole scene.
+
+    Points, centred on their mean and divided by ``REACH_METRES``; surface normals, from
+    differences of smoothed points; the share of known points around, and whether there are any at
+    the pixel. Unknown is zero everywhere.
+
+    Args:
+        points: (B, 4, S, S) from ``back_project``: metres, and 1 where known.
+        size: height and width of the result; S is a multiple of it.
+
+    Returns: (B, ``POINT_CHANNELS``, size, size), and (B,) whether an image has any known point: 1
+    or 0.
+    """
+    with torch.autocast(points.device.type, enabled=False):
+        points = points.float()
+        known = points[:, 3:]
+        places = torch.where(known > 0, points[:, :3], 0.0)
+        stride = points.shape[-1] // size
+        if stride > 1:
+            share = F.avg_pool2d(known, stride)
+            places = F.avg_pool2d(places, stride) / share.clamp_min(1e-6)
+            known = (share > 0).float()
+        count = known.sum((2, 3), keepdim=True)
+        centre = (places * known).sum((2, 3), keepdim=True) / count.clamp_min(1)
+        centred = (places - centre) * known
+        # At a finer scale neighbours are nearer, and noise would drown their difference.
+        reach = max(1, size // 64)
+        window = 2 * reach + 1
+        share = F.avg_pool2d(known, window, 1, reach)
+        smooth = F.avg_pool2d(centred, window, 1, reach) / share.clamp_min(1e-3)
+        wide = F.pad(smooth, (reach,) * 4, mode="replicate")
+        across = wide[..., reach:-reach, 2 * reach :] - wide[..., reach:-reach, : -2 * reach]
+        down = wide[..., 2 * reach :, reach:-reach] - wide[..., : -2 * reach, reach:-reach]
+        normals = torch.linalg.cross(across, down, dim=1)
+        normals = normals / normals.norm(dim=1, keepdim=True).clamp_min(1e-9) * known
+        scaled = (centred / REACH_METRES).clamp(-2, 2)
+        features = torch.cat([scaled, normals, known * share, known], dim=1)
+    return features, (count[:, 0, 0, 0] > 0).float()

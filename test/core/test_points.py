@@ -1,0 +1,70 @@
+"""Points and surface normals from depth, against scenes whose geometry is known."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+
+from genesis_core.models.points import POINT_CHANNELS, back_project, point_features
+
+INTRINSICS = torch.tensor([[100.0, 80.0, 15.5, 15.5]])
+
+
+def _plane(normal: tuple[float, float, float], distance: float, size: int = 32) -> torch.Tensor:
+    """Depth (1, size, size) of the plane normal . p = distance, seen by a camera of INTRINSICS."""
+    rows, columns = torch.meshgrid(torch.arange(size), torch.arange(size), indexing="ij")
+    fx, fy, cx, cy = INTRINSICS[0]
+    ray = torch.stack([(columns - cx) / fx, (rows - cy) / fy, torch.ones(size, size)])
+    return distance / torch.einsum("c,chw->hw", torch.tensor(normal), ray)[None]
+
+
+def test_pixels_become_metres() -> None:
+    depth = torch.full((1, 32, 32), 2.0)
+    points = back_project(depth, INTRINSICS)
+    assert points.shape == (1, 4, 32, 32)
+    # 4.5 pixels right of the centre at a focal length of 100, 2 m away; 3.5 above it, of 80.
+    torch.testing.assert_close(points[0, :, 12, 20], torch.tensor([0.09, -0.0875, 2.0, 1.0]))
+
+
+@pytest.mark.parametrize("unknown", [0.0, math.nan, math.inf, -math.inf, -1.0])
+def test_unknown_depth_is_zero_everywhere(unknown: float) -> None:
+    depth = torch.full((1, 32, 32), 1.0)
+    depth[0, 5, 6] = unknown
+    points = back_project(depth, INTRINSICS)
+    assert points[0, :, 5, 6].tolist() == [0, 0, 0, 0]
+    assert points[0, 3].sum() == 32 * 32 - 1
+    features, present = point_features(points, 32)
+    assert features[0, :3, 5, 6].tolist() == [0, 0, 0] and features[0, 7, 5, 6] == 0
+    assert features.isfinite().all() and present.tolist() == [1.0]
+
+
+def test_no_depth_at_all_is_zero_and_absent() -> None:
+    features, present = point_features(torch.zeros(2, 4, 32, 32), 16)
+    assert features.shape == (2, POINT_CHANNELS, 16, 16)
+    assert not features.any() and present.tolist() == [0.0, 0.0]
+
+
+@pytest.mark.parametrize("size", [32, 16])
+@pytest.mark.parametrize("normal", [(0.0, 0.0, 1.0), (0.0, 0.6, 0.8), (-0.48, 0.36, 0.8)])
+def test_normals_of_a_plane(normal: tuple[float, float, float], size: int) -> None:
+    points = back_project(_plane(normal, 1.5), INTRINSICS)
+    features, _ = point_features(points, size)
+    inside = features[0, 3:6, 3:-3, 3:-3]
+    expected = torch.tensor(normal)[:, None, None].expand_as(inside)
+    torch.testing.assert_close(inside, expected, atol=0.02, rtol=0)
+
+
+def test_points_are_centred_and_the_distance_does_not_count() -> None:
+    torch.manual_seed(0)
+    depth = 1 + 0.1 * torch.rand(1, 32, 32)
+    points = back_project(depth, INTRINSICS)
+    further = points.clone()
+    further[:, 2] += 3.0
+    first, second = point_features(points, 32)[0], point_features(further, 32)[0]
+    torch.testing.assert_close(first, second, atol=1e-4, rtol=0)
+    assert first[:, :3].mean((2, 3)).abs().max() < 1e-5
+    # Half a metre from the mean is one.
+    shift = first[0, 2, 3, 4] - first[0, 2, 8, 9]
+    assert float(shift) == pytest.approx(float((depth[0, 3, 4] - depth[0, 8, 9]) / 0.5), abs=1e-5)

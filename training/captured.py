@@ -1,0 +1,54 @@
+"""A training step recorded once as a CUDA graph, and replayed.
+
+A step is a thousand small operations, which Python starts more slowly than a GPU does them. The
+graph starts them all at once: forward pass, backward pass, clipping, Adam, GECO, moving average.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+
+WARM_UP_STEPS = 3
+"""Real steps before the recording: libraries choose their algorithms, Adam makes its state."""
+
+
+class CapturedStep:
+    """Calls a step as it is at first, and as a CUDA graph from then on.
+
+    Args:
+        step: one training step. It reads its inputs from tensors that stay where they are and
+            returns its results; it must neither wait for the device nor leave gradients behind
+            that it would add to.
+        device: the GPU.
+    """
+
+    def __init__(self, step: Callable[[], dict[str, Tensor]], device: torch.device) -> None:
+        self._step = step
+        self._device = device
+        self._side = torch.cuda.Stream(device)
+        self._graph: torch.cuda.CUDAGraph | None = None
+        self._terms: dict[str, Tensor] = {}
+        self._calls = 0
+
+    def __call__(self) -> dict[str, Tensor]:
+        """Take a step. The tensors returned are overwritten by the next one."""
+        with torch.cuda.device(self._device):
+            if self._calls < WARM_UP_STEPS:
+                self._calls += 1
+                # What is recorded runs on a stream of its own, and so must what prepares it.
+                self._side.wait_stream(torch.cuda.current_stream())
+                with torch.cuda.stream(self._side):
+                    self._terms = self._step()
+                torch.cuda.current_stream().wait_stream(self._side)
+                return self._terms
+            if self._graph is None:
+                torch.cuda.synchronize()
+                graph = torch.cuda.CUDAGraph()
+                with torch.cuda.graph(graph):
+                    self._terms = self._step()
+                self._graph = graph
+            self._graph.replay()
+            return self._terms
