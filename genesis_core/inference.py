@@ -14,7 +14,7 @@ from torch import Tensor
 from genesis_core.compiled import compiled
 from genesis_core.device import PRECISIONS
 from genesis_core.models.base import SlotModel
-from genesis_core.models.layers import freeze
+from genesis_core.ops.convolution import freeze
 
 logger = logging.getLogger(__name__)
 
