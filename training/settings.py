@@ -106,7 +106,7 @@ class TrainConfig:
         seed: decides initial weights, data order, augmentation, seed scores and noise.
         device: auto, cpu, cuda or cuda:n.
         precision: of the network's layers; clustering, likelihood and GECO are always float32.
-        compile: whether to use torch.compile.
+        compile: whether to use torch.compile; CUDA only, as it does not know our C++.
         checkpoint_minutes: minutes between checkpoints.
         log_every, eval_every, picture_every: steps between scalars, validations, pictures; 0 for
             no validation or pictures.

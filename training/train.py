@@ -88,6 +88,11 @@ class Trainer:
         self.config = config
         self.processes = Processes(config.device) if processes is None else processes
         self.device = self.processes.device
+        if config.compile and self.device.type != "cuda":
+            raise ConfigError(
+                f"compile is true, but the run is on {self.device}, which runs C++ operations "
+                "that torch.compile does not know: set it to false"
+            )
         self.precision = resolve_precision(config.precision, self.device)
         self.folder = RunFolder(config.run)
         self.stop_requested = False

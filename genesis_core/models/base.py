@@ -72,7 +72,6 @@ class SlotModel(nn.Module):
         generative: whether it can ``sample``.
         default_mask_source: which masks to segment with, "decoder" (``log_masks``) or "attention"
             (``log_attention``), where a checkpoint does not say which are better.
-        gains_by_compiling: whether torch.compile makes it faster on a CPU.
         latent_dim: D, the length of a slot's latent and of its noise.
     """
 
@@ -80,7 +79,6 @@ class SlotModel(nn.Module):
     flexible_slots: ClassVar[bool] = False
     generative: ClassVar[bool] = True
     default_mask_source: ClassVar[str] = "decoder"
-    gains_by_compiling: ClassVar[bool] = True
 
     config: ModelConfig
     latent_dim: int

@@ -72,7 +72,6 @@ class GenesisV2(SlotModel):
 
     config_class = GenesisV2Config
     flexible_slots = True
-    gains_by_compiling = False
     config: GenesisV2Config
 
     def __init__(self, config: GenesisV2Config) -> None:

@@ -980,6 +980,10 @@ def test_device_that_is_not_there_is_refused(data: Path, tmp_path: Path) -> None
     assert "cuda:99" in error_of(tmp_path, data, {"device": "cuda:99"})
 
 
+def test_compiling_on_a_cpu_is_refused(data: Path, tmp_path: Path) -> None:
+    assert "compile is true" in error_of(tmp_path, data, {"device": "cpu", "compile": True})
+
+
 def test_depth_is_trained_on_and_reconstructed(tmp_path: Path) -> None:
     data = write_data(tmp_path / "data", depth=True)
     message = error_of(tmp_path / "run", data, {})
