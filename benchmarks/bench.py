@@ -66,7 +66,9 @@ def main(arguments: Sequence[str] | None = None) -> dict[str, Any]:
         device = resolve_device(given.device)
         precision = resolve_precision(given.precision, device)
         if given.compile and device.type != "cuda":
-            sys.exit("bench.py: --compile is for CUDA: torch.compile does not know our C++ operations")
+            sys.exit(
+                "bench.py: --compile is for CUDA: torch.compile does not know our C++ operations"
+            )
         reference = None if given.reference is None else Reference(given.reference)
     except (CheckoutError, DeviceError) as error:
         sys.exit(f"bench.py: {error}")

@@ -38,7 +38,7 @@ def expected(
         with torch.no_grad():
             out = model(
                 image,
-                noise=model.inference_noise(1, options.num_slots),
+                **model.inference_randomness(1, options.num_slots),
                 num_slots=options.num_slots,
                 stop_threshold=options.stop_threshold,
             )

@@ -702,7 +702,7 @@ def test_a_frozen_parts_batch_normalisation_is_frozen(data: Path, tmp_path: Path
         ("genesis_v1", {"objective.initial_std": 0.1}, "can be set: leave it out, or train"),
         ("monet", {"objective.goal": 0.5}, "Raise the goal"),
         ("monet", {"model.image_size": 48}, "image_size is 48"),
-        ("monet", {"model.model": "vae"}, "unknown model 'vae'; expected one of genesis_v2"),
+        ("monet", {"model.model": "vae"}, "unknown model 'vae'; expected one of genesis_v1"),
     ],
 )
 def test_what_a_model_does_not_have_is_refused(
