@@ -1,7 +1,7 @@
 """Speed of the model, of training and of the node, beside plain code and what the machine can do.
 
     python benchmarks/bench.py [--parts model training data node] [--precision bf16]
-        [--compile never] [--reference path/to/genesis] [--output bench.json]
+        [--compile] [--reference path/to/genesis] [--output bench.json]
 
 Every number stands beside that of a plain model of our own (float32, eager, NCHW; plain.py), run in
 turn with it, and beside a floor: its arithmetic at the speed of a matrix product, as measured in
@@ -33,12 +33,9 @@ from benchmarks.floor import matrix_throughput
 from benchmarks.measure import Row, progress, table
 from benchmarks.reference import CheckoutError, Reference
 from benchmarks.settings import Settings
-from genesis_core import GenesisV2
 from genesis_core.device import (
-    COMPILE_CHOICES,
     PRECISIONS,
     DeviceError,
-    resolve_compile,
     resolve_device,
     resolve_precision,
 )
@@ -68,8 +65,10 @@ def main(arguments: Sequence[str] | None = None) -> dict[str, Any]:
     try:
         device = resolve_device(given.device)
         precision = resolve_precision(given.precision, device)
-        gains = GenesisV2.gains_by_compiling
-        compile = resolve_compile(given.compile, device, precision, gains)
+        if given.compile and device.type != "cuda":
+            sys.exit(
+                "bench.py: --compile is for CUDA: torch.compile does not know our C++ operations"
+            )
         reference = None if given.reference is None else Reference(given.reference)
     except (CheckoutError, DeviceError) as error:
         sys.exit(f"bench.py: {error}")
@@ -78,8 +77,7 @@ def main(arguments: Sequence[str] | None = None) -> dict[str, Any]:
     settings = Settings(
         device=device,
         precision=precision,
-        compile=compile,
-        compile_training=given.compile == "always",
+        compile=given.compile,
         repeats=given.repeats,
         throughput=throughput,
         frames=given.frames,
@@ -88,7 +86,7 @@ def main(arguments: Sequence[str] | None = None) -> dict[str, Any]:
     result: dict[str, Any] = {"machine": _machine(device), "settings": _plain(settings)}
     print(
         f"{result['machine']['processor']}, {device}, {precision}"
-        f"{', inference compiled' if compile else ''}, {torch.get_num_threads()} threads: "
+        f"{', training compiled' if given.compile else ''}, {torch.get_num_threads()} threads: "
         f"{throughput / 1e9:.0f} GFLOP/s in a matrix product"
     )
     for part in given.parts:
@@ -167,12 +165,7 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     add("--frames", type=_positive, default=100, help="images that the node is sent")
     add("--device", default="auto", help="auto, cpu, cuda or cuda:n")
     add("--precision", default="auto", choices=("auto", *PRECISIONS))
-    add(
-        "--compile",
-        default="auto",
-        choices=COMPILE_CHOICES,
-        help="auto: inference, where the node does so, too; always: inference and training",
-    )
+    add("--compile", action="store_true", help="training with torch.compile (CUDA only)")
     add("--reference", type=Path, help="a checkout of the authors' code, to be timed, too")
     add("--small", action="store_true", help="a tiny model and tiny images")
     add("--output", type=Path, default=Path("bench.json"))

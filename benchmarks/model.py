@@ -58,9 +58,7 @@ def _row(
     plain = PlainGenesisV2.like(model)
     images = torch.rand(batch, 3, size, size, device=device)
     pixels = (images.permute(0, 2, 3, 1).cpu() * 255).byte().contiguous()
-    inference = Inference(
-        model, precision=settings.precision, decode=decode, compile=settings.compile
-    )
+    inference = Inference(model, precision=settings.precision, decode=decode)
     options = Options(slots)
     inference.prepare(batch, options)
 
@@ -78,7 +76,7 @@ def _row(
 
         works["reference"] = run_reference
     times = interleaved(works, settings.repeats, device)
-    eager = Inference(model, precision=settings.precision, decode=decode)
+    eager = Inference(model, precision=settings.precision, decode=decode)  # no CUDA graph
     flops = count_flops(lambda: eager(pixels, options)) / batch
     ours, floor = times["ours"].median / batch, flops / settings.throughput
     row: Row = {

@@ -66,7 +66,7 @@ COLUMNS = {
 _TOPIC = "/bench/image"
 _WARM_UP = 10  # images before the measurement
 _DIFFERENT = 16  # images
-_TIMEOUT = 300.0  # s; the node may have to compile
+_TIMEOUT = 300.0  # s
 
 
 class NodeError(RuntimeError):
@@ -135,7 +135,6 @@ def _node(settings: Settings) -> Iterator[tuple[subprocess.Popen[str], Path]]:
         "image_topics": f"[{_TOPIC}]",
         "device": settings.device,
         "precision": settings.precision,
-        "compile": "always" if settings.compile else "never",
     }
     command = [sys.executable, "-m", "genesis_ros.perception_node", "--ros-args"]
     for name, value in parameters.items():
@@ -225,16 +224,13 @@ def _stages(settings: Settings, messages: list[Image]) -> dict[str, float]:
         default_checkpoint(),
         device=str(settings.device),
         precision=settings.precision,
-        compile="always" if settings.compile else "never",
     )
     segmenter.warm_up()
     model, decode = segmenter.model, segmenter.mask_source == "decoder"
     options = Options(model.config.num_slots)
     size = model.config.image_size
     pixels = torch.randint(0, 256, (1, size, size, 3), dtype=torch.uint8)
-    inference = Inference(
-        model, precision=segmenter.precision, decode=decode, compile=settings.compile
-    )
+    inference = Inference(model, precision=segmenter.precision, decode=decode)
     inference.prepare(1, options)
     plain = PlainGenesisV2.like(model)  # type: ignore[arg-type]
     images = pixels.permute(0, 3, 1, 2).to(settings.device) / 255
@@ -267,6 +263,6 @@ def _stages(settings: Settings, messages: list[Image]) -> dict[str, float]:
         del masks
     stages = {name: statistics.median(values) for name, values in times.items()}
     stages["conversion"] = stages.pop("all") - stages["inference"]
-    eager = Inference(model, precision=segmenter.precision, decode=decode)
+    eager = Inference(model, precision=segmenter.precision, decode=decode)  # no CUDA graph
     stages["floor"] = count_flops(lambda: eager(pixels, options)) / settings.throughput
     return stages

@@ -11,8 +11,7 @@ import torch
 class Settings:
     """Attributes:
     device, precision: of our side; the plain model is float32 and eager on the device.
-    compile: whether our inference is compiled.
-    compile_training: whether our training is.
+    compile: whether our training is compiled by torch.compile (on CUDA).
     repeats: timed runs of a pass of the model; training steps take a third as many.
     sizes: pixels and slots of the models.
     batches: batch sizes of inference.
@@ -26,7 +25,6 @@ class Settings:
     device: torch.device
     precision: str
     compile: bool
-    compile_training: bool
     repeats: int
     sizes: tuple[tuple[int, int], ...]
     batches: tuple[int, ...]

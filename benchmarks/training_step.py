@@ -54,7 +54,7 @@ def _row(
     images = torch.rand(batch, 3, size, size, device=device)
     steps: dict[str, Step] = {
         "plain": _step(plain, images, "fp32", compile=False),
-        "ours": _step(model, images, settings.precision, compile=settings.compile_training),
+        "ours": _step(model, images, settings.precision, compile=settings.compile),
     }
     if reference is not None:
         steps["reference"] = _reference_step(reference.model(size, slots).to(device), images)

@@ -11,46 +11,16 @@ from genesis_core.checkpoint import (
     load_model,
     save_model,
 )
-from genesis_core.device import (
-    DeviceError,
-)
-from genesis_core.models import (
-    MODELS,
-    build_model,
-    config_from_dict,
-)
-from genesis_core.models.base import (
-    GenesisOutput,
-    SlotModel,
-)
-from genesis_core.models.config import (
-    ConfigError,
-    GenesisV1Config,
-    GenesisV2Config,
-    ModelConfig,
-    MonetConfig,
-    SlotAttentionConfig,
-)
-from genesis_core.models.genesis_v1 import (
-    GenesisV1,
-)
-from genesis_core.models.genesis_v2 import (
-    GenesisV2,
-)
-from genesis_core.models.losses import (
-    Geco,
-    Losses,
-)
-from genesis_core.models.monet import (
-    Monet,
-)
-from genesis_core.models.slot_attention import (
-    SlotAttention,
-)
-from genesis_core.segmenter import (
-    Scene,
-    Segmenter,
-)
+from genesis_core.device import DeviceError
+from genesis_core.models import build_model, config_from_dict
+from genesis_core.models.base import MODELS, SlotModel, SlotOutput
+from genesis_core.models.config import ConfigError, GenerativeConfig, ModelConfig
+from genesis_core.models.genesis_v1 import GenesisV1, GenesisV1Config
+from genesis_core.models.genesis_v2 import GenesisV2, GenesisV2Config
+from genesis_core.models.losses import Geco, Losses
+from genesis_core.models.monet import Monet, MonetConfig
+from genesis_core.models.slot_attention import SlotAttention, SlotAttentionConfig
+from genesis_core.segmenter import Scene, Segmenter
 
 __version__ = "0.1.0"
 
@@ -60,7 +30,7 @@ __all__ = [
     "ConfigError",
     "DeviceError",
     "Geco",
-    "GenesisOutput",
+    "GenerativeConfig",
     "GenesisV1",
     "GenesisV1Config",
     "GenesisV2",
@@ -74,6 +44,7 @@ __all__ = [
     "SlotAttention",
     "SlotAttentionConfig",
     "SlotModel",
+    "SlotOutput",
     "build_model",
     "config_from_dict",
     "decoder_is_trained",

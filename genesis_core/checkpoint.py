@@ -15,9 +15,11 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from genesis_core.device import resolve_device
+from genesis_core.files import atomic_path
 from genesis_core.models import build_model, config_from_dict
 from genesis_core.models.base import SlotModel
-from genesis_core.models.config import ConfigError, GenesisV2Config, ModelConfig
+from genesis_core.models.config import ConfigError, ModelConfig
+from genesis_core.models.genesis_v2 import GenesisV2Config
 from genesis_core.reference import read_reference
 
 FORMAT = "genesis_core/1"
@@ -78,13 +80,9 @@ def save_model(
     path = Path(path)
     if not path.parent.is_dir():
         raise FileNotFoundError(f"cannot write {path}: the folder {path.parent} does not exist")
-    partial = path.with_name(path.name + ".partial")
-    try:
+    with atomic_path(path) as partial:
         save_file(weights, partial, metadata=header)
         partial.chmod(0o644)  # safetensors makes it readable for its owner only
-        os.replace(partial, path)
-    finally:
-        partial.unlink(missing_ok=True)
 
 
 def load_model(
@@ -93,8 +91,8 @@ def load_model(
     num_slots: int | None = None,
     kernel: str | None = None,
     device: str | torch.device = "cpu",
-) -> Any:
-    """A ``SlotModel`` in evaluation mode, from our checkpoint or a reference ``.ckpt``.
+) -> SlotModel:
+    """A model in evaluation mode, from our checkpoint or a reference ``.ckpt``.
 
     The checkpoint decides which model: one of ``models.MODELS``, or, of the reference, GENESIS-V2,
     GENESIS or MONet-G, known by the names of their weights. Sizes and variants that the weights
@@ -124,7 +122,7 @@ def load_model(
         config, weights, info = _read_reference(path, given)
     else:
         config, weights, info = _read_own(path)
-    if kernel is not None and not isinstance(config, GenesisV2Config):
+    if kernel is not None and not hasattr(config, "kernel"):
         raise ConfigError(
             f"kernel is {kernel!r}, but {path} holds a {config.model} model, which has no kernel; "
             "leave it out"

@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-import os
-import shutil
 from collections.abc import Sequence
 
 import torch
 
-COMPILE_CHOICES = ("auto", "always", "never")
 PRECISIONS = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 
@@ -46,24 +43,6 @@ def resolve_precision(precision: str, device: torch.device) -> str:
         return "bf16" if torch.cuda.is_bf16_supported(including_emulation=False) else "fp16"
     # Without AMX or AVX-512 BF16, bfloat16 on a CPU is emulated and slower than float32.
     return "bf16" if _cpu_has_bf16() else "fp32"
-
-
-def resolve_compile(compile: str, device: torch.device, precision: str, gains: bool) -> bool:
-    """Whether "auto" means to use torch.compile: where it makes a model faster, and can.
-
-    gains: whether it does on a CPU (``SlotModel.gains_by_compiling``).
-
-    That is in bfloat16 on a CPU that has it, and not for models with operations of their own. In
-    float32 the convolutions alone take nearly all of the time, which it cannot change, and on CUDA
-    graphs already spare what it would.
-    """
-    check_choice("compile", compile, COMPILE_CHOICES)
-    if compile != "auto":
-        return compile == "always"
-    if os.environ.get("TORCH_COMPILE_DISABLE") == "1":  # torch's own switch
-        return False
-    worthwhile = gains and device.type == "cpu" and precision == "bf16" and _cpu_has_bf16()
-    return worthwhile and shutil.which(os.environ.get("CXX", "g++")) is not None
 
 
 def _cpu_has_bf16() -> bool:

@@ -1,9 +1,8 @@
-"""A model's forward pass made ready to run again and again: compiled, or as a CUDA graph."""
+"""A model's forward pass made ready to run again and again: weights prepared, or a CUDA graph."""
 
 from __future__ import annotations
 
 import copy
-import logging
 import threading
 from collections.abc import Callable
 from typing import Any, NamedTuple
@@ -11,12 +10,9 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from genesis_core.compiled import compiled
 from genesis_core.device import PRECISIONS
 from genesis_core.models.base import SlotModel
-from genesis_core.models.layers import freeze
-
-logger = logging.getLogger(__name__)
+from genesis_core.ops.convolution import freeze
 
 _WARM_UP_RUNS = 3  # before a capture: libraries choose their algorithms in the first runs
 
@@ -48,8 +44,9 @@ _Pass = Callable[[Tensor], Found]
 class Inference:
     """Runs a model on batches of pixels, with the posterior's mean as latents: repeatable.
 
-    Batches of a size that was prepared run compiled, and on CUDA as a graph, which costs the CPU
-    nothing and never waits for the device but once, at the end. Others run as they are.
+    On a CPU the weights are made ready once. On CUDA batches of a size that was prepared run as a
+    graph, which costs the CPU nothing and waits for the device only once, at the end; others run as
+    they are.
 
     May be called from several threads. The model's memory layout is changed to channels last, and
     its weights stop asking for gradients.
@@ -60,83 +57,68 @@ class Inference:
         precision: fp32, bf16 or fp16.
         decode: whether the masks are the decoder's, else the attention's; the decoder is then not
             run at all.
-        compile: whether to compile for the batch sizes that are prepared. What is compiled for a
-            CPU is kept for later processes.
     """
 
-    def __init__(
-        self, model: SlotModel, *, precision: str, decode: bool, compile: bool = False
-    ) -> None:
+    def __init__(self, model: SlotModel, *, precision: str, decode: bool) -> None:
         self.model = model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         self.model.requires_grad_(False)
         self.device = next(model.parameters()).device
         self._dtype = PRECISIONS[precision]
         self._decode = decode
-        self._compile = compile
         self._ready = self.model  # what is run as it is
         if self.device.type == "cpu":
             self._ready = copy.deepcopy(self.model)
             freeze(self._ready, self._dtype)
-        self._prepared: dict[tuple[int, Options], _Pass | _Graph] = {}
+        self._graphs: dict[tuple[int, Options], _Graph] = {}
         self._preparing = threading.Lock()
         self._randomness: dict[tuple[int, int], dict[str, Tensor]] = {}
 
     def prepare(self, batch_size: int, options: Options) -> None:
-        """Make batches of this size fast, and run one.
-
-        Compiling takes a minute or two where nothing is in the cache yet. If it fails, that is
-        logged, and such batches run as they are.
-        """
+        """Make batches of this size fast, and run one."""
         size = self.model.config.image_size
         pixels = torch.zeros(batch_size, size, size, 3, dtype=torch.uint8)
-        work = self._pass(batch_size, options, self._ready)
-        if self._compile:
-            work = self._compiled(pixels, options) or work
-        key = (batch_size, options)
         if self.device.type == "cuda":
+            work = self._pass(batch_size, options)
             with self._preparing:
-                for other in [k for k in self._prepared if k[0] == batch_size]:
-                    del self._prepared[other]  # graphs of former options: each keeps its memory
+                for other in [k for k in self._graphs if k[0] == batch_size]:
+                    del self._graphs[other]  # of former options: each keeps its memory
                 with torch.inference_mode():
-                    self._prepared[key] = _Graph(work, pixels, self.device)
-        elif self._compile:
-            self._prepared[key] = work
+                    self._graphs[batch_size, options] = _Graph(work, pixels, self.device)
         self(pixels, options)
 
     @torch.inference_mode()
     def __call__(self, pixels: Tensor, options: Options) -> Found:
         """The slots of images given as uint8 (B, S, S, 3) on the CPU."""
         key = (len(pixels), options)
-        prepared = self._prepared.get(key)
-        if prepared is None and not self._compile and self.device.type == "cuda":
+        if self.device.type == "cpu":
+            return self._pass(*key)(pixels)
+        graph = self._graphs.get(key)
+        if graph is None:
             with self._preparing:
-                known = any(size == len(pixels) for size, _ in self._prepared)
+                known = any(size == len(pixels) for size, _ in self._graphs)
             if known:  # with other options: recording again takes a fraction of a second
                 self.prepare(*key)
-                prepared = self._prepared[key]
-        if isinstance(prepared, _Graph):
-            return prepared(pixels)
-        work = prepared or self._pass(*key, self._ready)
-        if self.device.type == "cuda":
-            pixels = pixels.pin_memory().to(self.device, non_blocking=True)
-        found = work(pixels)
-        return found if self.device.type == "cpu" else _to_host(found, _pinned_like(found))
+                graph = self._graphs[key]
+        if graph is not None:
+            return graph(pixels)
+        found = self._pass(*key)(pixels.pin_memory().to(self.device, non_blocking=True))
+        return _to_host(found, _pinned_like(found))
 
-    def _pass(self, batch_size: int, options: Options, model: SlotModel) -> _Pass:
+    def _pass(self, batch_size: int, options: Options) -> _Pass:
         """The forward pass for batches of one size; on CUDA it does not wait for the device."""
         key = (batch_size, options.num_slots)
         if key not in self._randomness:
-            with torch.inference_mode(False), torch.no_grad():  # else they cannot be compiled in
-                self._randomness[key] = self.model.inference_randomness(*key)
+            self._randomness[key] = self.model.inference_randomness(*key)
         arguments: dict[str, Any] = {
             **self._randomness[key],
             "num_slots": options.num_slots,
             "decode": self._decode,
         }
         if self.model.flexible_slots:
-            fixed_shapes = self._compile or self.device.type == "cuda"
-            arguments |= {"stop_threshold": options.stop_threshold, "trim": not fixed_shapes}
-        decode, device, dtype = self._decode, self.device.type, self._dtype
+            # A graph has fixed shapes.
+            trim = self.device.type == "cpu"
+            arguments |= {"stop_threshold": options.stop_threshold, "trim": trim}
+        model, decode, device, dtype = self._ready, self._decode, self.device.type, self._dtype
 
         def work(pixels: Tensor) -> Found:
             # NHWC memory seen as NCHW is channels last already.
@@ -148,27 +130,6 @@ class Inference:
             return Found(masks, out.latent_mean, out.latent_std, out.num_slots)
 
         return work
-
-    def _compiled(self, pixels: Tensor, options: Options) -> _Pass | None:
-        """The forward pass for such batches, compiled; None if that fails."""
-        work = self._pass(len(pixels), options, self.model)
-        try:
-            if self.device.type == "cuda":
-                fast: _Pass = torch.compile(work, dynamic=False)
-                with torch.inference_mode():
-                    fast(pixels.to(self.device))
-                return fast
-            settings = {"precision": self._dtype, "decode": self._decode, "options": options}
-            program = compiled(work, self.model, pixels, settings)
-        except Exception as error:  # noqa: BLE001 - a compiler can fail in any way
-            logger.warning(
-                "the model cannot be compiled and runs as it is (compiling needs a C++ compiler "
-                "and the headers of Python): %s: %s",
-                type(error).__name__,
-                str(error).strip().partition("\n")[0],
-            )
-            return None
-        return lambda pixels: Found(*program(pixels))
 
 
 class _Graph:

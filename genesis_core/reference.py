@@ -13,13 +13,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from genesis_core.models.config import (
-    ConfigError,
-    GenesisV1Config,
-    GenesisV2Config,
-    ModelConfig,
-    MonetConfig,
-)
+from genesis_core.models.config import ConfigError, ModelConfig
+from genesis_core.models.genesis_v1 import GenesisV1Config
+from genesis_core.models.genesis_v2 import GenesisV2Config
+from genesis_core.models.monet import MonetConfig
 
 logger = logging.getLogger(__name__)
 

@@ -14,9 +14,7 @@ from numpy.typing import NDArray
 
 from genesis_core.checkpoint import CheckpointError, load_model
 from genesis_core.device import (
-    COMPILE_CHOICES,
     check_choice,
-    resolve_compile,
     resolve_device,
     resolve_precision,
 )
@@ -70,10 +68,6 @@ class Segmenter:
             unless the table says otherwise.
         fit: "resize" squeezes the whole image into the model's square input, "crop" takes the
             largest centre square.
-        compile: "always", "never", or "auto": use torch.compile where that pays, which is in
-            bfloat16 on CPUs that have it, but not for GENESIS-V2. What ``warm_up`` was called for
-            then runs compiled; the first time on a machine it takes a minute or two to compile,
-            which is kept for later processes.
 
     Raises:
         FileNotFoundError: see ``load_model``.
@@ -91,11 +85,9 @@ class Segmenter:
         stop_threshold: float | None = None,
         mask_source: str = "auto",
         fit: str = "resize",
-        compile: str = "never",
     ) -> None:
         self.device = resolve_device(device)
         self.precision = resolve_precision(precision, self.device)
-        check_choice("compile", compile, COMPILE_CHOICES)
         check_choice("mask_source", mask_source, MASK_SOURCES)
         self.model: SlotModel = load_model(checkpoint, device=self.device)
         if (channels := self.model.config.image_channels) != RGB:
@@ -103,9 +95,6 @@ class Segmenter:
                 f"checkpoint {checkpoint} is made for images of {channels} channels; a Segmenter, "
                 "and so the node, takes RGB images (3): use a model with image_channels 3"
             )
-        self.compiles = resolve_compile(
-            compile, self.device, self.precision, self.model.gains_by_compiling
-        )
         self.configure(max_slots=max_slots, stop_threshold=stop_threshold, fit=fit)
         if mask_source == "auto":
             mask_source = self.model.metadata.get("mask_source", self.model.default_mask_source)
@@ -116,7 +105,6 @@ class Segmenter:
             self.model,
             precision=self.precision,
             decode=mask_source == "decoder",
-            compile=self.compiles,
         )
 
     def configure(self, *, max_slots: int | None, stop_threshold: float | None, fit: str) -> None:
@@ -193,8 +181,7 @@ class Segmenter:
     def warm_up(self, batch_size: int = 1) -> None:
         """Prepare for batches of this size, so that the first real one does not pay for set-up.
 
-        Batches of other sizes are not run compiled, or as a CUDA graph; nor are those that come
-        after ``configure`` has chosen settings other than the present ones run compiled.
+        On CUDA only batches of such a size run as a graph.
         """
         mask_operations.prepare()
         self._inference.prepare(batch_size, self._options(self._settings))

@@ -170,14 +170,9 @@ class PerceptionNode(LifecycleNode):
             checkpoint,
             device=settings.device,
             precision=settings.precision,
-            compile=settings.compile,
             mask_source=settings.mask_source,
             **_slot_settings(settings),
         )
-        if segmenter.compiles:
-            self.get_logger().info(
-                "compiling the model; the first time on this machine, that takes a minute or two"
-            )
         segmenter.warm_up(len(settings.image_topics))
         self._segmenter, self._model_name = segmenter, checkpoint.stem
         names = self._names(settings)
@@ -472,7 +467,7 @@ def _free_memory() -> None:
 def main(args: list[str] | None = None) -> int:
     """Run the node until it is interrupted; ends the process."""
     keep_freed_memory()
-    # As for SIGINT: else SIGTERM would wait until the model is loaded, or compiled. rclpy's own
+    # As for SIGINT: else SIGTERM would wait until the model is loaded. rclpy's own
     # handlers call these.
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:

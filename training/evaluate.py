@@ -30,7 +30,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 from tqdm import tqdm
 
-from genesis_core import GenesisOutput, GenesisV2, SlotModel, load_model
+from genesis_core import SlotModel, SlotOutput, load_model
 from genesis_core.device import resolve_device
 from genesis_core.metrics import (
     adjusted_rand_index,
@@ -102,7 +102,7 @@ def evaluate(
         stop_threshold = default_stop_threshold(dataset)
     elif not stop_threshold > 0:
         raise ValueError(f"stop_threshold is {stop_threshold}; expected a number above 0")
-    if hard_masks and not isinstance(model, GenesisV2):
+    if hard_masks and not model.hard_masks:
         raise ValueError(
             f"hard_masks are of IC-SBP, which a {model.config.model} model does not have"
         )
@@ -215,24 +215,20 @@ def load_masks(
 
 
 def _randomness(model: SlotModel, seed: int, indices: NDArray[np.int64]) -> Randomness:
-    """Noise (B, K, D), and seed scores (B, 1, H, W), drawn for each image by itself."""
-    size, slots = model.config.image_size, model.config.num_slots
-    drawn: dict[str, list[NDArray[np.float32]]] = {"seed_scores": [], "noise": []}
+    """What a forward pass draws (``SlotModel.draws``), for each image by itself."""
+    draws = model.draws(model.config.num_slots)
+    drawn: dict[str, list[NDArray[np.float32]]] = {name: [] for name in draws}
     for index in indices:
         rng = np.random.default_rng([seed, index])
-        if isinstance(model, GenesisV2):
-            drawn["seed_scores"].append(rng.random((1, size, size), np.float32))
-        drawn["noise"].append(rng.standard_normal((slots, model.latent_dim), np.float32))
+        for name, draw in draws.items():
+            sampler = rng.random if draw.distribution == "uniform" else rng.standard_normal
+            drawn[name].append(sampler(draw.shape, np.float32))
     device = next(model.parameters()).device
-    return {
-        name: torch.from_numpy(np.stack(values)).to(device)
-        for name, values in drawn.items()
-        if values
-    }
+    return {name: torch.from_numpy(np.stack(values)).to(device) for name, values in drawn.items()}
 
 
 def _score(
-    model: SlotModel, images: Tensor, masks: NDArray[np.uint8] | None, out: GenesisOutput
+    model: SlotModel, images: Tensor, masks: NDArray[np.uint8] | None, out: SlotOutput
 ) -> Metrics:
     """One value per image for every metric; None for those that need masks, without masks."""
     slots = out.num_slots.cpu().numpy()

@@ -9,8 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from genesis_core import ConfigError, GenesisV2, SlotModel
-from genesis_core.models.base import GenesisOutput
+from genesis_core import ConfigError, SlotModel, SlotOutput
 from genesis_core.models.icsbp import Clusters
 from genesis_core.models.losses import (
     latent_anchor,
@@ -21,7 +20,7 @@ from genesis_core.models.losses import (
 )
 
 Randomness = dict[str, Tensor]
-"""What a model's forward pass draws, by argument: noise, and seed_scores where it has IC-SBP."""
+"""What a model's forward pass draws, by argument; see ``SlotModel.draws``."""
 
 
 @dataclass(frozen=True)
@@ -143,10 +142,9 @@ class Objective(nn.Module):
             losses = self.model.losses(decoded, out)
             loss = losses.nll.mean()
             if config.attention_likelihood:
-                assert isinstance(self.model, GenesisV2) and out.log_attention is not None
-                loss = sgmm_nll(
-                    decoded, out.log_attention.detach(), out.means, self.model.config.pixel_std
-                ).mean()
+                assert out.log_attention is not None
+                attention = out.log_attention.detach()
+                loss = sgmm_nll(decoded, attention, out.means, self.model.pixel_std).mean()
             if self.model.generative:
                 terms["nll"], kl = loss, losses.kl.sum(dim=1).mean()
                 terms["kl"], terms["elbo"] = kl, losses.elbo.mean()
@@ -166,8 +164,7 @@ class Objective(nn.Module):
                 terms["latent_anchor"] = anchor
                 loss = loss + config.latent_anchor * anchor
         else:
-            assert isinstance(self.model, GenesisV2)  # see TrainConfig
-            _, clusters = self.model.cluster(images, randomness["seed_scores"])
+            clusters = self.model.find_masks(images, **randomness)
         if config.region_mixture:
             assert clusters is not None  # see TrainConfig
             mixture = region_mixture(images, clusters.log_masks[:, :, None]).mean()
@@ -182,40 +179,34 @@ class Objective(nn.Module):
 
     def _explain(
         self, images: Tensor, randomness: Randomness
-    ) -> tuple[Clusters | None, GenesisOutput, GenesisOutput]:
+    ) -> tuple[Clusters | None, SlotOutput, SlotOutput]:
         """The forward pass: clusters of all images, output of those encoded and those decoded."""
         count = self.config.decoded_images
         if not 0 < count < len(images):
             out = self.model(images, **randomness)
             return out.clusters, out, out
-        assert isinstance(self.model, GenesisV2)  # see TrainConfig
-        features, clusters = self.model.cluster(images, randomness["seed_scores"])
-        decoded = slice(-count, None)  # where the unlabelled images are, if there are any
-        part = slice(None) if self.config.latent_anchor else decoded
-        encoded = self.model.encode(features[part], clusters[part], randomness["noise"][part])
-        out = encoded[decoded]
-        out.log_masks, out.means, out.reconstruction = self.model.decode(out.latents)
-        return clusters, encoded, out
+        last = slice(-count, None)  # where the unlabelled images are, if there are any
+        encoded = slice(None) if self.config.latent_anchor else last
+        return self.model.explain_partly(images, encode=encoded, decode=last, **randomness)
 
 
 def step_randomness(
     model: SlotModel, seed: int, step: int, places: Sequence[int], device: torch.device
 ) -> Randomness:
-    """Noise (B, K, D), and seed scores (B, 1, H, W), for the images at these places of a global
+    """What a forward pass draws (``SlotModel.draws``), for the images at these places of a global
     batch.
 
     A pure function of seed, step and the image's place in the global batch: that is what makes a
     resumed run exact and the number of processes irrelevant.
     """
-    size, slots = model.config.image_size, model.config.num_slots
-    drawn: dict[str, list[Tensor]] = {"seed_scores": [], "noise": []}
+    draws = model.draws(model.config.num_slots)
+    drawn: dict[str, list[Tensor]] = {name: [] for name in draws}
     for place in places:
         state = np.random.SeedSequence([seed, step, place]).generate_state(1, np.uint64)[0]
         generator = torch.Generator().manual_seed(int(state >> np.uint64(1)))
-        if isinstance(model, GenesisV2):
-            drawn["seed_scores"].append(torch.rand(1, size, size, generator=generator))
-        drawn["noise"].append(torch.randn(slots, model.latent_dim, generator=generator))
-    stacked = {name: torch.stack(values) for name, values in drawn.items() if values}
+        for name, draw in draws.items():
+            drawn[name].append(draw.sample(1, generator, generator.device))
+    stacked = {name: torch.cat(values) for name, values in drawn.items()}
     if device.type == "cuda":  # copies of other memory wait for the device
         stacked = {name: values.pin_memory() for name, values in stacked.items()}
     return {name: values.to(device, non_blocking=True) for name, values in stacked.items()}

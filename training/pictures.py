@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor
 
-from genesis_core import GenesisOutput
+from genesis_core import SlotOutput
 from training.datasets.layout import RGB
 
 Picture = NDArray[np.uint8]
@@ -45,7 +45,7 @@ PALETTE = (
 
 
 def reconstruction_sheet(
-    images: Tensor, out: GenesisOutput, truth: NDArray[np.integer] | None = None
+    images: Tensor, out: SlotOutput, truth: NDArray[np.integer] | None = None
 ) -> Picture:
     """What the model makes of images: three rows of tiles per image.
 
@@ -98,7 +98,7 @@ def reconstruction_sheet(
     return _assemble(rows, rows_per_group=3)
 
 
-def sample_sheet(out: GenesisOutput) -> Picture:
+def sample_sheet(out: SlotOutput) -> Picture:
     """Generated scenes, one per row: the scene, its segments, then component by component.
 
     Args:
@@ -169,7 +169,7 @@ def _masks(log_masks: Tensor) -> NDArray[np.float32]:
     return result
 
 
-def _components(out: GenesisOutput) -> NDArray[np.uint8] | None:
+def _components(out: SlotOutput) -> NDArray[np.uint8] | None:
     """(B, K, H, W, 3): each component's mean, fading to white outside its mask."""
     if out.means is None or out.log_masks is None:
         return None

@@ -106,7 +106,7 @@ class TrainConfig:
         seed: decides initial weights, data order, augmentation, seed scores and noise.
         device: auto, cpu, cuda or cuda:n.
         precision: of the network's layers; clustering, likelihood and GECO are always float32.
-        compile: whether to use torch.compile.
+        compile: whether to use torch.compile; CUDA only, as it does not know our C++.
         checkpoint_minutes: minutes between checkpoints.
         log_every, eval_every, picture_every: steps between scalars, validations, pictures; 0 for
             no validation or pictures.
@@ -148,25 +148,21 @@ class TrainConfig:
     def _check_objective(self) -> None:
         """Raise ConfigError where the objective asks for a part that the model does not have."""
         name, objective = self.model.model, self.objective
-        if not isinstance(self.model, GenesisV2Config):
-            for term in (
-                "mask_supervision",
-                "region_mixture",
-                "mask_distillation",
-                "latent_anchor",
-                "attention_likelihood",
-                "decoded_images",
-                "initial_std",
-            ):
-                if getattr(objective, term):
-                    lacks = "IC-SBP whose masks it could use"
-                    if term == "initial_std":
-                        lacks = "posterior whose start can be set"
-                    raise ConfigError(
-                        f"objective.{term} is {getattr(objective, term)}, but model {name} has no "
-                        f"{lacks}: leave it out, or train genesis_v2"
-                    )
-        if objective.noise_warmup_steps and not MODELS[name].generative:
+        model = MODELS[name]
+        lacking: dict[str, str] = {}
+        if not model.masks_first:
+            terms = ("mask_supervision", "region_mixture", "mask_distillation", "latent_anchor",
+                     "attention_likelihood", "decoded_images")  # fmt: skip
+            lacking |= dict.fromkeys(terms, "IC-SBP whose masks it could use")
+        if not model.settable_posterior:
+            lacking["initial_std"] = "posterior whose start can be set"
+        for term, part in lacking.items():
+            if value := getattr(objective, term):
+                raise ConfigError(
+                    f"objective.{term} is {value}, but model {name} has no {part}: leave it out, "
+                    "or train genesis_v2"
+                )
+        if objective.noise_warmup_steps and not model.generative:
             raise ConfigError(
                 f"objective.noise_warmup_steps is {objective.noise_warmup_steps}, but model {name} "
                 "has no posterior: leave it out"

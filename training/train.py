@@ -38,8 +38,6 @@ from genesis_core import (
     ConfigError,
     DeviceError,
     Geco,
-    GenesisV2,
-    GenesisV2Config,
     SlotModel,
     __version__,
     build_model,
@@ -88,6 +86,11 @@ class Trainer:
         self.config = config
         self.processes = Processes(config.device) if processes is None else processes
         self.device = self.processes.device
+        if config.compile and self.device.type != "cuda":
+            raise ConfigError(
+                f"compile is true, but the run is on {self.device}, which runs C++ operations "
+                "that torch.compile does not know: set it to false"
+            )
         self.precision = resolve_precision(config.precision, self.device)
         self.folder = RunFolder(config.run)
         self.stop_requested = False
@@ -143,14 +146,13 @@ class Trainer:
             except RuntimeError as error:
                 raise ConfigError(f"init {init} does not fit the model: {error}") from error
         if (std := config.objective.initial_std) is not None:
-            assert isinstance(model, GenesisV2)  # see TrainConfig
             model.set_posterior_std(std)
         parts = dict(model.named_children())
         frozen = set(config.freeze)
         if unknown := sorted(frozen - set(parts)):
             raise ConfigError(f"freeze names {unknown}; the model's parts are {sorted(parts)}")
         if config.objective.masks_only:
-            frozen |= set(parts) - {"backbone", "embedding", "icsbp"}
+            frozen |= set(parts) - model.mask_parts
         self.frozen = [parts[name].requires_grad_(False) for name in frozen]
         model.to(self.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
         return self._set_training(model)
@@ -170,7 +172,7 @@ class Trainer:
         elements = model.image_channels * model.image_size**2
         beta = objective.beta_init
         if beta is None:
-            beta = 1e-10 if isinstance(model, GenesisV2Config) and model.mask_loss else 1.0
+            beta = self.model.first_beta
         return Geco(
             objective.goal * elements,
             num_elements=elements,
@@ -183,7 +185,7 @@ class Trainer:
 
     def _build_optimizer(self) -> torch.optim.Optimizer:
         settings = self.config.optimizer
-        clustering = ("embedding.gate", "icsbp.log_scale")
+        clustering = self.model.clustering_parameters
         trained = [(n, p) for n, p in self.model.named_parameters() if p.requires_grad]
         groups = [
             {"params": [p for n, p in trained if n not in clustering], "scale": 1.0},
@@ -395,10 +397,7 @@ class Trainer:
         values = {name: float(value) for name, value in terms.items()}
         if self.geco is not None and "nll" in values:
             values["beta"] = float(self.geco.beta)
-        if isinstance(self.model, GenesisV2):
-            values["kernel_scale"] = float(self.model.icsbp.log_scale.detach().exp())
-            if self.model.config.semi_conv:
-                values["gate"] = float(self.model.embedding.gate.detach())
+        values |= self.model.watched_values()
         group = self.optimizer.param_groups[0]
         values["learning_rate"] = group["lr"] / group["scale"]
         values["images_per_second"] = speed

@@ -1,19 +1,16 @@
-"""The models by name: a new one is a file of its own and an entry here."""
+"""The models, each a file of its own; importing it enters it into ``MODELS``."""
 
 from __future__ import annotations
 
+import importlib
+import pkgutil
 from typing import Any
 
-from genesis_core.models.base import SlotModel
+from genesis_core.models.base import MODELS, SlotModel
 from genesis_core.models.config import ConfigError, ModelConfig
-from genesis_core.models.genesis_v1 import GenesisV1
-from genesis_core.models.genesis_v2 import GenesisV2
-from genesis_core.models.monet import Monet
-from genesis_core.models.slot_attention import SlotAttention
 
-MODELS: dict[str, type[SlotModel]] = {
-    model.config_class.model: model for model in (GenesisV2, GenesisV1, Monet, SlotAttention)
-}
+for _file in pkgutil.iter_modules(__path__):
+    importlib.import_module(f"{__name__}.{_file.name}")
 
 
 def config_from_dict(values: dict[str, Any]) -> ModelConfig:

@@ -5,13 +5,16 @@ Source: arXiv 1907.13052; sizes as in the GENESIS-V2 paper's baseline.
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+from typing import Literal
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from genesis_core.models.base import GenesisOutput, SlotModel
+from genesis_core.models.base import SlotModel, SlotOutput
 from genesis_core.models.component_vae import ComponentVAE
-from genesis_core.models.config import GenesisV1Config
+from genesis_core.models.config import GenerativeConfig
 from genesis_core.models.latents import (
     AutoregressivePrior,
     monte_carlo_kl,
@@ -24,6 +27,38 @@ from genesis_core.models.losses import Losses, sgmm_nll
 MASK_FEATURES = 256
 LSTM_FEATURES = 128
 PRIOR_FEATURES = 256
+
+
+@dataclass(frozen=True, kw_only=True)
+class GenesisV1Config(GenerativeConfig):
+    """Everything that decides the shape and the mathematics of a GENESIS model.
+
+    Attributes:
+        image_size: height and width of the input in pixels: 32, 64 or 128.
+        num_slots: K, the number of slots (at least 2).
+        mask_latent_dim: size of the latent that a slot's mask is decoded from.
+        component_latent_dim: size of the latent that a slot's appearance is decoded from.
+        mask_width: channels of the mask autoencoder's outer layers; the inner ones have twice it.
+        component_width: channels of the component VAE's decoder and outer encoder layers.
+        pixel_std: sigma_x, the fixed standard deviation of the SGMM likelihood.
+        image_channels: channels of the input and of the component means.
+        model: the model's name.
+    """
+
+    mask_latent_dim: int = 64
+    component_latent_dim: int = 16
+    mask_width: int = 32
+    component_width: int = 32
+    model: Literal["genesis_v1"] = "genesis_v1"
+
+    def __post_init__(self) -> None:
+        self._check(
+            128,
+            mask_latent_dim=1,
+            component_latent_dim=1,
+            mask_width=1,
+            component_width=1,
+        )
 
 
 def encoder_strides(image_size: int) -> tuple[int, ...]:
@@ -176,38 +211,14 @@ class GenesisV1(SlotModel):
         mean, std = self._component_prior(mask_latents)
         return torch.cat([mask_mean, mean], dim=2), torch.cat([mask_std, std], dim=2)
 
-    def forward(
-        self,
-        images: Tensor,
-        *,
-        noise: Tensor | None = None,
-        generator: torch.Generator | None = None,
-        stop_threshold: float | None = None,
-        num_slots: int | None = None,
-        decode: bool = True,
-    ) -> GenesisOutput:
-        """Segment, encode and reconstruct images; see ``SlotModel`` about randomness.
-
-        Args:
-            images: (B, C, H, W) in [0, 1].
-            noise: (B, K, D) standard normal, of the mask latents and then of the components'.
-            stop_threshold: must be None: the number of slots is fixed.
-            num_slots: K, if other than the config's.
-            decode: False leaves out the components; the masks are in ``log_attention``.
-
-        Raises:
-            ValueError: a tensor's shape is not the expected one, or a stop_threshold was given.
-        """
-        self._check_images(images)
-        slots = self._fixed_slots(num_slots, stop_threshold)
-        noise = self._given_or_drawn(noise, images, slots, generator)
+    def _explain(self, images: Tensor, *, noise: Tensor, decode: bool) -> SlotOutput:
         mask_noise, component_noise = self._split(noise)
         mask_mean, mask_std, mask_latents = self.infer_mask_latents(images, mask_noise)
         log_masks = self.decode_masks(mask_latents)
         mean, std = self.component_vae.encode(images, log_masks)
         latents = mean + std * component_noise
-        out = GenesisOutput(
-            num_slots=torch.full((len(images),), slots, device=images.device),
+        out = SlotOutput(
+            num_slots=torch.full((len(images),), noise.shape[1], device=images.device),
             log_attention=log_masks,
             latent_mean=torch.cat([mask_mean, mean], dim=2),
             latent_std=torch.cat([mask_std, std], dim=2),
@@ -217,7 +228,7 @@ class GenesisV1(SlotModel):
             self._decode_components(out, log_masks)
         return out
 
-    def losses(self, images: Tensor, out: GenesisOutput) -> Losses:
+    def losses(self, images: Tensor, out: SlotOutput) -> Losses:
         """Terms of the objective; a slot's KL is that of its mask and its component latent."""
         if out.log_masks is None or out.means is None:
             raise ValueError("losses need a decoded forward pass: call the model with decode=True")
@@ -236,7 +247,7 @@ class GenesisV1(SlotModel):
         generator: torch.Generator | None = None,
         *,
         num_slots: int | None = None,
-    ) -> GenesisOutput:
+    ) -> SlotOutput:
         """``n`` scenes from the prior; without a generator, from the global one.
 
         Uses the priors of training, whose means are bounded. Batch normalisation is that of
@@ -248,7 +259,7 @@ class GenesisV1(SlotModel):
         mean, std = self._component_prior(mask_latents)
         latents = torch.cat([mask_latents, mean + std * component_noise], dim=2)
         slots = torch.full((n,), latents.shape[1], device=latents.device)
-        out = GenesisOutput(num_slots=slots, latents=latents)
+        out = SlotOutput(num_slots=slots, latents=latents)
         self.mask_decoder.eval()
         try:
             log_masks = self.decode_masks(mask_latents)
@@ -257,7 +268,7 @@ class GenesisV1(SlotModel):
         self._decode_components(out, log_masks)
         return out
 
-    def _decode_components(self, out: GenesisOutput, log_masks: Tensor) -> None:
+    def _decode_components(self, out: SlotOutput, log_masks: Tensor) -> None:
         """Fill in masks, component means and reconstruction."""
         _, component_latents = self._split(out.latents)
         out.log_masks = log_masks

@@ -3,24 +3,80 @@
 from __future__ import annotations
 
 import math
+from dataclasses import dataclass
+from typing import Literal
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from genesis_core.models.base import GenesisOutput as GenesisOutput
-from genesis_core.models.base import SlotModel, inference_generator, random
-from genesis_core.models.config import GenesisV2Config
-from genesis_core.models.icsbp import ICSBP, Clusters
+from genesis_core.models.base import Draw, PartialOutput, SlotModel, SlotOutput
+from genesis_core.models.config import ConfigError, GenerativeConfig
+from genesis_core.models.icsbp import ICSBP, KERNELS, NORMALISATIONS, Clusters
 from genesis_core.models.latents import (
     AutoregressivePrior,
     monte_carlo_kl,
     posterior_moments,
     standard_normal,
 )
-from genesis_core.models.layers import BroadcastDecoder, ConvBlock, UNet, pixel_coordinates
+from genesis_core.models.layers import (
+    GROUP_NORM_GROUPS,
+    BroadcastDecoder,
+    ConvBlock,
+    UNet,
+    pixel_coordinates,
+)
 from genesis_core.models.losses import Losses, mask_consistency, sgmm_nll
 from genesis_core.ops.pooling import pool
+
+
+@dataclass(frozen=True)
+class GenesisV2Config(GenerativeConfig):
+    """Everything that decides the shape and the mathematics of a GENESIS-V2 model.
+
+    Attributes:
+        image_size: height and width of the input in pixels; a power of two from 32 to 256.
+        num_slots: K, the largest number of slots IC-SBP may draw (at least 2).
+        feature_dim: C, the backbone's width; a multiple of 8 (GroupNorm has 8 groups).
+        latent_dim: D, size of a slot's latent.
+        embedding_dim: channels of the pixel embedding that IC-SBP clusters (at least 2).
+        kernel: distance kernel of IC-SBP: gaussian, laplacian or epanechnikov (Section 3.1).
+        semi_conv: semi-convolutional embeddings (gated, plus coordinates) or plain ones.
+        autoregressive_prior: LSTM prior over the slots, or N(0, 1) for each slot.
+        mask_loss: whether ``losses`` computes the mask consistency term (Equation 7).
+        mask_normalisation: how IC-SBP's masks come to sum to one: "stick_breaking" (Algorithm 1),
+            or "softmax" over the kernels of all seeds (the paper's future work, Section 3.1).
+        pixel_std: sigma_x, the fixed standard deviation of the SGMM likelihood.
+        image_channels: channels of the input and of the component means.
+        model: the model's name.
+    """
+
+    image_size: int = 64
+    num_slots: int = 7
+    feature_dim: int = 64
+    latent_dim: int = 64
+    embedding_dim: int = 8
+    kernel: str = "gaussian"
+    semi_conv: bool = True
+    autoregressive_prior: bool = True
+    mask_loss: bool = False
+    mask_normalisation: str = "stick_breaking"
+    pixel_std: float = 0.7
+    image_channels: int = 3
+    model: Literal["genesis_v2"] = "genesis_v2"
+
+    def __post_init__(self) -> None:
+        self._check(256, latent_dim=1, embedding_dim=2, feature_dim=GROUP_NORM_GROUPS)
+        if self.feature_dim % GROUP_NORM_GROUPS:
+            raise ConfigError(
+                f"feature_dim is {self.feature_dim}; expected a multiple of {GROUP_NORM_GROUPS}"
+            )
+        for name, known in (("kernel", KERNELS), ("mask_normalisation", NORMALISATIONS)):
+            if (value := getattr(self, name)) not in known:
+                raise ConfigError(f"{name} is {value!r}; expected one of {', '.join(known)}")
+        for name in ("semi_conv", "autoregressive_prior", "mask_loss"):
+            if not isinstance(getattr(self, name), bool):
+                raise ConfigError(f"{name} is {getattr(self, name)!r}; expected true or false")
 
 
 class Embedding(nn.Module):
@@ -65,14 +121,18 @@ class LatentHead(nn.Sequential):
 
 
 class GenesisV2(SlotModel):
-    """The model. ``config`` decides its shape; ``metadata`` says how its weights came about.
+    """The model.
 
     ``log_attention`` are IC-SBP's masks, ``log_masks`` the decoder's.
     """
 
     config_class = GenesisV2Config
     flexible_slots = True
-    gains_by_compiling = False
+    hard_masks = True
+    masks_first = True
+    settable_posterior = True
+    mask_parts = frozenset({"backbone", "embedding", "icsbp"})
+    clustering_parameters = frozenset({"embedding.gate", "icsbp.log_scale"})
     config: GenesisV2Config
 
     def __init__(self, config: GenesisV2Config) -> None:
@@ -96,27 +156,17 @@ class GenesisV2(SlotModel):
     def cluster(
         self,
         images: Tensor,
-        seed_scores: Tensor | None = None,
-        generator: torch.Generator | None = None,
+        seed_scores: Tensor,
+        *,
         stop_threshold: float | None = None,
         num_slots: int | None = None,
         hard_masks: bool = False,
     ) -> tuple[Tensor, Clusters]:
-        """Backbone and IC-SBP: features (B, C, H, W) and clusters."""
-        self._check_images(images)
-        size = self.config.image_size
-        batch = images.shape[0]
-        if seed_scores is None:
-            seed_scores = self._draw(torch.rand, (batch, size, size), images, generator)
-        elif seed_scores.shape not in ((batch, 1, size, size), (batch, size, size)):
-            raise ValueError(
-                f"seed_scores have shape {tuple(seed_scores.shape)}; "
-                f"expected ({batch}, 1, {size}, {size})"
-            )
+        """Backbone and IC-SBP: features (B, C, H, W) and clusters; see ``forward``."""
         features = self.backbone(images)
         clusters = self.icsbp(
             self.embedding(features),
-            seed_scores.reshape(batch, size, size).to(images.device),
+            seed_scores[:, 0],
             stop_threshold=stop_threshold,
             num_slots=num_slots,
             hard=hard_masks,
@@ -143,7 +193,6 @@ class GenesisV2(SlotModel):
 
     @torch.no_grad()
     def set_posterior_std(self, std: float) -> None:
-        """Let the posterior have this standard deviation in every dimension, whatever the image."""
         last = self.latent_head[-1]
         assert isinstance(last, nn.Linear)
         _, scale_weight = last.weight.chunk(2)
@@ -178,59 +227,57 @@ class GenesisV2(SlotModel):
         log_masks = logits.log_softmax(dim=1)
         return log_masks, means, (log_masks.exp() * means).sum(dim=1)
 
-    def forward(
+    def _explain(
         self,
         images: Tensor,
-        seed_scores: Tensor | None = None,
-        noise: Tensor | None = None,
-        generator: torch.Generator | None = None,
-        stop_threshold: float | None = None,
         *,
-        num_slots: int | None = None,
-        decode: bool = True,
-        hard_masks: bool = False,
-        trim: bool = True,
-    ) -> GenesisOutput:
-        """Segment, encode and reconstruct images.
-
-        Randomness: ``seed_scores`` and ``noise`` where given, else ``generator``, else the global
-        generator in training mode, else (evaluation mode) a fixed draw shared by all images, so
-        that the same image always gives the same result, whatever batch it is in.
-
-        Args:
-            images: (B, C, H, W) in [0, 1].
-            seed_scores: (B, 1, H, W) in [0, 1], IC-SBP's seed scores.
-            noise: (B, K, D) standard normal; latents = mean + std * noise.
-            stop_threshold: None for K slots each; else flexible slots, stopping at a mask smaller
-                than this many pixels (stated at 64x64). K becomes the largest number used.
-            num_slots: K, if other than the config's.
-            decode: False leaves out the decoder: masks are then IC-SBP's only.
-            hard_masks: IC-SBP's masks are zeros and ones (Section 3.1), for inference; an image
-                uses as few slots as explain all its pixels, so here too the number is flexible.
-            trim: with flexible slots, leave out what no image uses; this waits for the device.
-                False gives all K, unused ones of zero mass, and waits for nothing.
-
-        Raises:
-            ValueError: a tensor's shape is not the expected one.
-        """
+        seed_scores: Tensor,
+        noise: Tensor,
+        stop_threshold: float | None,
+        hard_masks: bool,
+        decode: bool,
+        trim: bool,
+    ) -> SlotOutput:
         features, clusters = self.cluster(
-            images, seed_scores, generator, stop_threshold, num_slots, hard_masks
+            images,
+            seed_scores,
+            stop_threshold=stop_threshold,
+            num_slots=noise.shape[1],
+            hard_masks=hard_masks,
         )
         flexible = stop_threshold is not None or hard_masks
         if flexible and trim:
             largest = int(clusters.num_slots.max())  # waits for the device
             clusters.log_masks = clusters.log_masks[:, :largest]
-        if noise is None:
-            drawn = self.config.num_slots if num_slots is None else num_slots
-            shape = (len(images), drawn, self.config.latent_dim)
-            noise = self._draw(torch.randn, shape, images, generator)
         out = self.encode(features, clusters, noise)
         if decode:
             used = out.used if flexible else None
             out.log_masks, out.means, out.reconstruction = self.decode(out.latents, used, skip=trim)
         return out
 
-    def encode(self, features: Tensor, clusters: Clusters, noise: Tensor) -> GenesisOutput:
+    def find_masks(
+        self, images: Tensor, *, points: Tensor | None = None, **randomness: Tensor
+    ) -> Clusters:
+        drawn = self._inputs(images, points, {**randomness})
+        return self.cluster(images, drawn["seed_scores"])[1]
+
+    def explain_partly(
+        self,
+        images: Tensor,
+        *,
+        encode: slice,
+        decode: slice,
+        points: Tensor | None = None,
+        **randomness: Tensor,
+    ) -> PartialOutput:
+        drawn = self._inputs(images, points, {**randomness})
+        features, clusters = self.cluster(images, drawn["seed_scores"])
+        encoded = self.encode(features[encode], clusters[encode], drawn["noise"][encode])
+        out = encoded[decode]
+        out.log_masks, out.means, out.reconstruction = self.decode(out.latents)
+        return PartialOutput(clusters, encoded, out)
+
+    def encode(self, features: Tensor, clusters: Clusters, noise: Tensor) -> SlotOutput:
         """Latents from what ``cluster`` gave: an output that is not decoded yet.
 
         Args:
@@ -238,14 +285,9 @@ class GenesisV2(SlotModel):
             clusters: of the same images.
             noise: (B, K or more, D) standard normal.
         """
-        batch, slots = clusters.log_masks.shape[:2]
-        dim = self.config.latent_dim
-        if noise.ndim != 3 or noise.shape[::2] != (batch, dim) or noise.shape[1] < slots:
-            raise ValueError(
-                f"noise has shape {tuple(noise.shape)}; expected ({batch}, {slots}, {dim})"
-            )
+        slots = clusters.log_masks.shape[1]
         mean, std = self.posterior(features, clusters.log_masks.exp())
-        return GenesisOutput(
+        return SlotOutput(
             num_slots=clusters.num_slots,
             clusters=clusters,
             log_attention=clusters.log_masks[:, :, None],
@@ -254,14 +296,22 @@ class GenesisV2(SlotModel):
             latents=mean + std * noise[:, :slots].to(mean),
         )
 
-    def inference_randomness(self, batch: int, num_slots: int) -> dict[str, Tensor]:
-        like, size = next(self.parameters()), self.config.image_size
-        scores = random(torch.rand, (1, size, size), like, inference_generator())
-        return super().inference_randomness(batch, num_slots) | {
-            "seed_scores": scores.expand(batch, size, size)
-        }
+    def draws(self, num_slots: int) -> dict[str, Draw]:
+        size = self.config.image_size
+        return {"seed_scores": Draw("uniform", (1, size, size)), **super().draws(num_slots)}
 
-    def losses(self, images: Tensor, out: GenesisOutput) -> Losses:
+    @property
+    def first_beta(self) -> float:
+        return 1e-10 if self.config.mask_loss else 1.0
+
+    def watched_values(self) -> dict[str, float]:
+        """Scale of the kernel, and gate of the semi-convolutional embeddings."""
+        values = {"kernel_scale": float(self.icsbp.log_scale.detach().exp())}
+        if self.config.semi_conv:
+            values["gate"] = float(self.embedding.gate.detach())
+        return values
+
+    def losses(self, images: Tensor, out: SlotOutput) -> Losses:
         """Terms of the objective for a decoded forward pass of these images."""
         if out.log_masks is None or out.means is None or out.log_attention is None:
             raise ValueError("losses need a decoded forward pass: call the model with decode=True")
@@ -281,12 +331,12 @@ class GenesisV2(SlotModel):
         generator: torch.Generator | None = None,
         *,
         num_slots: int | None = None,
-    ) -> GenesisOutput:
+    ) -> SlotOutput:
         """``n`` scenes from the prior; without a generator, from the global one."""
         noise = self._prior_noise(n, num_slots, generator)
         latents = noise if self.prior is None else self.prior.sample(noise)
         log_masks, means, images = self.decode(latents)
-        return GenesisOutput(
+        return SlotOutput(
             num_slots=torch.full((n,), latents.shape[1], device=latents.device),
             latents=latents,
             log_masks=log_masks,
@@ -294,7 +344,7 @@ class GenesisV2(SlotModel):
             reconstruction=images,
         )
 
-    def _latent_kl(self, out: GenesisOutput) -> Tensor:
+    def _latent_kl(self, out: SlotOutput) -> Tensor:
         assert out.latent_mean is not None and out.latent_std is not None
         prior = self.prior or standard_normal
         kl = monte_carlo_kl(out.latents, (out.latent_mean, out.latent_std), prior(out.latents))

@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-import ctypes
 import math
 from dataclasses import dataclass, fields
-from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
 
-from genesis_core.ops.native_library import native_library, pointers, runs_native, sizes
+from genesis_core.ops.clustering import Steps, native_gaussian_steps
 
+KERNELS = ("gaussian", "laplacian", "epanechnikov")
+NORMALISATIONS = ("stick_breaking", "softmax")
 ALPHA_MIN, ALPHA_MAX = 0.01, 0.99
 HARD_ALPHA = 0.5
 """Where the kernel is cut for hard masks; the circle at which its initial scale is aimed."""
@@ -114,7 +114,10 @@ class ICSBP(nn.Module):
         # Always float32: distances and logarithms lose too much in half precision.
         pixels = embeddings.float().flatten(2).contiguous()  # (B, E, HW), one channel after another
         scores = seed_scores.float().flatten(1).contiguous()
-        found = None if hard else self._native_steps(pixels, scores, steps)
+        found = None
+        if self.kernel == "gaussian" and not hard:
+            alphas = ALPHA_MIN, ALPHA_MAX
+            found = native_gaussian_steps(pixels, scores, steps, self.log_scale, alphas)
         masks, log_scopes, log_alphas, seeds = found or self._steps(pixels, scores, steps, hard)
         used = masks.new_full((batch,), slots, dtype=torch.int64)
         pixels_needed = 0.5 if hard else None
@@ -136,7 +139,7 @@ class ICSBP(nn.Module):
             log_alpha=log_alphas.unflatten(2, (height, width)),
         )
 
-    def _steps(self, pixels: Tensor, scores: Tensor, steps: int, hard: bool) -> _Steps:
+    def _steps(self, pixels: Tensor, scores: Tensor, steps: int, hard: bool) -> Steps:
         """Stick-breaking from embeddings (B, E, HW) and seed scores (B, HW)."""
         log_scope = torch.zeros_like(scores)
         log_scopes, log_masks, log_alphas, seeds = [log_scope], [], [], []
@@ -151,49 +154,12 @@ class ICSBP(nn.Module):
             log_scopes.append(log_scope)
             log_alphas.append(log_alpha)
             seeds.append(seed)
-        return _Steps(
+        return Steps(
             log_masks=torch.stack([*log_masks, log_scope], dim=1),
             log_scopes=torch.stack(log_scopes, dim=1),
             log_alpha=torch.stack(log_alphas, dim=1),
             seeds=torch.stack(seeds, dim=1),
         )
-
-    def _native_steps(self, pixels: Tensor, scores: Tensor, steps: int) -> _Steps | None:
-        """The same in C++, without gradients, on a CPU with a compiler; else None."""
-        if self.kernel != "gaussian" or not runs_native(pixels):
-            return None
-        library = native_library("icsbp.cpp", "finding slots will take longer")
-        if library is None:
-            return None
-        batch, channels, count = pixels.shape
-        found = _Steps(
-            log_masks=pixels.new_empty(batch, steps + 1, count),
-            log_scopes=pixels.new_empty(batch, steps + 1, count),
-            log_alpha=pixels.new_empty(batch, steps, count),
-            seeds=torch.empty(batch, steps, dtype=torch.int64),
-        )
-        library.icsbp(
-            *pointers(pixels, scores),
-            *sizes(batch, channels, count, steps),
-            ctypes.c_double(float(self.log_scale.exp())),
-            (ctypes.c_double * 2)(ALPHA_MIN, ALPHA_MAX),
-            *pointers(found.log_masks, found.log_alpha, found.log_scopes, found.seeds),
-            torch.get_num_threads(),
-        )
-        return found
-
-
-class _Steps(NamedTuple):
-    """What S steps of stick-breaking give, at HW pixels.
-
-    log_masks: (B, S + 1, HW), the last is what is left. log_scopes: (B, S + 1, HW), what was left
-    before each step and after the last. log_alpha: (B, S, HW), before it is clamped. seeds: (B, S).
-    """
-
-    log_masks: Tensor
-    log_scopes: Tensor
-    log_alpha: Tensor
-    seeds: Tensor
 
 
 def _clamp_straight_through(alpha: Tensor) -> Tensor:

@@ -2,16 +2,43 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+from typing import Literal
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from genesis_core.models.base import GenesisOutput, SlotModel
+from genesis_core.models.base import SlotModel, SlotOutput
 from genesis_core.models.component_vae import ComponentVAE
-from genesis_core.models.config import MonetConfig
+from genesis_core.models.config import GenerativeConfig
 from genesis_core.models.latents import monte_carlo_kl, standard_normal
 from genesis_core.models.layers import UNet
 from genesis_core.models.losses import Losses, mask_consistency, sgmm_nll
+
+
+@dataclass(frozen=True, kw_only=True)
+class MonetConfig(GenerativeConfig):
+    """Everything that decides the shape and the mathematics of a MONet-G model.
+
+    Attributes:
+        image_size: height and width of the input in pixels: 32, 64, 128 or 256.
+        num_slots: K, the number of slots (at least 2).
+        latent_dim: size of a slot's latent.
+        attention_width: channels of the attention UNet's outer layers.
+        component_width: channels of the component VAE's decoder and outer encoder layers.
+        pixel_std: sigma_x, the fixed standard deviation of the SGMM likelihood.
+        image_channels: channels of the input and of the component means.
+        model: the model's name.
+    """
+
+    latent_dim: int = 16
+    attention_width: int = 32
+    component_width: int = 32
+    model: Literal["monet"] = "monet"
+
+    def __post_init__(self) -> None:
+        self._check(256, latent_dim=1, attention_width=1, component_width=1)
 
 
 class Attention(nn.Module):
@@ -65,34 +92,11 @@ class Monet(SlotModel):
         means, logits = decoded.split([self.config.image_channels, 1], dim=2)
         return logits.log_softmax(dim=1), means.sigmoid()
 
-    def forward(
-        self,
-        images: Tensor,
-        *,
-        noise: Tensor | None = None,
-        generator: torch.Generator | None = None,
-        stop_threshold: float | None = None,
-        num_slots: int | None = None,
-        decode: bool = True,
-    ) -> GenesisOutput:
-        """Segment, encode and reconstruct images; see ``SlotModel`` about randomness.
-
-        Args:
-            images: (B, C, H, W) in [0, 1].
-            noise: (B, K, D) standard normal; latents = mean + std * noise.
-            stop_threshold: must be None: the number of slots is fixed.
-            num_slots: K, if other than the config's.
-            decode: False leaves out the decoder: there are attention masks only.
-
-        Raises:
-            ValueError: a tensor's shape is not the expected one, or a stop_threshold was given.
-        """
-        self._check_images(images)
-        slots = self._fixed_slots(num_slots, stop_threshold)
-        noise = self._given_or_drawn(noise, images, slots, generator)
+    def _explain(self, images: Tensor, *, noise: Tensor, decode: bool) -> SlotOutput:
+        slots = noise.shape[1]
         log_attention = self.attention(images, slots)
         mean, std = self.component_vae.encode(images, log_attention)
-        out = GenesisOutput(
+        out = SlotOutput(
             num_slots=torch.full((len(images),), slots, device=images.device),
             log_attention=log_attention,
             latent_mean=mean,
@@ -104,7 +108,7 @@ class Monet(SlotModel):
             out.reconstruction = (log_attention.exp() * out.means).sum(dim=1)
         return out
 
-    def losses(self, images: Tensor, out: GenesisOutput) -> Losses:
+    def losses(self, images: Tensor, out: SlotOutput) -> Losses:
         """Terms of the objective; the mask consistency loss is always part of it."""
         if out.log_masks is None or out.means is None or out.log_attention is None:
             raise ValueError("losses need a decoded forward pass: call the model with decode=True")
@@ -128,11 +132,11 @@ class Monet(SlotModel):
         generator: torch.Generator | None = None,
         *,
         num_slots: int | None = None,
-    ) -> GenesisOutput:
+    ) -> SlotOutput:
         """``n`` scenes of latents from N(0, 1), put together by the decoder's own masks."""
         latents = self._prior_noise(n, num_slots, generator)
         log_masks, means = self.decode(latents)
-        return GenesisOutput(
+        return SlotOutput(
             num_slots=torch.full((n,), latents.shape[1], device=latents.device),
             latents=latents,
             log_masks=log_masks,

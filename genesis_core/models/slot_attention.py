@@ -2,17 +2,45 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+from typing import Literal
+
 import torch
 from torch import Tensor, nn
 
-from genesis_core.models.base import GenesisOutput, SlotModel, inference_generator, random
-from genesis_core.models.config import SlotAttentionConfig
+from genesis_core.models.base import Draw, SlotModel, SlotOutput
+from genesis_core.models.config import ModelConfig
 from genesis_core.models.latents import STD_FLOOR
 from genesis_core.models.layers import UpConv
 from genesis_core.models.losses import Losses
 
 DECODER_SIDE = 8
 WEIGHT_FLOOR = 1e-8
+
+
+@dataclass(frozen=True, kw_only=True)
+class SlotAttentionConfig(ModelConfig):
+    """Everything that decides the shape and the mathematics of a Slot Attention model.
+
+    Attributes:
+        image_size: height and width of the input in pixels: 32, 64, 128 or 256.
+        num_slots: K, the number of slots (at least 2).
+        latent_dim: size of a slot.
+        feature_dim: channels of the encoder and of the decoder.
+        hidden_dim: width of the MLP that follows each attention step.
+        iterations: attention steps.
+        image_channels: channels of the input and of the component means.
+        model: the model's name.
+    """
+
+    latent_dim: int = 64
+    feature_dim: int = 64
+    hidden_dim: int = 128
+    iterations: int = 3
+    model: Literal["slot_attention"] = "slot_attention"
+
+    def __post_init__(self) -> None:
+        self._check(256, latent_dim=1, feature_dim=1, hidden_dim=1, iterations=1)
 
 
 class PositionEmbedding(nn.Module):
@@ -137,38 +165,14 @@ class SlotAttention(SlotModel):
         self.slot_updates = SlotUpdates(config)
         self.decoder = Decoder(config)
 
-    def forward(
-        self,
-        images: Tensor,
-        *,
-        noise: Tensor | None = None,
-        generator: torch.Generator | None = None,
-        stop_threshold: float | None = None,
-        num_slots: int | None = None,
-        decode: bool = True,
-    ) -> GenesisOutput:
-        """Segment, encode and reconstruct images; see ``SlotModel`` about randomness.
-
-        Args:
-            images: (B, C, H, W) in [0, 1].
-            noise: (B, K, D) standard normal, from which the slots start.
-            stop_threshold: must be None: the number of slots is fixed.
-            num_slots: K, if other than the config's.
-            decode: False leaves out the decoder: there are attention masks only.
-
-        Raises:
-            ValueError: a tensor's shape is not the expected one, or a stop_threshold was given.
-        """
-        self._check_images(images)
-        count = self._fixed_slots(num_slots, stop_threshold)
-        noise = self._given_or_drawn(noise, images, count, generator)
+    def _explain(self, images: Tensor, *, noise: Tensor, decode: bool) -> SlotOutput:
         features = self.encoder(images).float()
         # Always float32: half precision is too coarse for sums over all pixels.
         with torch.autocast(images.device.type, enabled=False):
             slots, log_weights = self.slot_updates(features, noise)
         size = self.config.image_size
-        out = GenesisOutput(
-            num_slots=torch.full((len(images),), count, device=images.device),
+        out = SlotOutput(
+            num_slots=torch.full((len(images),), noise.shape[1], device=images.device),
             log_attention=log_weights.unflatten(2, (1, size, size)),
             latent_mean=slots,
             latent_std=torch.full_like(slots, STD_FLOOR),
@@ -181,29 +185,13 @@ class SlotAttention(SlotModel):
             out.reconstruction = (out.log_masks.exp() * out.means).sum(dim=1)
         return out
 
-    def losses(self, images: Tensor, out: GenesisOutput) -> Losses:
+    def losses(self, images: Tensor, out: SlotOutput) -> Losses:
         """The mean squared error of each image as ``nll``; there is nothing to weigh it against."""
         if out.reconstruction is None:
             raise ValueError("losses need a decoded forward pass: call the model with decode=True")
         error = (out.reconstruction - images.float()).square().flatten(1).mean(dim=1)
         return Losses(nll=error, kl=torch.zeros_like(out.latents[:, :, 0]), mask_kl=None)
 
-    def sample(
-        self,
-        n: int,
-        generator: torch.Generator | None = None,
-        *,
-        num_slots: int | None = None,
-    ) -> GenesisOutput:
-        """Always raises NotImplementedError: there is no prior over scenes."""
-        raise NotImplementedError(
-            "Slot Attention cannot generate scenes: it has no prior over its slots. "
-            "Sample from GENESIS-V2, GENESIS or MONet-G instead"
-        )
-
-    def inference_noise(self, batch: int, num_slots: int) -> Tensor:
-        """A fixed draw: slots that all start at the mean would stay the same for ever."""
-        fixed = inference_generator()
-        shape = (1, num_slots, self.latent_dim)
-        like = self.slot_updates.mean
-        return random(torch.randn, shape, like, fixed).expand(batch, -1, -1)
+    def draws(self, num_slots: int) -> dict[str, Draw]:
+        # Slots that all start at the mean would stay the same for ever.
+        return {"noise": Draw("normal", (num_slots, self.latent_dim))}

@@ -1,7 +1,7 @@
-"""Soft masks in 8 bits at the size of a camera image, in C++ (native/masks.cpp).
+"""Soft masks in 8 bits at the size of a camera image.
 
-Both operations give None where there is no compiler: then array operations have to do, which take
-several times as long.
+Each operation stands here twice: in C++ (native/masks.cpp), and in array operations for machines
+without a compiler, where it takes several times as long.
 """
 
 from __future__ import annotations
@@ -10,13 +10,18 @@ import ctypes
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
+import cv2
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
 from genesis_core.ops.native_library import native_library, sizes
 
-_RESULTS = 13  # numbers per slot that settle() writes
+_RESULTS = 13  # numbers per slot that settle() writes in C++
+_MANY = 2**18  # pixels, from which some are enough for a mean
+
+
+_Box = tuple[int, int, int, int]  # x, y, width, height
 
 
 class Enlarged(NamedTuple):
@@ -56,8 +61,54 @@ def prepare() -> None:
     _library()
 
 
-def enlarge(masks: NDArray[np.float32], height: int, width: int) -> Enlarged | None:
+def enlarge(masks: NDArray[np.float32], height: int, width: int) -> Enlarged:
     """Masks (K, S, T) at another size, interpolated linearly, in 8 bits. K is at most 255."""
+    return _native_enlarge(masks, height, width) or _array_enlarge(masks, height, width)
+
+
+def settle(
+    masks: NDArray[np.uint8],
+    winners: NDArray[np.uint8],
+    kept: Sequence[int],
+    threshold: int,
+) -> Settled:
+    """Make the sums of the kept slots' masks 255 at every pixel that one of them wins, in place.
+
+    Args:
+        masks: (K, H, W); slower if they are not contiguous.
+        winners: (H, W), a kept slot or a number that is no slot's.
+        kept: slots, each of which wins a pixel.
+        threshold: values up to it become 0; each pixel's winner gets what is missing.
+    """
+    found = _native_settle(masks, winners, kept, threshold)
+    return found or _array_settle(masks, winners, kept, threshold)
+
+
+def strongest(masks: NDArray[Any]) -> tuple[NDArray[Any], NDArray[Any]]:
+    """argmax and max over the slots of (K, H, W), much faster than numpy's own."""
+    best = masks[0].copy()
+    kind = np.min_scalar_type(len(masks) - 1)
+    winners = np.zeros(best.shape, kind)
+    better = np.empty(best.shape, np.bool_)
+    candidate = np.empty(best.shape, kind)
+    for slot, mask in enumerate(masks[1:], start=1):
+        np.greater(mask, best, out=better)
+        np.multiply(better, winners.dtype.type(slot), out=candidate)
+        np.maximum(winners, candidate, out=winners)  # a later winner has the higher number
+        np.maximum(best, mask, out=best)
+    return winners, best
+
+
+def equal(winners: NDArray[np.uint8], slot: int) -> NDArray[np.uint8]:
+    """1 where the slot wins, else 0. (cv2.compare takes a 1x1 image for a number.)"""
+    return np.equal(winners, np.uint8(slot)).view(np.uint8)
+
+
+# In C++
+
+
+def _native_enlarge(masks: NDArray[np.float32], height: int, width: int) -> Enlarged | None:
+    """``enlarge`` in C++; None where there is no compiler."""
     library = _library()
     if library is None:
         return None
@@ -75,20 +126,13 @@ def enlarge(masks: NDArray[np.float32], height: int, width: int) -> Enlarged | N
     return Enlarged(full, winners, sums / (255 * np.maximum(areas, 1)))
 
 
-def settle(
+def _native_settle(
     masks: NDArray[np.uint8],
     winners: NDArray[np.uint8],
     kept: Sequence[int],
     threshold: int,
 ) -> Settled | None:
-    """Make the sums of the kept slots' masks 255 at every pixel that one of them wins, in place.
-
-    Args:
-        masks: (K, H, W); gives None if they are not contiguous.
-        winners: (H, W), a kept slot or a number that is no slot's.
-        kept: slots, each of which wins a pixel.
-        threshold: values up to it become 0; each pixel's winner gets what is missing.
-    """
+    """``settle`` in C++; None without a compiler, or if the masks are not contiguous."""
     library = _library()
     if library is None or not masks.flags.c_contiguous:
         return None
@@ -120,3 +164,113 @@ def _library() -> ctypes.CDLL | None:
 
 def _pointers(*arrays: NDArray[Any]) -> list[ctypes.c_void_p]:
     return [ctypes.c_void_p(array.ctypes.data) for array in arrays]
+
+
+# In array operations
+
+
+def _array_enlarge(masks: NDArray[np.float32], height: int, width: int) -> Enlarged:
+    """``enlarge`` in array operations."""
+    full = np.empty((len(masks), height, width), np.uint8)
+    large = np.empty((height, width), np.float32)
+    for mask, place in zip(masks, full, strict=True):
+        cv2.resize(mask, (width, height), dst=large)
+        # Rounds to nearest: half a step less rounds down, but for 255. One pass, unlike numpy.
+        cv2.convertScaleAbs(large, dst=place, alpha=255.0, beta=-0.4999)
+    winners, best = strongest(full)
+    return Enlarged(full, winners, _means(winners, best, len(masks)))
+
+
+def _means(winners: NDArray[Any], best: NDArray[Any], slots: int) -> NDArray[np.float64]:
+    """``Enlarged.means`` from a histogram of winners and their probabilities."""
+    if winners.size > _MANY:  # every fourth pixel says as much
+        winners, best = (np.ascontiguousarray(a[::2, ::2]) for a in (winners, best))
+    counts = cv2.calcHist([winners, best], [0, 1], None, [slots, 256], [0, slots, 0, 256])
+    sums = counts @ np.arange(256, dtype=np.float64)
+    return sums / 255 / np.maximum(counts.sum(axis=1), 1)
+
+
+def _array_settle(
+    masks: NDArray[np.uint8],
+    winners: NDArray[np.uint8],
+    kept: Sequence[int],
+    threshold: int,
+) -> Settled:
+    """``settle`` in array operations."""
+    rest = np.full(winners.shape, 255, np.uint8)
+    boxes = []
+    for slot in kept:
+        if threshold > 0:
+            cv2.threshold(masks[slot], threshold, 0, cv2.THRESH_TOZERO, dst=masks[slot])
+        box = _around(masks[slot])
+        if box[2]:  # else the threshold has taken all of it
+            inside = rest[_slices(box)]
+            cv2.subtract(inside, masks[slot][_slices(box)], dst=inside)
+        boxes.append(box)
+    labels = np.zeros(winners.shape, np.uint8)
+    own_boxes, areas, centroids, own_shares = [], [], [], []
+    for index, slot in enumerate(kept):
+        mine = equal(winners, slot)
+        own_box, area, centroid = _extent(mine)
+        own = _slices(own_box)
+        mine = mine[own]
+        inside = masks[slot][own]
+        inside += rest[own] * mine
+        labels[own] |= mine * np.uint8(index + 1)
+        boxes[index] = _union(boxes[index], own_box)
+        own_sum = cv2.sumElems(cv2.multiply(inside, mine))[0]
+        own_boxes.append(own_box)
+        areas.append(area)
+        centroids.append(centroid)
+        own_shares.append(own_sum / cv2.sumElems(masks[slot])[0])
+    return Settled(
+        labels,
+        np.array(boxes, np.int64).reshape(-1, 4),
+        np.array(own_boxes, np.int64).reshape(-1, 4),
+        np.array(areas, np.int64),
+        np.array(centroids).reshape(-1, 2),
+        np.array(own_shares),
+    )
+
+
+def _slices(box: _Box) -> tuple[slice, slice]:
+    """Rows and columns, to index an (H, W) array."""
+    x, y, width, height = box
+    return slice(y, y + height), slice(x, x + width)
+
+
+def _around(mask: NDArray[np.uint8]) -> _Box:
+    """The box around what is not zero; its width is 0 where all is."""
+    x, y, width, height = cv2.boundingRect(mask)
+    return x, y, width, height
+
+
+def _union(one: _Box, other: _Box) -> _Box:
+    """The smallest box around two, of which the first may be empty."""
+    if one[2] == 0:
+        return other
+    x, y = min(one[0], other[0]), min(one[1], other[1])
+    right = max(one[0] + one[2], other[0] + other[2])
+    bottom = max(one[1] + one[3], other[1] + other[3])
+    return x, y, right - x, bottom - y
+
+
+def _extent(mine: NDArray[np.uint8]) -> tuple[_Box, int, tuple[float, float]]:
+    """Around the pixels of an image that are 1, not 0: a box, their number, their mean x, y."""
+    x, width, area, centroid_x = _side(cv2.reduce(mine, 0, cv2.REDUCE_SUM, dtype=cv2.CV_32S)[0])
+    y, height, _, centroid_y = _side(cv2.reduce(mine, 1, cv2.REDUCE_SUM, dtype=cv2.CV_32S)[:, 0])
+    return (x, y, width, height), area, (centroid_x, centroid_y)
+
+
+def _side(counts: NDArray[Any]) -> tuple[int, int, int, float]:
+    """Of numbers of pixels along a side of an image: the first, how far they reach, sum, mean."""
+    places = np.flatnonzero(counts)
+    first, last = int(places[0]), int(places[-1])
+    area = int(counts.sum())
+    # Sums of coordinates: 64 bits, as those of a large image overflow 32.
+    return (
+        first,
+        last - first + 1,
+        area,
+        float(counts.astype(np.int64) @ np.arange(len(counts)) / area),
+    )

@@ -22,6 +22,9 @@ from genesis_core.ops.code_cache import cpu_flags, kept
 
 logger = logging.getLogger(__name__)
 
+NATIVE_DTYPES = (torch.float32, torch.bfloat16)
+"""What the operations on feature maps compute in."""
+
 _FOLDER = Path(__file__).with_name("native")
 _FLAGS = "-std=c++17 -O3 -march=native -fno-math-errno -fno-trapping-math -fPIC -shared -fopenmp"
 
@@ -54,8 +57,7 @@ def native_library(source: str, consequence: str) -> ctypes.CDLL | None:
 
 def runs_native(x: Tensor) -> bool:
     """Whether what is computed from x may be computed in C++ that knows no gradients."""
-    compiling = torch.compiler.is_compiling()
-    return x.device.type == "cpu" and not torch.is_grad_enabled() and not compiling
+    return x.device.type == "cpu" and not torch.is_grad_enabled()
 
 
 def pointers(*tensors: Tensor) -> list[ctypes.c_void_p]:

@@ -14,9 +14,7 @@ from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
 
-from genesis_core.ops.native_library import native_library, pointers, sizes
-
-_DTYPES = (torch.float32, torch.bfloat16)
+from genesis_core.ops.native_library import NATIVE_DTYPES, native_library, pointers
 
 
 def group_norm_relu(x: Tensor, norm: nn.GroupNorm) -> Tensor:
@@ -47,31 +45,8 @@ def runs_fused(x: Tensor, *, convolved: bool = False) -> bool:
     dtype = x.dtype
     if convolved and torch.is_autocast_enabled("cpu"):
         dtype = torch.get_autocast_dtype("cpu")
-    possible = x.device.type == "cpu" and dtype in _DTYPES and not torch.compiler.is_compiling()
+    possible = x.device.type == "cpu" and dtype in NATIVE_DTYPES
     return possible and _library() is not None
-
-
-def add_phases(pixels: Tensor, phases: Tensor) -> bool:
-    """Add phases (B, H + 1, W + 1, 2, 2, C) to a map (B, 2H, 2W, C), each at its pixels, in place.
-
-    The second phase's window starts a pixel after the first's. Gives False, and does nothing, where
-    it cannot be done in C++.
-    """
-    kind = pixels.dtype
-    if not (runs_fused(pixels) and phases.dtype == kind):
-        return False
-    if not (pixels.is_contiguous() and phases.is_contiguous()):
-        return False
-    library = _library()
-    assert library is not None
-    batch, height, width, channels = pixels.shape
-    library.add_phases(
-        kind == torch.bfloat16,
-        *pointers(pixels, phases),
-        *sizes(batch, height // 2, width // 2, channels),
-        torch.get_num_threads(),
-    )
-    return True
 
 
 def _run(x: Tensor, norm: nn.GroupNorm) -> Tensor:
@@ -87,7 +62,7 @@ def _forward(
 ) -> Tensor:
     """From a map (B, H, W, P, C), contiguous, to (B, H, W, C) or (B, 2H, 2W, C)."""
     library = _library()
-    assert library is not None and x.dtype in _DTYPES  # see runs_fused
+    assert library is not None and x.dtype in NATIVE_DTYPES  # see runs_fused
     batch, height, width, phases, channels = x.shape
     side = 2 if phases == 4 else 1
     shape = (ctypes.c_int64 * 6)(batch, height, width, phases, channels, groups)

@@ -5,7 +5,13 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from genesis_core.ops.native_library import native_library, pointers, runs_native, sizes
+from genesis_core.ops.native_library import (
+    NATIVE_DTYPES,
+    native_library,
+    pointers,
+    runs_native,
+    sizes,
+)
 
 
 def pool(masks: Tensor, features: Tensor) -> tuple[Tensor, Tensor]:
@@ -17,7 +23,7 @@ def pool(masks: Tensor, features: Tensor) -> tuple[Tensor, Tensor]:
 
     Returns: (B, K, C) and (B, K, 1).
     """
-    if runs_native(masks) and features.dtype in (torch.float32, torch.bfloat16):
+    if runs_native(masks) and features.dtype in NATIVE_DTYPES:
         library = native_library("pooling.cpp", "latents will take longer")
         if library is not None and masks.is_contiguous() and features.is_contiguous():
             batch, slots, count = masks.shape

@@ -7,14 +7,14 @@ pixel's mask is the largest there, so masks, label image, areas and centroids ca
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import Any, NamedTuple, Protocol
 
 import cv2
 import numpy as np
 import numpy.typing as npt
 
-from genesis_core.ops.mask_operations import Settled, settle
+from genesis_core.ops.mask_operations import equal as _equal
+from genesis_core.ops.mask_operations import settle
 
 MAX_OBJECTS = 254
 """Labels are 1 to 254: label 0 means no object, and 255 marks unseen pixels on the way."""
@@ -113,7 +113,7 @@ def find_objects(
     winners = scene.labels.astype(np.uint8)  # -1 becomes 255, _UNSEEN
     kept = _drop_small(masks, winners, min_area * height * width)
     threshold = int(np.ceil(mask_floor * 255.0)) - 1
-    settled = settle(masks, winners, kept, threshold) or _settle(masks, winners, kept, threshold)
+    settled = settle(masks, winners, kept, threshold)
 
     seen = Box(*cv2.boundingRect(1 - _equal(winners, _UNSEEN)))
     border = _border(winners[seen.slices])
@@ -175,84 +175,6 @@ def _drop_small(
         else:
             winners[:] = _UNSEEN
     return kept
-
-
-def _settle(
-    masks: npt.NDArray[np.uint8],
-    winners: npt.NDArray[np.uint8],
-    kept: Sequence[int],
-    threshold: int,
-) -> Settled:
-    """mask_operations.settle without a compiler."""
-    rest = np.full(winners.shape, 255, np.uint8)
-    boxes = []
-    for slot in kept:
-        if threshold > 0:
-            cv2.threshold(masks[slot], threshold, 0, cv2.THRESH_TOZERO, dst=masks[slot])
-        box = Box(*cv2.boundingRect(masks[slot]))
-        if box.width:  # else the threshold has taken all of it
-            inside = rest[box.slices]
-            cv2.subtract(inside, masks[slot][box.slices], dst=inside)
-        boxes.append(box)
-    labels = np.zeros(winners.shape, np.uint8)
-    own_boxes, areas, centroids, own_shares = [], [], [], []
-    for index, slot in enumerate(kept):
-        mine = _equal(winners, slot)
-        own_box, area, centroid = _extent(mine)
-        mine = mine[own_box.slices]
-        inside = masks[slot][own_box.slices]
-        inside += rest[own_box.slices] * mine
-        labels[own_box.slices] |= mine * np.uint8(index + 1)
-        boxes[index] = _union(boxes[index], own_box)
-        own = cv2.sumElems(cv2.multiply(inside, mine))[0]
-        own_boxes.append(own_box)
-        areas.append(area)
-        centroids.append(centroid)
-        own_shares.append(own / cv2.sumElems(masks[slot])[0])
-    return Settled(
-        labels,
-        np.array(boxes, np.int64).reshape(-1, 4),
-        np.array(own_boxes, np.int64).reshape(-1, 4),
-        np.array(areas, np.int64),
-        np.array(centroids).reshape(-1, 2),
-        np.array(own_shares),
-    )
-
-
-def _union(one: Box, other: Box) -> Box:
-    """The smallest box around two, of which the first may be empty."""
-    if one.width == 0:
-        return other
-    x, y = min(one.x, other.x), min(one.y, other.y)
-    right = max(one.x + one.width, other.x + other.width)
-    bottom = max(one.y + one.height, other.y + other.height)
-    return Box(x, y, right - x, bottom - y)
-
-
-def _equal(winners: npt.NDArray[np.uint8], slot: int) -> npt.NDArray[np.uint8]:
-    """1 where the slot wins, else 0. (cv2.compare takes a 1x1 image for a number.)"""
-    return np.equal(winners, np.uint8(slot)).view(np.uint8)
-
-
-def _extent(mine: npt.NDArray[np.uint8]) -> tuple[Box, int, tuple[float, float]]:
-    """Around the pixels of an image that are 1, not 0: a box, their number, their mean x, y."""
-    x, width, area, centroid_x = _side(cv2.reduce(mine, 0, cv2.REDUCE_SUM, dtype=cv2.CV_32S)[0])
-    y, height, _, centroid_y = _side(cv2.reduce(mine, 1, cv2.REDUCE_SUM, dtype=cv2.CV_32S)[:, 0])
-    return Box(x, y, width, height), area, (centroid_x, centroid_y)
-
-
-def _side(counts: npt.NDArray[Any]) -> tuple[int, int, int, float]:
-    """Of numbers of pixels along a side of an image: the first, how far they reach, sum, mean."""
-    places = np.flatnonzero(counts)
-    first, last = int(places[0]), int(places[-1])
-    area = int(counts.sum())
-    # Sums of coordinates: 64 bits, as those of a large image overflow 32.
-    return (
-        first,
-        last - first + 1,
-        area,
-        float(counts.astype(np.int64) @ np.arange(len(counts)) / area),
-    )
 
 
 def _border(winners: npt.NDArray[np.uint8]) -> npt.NDArray[np.uint8]:

@@ -1,4 +1,4 @@
-"""Slots on an image's own pixels, for whoever asked what is in it."""
+"""The model's slots, resampled to the image's own resolution."""
 
 from __future__ import annotations
 
@@ -9,12 +9,10 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from genesis_core.ops.mask_operations import Enlarged, enlarge
+from genesis_core.ops.mask_operations import enlarge, strongest
 
 UNSEEN = 255
 """Label of a pixel outside a centre crop, in a quantised scene."""
-
-_MANY = 2**18  # pixels, from which some are enough for a mean
 
 Window = tuple[slice, slice]
 """Rows and columns of an image that the model saw."""
@@ -72,14 +70,14 @@ def to_scene(
     rows, columns = window
     height, width = rows.stop - rows.start, columns.stop - columns.start
     if quantised:
-        full, winners, scores = enlarge(masks, height, width) or _enlarge(masks, height, width)
+        full, winners, scores = enlarge(masks, height, width)
         labels: NDArray[Any] = winners
     else:
         full = np.empty((len(masks), height, width), np.float32)
         for mask, place in zip(masks, full, strict=True):
             # Linear interpolation is a convex combination: probabilities still sum to one.
             cv2.resize(mask, (width, height), dst=place)
-        winners, best = _strongest(full)
+        winners, best = strongest(full)
         scores = _scores(winners, best, len(masks))
         labels = winners.astype(np.int64)
     if (height, width) != size:
@@ -97,43 +95,7 @@ def _check_quantisable(masks: NDArray[np.float32]) -> None:
         raise ValueError("the model's masks are not finite (NaN or infinity)")
 
 
-def _strongest(masks: NDArray[Any]) -> tuple[NDArray[Any], NDArray[Any]]:
-    """argmax and max over the slots of (K, H, W), much faster than numpy's own."""
-    best = masks[0].copy()
-    kind = np.min_scalar_type(len(masks) - 1)
-    winners = np.zeros(best.shape, kind)
-    better = np.empty(best.shape, np.bool_)
-    candidate = np.empty(best.shape, kind)
-    for slot, mask in enumerate(masks[1:], start=1):
-        np.greater(mask, best, out=better)
-        np.multiply(better, winners.dtype.type(slot), out=candidate)
-        np.maximum(winners, candidate, out=winners)  # a later winner has the higher number
-        np.maximum(best, mask, out=best)
-    return winners, best
-
-
 def _scores(winners: NDArray[Any], best: NDArray[Any], slots: int) -> NDArray[np.float64]:
     areas = np.bincount(winners.ravel(), minlength=slots)
     sums = np.bincount(winners.ravel(), weights=best.ravel(), minlength=slots)
     return sums / np.maximum(areas, 1)
-
-
-def _enlarge(masks: NDArray[np.float32], height: int, width: int) -> Enlarged:
-    """mask_operations.enlarge without a compiler."""
-    full = np.empty((len(masks), height, width), np.uint8)
-    large = np.empty((height, width), np.float32)
-    for mask, place in zip(masks, full, strict=True):
-        cv2.resize(mask, (width, height), dst=large)
-        # Rounds to nearest: half a step less rounds down, but for 255. One pass, unlike numpy.
-        cv2.convertScaleAbs(large, dst=place, alpha=255.0, beta=-0.4999)
-    winners, best = _strongest(full)
-    return Enlarged(full, winners, _quantised_scores(winners, best, len(masks)))
-
-
-def _quantised_scores(winners: NDArray[Any], best: NDArray[Any], slots: int) -> NDArray[np.float64]:
-    """The scores from a histogram of winners and their probabilities."""
-    if winners.size > _MANY:  # every fourth pixel says as much
-        winners, best = (np.ascontiguousarray(a[::2, ::2]) for a in (winners, best))
-    counts = cv2.calcHist([winners, best], [0, 1], None, [slots, 256], [0, slots, 0, 256])
-    sums = counts @ np.arange(256, dtype=np.float64)
-    return sums / 255 / np.maximum(counts.sum(axis=1), 1)

@@ -242,7 +242,7 @@ def rewrite(path: Path, **header: str | None) -> None:
         ({"config": "{"}, "broken config"),
         ({"config": "[]"}, "broken config"),
         ({"config": "{}"}, "broken config"),
-        ({"config": '{"model": "vae"}'}, "unknown model 'vae'; expected one of genesis_v2, gen"),
+        ({"config": '{"model": "vae"}'}, "unknown model 'vae'; expected one of genesis_v1, gen"),
         ({"config": '{"model": ["monet"]}'}, "unknown model"),
         ({"config": '{"model": "genesis_v2", "slots": 3}'}, "unknown model settings: slots"),
         ({"config": '{"model": "genesis_v2", "image_size": 100}'}, "image_size is 100"),

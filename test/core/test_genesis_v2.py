@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from torch.distributions import Normal
 
 from genesis_core import ConfigError, GenesisV2, GenesisV2Config, load_model
-from genesis_core.models.config import KERNELS, NORMALISATIONS
+from genesis_core.models.icsbp import KERNELS, NORMALISATIONS
 from genesis_core.models.losses import mask_supervision
 
 Golden = Callable[[str], tuple[Path, dict[str, Any]]]
@@ -389,7 +389,10 @@ def test_flexible_slots_do_not_depend_on_the_batch(
     for index, used in enumerate(counts):
         one = slice(index, index + 1)
         alone = model(
-            images[one], given["seed_scores"][one], given["noise"][one], stop_threshold=threshold
+            images[one],
+            seed_scores=given["seed_scores"][one],
+            noise=given["noise"][one],
+            stop_threshold=threshold,
         )
         assert alone.num_slots.tolist() == [used]
         assert alone.latents.shape == (1, used, 6)
@@ -515,7 +518,7 @@ def test_wrong_inputs_are_refused_by_name(make_model: ModelFactory, images: Tens
         ({"images": torch.rand(1, 3, 64, 64)}, r"images have shape \(1, 3, 64, 64\)"),
         ({"images": torch.rand(1, 1, 32, 32)}, r"images have shape \(1, 1, 32, 32\)"),
         ({"images": (images * 255).byte()}, r"images are torch.uint8; expected floating point"),
-        ({"seed_scores": torch.rand(1, 1, 32, 32)}, r"seed_scores have shape \(1, 1, 32, 32\)"),
+        ({"seed_scores": torch.rand(1, 1, 32, 32)}, r"seed_scores has shape \(1, 1, 32, 32\)"),
         ({"noise": torch.randn(4, 4, 1)}, r"noise has shape .*; expected \(4, 4, 6\)"),
         ({"noise": torch.randn(4, 3, 6)}, r"noise has shape .*; expected \(4, 4, 6\)"),
         ({"noise": torch.randn(1, 4, 6)}, r"noise has shape .*; expected \(4, 4, 6\)"),

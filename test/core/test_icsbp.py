@@ -10,8 +10,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from genesis_core.models.config import KERNELS, NORMALISATIONS
-from genesis_core.models.icsbp import ICSBP, initial_log_scale
+from genesis_core.models.icsbp import ICSBP, KERNELS, NORMALISATIONS, initial_log_scale
+from genesis_core.ops.clustering import native_gaussian_steps
 
 Array = NDArray[np.float64]
 
@@ -252,7 +252,9 @@ def test_without_gradients_it_runs_in_cpp_with_the_same_result(
     icsbp = make("gaussian", 6, 0.7, normalisation)
     expected = icsbp(embeddings, scores, stop_threshold=threshold)
     with torch.no_grad():
-        assert icsbp._native_steps(embeddings.flatten(2), scores.flatten(1), 2) is not None
+        pixels, alphas = embeddings.flatten(2), (0.01, 0.99)
+        native = native_gaussian_steps(pixels, scores.flatten(1), 2, icsbp.log_scale, alphas)
+        assert native is not None
         found = icsbp(embeddings, scores, stop_threshold=threshold)
     for each in fields(found):
         one, other = getattr(found, each.name), getattr(expected, each.name)

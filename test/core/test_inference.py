@@ -4,12 +4,9 @@ Needs PyTorch, NumPy and pytest only, so that it runs on machines with a GPU as 
 """
 
 import copy
-import logging
-import shutil
 import subprocess
 import sys
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -17,7 +14,6 @@ import torch
 from torch import Tensor
 
 from genesis_core import Geco, GenesisV2, SlotModel
-from genesis_core.device import resolve_compile, resolve_device, resolve_precision
 from genesis_core.inference import Found, Inference, Options
 from genesis_core.models.losses import latent_anchor, mask_supervision, region_mixture
 
@@ -42,7 +38,7 @@ def expected(
         with torch.no_grad():
             out = model(
                 image,
-                noise=model.inference_noise(1, options.num_slots),
+                **model.inference_randomness(1, options.num_slots),
                 num_slots=options.num_slots,
                 stop_threshold=options.stop_threshold,
             )
@@ -129,60 +125,6 @@ def test_on_a_cpu_it_is_the_model_under_autocast(
     after = model.state_dict()
     assert all(torch.equal(after[key], value) for key, value in before.items())
     assert all(after[key].dtype == value.dtype for key, value in before.items())
-
-
-# Compiling
-
-
-def test_compile_choices(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.delenv("TORCH_COMPILE_DISABLE", raising=False)
-    cpu = resolve_device("cpu")
-    assert resolve_compile("always", cpu, "fp32", False)
-    assert not resolve_compile("never", cpu, "bf16", True)
-    assert not resolve_compile("auto", cpu, "fp32", True)
-    assert not resolve_compile("auto", cpu, "bf16", False)
-    native = resolve_precision("auto", cpu) == "bf16"
-    if not native:
-        assert not resolve_compile("auto", cpu, "bf16", True)
-    with pytest.raises(ValueError, match="compile is 'yes'; expected one of auto, always, never"):
-        resolve_compile("yes", cpu, "fp32", True)
-
-
-@pytest.mark.skipif(shutil.which("g++") is None, reason="needs a C++ compiler")
-@pytest.mark.timeout(900)
-def test_compiled_model_agrees_and_is_kept(
-    make_model: ModelFactory, images: Tensor, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setenv("GENESIS_CACHE", str(tmp_path))
-    pixels = pixels_of(images)[:1]
-    model, options = make_model(), OPTIONS[2]
-    for _ in range(2):
-        inference = Inference(make_model(), precision="fp32", decode=False, compile=True)
-        inference.prepare(1, options)
-        check(inference(pixels, options), model, pixels, options, decode=False)
-        (package,) = tmp_path.iterdir()  # the second time, the same one
-        assert package.suffix == ".pt2"
-    # What was not prepared is not compiled.
-    check(inference(pixels, Options(3)), model, pixels, Options(3), decode=False)
-    assert [*tmp_path.iterdir()] == [package]
-
-
-def test_a_model_that_cannot_be_compiled_runs_as_it_is(
-    make_model: ModelFactory,
-    images: Tensor,
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
-    caplog: pytest.LogCaptureFixture,
-) -> None:
-    (tmp_path / "file").touch()
-    monkeypatch.setenv("GENESIS_CACHE", str(tmp_path / "file"))  # no folder can be made there
-    inference = Inference(make_model(), precision="fp32", decode=False, compile=True)
-    with caplog.at_level(logging.WARNING):
-        inference.prepare(1, OPTIONS[0])
-    assert "the model cannot be compiled and runs as it is" in caplog.text
-    pixels = pixels_of(images)[:1]
-    found = inference(pixels, OPTIONS[0])
-    check(found, make_model(), pixels, OPTIONS[0], decode=False)
 
 
 def test_importing_the_package_does_not_load_a_compiler() -> None:

@@ -5,15 +5,13 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from genesis_core.models.layers import (
-    BroadcastDecoder,
-    UNet,
-    UpConv,
+from genesis_core.models.layers import BroadcastDecoder, UNet, UpConv, pixel_coordinates
+from genesis_core.ops.convolution import (
+    _add_phases_native,
     _Convolution,
     _to_planes,
     add_conv_enlarged,
     phase_kernel,
-    pixel_coordinates,
 )
 
 # In float32 on a CPU, transposed convolutions are computed otherwise than in other precisions.
@@ -189,3 +187,24 @@ def test_channels_last_memory_changes_nothing() -> None:
     decoder.to(memory_format=torch.channels_last)
     actual = unet(images.contiguous(memory_format=torch.channels_last)), decoder(latents)
     torch.testing.assert_close(actual, expected, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.usefixtures("compiler")
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("size", [(1, 1, 1, 8), (2, 3, 5, 24), (1, 8, 4, 64)])
+def test_phases_are_added_at_their_pixels(
+    size: tuple[int, int, int, int], dtype: torch.dtype
+) -> None:
+    batch, height, width, channels = size
+    pixels = torch.randn(batch, 2 * height, 2 * width, channels).to(dtype)
+    phases = torch.randn(batch, height + 1, width + 1, 2, 2, channels).to(dtype)
+    expected = pixels.clone()
+    for p in (0, 1):
+        for q in (0, 1):
+            expected[:, p::2, q::2] += phases[:, p : p + height, q : q + width, p, q]
+    assert _add_phases_native(pixels, phases)
+    assert torch.equal(pixels, expected)
+    assert not _add_phases_native(pixels.double(), phases.double())
+    if height > 1:  # a layout that it does not know: nothing happens
+        assert not _add_phases_native(pixels, phases.transpose(1, 2).contiguous().transpose(1, 2))
+        assert torch.equal(pixels, expected)

@@ -171,8 +171,8 @@ def test_slots_can_be_exchanged(model: SlotAttention, images: Tensor) -> None:
 
 
 def test_the_noise_to_segment_with_keeps_slots_apart(model: SlotAttention, images: Tensor) -> None:
-    noise = model.inference_noise(4, SLOTS)
-    assert torch.equal(noise, model.inference_noise(4, SLOTS))
+    noise = model.inference_randomness(4, SLOTS)["noise"]
+    assert torch.equal(noise, model.inference_randomness(4, SLOTS)["noise"])
     assert torch.equal(noise[0], noise[3])
     with torch.no_grad():
         slots = model(images, noise=noise).latents

@@ -702,7 +702,7 @@ def test_a_frozen_parts_batch_normalisation_is_frozen(data: Path, tmp_path: Path
         ("genesis_v1", {"objective.initial_std": 0.1}, "can be set: leave it out, or train"),
         ("monet", {"objective.goal": 0.5}, "Raise the goal"),
         ("monet", {"model.image_size": 48}, "image_size is 48"),
-        ("monet", {"model.model": "vae"}, "unknown model 'vae'; expected one of genesis_v2"),
+        ("monet", {"model.model": "vae"}, "unknown model 'vae'; expected one of genesis_v1"),
     ],
 )
 def test_what_a_model_does_not_have_is_refused(
@@ -978,6 +978,10 @@ def test_settings_that_cannot_work_are_refused(
 
 def test_device_that_is_not_there_is_refused(data: Path, tmp_path: Path) -> None:
     assert "cuda:99" in error_of(tmp_path, data, {"device": "cuda:99"})
+
+
+def test_compiling_on_a_cpu_is_refused(data: Path, tmp_path: Path) -> None:
+    assert "compile is true" in error_of(tmp_path, data, {"device": "cpu", "compile": True})
 
 
 def test_depth_is_trained_on_and_reconstructed(tmp_path: Path) -> None:

@@ -10,11 +10,11 @@ import torch
 from numpy.typing import NDArray
 
 from genesis_core import (
-    GenesisOutput,
     GenesisV2,
     GenesisV2Config,
     SlotAttention,
     SlotAttentionConfig,
+    SlotOutput,
     save_model,
 )
 from training.pictures import (
@@ -41,7 +41,7 @@ def tile(sheet: NDArray[np.uint8], row: int, column: int, group: int = 0) -> NDA
     return sheet[top : top + SIZE, left : left + SIZE]
 
 
-def halves() -> GenesisOutput:
+def halves() -> SlotOutput:
     """Two slots that halve the image, left red and right blue, and an unused third slot."""
     masks = torch.zeros(1, SLOTS, 1, SIZE, SIZE)
     masks[:, 0, :, :, : SIZE // 2] = 1
@@ -49,7 +49,7 @@ def halves() -> GenesisOutput:
     means = torch.zeros(1, SLOTS, 3, SIZE, SIZE)
     means[:, 0, 0] = 1.0
     means[:, 1, 2] = 1.0
-    return GenesisOutput(
+    return SlotOutput(
         num_slots=torch.tensor([2]),
         latents=torch.zeros(1, SLOTS, 4),
         log_attention=masks.flip(-1).log(),  # the other way round than the decoder's

@@ -1,0 +1,62 @@
+"""The steps of IC-SBP in C++ (native/icsbp.cpp); models/icsbp.py says what they compute."""
+
+from __future__ import annotations
+
+import ctypes
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from genesis_core.ops.native_library import native_library, pointers, runs_native, sizes
+
+
+class Steps(NamedTuple):
+    """What S steps of stick-breaking give, at HW pixels.
+
+    log_masks: (B, S + 1, HW), the last is what is left. log_scopes: (B, S + 1, HW), what was left
+    before each step and after the last. log_alpha: (B, S, HW), before it is clamped. seeds: (B, S).
+    """
+
+    log_masks: Tensor
+    log_scopes: Tensor
+    log_alpha: Tensor
+    seeds: Tensor
+
+
+def native_gaussian_steps(
+    pixels: Tensor, scores: Tensor, steps: int, log_scale: Tensor, alphas: tuple[float, float]
+) -> Steps | None:
+    """Stick-breaking with the Gaussian kernel, without gradients.
+
+    Gives None where it cannot run: with gradients, on other devices than a CPU, and without a
+    compiler.
+
+    Args:
+        pixels: (B, E, HW) float32 embeddings, contiguous.
+        scores: (B, HW) float32 seed scores, contiguous.
+        steps: S.
+        log_scale: scalar, log of the kernel's scale.
+        alphas: the lowest and the highest value of the kernel.
+    """
+    if not runs_native(pixels):
+        return None
+    library = native_library("icsbp.cpp", "finding slots will take longer")
+    if library is None:
+        return None
+    batch, channels, count = pixels.shape
+    found = Steps(
+        log_masks=pixels.new_empty(batch, steps + 1, count),
+        log_scopes=pixels.new_empty(batch, steps + 1, count),
+        log_alpha=pixels.new_empty(batch, steps, count),
+        seeds=torch.empty(batch, steps, dtype=torch.int64),
+    )
+    library.icsbp(
+        *pointers(pixels, scores),
+        *sizes(batch, channels, count, steps),
+        ctypes.c_double(float(log_scale.exp())),
+        (ctypes.c_double * 2)(*alphas),
+        *pointers(found.log_masks, found.log_alpha, found.log_scopes, found.seeds),
+        torch.get_num_threads(),
+    )
+    return found
