@@ -219,7 +219,8 @@ def _recoloured(
     if not config.recolour or labels is None:
         return images
     flat = labels.flatten(1).long().clamp_max(_MOST_LABELS - 1)  # (B, HW)
-    member = F.one_hot(flat, _MOST_LABELS).float()  # (B, HW, L)
+    numbers = torch.arange(_MOST_LABELS, device=flat.device)
+    member = (flat[..., None] == numbers).float()  # (B, HW, L)
     area = member.sum(dim=1)  # (B, L)
     mean = images.flatten(2) @ member / area.clamp_min(1)[:, None]  # (B, 3, L)
     # Whose colour: among the instances that there are, the larger the likelier.

@@ -14,18 +14,17 @@ POINT_WIDTHS = (24, 32, 48, 64, 64)
 """Channels of the point branch, from stride 2 to stride 32."""
 
 
-class PaperBackbone(nn.Module):
+class PaperBackbone(UNet):
     """The paper's UNet; with depth, points are further channels of its input.
 
     (B, C, S, S) and (B, 4, S, S) or None -> (B, feature_dim, S, S).
     """
 
     def __init__(self, image_size: int, channels: int, feature_dim: int, points: bool) -> None:
-        super().__init__()
+        super().__init__(image_size, channels + POINT_CHANNELS * points, feature_dim)
         self.points = points
-        self.unet = UNet(image_size, channels + POINT_CHANNELS * points, feature_dim)
 
-    def forward(self, images: Tensor, points: Tensor | None) -> Tensor:
+    def forward(self, images: Tensor, points: Tensor | None = None) -> Tensor:
         if self.points:
             if points is None:
                 shape = (len(images), POINT_CHANNELS, *images.shape[2:])
@@ -33,7 +32,7 @@ class PaperBackbone(nn.Module):
             else:
                 described, _ = point_features(points, images.shape[-1])
             images = torch.cat([images, described.to(images.dtype)], dim=1)
-        return self.unet(images)
+        return super().forward(images)
 
 
 class StridedBlock(nn.Sequential):
@@ -101,7 +100,7 @@ class PretrainedBackbone(nn.Module):
             ConvBlock(b + s, w) for b, s, w in zip(below, beside, widths, strict=True)
         )
 
-    def forward(self, images: Tensor, points: Tensor | None) -> Tensor:
+    def forward(self, images: Tensor, points: Tensor | None = None) -> Tensor:
         if self.branch is None:
             maps = self.trunk(images)
         else:

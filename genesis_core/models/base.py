@@ -14,6 +14,9 @@ from genesis_core.models.losses import Losses
 
 INFERENCE_SEED = 0
 
+KINDS = ("object", "robot", "surroundings")
+"""What a slot can be, in the order of ``SlotOutput.kind_logits``."""
+
 MODELS: dict[str, type[SlotModel]] = {}
 """Every model by its name. A subclass of ``SlotModel`` with a ``config_class`` enters itself."""
 
@@ -278,6 +281,11 @@ class SlotModel(nn.Module):
     @property
     def takes_points(self) -> bool:
         """Whether it can use what a depth camera measured (``points``)."""
+        return False
+
+    @property
+    def tells_kinds(self) -> bool:
+        """Whether it says of each slot which of ``KINDS`` it is (``kind_logits``)."""
         return False
 
     @property

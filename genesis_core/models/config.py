@@ -50,14 +50,15 @@ class ModelConfig:
         """
         if self.model != type(self).model:
             raise ConfigError(f"model is {self.model!r}; expected {type(self).model!r}")
-        size = self.image_size
-        _check_int("image_size", size, 32)
-        if size > largest_size or size & (size - 1):
-            raise ConfigError(
-                f"image_size is {size}; expected a power of two from 32 to {largest_size}"
-            )
+        self._check_image_size(largest_size)
         for name, low in {"num_slots": 2, "image_channels": 1, **lowest}.items():
             _check_int(name, getattr(self, name), low)
+
+    def _check_image_size(self, largest: int) -> None:
+        size = self.image_size
+        _check_int("image_size", size, 32)
+        if size > largest or size & (size - 1):
+            raise ConfigError(f"image_size is {size}; expected a power of two from 32 to {largest}")
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -71,7 +71,7 @@ class ScaledConv(Freezable, nn.Module):
         self.padding = (kernel - 1) // 2 if stride == 1 else (kernel + 1) // 2
 
     def forward(self, x: Tensor) -> Tensor:
-        weight = self._kernel("scaled", lambda: self.weight * self.scale[:, None, None, None])
+        weight = self.kernel("scaled", lambda: self.weight * self.scale[:, None, None, None])
         x = F.conv2d(
             x, weight, self.shift.to(weight.dtype), self.stride, self.padding, 1, self.groups
         )

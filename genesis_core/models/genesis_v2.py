@@ -10,7 +10,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from genesis_core.models.base import Draw, PartialOutput, SlotModel, SlotOutput
+from genesis_core.models.backbones import PaperBackbone, PretrainedBackbone
+from genesis_core.models.base import KINDS, Draw, PartialOutput, SlotModel, SlotOutput
 from genesis_core.models.config import ConfigError, GenerativeConfig
 from genesis_core.models.icsbp import ICSBP, KERNELS, NORMALISATIONS, Clusters
 from genesis_core.models.latents import (
@@ -23,11 +24,18 @@ from genesis_core.models.layers import (
     GROUP_NORM_GROUPS,
     BroadcastDecoder,
     ConvBlock,
-    UNet,
     pixel_coordinates,
 )
-from genesis_core.models.losses import Losses, mask_consistency, sgmm_nll
+from genesis_core.models.losses import (
+    Losses,
+    images_at,
+    log_masks_at,
+    mask_consistency,
+    sgmm_nll,
+)
 from genesis_core.ops.pooling import pool
+
+ENCODERS = ("unet", "efficientnet_lite0")
 
 
 @dataclass(frozen=True)
@@ -35,7 +43,8 @@ class GenesisV2Config(GenerativeConfig):
     """Everything that decides the shape and the mathematics of a GENESIS-V2 model.
 
     Attributes:
-        image_size: height and width of the input in pixels; a power of two from 32 to 256.
+        image_size: height and width of the input in pixels; a power of two from 32 to 256 or, with
+            EfficientNet-Lite0, a multiple of 32 from 64 to 512.
         num_slots: K, the largest number of slots IC-SBP may draw (at least 2).
         feature_dim: C, the backbone's width; a multiple of 8 (GroupNorm has 8 groups).
         latent_dim: D, size of a slot's latent.
@@ -48,6 +57,15 @@ class GenesisV2Config(GenerativeConfig):
             or "softmax" over the kernels of all seeds (the paper's future work, Section 3.1).
         pixel_std: sigma_x, the fixed standard deviation of the SGMM likelihood.
         image_channels: channels of the input and of the component means.
+        encoder: "unet", the paper's; or "efficientnet_lite0", which may start from weights trained
+            on ImageNet, with a top-down path (not in the paper). Its features, embeddings and
+            IC-SBP's masks have half the image's height and width.
+        points: whether the encoder also takes what a depth camera measured (not in the paper).
+        kinds: whether a head says of each slot if it is an object, the robot or surroundings (not
+            in the paper).
+        decoder_size: height and width of what is decoded, a power of two from 16 to 256; 0 for the
+            image's. The likelihood is then of the image averaged to that size.
+        decoder_dim: the decoder's width, a multiple of 8; 0 for ``feature_dim``.
         model: the model's name.
     """
 
@@ -63,20 +81,63 @@ class GenesisV2Config(GenerativeConfig):
     mask_normalisation: str = "stick_breaking"
     pixel_std: float = 0.7
     image_channels: int = 3
+    encoder: str = "unet"
+    points: bool = False
+    kinds: bool = False
+    decoder_size: int = 0
+    decoder_dim: int = 0
     model: Literal["genesis_v2"] = "genesis_v2"
 
     def __post_init__(self) -> None:
         self._check(256, latent_dim=1, embedding_dim=2, feature_dim=GROUP_NORM_GROUPS)
-        if self.feature_dim % GROUP_NORM_GROUPS:
-            raise ConfigError(
-                f"feature_dim is {self.feature_dim}; expected a multiple of {GROUP_NORM_GROUPS}"
-            )
-        for name, known in (("kernel", KERNELS), ("mask_normalisation", NORMALISATIONS)):
+        for name in ("feature_dim", "decoder_dim"):
+            value = getattr(self, name)
+            if isinstance(value, bool) or not isinstance(value, int) or value % GROUP_NORM_GROUPS:
+                raise ConfigError(
+                    f"{name} is {value!r}; expected a multiple of {GROUP_NORM_GROUPS}"
+                )
+        for name, known in (
+            ("kernel", KERNELS),
+            ("mask_normalisation", NORMALISATIONS),
+            ("encoder", ENCODERS),
+        ):
             if (value := getattr(self, name)) not in known:
                 raise ConfigError(f"{name} is {value!r}; expected one of {', '.join(known)}")
-        for name in ("semi_conv", "autoregressive_prior", "mask_loss"):
+        for name in ("semi_conv", "autoregressive_prior", "mask_loss", "points", "kinds"):
             if not isinstance(getattr(self, name), bool):
                 raise ConfigError(f"{name} is {getattr(self, name)!r}; expected true or false")
+        if self.encoder != "unet" and self.image_channels != 3:
+            raise ConfigError(
+                f"image_channels is {self.image_channels}; encoder {self.encoder} takes 3. Depth "
+                "reaches it as points"
+            )
+        size = self.decoder_size
+        if size not in (0, 16, 32, 64, 128, 256) or (not size and self.decoded_size % 16):
+            raise ConfigError(
+                f"decoder_size is {size!r}; expected a power of two from 16 to 256, or 0 for the "
+                "image's size"
+            )
+
+    def _check_image_size(self, largest: int) -> None:
+        if self.encoder == "unet":
+            super()._check_image_size(largest)
+            return
+        size = self.image_size
+        if not isinstance(size, int) or size % 32 or not 64 <= size <= 512:
+            raise ConfigError(
+                f"image_size is {size!r}; encoder {self.encoder} takes multiples of 32 from 64 to "
+                "512"
+            )
+
+    @property
+    def mask_size(self) -> int:
+        """Height and width of features, embeddings and IC-SBP's masks."""
+        return self.image_size if self.encoder == "unet" else self.image_size // 2
+
+    @property
+    def decoded_size(self) -> int:
+        """Height and width of the decoder's masks and means."""
+        return self.decoder_size or self.image_size
 
 
 class Embedding(nn.Module):
@@ -96,7 +157,7 @@ class Embedding(nn.Module):
         self.semi_conv = config.semi_conv
         if config.semi_conv:
             self.gate = nn.Parameter(torch.tensor(0.0))
-            grid = pixel_coordinates(config.image_size, config.image_size)
+            grid = pixel_coordinates(config.mask_size, config.mask_size)
             grid = F.pad(grid, (0, 0, 0, 0, config.embedding_dim - 2, 0))
             self.register_buffer("coordinates", grid, persistent=False)
 
@@ -123,7 +184,8 @@ class LatentHead(nn.Sequential):
 class GenesisV2(SlotModel):
     """The model.
 
-    ``log_attention`` are IC-SBP's masks, ``log_masks`` the decoder's.
+    ``log_attention`` are IC-SBP's masks, ``log_masks`` the decoder's. With another encoder or
+    decoder than the paper's they may be smaller than the image, see the config.
     """
 
     config_class = GenesisV2Config
@@ -138,7 +200,13 @@ class GenesisV2(SlotModel):
     def __init__(self, config: GenesisV2Config) -> None:
         super().__init__(config)
         self.latent_dim = config.latent_dim
-        self.backbone = UNet(config.image_size, config.image_channels, config.feature_dim)
+        self.backbone: PaperBackbone | PretrainedBackbone
+        if config.encoder == "unet":
+            self.backbone = PaperBackbone(
+                config.image_size, config.image_channels, config.feature_dim, config.points
+            )
+        else:
+            self.backbone = PretrainedBackbone(config.feature_dim, config.points)
         self.embedding = Embedding(config)
         self.icsbp = ICSBP(config.num_slots, config.kernel, config.mask_normalisation)
         self.feature_head = nn.Sequential(
@@ -146,8 +214,12 @@ class GenesisV2(SlotModel):
             nn.Conv2d(config.feature_dim, 2 * config.feature_dim, 1),
         )
         self.latent_head = LatentHead(config)
+        self.kind_head = nn.Linear(2 * config.feature_dim, len(KINDS)) if config.kinds else None
         self.decoder = BroadcastDecoder(
-            config.image_size, config.latent_dim, config.feature_dim, config.image_channels + 1
+            config.decoded_size,
+            config.latent_dim,
+            config.decoder_dim or config.feature_dim,
+            config.image_channels + 1,
         )
         self.prior = AutoregressivePrior(config.latent_dim) if config.autoregressive_prior else None
 
@@ -158,12 +230,13 @@ class GenesisV2(SlotModel):
         images: Tensor,
         seed_scores: Tensor,
         *,
+        points: Tensor | None = None,
         stop_threshold: float | None = None,
         num_slots: int | None = None,
         hard_masks: bool = False,
     ) -> tuple[Tensor, Clusters]:
         """Backbone and IC-SBP: features (B, C, H, W) and clusters; see ``forward``."""
-        features = self.backbone(images)
+        features = self.backbone(images, points)
         clusters = self.icsbp(
             self.embedding(features),
             seed_scores[:, 0],
@@ -172,6 +245,22 @@ class GenesisV2(SlotModel):
             hard=hard_masks,
         )
         return features, clusters
+
+    def slot_features(self, features: Tensor, masks: Tensor) -> Tensor:
+        """Each slot's features, averaged in its mask: (B, K, 2C) float32.
+
+        Args:
+            features: (B, C, H, W) from the backbone.
+            masks: (B, K, H, W).
+        """
+        block, conv = self.feature_head
+        assert isinstance(conv, nn.Conv2d) and conv.bias is not None
+        pixels = block(features).flatten(2).transpose(1, 2)  # (B, HW, C)
+        sums, mass = pool(masks.float().flatten(2), pixels)
+        with torch.autocast(masks.device.type, enabled=False):
+            # The head's 1x1 convolution is linear, and cheaper on K sums than on all pixels.
+            sums = F.linear(sums, conv.weight.flatten(1)) + mass * conv.bias
+            return sums / (mass + 1e-5)
 
     def posterior(self, features: Tensor, masks: Tensor) -> tuple[Tensor, Tensor]:
         """Mean and standard deviation of each slot's latent, from features pooled in its mask.
@@ -182,14 +271,7 @@ class GenesisV2(SlotModel):
 
         Returns: two tensors (B, K, D).
         """
-        block, conv = self.feature_head
-        assert isinstance(conv, nn.Conv2d) and conv.bias is not None
-        pixels = block(features).flatten(2).transpose(1, 2)  # (B, HW, C)
-        sums, mass = pool(masks.float().flatten(2), pixels)
-        with torch.autocast(masks.device.type, enabled=False):
-            # The head's 1x1 convolution is linear, and cheaper on K sums than on all pixels.
-            sums = F.linear(sums, conv.weight.flatten(1)) + mass * conv.bias
-        return posterior_moments(self.latent_head(sums / (mass + 1e-5)))
+        return posterior_moments(self.latent_head(self.slot_features(features, masks)))
 
     @torch.no_grad()
     def set_posterior_std(self, std: float) -> None:
@@ -233,6 +315,7 @@ class GenesisV2(SlotModel):
         *,
         seed_scores: Tensor,
         noise: Tensor,
+        points: Tensor | None = None,
         stop_threshold: float | None,
         hard_masks: bool,
         decode: bool,
@@ -241,6 +324,7 @@ class GenesisV2(SlotModel):
         features, clusters = self.cluster(
             images,
             seed_scores,
+            points=points,
             stop_threshold=stop_threshold,
             num_slots=noise.shape[1],
             hard_masks=hard_masks,
@@ -259,7 +343,7 @@ class GenesisV2(SlotModel):
         self, images: Tensor, *, points: Tensor | None = None, **randomness: Tensor
     ) -> Clusters:
         drawn = self._inputs(images, points, {**randomness})
-        return self.cluster(images, drawn["seed_scores"])[1]
+        return self.cluster(images, drawn["seed_scores"], points=points)[1]
 
     def explain_partly(
         self,
@@ -271,7 +355,7 @@ class GenesisV2(SlotModel):
         **randomness: Tensor,
     ) -> PartialOutput:
         drawn = self._inputs(images, points, {**randomness})
-        features, clusters = self.cluster(images, drawn["seed_scores"])
+        features, clusters = self.cluster(images, drawn["seed_scores"], points=points)
         encoded = self.encode(features[encode], clusters[encode], drawn["noise"][encode])
         out = encoded[decode]
         out.log_masks, out.means, out.reconstruction = self.decode(out.latents)
@@ -286,7 +370,8 @@ class GenesisV2(SlotModel):
             noise: (B, K or more, D) standard normal.
         """
         slots = clusters.log_masks.shape[1]
-        mean, std = self.posterior(features, clusters.log_masks.exp())
+        pooled = self.slot_features(features, clusters.log_masks.exp())
+        mean, std = posterior_moments(self.latent_head(pooled))
         return SlotOutput(
             num_slots=clusters.num_slots,
             clusters=clusters,
@@ -294,10 +379,19 @@ class GenesisV2(SlotModel):
             latent_mean=mean,
             latent_std=std,
             latents=mean + std * noise[:, :slots].to(mean),
+            kind_logits=None if self.kind_head is None else self.kind_head(pooled).float(),
         )
 
+    @property
+    def takes_points(self) -> bool:
+        return self.config.points
+
+    @property
+    def tells_kinds(self) -> bool:
+        return self.config.kinds
+
     def draws(self, num_slots: int) -> dict[str, Draw]:
-        size = self.config.image_size
+        size = self.config.mask_size
         return {"seed_scores": Draw("uniform", (1, size, size)), **super().draws(num_slots)}
 
     @property
@@ -317,9 +411,11 @@ class GenesisV2(SlotModel):
             raise ValueError("losses need a decoded forward pass: call the model with decode=True")
         mask_kl = None
         if self.config.mask_loss:
-            mask_kl = mask_consistency(out.log_attention, out.log_masks)
+            attention = log_masks_at(out.log_attention, self.config.decoded_size)
+            mask_kl = mask_consistency(attention, out.log_masks)
+        shown = images_at(images, self.config.decoded_size)
         return Losses(
-            nll=sgmm_nll(images, out.log_masks, out.means, self.config.pixel_std),
+            nll=sgmm_nll(shown, out.log_masks, out.means, self.config.pixel_std),
             kl=self._latent_kl(out),
             mask_kl=mask_kl,
         )

@@ -1,4 +1,4 @@
-"""Likelihood, divergences, GECO and mask supervision."""
+"""Likelihood, divergences, GECO, and supervision of masks and kinds."""
 
 from __future__ import annotations
 
@@ -46,6 +46,28 @@ class Losses:
         """
         nll = self.nll if self.decoded_nll is None else self.decoded_nll
         return -(nll + self.kl.sum(dim=1))
+
+
+def images_at(images: Tensor, size: int) -> Tensor:
+    """Images (B, C, H, W) averaged to (B, C, size, size); as they are where they have that size."""
+    if images.shape[-1] == size:
+        return images
+    return F.interpolate(images.float(), (size, size), mode="area")
+
+
+def log_masks_at(log_masks: Tensor, size: int) -> Tensor:
+    """Log masks (B, K, 1, H, W) at size x size: probabilities averaged, or interpolated.
+
+    They still sum to one at every pixel. As they are where they have that size.
+    """
+    if log_masks.shape[-1] == size:
+        return log_masks
+    masks = log_masks.float().exp()[:, :, 0]
+    if log_masks.shape[-1] > size:
+        masks = F.interpolate(masks, (size, size), mode="area")
+    else:
+        masks = F.interpolate(masks, (size, size), mode="bilinear", align_corners=False)
+    return masks[:, :, None].log()
 
 
 def sgmm_nll(images: Tensor, log_masks: Tensor, means: Tensor, pixel_std: float) -> Tensor:
@@ -215,7 +237,7 @@ def _log_determinant(matrices: Tensor) -> Tensor:
     return 2 * factors.diagonal(dim1=-2, dim2=-1).log().sum(dim=-1)
 
 
-def mask_supervision(clusters: Clusters, labels: Tensor) -> Tensor:
+def mask_supervision(clusters: Clusters, labels: Tensor, num_labels: int | None = None) -> Tensor:
     """Binary cross-entropy between IC-SBP's alpha masks and ground-truth instances: (B,).
 
     The instance under a step's seed is that step's target, so nothing has to be matched. The
@@ -225,29 +247,60 @@ def mask_supervision(clusters: Clusters, labels: Tensor) -> Tensor:
     Args:
         clusters: IC-SBP's output for a fixed number of slots.
         labels: (B, H, W) integer instance labels; the background is an instance like any other.
+        num_labels: what all labels are below; None counts, for which it waits for a GPU.
     """
     expected = clusters.log_alpha[:, 0].shape
     if labels.shape != expected:
         raise ValueError(f"labels have shape {tuple(labels.shape)}; expected {tuple(expected)}")
     log_alpha = clusters.log_alpha.flatten(2)  # (B, S, HW)
     flat = labels.flatten(1).long()  # (B, HW)
-    # Counting the labels that there are would wait for the device.
-    count = 256 if labels.dtype == torch.uint8 else int(flat.max()) + 1
-    zeros = log_alpha.new_zeros(*log_alpha.shape[:2], count, dtype=torch.float32)  # (B, S, L)
-    areas = zeros[:, 0].scatter_add(1, flat, torch.ones_like(flat, dtype=torch.float32))  # (B, L)
-    place = flat[:, None].expand_as(log_alpha)
+    count = int(flat.max()) + 1 if num_labels is None else num_labels
+    with torch.autocast(labels.device.type, enabled=False):
+        members = _members(flat, count)  # (B, HW, L)
+        areas = members.sum(dim=1)  # (B, L)
 
-    def instance_means(values: Tensor) -> Tensor:
-        """(B, S, HW) -> (B, S, L)."""
-        return zeros.scatter_add(2, place, values.float()) / areas.clamp_min(1)[:, None]
+        def instance_means(values: Tensor) -> Tensor:
+            """(B, S, HW) -> (B, S, L)."""
+            # A product of matrices: adding up pixel by pixel, a GPU would wait for itself.
+            return values.float() @ members / areas.clamp_min(1)[:, None]
 
-    target = flat.gather(1, clusters.seeds)[:, :, None]  # (B, S, 1)
-    inside = instance_means(-log_alpha).gather(2, target)[:, :, 0]
-    # -log(1 - alpha), kept finite where alpha reaches one.
-    log_rest = torch.log1p(-log_alpha.exp().clamp_max(1 - 1e-6))
-    others = (areas > 0)[:, None] & (torch.arange(count, device=labels.device) != target)
-    outside = (instance_means(-log_rest) * others).sum(dim=2) / others.sum(dim=2).clamp_min(1)
+        target = flat.gather(1, clusters.seeds)[:, :, None]  # (B, S, 1)
+        inside = instance_means(-log_alpha).gather(2, target)[:, :, 0]
+        # -log(1 - alpha), kept finite where alpha reaches one.
+        log_rest = torch.log1p(-log_alpha.exp().clamp_max(1 - 1e-6))
+        others = (areas > 0)[:, None] & (torch.arange(count, device=labels.device) != target)
+        outside = (instance_means(-log_rest) * others).sum(dim=2)
+        outside = outside / others.sum(dim=2).clamp_min(1)
     return (inside + outside).mean(dim=1)
+
+
+def _members(labels: Tensor, count: int) -> Tensor:
+    """(B, N, count) float32, one where a label is that number."""
+    # F.one_hot may wait for the device, to check.
+    return (labels[..., None] == torch.arange(count, device=labels.device)).float()
+
+
+def kind_supervision(kind_logits: Tensor, log_masks: Tensor, kinds: Tensor) -> Tensor:
+    """Cross-entropy between the kinds that slots are taken for and those of their pixels: (B,).
+
+    A mean over slots; a mask of less than a thousandth of the image counts less. The gradient
+    reaches the features that were pooled, not the masks' shares.
+
+    Args:
+        kind_logits: (B, K, C).
+        log_masks: (B, K, 1, H, W), IC-SBP's; -inf marks slots that take no part.
+        kinds: (B, H, W) integer, the true kind of each pixel, below C.
+    """
+    count = kind_logits.shape[2]
+    with torch.autocast(kinds.device.type, enabled=False):
+        masks = log_masks.detach().float().exp().flatten(2)  # (B, K, HW)
+        members = _members(kinds.flatten(1), count)  # (B, HW, C)
+        sums = masks @ members
+        mass = sums.sum(dim=2)
+        shares = sums / mass.clamp_min(1e-6)[..., None]
+        entropy = -(shares * kind_logits.float().log_softmax(dim=2)).sum(dim=2)
+        weights = (mass / (1e-3 * masks.shape[2])).clamp_max(1)
+    return (weights * entropy).sum(dim=1) / weights.sum(dim=1).clamp_min(1e-3)
 
 
 class Geco:
@@ -304,11 +357,12 @@ class Geco:
         """Move beta after a step whose mean nll per image was ``nll`` (scalar)."""
         nll = nll.detach().double()
         ema = self.momentum * self.nll_ema + (1 - self.momentum) * nll
-        self.nll_ema = torch.where(self.nll_ema.isnan(), nll, ema)
+        # In place, so that a CUDA graph of it goes on from where it was.
+        self.nll_ema.copy_(torch.where(self.nll_ema.isnan(), nll, ema))
         slack = self.goal - self.nll_ema
         speed = torch.where(slack > 0, self.speedup, 1.0)
         growth = (self.step_size * speed * slack).exp()
-        self.beta = (self.beta * growth).clamp(self.beta_min, self.beta_max)
+        self.beta.copy_((self.beta * growth).clamp(self.beta_min, self.beta_max))
 
     def state_dict(self) -> dict[str, Tensor]:
         return {"beta": self.beta, "nll_ema": self.nll_ema}
