@@ -178,9 +178,7 @@ def test_what_the_model_has_not_is_refused_by_name(
     ):
         with pytest.raises(ValueError, match=message):
             model(images, **options)
-    with pytest.raises(
-        SystemExit, match=r"mask_supervision is 1\.0, but model stripes has no IC-S"
-    ):
+    with pytest.raises(SystemExit, match=r"mask_supervision is 1\.0, but model stripes has"):
         main(["--model.model=stripes", "--objective.mask_supervision=1", f"--run={tmp_path}"])
 
 
