@@ -85,7 +85,7 @@ def test_the_plain_model_computes_the_same() -> None:
     plain = PlainGenesisV2.like(model)
     model.to(memory_format=torch.channels_last)
     images, scores, noise = torch.rand(2, 3, 32, 32), torch.rand(2, 1, 32, 32), torch.randn(2, 3, 6)
-    outputs = [one(images, scores, noise) for one in (model, plain)]
+    outputs = [one(images, seed_scores=scores, noise=noise) for one in (model, plain)]
     for name in ("log_attention", "log_masks", "latent_mean", "latent_std", "reconstruction"):
         ours, theirs = (getattr(out, name) for out in outputs)
         torch.testing.assert_close(ours, theirs, rtol=1e-3, atol=1e-4)
