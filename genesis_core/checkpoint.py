@@ -15,6 +15,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from genesis_core.device import resolve_device
+from genesis_core.files import atomic_path
 from genesis_core.models import build_model, config_from_dict
 from genesis_core.models.base import SlotModel
 from genesis_core.models.config import ConfigError, GenesisV2Config, ModelConfig
@@ -78,13 +79,9 @@ def save_model(
     path = Path(path)
     if not path.parent.is_dir():
         raise FileNotFoundError(f"cannot write {path}: the folder {path.parent} does not exist")
-    partial = path.with_name(path.name + ".partial")
-    try:
+    with atomic_path(path) as partial:
         save_file(weights, partial, metadata=header)
         partial.chmod(0o644)  # safetensors makes it readable for its owner only
-        os.replace(partial, path)
-    finally:
-        partial.unlink(missing_ok=True)
 
 
 def load_model(

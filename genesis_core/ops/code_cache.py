@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import os
-import tempfile
 from collections.abc import Callable
 from pathlib import Path
 
 import torch
+
+from genesis_core.files import atomic_path
 
 CACHE_VARIABLE = "GENESIS_CACHE"
 """Environment variable that names another folder for compiled code."""
@@ -26,10 +27,8 @@ def kept(name: str, make: Callable[[Path], object]) -> Path:
     file = compile_cache() / name
     if not file.exists():
         file.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(dir=file.parent) as folder:
-            partial = Path(folder) / name
+        with atomic_path(file, contended=True) as partial:
             make(partial)
-            os.replace(partial, file)
     return file
 
 
