@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from benchmarks import reference as authors
+from benchmarks import authors
 from benchmarks.floor import count_flops
 from benchmarks.measure import Row, interleaved, progress
 from benchmarks.plain import PlainGenesisV2

@@ -1,7 +1,7 @@
 """Start a larger model from a trained smaller one: for larger images, with more features, or both.
 
-python training/grow.py --checkpoint small.safetensors --image-size 128 --output large.safetensors
-python training/grow.py --checkpoint small.safetensors --feature-dim 64 --output wide.safetensors
+python -m training.grow --checkpoint small.safetensors --image-size 128 --output large.safetensors
+python -m training.grow --checkpoint small.safetensors --feature-dim 64 --output wide.safetensors
 
 The backbone of a model for images of twice the size has one level more, on the outside. Inner
 levels see a scene at the same scale as before and keep their weights; the outermost keep theirs as
@@ -12,13 +12,8 @@ read it reads a share of each. Train the result as `init` of a run.
 
 from __future__ import annotations
 
-import sys
-from pathlib import Path
-
-if __package__ in (None, ""):  # run as a file: the project's folder is not on the path yet
-    sys.path[0] = str(Path(__file__).resolve().parents[1])
-
 from dataclasses import replace
+from pathlib import Path
 
 import torch
 from jsonargparse import ArgumentParser

@@ -1,12 +1,12 @@
 """Train a model on prepared data: GENESIS-V2, or one of those it is compared with.
 
-    python training/train.py --config config/training/tabletop_fast.yaml --run runs/mine
-    python training/train.py --config config/training/shapestacks.yaml \
+    python -m training.train --config config/training/tabletop_fast.yaml --run runs/mine
+    python -m training.train --config config/training/shapestacks.yaml \
         --config config/training/models/monet.yaml
-    torchrun --nproc-per-node 4 -- training/train.py --config ...
+    torchrun --nproc-per-node 4 -m -- training.train --config ...
 
-Every setting of training/settings.py can be given in the files and overridden on the command line
-(--optimizer.lr 3e-4). A run continues exactly where it was with --resume true.
+Every setting of training/train_config.py can be given in the files and overridden on the command
+line (--optimizer.lr 3e-4). A run continues exactly where it was with --resume true.
 """
 
 from __future__ import annotations
@@ -19,12 +19,8 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict
-from pathlib import Path
 from types import FrameType
 from typing import Any
-
-if __package__ in (None, ""):  # run as a file: the project's folder is not on the path yet
-    sys.path[0] = str(Path(__file__).resolve().parents[1])
 
 import numpy as np
 import torch
@@ -48,24 +44,18 @@ from genesis_core import (
 from genesis_core.device import PRECISIONS as DTYPES
 from genesis_core.device import resolve_precision
 from genesis_core.memory import keep_freed_memory
-from genesis_core.metrics import adjusted_rand_index, mean_segment_covering
 from genesis_core.models.config import GenerativeConfig
-from genesis_core.models.losses import region_mixture
-from training.augment import AugmentConfig, AugmentedLoader, to_model_input
+from training.augment import AugmentedLoader, to_model_input
 from training.datasets.prepared import DatasetError, PreparedDataset
 from training.objective import Objective, step_randomness
 from training.parallel import Processes
-from training.pictures import reconstruction_sheet, sample_sheet
 from training.run_folder import RunFolder, TrainingError, git_revision
-from training.settings import TrainConfig, changed_settings, fixed_settings, parse
+from training.train_config import TrainConfig, changed_settings, fixed_settings, parse
+from training.validation import Validation, better_masks
 
-PICTURE_IMAGES = 4
-VALIDATION_BATCH = 16
 # Below this the gradient scaler has met nothing but overflow: the loss itself is broken.
 SMALLEST_FP16_SCALE = 2.0**-14
 
-MASK_SOURCES = ("attention", "decoder")
-METRICS = {"ari_fg": adjusted_rand_index, "msc_fg": mean_segment_covering}
 # Mistakes of the user's, or of the machine's: the message says it all.
 ERRORS = (CheckpointError, ConfigError, DatasetError, DeviceError, TrainingError, OSError)
 
@@ -104,7 +94,8 @@ class Trainer:
         self.loaders, self.places = self._build_loaders()
         self.validation = None
         if self.processes.is_main and (config.eval_every or config.picture_every):
-            self.validation = PreparedDataset(config.data.path, "val")
+            dataset = PreparedDataset(config.data.path, "val")
+            self.validation = Validation(dataset, config.objective, config.eval_images)
         torch.manual_seed(config.seed)
         self.model = self._build_model(None if resuming else config.init)
         self.best_mask_source = "attention"
@@ -427,72 +418,16 @@ class Trainer:
             if model is self.model:
                 self._set_training(model)
 
-    def _validation_batches(self, count: int) -> Iterator[tuple[Tensor, Tensor | None]]:
-        """``count`` images of the split val, always the same, or all if it has fewer."""
-        assert self.validation is not None
-        size = self.config.model.image_size
-        loader = AugmentedLoader(
-            self.validation,
-            AugmentConfig(),
-            image_size=size,
-            batch_size=VALIDATION_BATCH,
-            seed=0,
-        )
-        count = min(count, len(self.validation))
-        for step in range(math.ceil(count / VALIDATION_BATCH)):
-            images, masks = loader.batch(step)
-            left = count - step * VALIDATION_BATCH  # batches run on into the next epoch
-            yield (
-                to_model_input(images[:left], self.device),
-                None if masks is None else masks[:left],
-            )
-
     def _validate(self, writer: SummaryWriter | None) -> None:
-        """The objective's terms, and segmentation metrics for both kinds of masks, on val."""
         if writer is None:
             return
-        decode = not self.config.objective.masks_only
-        scores: dict[str, list[float]] = {}
-
-        def add(name: str, values: Any) -> None:
-            scores.setdefault(name, []).extend(float(value) for value in values)
-
+        assert self.validation is not None
         with self._evaluating() as model:
-            for images, masks in self._validation_batches(self.config.eval_images):
-                out = model(images, decode=decode)
-                if out.reconstruction is not None:
-                    if model.generative:
-                        losses = model.losses(images, out)
-                        elbo, kl = losses.elbo, losses.kl.sum(dim=1)
-                        add("elbo", elbo)
-                        # Of the masks that the elbo is of; MONet's objective has others.
-                        add("nll", -elbo - kl)
-                        add("kl", kl)
-                    add("mse", (out.reconstruction - images).square().mean(dim=(1, 2, 3)))
-                if self.config.objective.region_mixture:
-                    add("region_mixture", region_mixture(images, out.log_attention))
-                if masks is None:
-                    continue
-                for source, log_masks in zip(
-                    MASK_SOURCES, (out.log_attention, out.log_masks), strict=True
-                ):
-                    if log_masks is not None:
-                        labels, truth = (
-                            log_masks[:, :, 0].argmax(dim=1).cpu().numpy(),
-                            masks.numpy(),
-                        )
-                        for name, metric in METRICS.items():
-                            add(f"{source}_{name}", metric(truth, labels, foreground_only=True))
-        if not scores:
+            values = self.validation.scores(model)
+        if not values:
             return  # attention only, and no ground truth to compare with
-        values = {name: float(np.mean(value)) for name, value in scores.items()}
-        found = {s: values[f"{s}_ari_fg"] for s in MASK_SOURCES if f"{s}_ari_fg" in values}
-        if found:
-            # Equally good: the model's default, which for GENESIS are the cheaper ones.
-            default = self.model.default_mask_source
-            self.best_mask_source = max(
-                found, key=lambda source: (found[source], source == default)
-            )
+        best = better_masks(values, self.model.default_mask_source)
+        self.best_mask_source = best or self.best_mask_source
         self._record(writer, "val", values)
         shown = ", ".join(f"{name} {value:.4g}" for name, value in values.items())
         tqdm.write(f"step {self.step}: {shown}")
@@ -500,15 +435,9 @@ class Trainer:
     def _log_pictures(self, writer: SummaryWriter | None) -> None:
         if writer is None:
             return
-        decode = not self.config.objective.masks_only
+        assert self.validation is not None
         with self._evaluating() as model:
-            images, masks = next(self._validation_batches(PICTURE_IMAGES))
-            out = model(images, decode=decode)
-            truth = None if masks is None else masks.numpy()
-            sheets = {"reconstructions": reconstruction_sheet(images, out, truth)}
-            if decode and model.generative:
-                generator = torch.Generator().manual_seed(0)
-                sheets["samples"] = sample_sheet(model.sample(PICTURE_IMAGES, generator))
+            sheets = self.validation.pictures(model)
         for name, sheet in sheets.items():
             writer.add_image(name, sheet, self.step, dataformats="HWC")
 

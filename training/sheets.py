@@ -5,7 +5,6 @@ All functions return uint8 RGB (height, width, 3), for PNG files and TensorBoard
 
 from __future__ import annotations
 
-import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -16,6 +15,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from genesis_core import GenesisOutput
+from genesis_core.files import write_atomically
 from training.datasets.layout import RGB
 
 Picture = NDArray[np.uint8]
@@ -155,12 +155,10 @@ def to_pictures(images: Tensor) -> NDArray[np.uint8]:
 
 
 def write_png(path: Path, picture: Picture) -> None:
-    """Write by rename, so that a viewer never sees half a file."""
+    """Write a picture, in a folder that is made if need be; a viewer never sees half a file."""
     path.parent.mkdir(parents=True, exist_ok=True)
     _, data = cv2.imencode(".png", cv2.cvtColor(picture, cv2.COLOR_RGB2BGR))
-    temporary = path.with_name(path.name + ".part")
-    temporary.write_bytes(data.tobytes())
-    os.replace(temporary, path)
+    write_atomically(path, data.tobytes())
 
 
 def _masks(log_masks: Tensor) -> NDArray[np.float32]:

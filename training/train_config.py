@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import sys
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
@@ -13,6 +14,7 @@ import yaml
 
 from genesis_core import MODELS, ConfigError, GenesisV2Config, ModelConfig
 from training.augment import AugmentConfig
+from training.configs import find_config
 from training.objective import ObjectiveConfig
 
 # What may change when a run is resumed: it does not change the weights it ends with.
@@ -177,12 +179,14 @@ def parse(arguments: Sequence[str] | None, description: str) -> tuple[TrainConfi
     """The settings that a command line of train.py gives, and whether to resume.
 
     Several --config files are laid over each other, later ones on top, then the single settings:
-    a data set's, a model's, a budget's. The chosen model decides which settings ``model`` has.
+    a data set's, a model's, a budget's. A file that ships is found by its name, such as sprites or
+    models/monet. The chosen model decides which settings ``model`` has.
 
     Raises:
         ConfigError: a value, or a combination of them, is not possible.
         SystemExit: a setting is unknown or of a wrong type.
     """
+    arguments = _with_shipped_configs(sys.argv[1:] if arguments is None else arguments)
     files, model = _named(arguments)
     if not isinstance(model, str) or model not in MODELS:
         raise ConfigError(f"unknown model {model!r}; expected one of {', '.join(MODELS)}")
@@ -190,7 +194,8 @@ def parse(arguments: Sequence[str] | None, description: str) -> tuple[TrainConfi
     parser.add_argument(
         "--config",
         action="config",
-        help="YAML file with any of these settings; may be given several times, the last one wins",
+        help="YAML file with any of these settings, or the name of one that ships, such as "
+        "sprites; may be given several times, the last one wins",
     )
     parser.add_class_arguments(TrainConfig, skip={"model"})
     parser.add_class_arguments(MODELS[model].config_class, "model")
@@ -202,7 +207,19 @@ def parse(arguments: Sequence[str] | None, description: str) -> tuple[TrainConfi
     return TrainConfig(**values), settings.resume
 
 
-def _named(arguments: Sequence[str] | None) -> tuple[list[str], Any]:
+def _with_shipped_configs(arguments: Sequence[str]) -> list[str]:
+    """The command line with the paths of those settings files that are given by name."""
+    found = list(arguments)
+    for index, argument in enumerate(arguments):
+        option, equals, value = argument.partition("=")
+        if option == "--config" and equals:
+            found[index] = f"--config={find_config(value)}"
+        elif index and arguments[index - 1] == "--config":
+            found[index] = str(find_config(argument))
+    return found
+
+
+def _named(arguments: Sequence[str]) -> tuple[list[str], Any]:
     """The config files on a command line, and the model that they or it name: the last one."""
     parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
     parser.add_argument("--config", action="append", default=[])
