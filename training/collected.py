@@ -293,7 +293,7 @@ class Report(Collected):
 
     def groups(self, keep: Callable[[Result], bool]) -> list[tuple[str, list[Result]]]:
         """A row for each result to keep, by its file's name, and for their mean; none if none."""
-        names = _short_names([result.checkpoint for result in self.results])
+        names = short_names([result.checkpoint for result in self.results])
         rows = []
         for name, result in zip(names, self.results, strict=True):
             if keep(result):
@@ -421,7 +421,7 @@ def _source(setup: str, results: Sequence[Result]) -> str:
     return f"ours: {setup}, {about}" if setup else f"ours: {about}"
 
 
-def _short_names(checkpoints: Sequence[str]) -> list[str]:
+def short_names(checkpoints: Sequence[str]) -> list[str]:
     """File names, with as many folders before them as it takes to tell them apart."""
     paths = [Path(checkpoint) for checkpoint in checkpoints]
     for parts in range(1, max(len(path.parts) for path in paths) + 1):

@@ -7,6 +7,9 @@ are the argmax over the slots of the decoder masks (the paper's figures for GENE
 and of the attention masks, at the model's resolution. What a model cannot do is None: only
 GENESIS-V2 has a flexible number of slots, and Slot Attention neither ELBO nor FID.
 
+Labelled images of real cameras, with --real in place of --data, are measured at their own size and
+object by object: see training/evaluate_real.py.
+
 More objects than in training: data generated with more (prepare.py tabletop --min-objects 7
 --max-objects 12 --mode varied), and --num-slots for them.
 """
@@ -27,6 +30,7 @@ from tqdm import tqdm
 from genesis_core import GenesisV2, SlotModel, load_model
 from genesis_core.device import resolve_device
 from genesis_core.files import write_atomically
+from training import evaluate_real
 from training.command_line import call
 from training.datasets.layout import RGB
 from training.datasets.prepared import PreparedDataset
@@ -259,7 +263,15 @@ def run(
 
 
 def main(arguments: list[str] | None = None) -> None:
-    parser = ArgumentParser(prog="evaluate.py", description="Evaluate checkpoints as in the paper.")
+    given = sys.argv[1:] if arguments is None else arguments
+    if any(argument.partition("=")[0] == "--real" for argument in given):
+        evaluate_real.main(given)
+        return
+    parser = ArgumentParser(
+        prog="evaluate.py",
+        description="Evaluate checkpoints as in the paper. On a folder of labelled images of real "
+        "cameras: evaluate.py --real DIR; see evaluate.py --real DIR --help.",
+    )
     parser.add_argument(
         "--checkpoint", type=Path, nargs="+", required=True, help="one or more checkpoints"
     )
