@@ -39,7 +39,7 @@ demo: build
 	@$(RUN) python3 -m genesis_ros.demo $(if $(INPUT),--input "$(INPUT)") --frames $(FRAMES) --output demo_output
 
 quickstart: setup
-	@$(RUN) python3 training/quickstart.py --output runs/quickstart
+	@$(RUN) python3 -m training.quickstart --output runs/quickstart
 
 test: build
 	@$(RUN) python3 -m pytest $(ARGS)
@@ -50,7 +50,7 @@ lint: setup
 	@$(RUN) mypy
 
 bench: build
-	@$(RUN) python3 benchmarks/bench.py $(ARGS)
+	@$(RUN) python3 -m benchmarks.bench $(ARGS)
 
 clean:
 	rm -rf build install log dist demo_output *.egg-info .mypy_cache .pytest_cache .ruff_cache

@@ -5,6 +5,8 @@ from xml.etree import ElementTree
 
 from setuptools import find_packages, setup
 
+# What the simulator renders with.
+SIMULATOR = ["mujoco>=3.3,<3.4"]
 # What reads and writes bags.
 BAG = ["mcap>=1.2", "PyYAML>=6", "rosbags>=0.11,<0.12", "tqdm>=4.60", "zstandard>=0.18"]
 
@@ -23,8 +25,16 @@ setup(
     license=text("license"),
     license_files=["LICENSE"],
     python_requires=">=3.10",
-    packages=find_packages(include=["genesis_core*", "genesis_ros*", "genesis_sim*"]),
-    package_data={"genesis_core": ["checkpoints/*", "ops/native/*"], "genesis_ros": ["data/*"]},
+    packages=[
+        *find_packages(include=["genesis_core*", "genesis_ros*", "genesis_sim*", "training*"]),
+        "training.config",
+    ],
+    package_dir={"training.config": "config/training"},
+    package_data={
+        "genesis_core": ["checkpoints/*", "ops/native/*"],
+        "genesis_ros": ["data/*"],
+        "training.config": ["**/*.yaml"],
+    },
     # Lower bounds only: the exact versions that are tested are in requirements/. rclpy and the ROS
     # messages come from a ROS installation or from requirements/ros.txt.
     install_requires=[
@@ -36,7 +46,17 @@ setup(
     ],
     extras_require={
         "bag": BAG,
-        "demo": [*BAG, "mujoco>=3.3,<3.4"],
+        "demo": [*BAG, *SIMULATOR],
+        "training": [
+            *SIMULATOR,
+            "PyYAML>=6",
+            "docstring-parser>=0.15",
+            "google-crc32c>=1.5",
+            "jsonargparse>=4.35,<5",
+            "matplotlib>=3.8",
+            "tensorboard>=2.15",
+            "tqdm>=4.60",
+        ],
     },
     entry_points={
         "console_scripts": [

@@ -1,6 +1,6 @@
 """Speed of the model, of training and of the node, beside plain code and what the machine can do.
 
-    python benchmarks/bench.py [--parts model training data node] [--precision bf16]
+    python -m benchmarks.bench [--parts model training data node] [--precision bf16]
         [--compile] [--reference path/to/genesis] [--output bench.json]
 
 Every number stands beside that of a plain model of our own (float32, eager, NCHW; plain.py), run in
@@ -23,15 +23,12 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
-if __package__ in (None, ""):  # run as a file: the project's folder is not on the path yet
-    sys.path[0] = str(Path(__file__).resolve().parents[1])
-
 import torch
 
 from benchmarks import model, training_step
+from benchmarks.authors import CheckoutError, Reference
 from benchmarks.floor import matrix_throughput
 from benchmarks.measure import Row, progress, table
-from benchmarks.reference import CheckoutError, Reference
 from benchmarks.settings import Settings
 from genesis_core.device import (
     PRECISIONS,

@@ -11,7 +11,8 @@ from pathlib import Path
 import numpy as np
 
 from benchmarks.measure import Row, progress
-from training.augment import AugmentConfig, AugmentedLoader
+from training.augment import AugmentConfig
+from training.batches import AugmentedLoader
 from training.datasets.layout import FORMAT, IMAGES, INFO, MASKS
 from training.datasets.prepared import PreparedDataset
 

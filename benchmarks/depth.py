@@ -1,6 +1,6 @@
 """How well objects are measured in depth images: generated scenes with ground truth.
 
-python benchmarks/depth.py [--scenes 20] [--modes '[sketchy, varied]'] [--output depth.json]
+python -m benchmarks.depth [--scenes 20] [--modes '[sketchy, varied]'] [--output depth.json]
 
 Masks: those of the renderer (exact), and those that the Segmenter finds with a checkpoint (model;
 objects whose mask overlaps the true one by half). Depth: as rendered, and with the faults of a
@@ -18,9 +18,6 @@ import sys
 import time
 from pathlib import Path
 from typing import Any
-
-if __package__ in (None, ""):  # run as a file: the project's folder is not on the path yet
-    sys.path[0] = str(Path(__file__).resolve().parents[1])
 
 import cv2
 import jsonargparse

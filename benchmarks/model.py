@@ -6,10 +6,10 @@ from typing import Any
 
 import torch
 
+from benchmarks.authors import Reference
 from benchmarks.floor import count_flops
 from benchmarks.measure import Row, interleaved, progress
 from benchmarks.plain import PlainGenesisV2
-from benchmarks.reference import Reference
 from benchmarks.settings import Settings
 from genesis_core import GenesisV2, GenesisV2Config
 from genesis_core.inference import Inference, Options

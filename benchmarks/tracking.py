@@ -1,6 +1,6 @@
 """How well track ids hold on generated sequences: the arm pushes, lifts and hides objects.
 
-python benchmarks/tracking.py [--sequences 10] [--frames 100] [--modes '[sketchy, varied]']
+python -m benchmarks.tracking [--sequences 10] [--frames 100] [--modes '[sketchy, varied]']
 
 Every sequence is tracked several times, with objects of different origin:
   model     what the Segmenter finds with a checkpoint, as in the perception node
@@ -22,9 +22,6 @@ import sys
 import time
 from pathlib import Path
 from typing import Any
-
-if __package__ in (None, ""):  # run as a file: the project's folder is not on the path yet
-    sys.path[0] = str(Path(__file__).resolve().parents[1])
 
 import jsonargparse
 import numpy as np

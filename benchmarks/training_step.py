@@ -2,19 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Any
 
 import torch
 from torch import nn
 
-from benchmarks import reference as authors
+from benchmarks import authors
 from benchmarks.floor import count_flops
 from benchmarks.measure import Row, interleaved, progress
 from benchmarks.plain import PlainGenesisV2
 from benchmarks.settings import Settings
 from genesis_core import Geco, GenesisV2, GenesisV2Config
 from genesis_core.device import PRECISIONS
+from training.augment import Batch
 from training.objective import Objective, ObjectiveConfig, step_randomness
 
 COLUMNS = {
@@ -103,16 +104,16 @@ def _step(model: GenesisV2, images: torch.Tensor, precision: str, *, compile: bo
     )
     module: Any = Objective(model, ObjectiveConfig())
     objective = torch.compile(module) if compile else module
-    places: Sequence[int] = range(len(images))
+    places = torch.arange(len(images), device=device)
     scaler = torch.amp.GradScaler(device.type, enabled=precision == "fp16")
     count = 0
 
     def step() -> None:
         nonlocal count
-        drawn = step_randomness(model, 0, count, places, device)
+        drawn = step_randomness(model, 0, count * len(images) + places)
         count += 1
         with torch.autocast(device.type, dtype, enabled=dtype != torch.float32):
-            loss, terms = objective(images, None, drawn, geco.beta)
+            loss, terms = objective(Batch(images), drawn, geco.beta)
         optimizer.zero_grad(set_to_none=True)
         scaler.scale(loss).backward()
         scaler.unscale_(optimizer)

@@ -38,6 +38,9 @@ else
     unset _venv _overlay _site _libraries _directory
 fi
 
+# The checkout itself, behind what is built of it: `python training/train.py` finds its packages.
+export PYTHONPATH="${PYTHONPATH:+$PYTHONPATH:}$GENESIS_ROS_ROOT"
+
 # Images fit into shared memory, see the file; what the user has set goes before.
 if [ -z "${FASTDDS_DEFAULT_PROFILES_FILE:-}${FASTRTPS_DEFAULT_PROFILES_FILE:-}${FASTDDS_BUILTIN_TRANSPORTS:-}" ]
 then

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, fields
+from functools import lru_cache
 
 import torch
 from torch import Tensor
@@ -309,18 +310,30 @@ _LUMINANCE = (
 _TO_YCC = ((0.299, 0.587, 0.114), (-0.168736, -0.331264, 0.5), (0.5, -0.418688, -0.081312))
 
 
+@lru_cache
+def _jpeg_constants(device: torch.device) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """RGB to YCbCr and back (3, 3), rounding steps (8, 8) and cosines (8, 8).
+
+    Made once: while a CUDA graph is recorded nothing can be copied to the device.
+    """
+    matrix = torch.tensor(_TO_YCC)
+    table = torch.tensor(_LUMINANCE, dtype=torch.float32) / 255
+    frequency = torch.arange(8)[:, None]
+    cosines = (math.pi / 8 * (torch.arange(8) + 0.5) * frequency).cos() / 2
+    cosines[0] /= math.sqrt(2)
+    matrix, inverse, table, cosines = (
+        each.to(device) for each in (matrix, matrix.inverse(), table, cosines)
+    )
+    return matrix, inverse, table, cosines
+
+
 def _jpeg(images: Tensor, share: float, random: CounterRandom) -> Tensor:
     """What JPEG leaves of some images (B, 3, S, S): 8x8 cosine transforms, rounded coarsely.
 
     Colours are halved in resolution and rounded with the luminance's table at twice its steps.
     """
     size = images.shape[-1] // 16 * 16
-    device = images.device
-    matrix = torch.tensor(_TO_YCC, device=device)
-    table = torch.tensor(_LUMINANCE, device=device, dtype=torch.float32) / 255
-    frequency = torch.arange(8, device=device)[:, None]
-    cosines = (math.pi / 8 * (torch.arange(8, device=device) + 0.5) * frequency).cos() / 2
-    cosines[0] /= math.sqrt(2)
+    matrix, inverse, table, cosines = _jpeg_constants(images.device)
     quality = random.uniform(1, low=20, high=95)
     scale = torch.where(quality < 50, 50 / quality, 2 - quality / 50)[:, None, None, None, None]
     whole = images[..., :size, :size]
@@ -338,9 +351,7 @@ def _jpeg(images: Tensor, share: float, random: CounterRandom) -> Tensor:
     luminance = rounded(ycc[:, :1], steps)
     colour = rounded(F.avg_pool2d(ycc[:, 1:], 2), 2 * steps)
     colour = F.interpolate(colour, scale_factor=2, mode="bilinear", align_corners=False)
-    decoded = torch.einsum(
-        "ij,bjhw->bihw", torch.linalg.inv_ex(matrix).inverse, torch.cat([luminance, colour], dim=1)
-    )
+    decoded = torch.einsum("ij,bjhw->bihw", inverse, torch.cat([luminance, colour], dim=1))
     if size != images.shape[-1]:
         decoded = F.pad(decoded, (0, images.shape[-1] - size) * 2, mode="replicate")
     return torch.where(random.chance(share, 1, 1, 1), decoded, images)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from functools import cached_property
 
 import numpy as np
 import torch
@@ -89,10 +90,21 @@ class AugmentedLoader(BatchLoader):
         for step, arrays in enumerate(read, start_step):
             yield self.finish(self._send(arrays), self.places(step))
 
-    def places(self, step: int) -> Tensor:
+    @cached_property
+    def num_labels(self) -> int:
+        """What all instance labels are below; 1 without labels."""
+        if self._whole is not None and self._whole.labels is not None:
+            return int(self._whole.labels.max()) + 1
+        masks = self.dataset.masks
+        if masks is None:
+            return 1
+        step = max(1, 2**26 // masks[0].size)  # what is read at once
+        return 1 + max(int(masks[i : i + step].max()) for i in range(0, len(masks), step))
+
+    def places(self, step: int | Tensor) -> Tensor:
         """(batch_size,) int64: the places of a step's images in the global order."""
         first = (step * self.world_size + self.rank) * self.batch_size
-        return torch.arange(first, first + self.batch_size, device=self.device)
+        return first + torch.arange(self.batch_size, device=self.device)
 
     def gather(self, indices: Tensor) -> RawImages:
         """Images of a resident data set, by indices (B,) on the device."""

@@ -22,20 +22,28 @@ class CapturedStep:
         step: one training step. It reads its inputs from tensors that stay where they are and
             returns its results; it must neither wait for the device nor leave gradients behind
             that it would add to.
+        fill: writes the inputs of the step of a number into these tensors.
         device: the GPU.
     """
 
-    def __init__(self, step: Callable[[], dict[str, Tensor]], device: torch.device) -> None:
+    def __init__(
+        self,
+        step: Callable[[], dict[str, Tensor]],
+        fill: Callable[[int], None],
+        device: torch.device,
+    ) -> None:
         self._step = step
+        self._fill = fill
         self._device = device
         self._side = torch.cuda.Stream(device)
         self._graph: torch.cuda.CUDAGraph | None = None
         self._terms: dict[str, Tensor] = {}
         self._calls = 0
 
-    def __call__(self) -> dict[str, Tensor]:
-        """Take a step. The tensors returned are overwritten by the next one."""
+    def __call__(self, number: int) -> dict[str, Tensor]:
+        """Take a step of this number. The tensors returned are overwritten by the next one."""
         with torch.cuda.device(self._device):
+            self._fill(number)
             if self._calls < WARM_UP_STEPS:
                 self._calls += 1
                 # What is recorded runs on a stream of its own, and so must what prepares it.

@@ -35,10 +35,10 @@ def call(
         sys.exit(f"{parser.prog}: error: {error}")
 
 
-def show(main: Callable[[list[str]], object], script: str, *parts: str | Path) -> object:
+def show(main: Callable[[list[str]], object], *parts: str | Path) -> object:
     """Show a command of this folder and run it in this process; a string may be several words."""
     arguments = [a for p in parts for a in ([str(p)] if isinstance(p, Path) else p.split())]
-    print(f"\n$ python training/{script} {shlex.join(arguments)}", flush=True)
+    print(f"\n$ python -m {main.__module__} {shlex.join(arguments)}", flush=True)
     return main(arguments)
 
 

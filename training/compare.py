@@ -1,6 +1,6 @@
 """The paper's comparison in small: all models and ablations on generated scenes, with one budget.
 
-python training/compare.py --output runs/comparison
+python -m training.compare --output runs/comparison
 
 Generates the scenes, then trains, evaluates and draws the models one after the other, each for the
 steps of config/training/budgets/comparison.yaml, and tabulates all. Two further runs have the
@@ -15,23 +15,19 @@ from __future__ import annotations
 
 import fcntl
 import json
-import sys
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
-
-if __package__ in (None, ""):  # run as a file: the project's folder is not on the path yet
-    sys.path[0] = str(Path(__file__).resolve().parents[1])
 
 from jsonargparse import ArgumentParser
 
 from genesis_core import load_model
 from training import curves, evaluate, prepare, tables, train, visualise
 from training.command_line import call, show
+from training.configs import CONFIGS
 from training.run_folder import METRICS, MODEL, read_metrics
 
-CONFIGS = Path(__file__).resolve().parents[1] / "config" / "training"
 RESULTS = "results.json"
 CURVES = ("attention_ari_fg", "decoder_ari_fg", "mse")
 FURTHER = "supervised"
@@ -112,7 +108,7 @@ def run(
         configs = [part for config in entry.configs for part in ("--config", config)]
         settings = f"--resume true --seed {seed}" + ("" if steps is None else f" --steps {steps}")
         places = ("--data.path", data, "--run", folder)
-        if not show(train.main, "train.py", *configs, *places, settings):
+        if not show(train.main, *configs, *places, settings):
             return  # stopped by a signal
         _evaluate(folder, RESULTS, data)
         if name == FURTHER:
@@ -123,7 +119,7 @@ def run(
             _evaluate(folder, "same_objects.json", few)
             _evaluate(folder, "more_objects.json", many, f"--num_slots {SLOTS_FOR_MANY}")
         score = ("--checkpoint", folder / MODEL, "--data", data)
-        show(visualise.main, "visualise.py", *score, "--output", folder / "pictures")
+        show(visualise.main, *score, "--output", folder / "pictures")
     with _lock(output / "tables"):
         _report(output)
 
@@ -131,18 +127,18 @@ def run(
 def _report(output: Path) -> None:
     """Tabulate and draw the runs that are done."""
     done = [output / name for name in ENTRIES if (output / name / RESULTS).is_file()]
-    show(tables.main, "tables.py", "--runs", output, "--output", output / "tables")
+    show(tables.main, "--runs", output, "--output", output / "tables")
     for metric in CURVES:
         if runs := [run for run in done if _has_logged(run, metric)]:
             plot = ("--metric", f"val/{metric}", "--output", output / f"{metric}.png")
-            show(curves.main, "curves.py", "--runs", *runs, *plot)
+            show(curves.main, "--runs", *runs, *plot)
 
 
 def _prepare(data: Path, options: str) -> None:
     """Generate scenes; what is there already is kept."""
     with _lock(data):
         kind = f"tabletop --image_size 32 --exposure 0.42 {options} --output"
-        show(prepare.main, "prepare.py", kind, data)
+        show(prepare.main, kind, data)
 
 
 def _prepare_objects(data: Path, objects: tuple[int, int], count: int) -> None:
@@ -170,7 +166,7 @@ def _evaluate(folder: Path, name: str, data: Path, *options: str) -> None:
         if model["metadata"].get("trained") == load_model(folder / MODEL).metadata.get("trained"):
             return
     score = ("--checkpoint", folder / MODEL, "--data", data)
-    show(evaluate.main, "evaluate.py", *score, *options, "--output", output)
+    show(evaluate.main, *score, *options, "--output", output)
 
 
 def _has_logged(folder: Path, metric: str) -> bool:

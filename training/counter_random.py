@@ -60,8 +60,8 @@ class CounterRandom:
 def _mix(bits: Tensor) -> Tensor:
     """A permutation of the numbers of 32 bits (in int64) that looks like chance.
 
-    Multiplications, and shifts to the right, as in MurmurHash3's finalizer (Appleby, public domain),
-    with the constants that Wellons found to mix best.
+    Multiplications, and shifts to the right, as at the end of MurmurHash3 (Appleby), with the
+    constants that Wellons found to mix best.
     """
     bits = ((bits ^ (bits >> 16)) * 0x7FEB352D) & _MASK
     bits = ((bits ^ (bits >> 15)) * 0x846CA68B) & _MASK

@@ -1,16 +1,11 @@
 """Draw learning curves of training runs: one metric over the steps, one line per run.
 
-python training/curves.py --runs runs/a runs/b --metric val/attention_ari_fg --output curves.png
+python -m training.curves --runs runs/a runs/b --metric val/attention_ari_fg --output curves.png
 """
 
 from __future__ import annotations
 
-import os
-import sys
 from pathlib import Path
-
-if __package__ in (None, ""):  # run as a file: the project's folder is not on the path yet
-    sys.path[0] = str(Path(__file__).resolve().parents[1])
 
 import matplotlib
 import numpy as np
@@ -18,6 +13,7 @@ from jsonargparse import ArgumentParser
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
+from genesis_core.files import atomic_path
 from training.command_line import call
 from training.run_folder import METRICS, read_metrics
 
@@ -92,9 +88,8 @@ def run(
     else:
         axes.legend()
     output.parent.mkdir(parents=True, exist_ok=True)
-    partial = output.with_name(f"partial.{output.name}")  # the suffix decides the format
-    figure.savefig(partial, dpi=120)
-    os.replace(partial, output)
+    with atomic_path(output) as partial:
+        figure.savefig(partial, dpi=120)
     print(f"wrote {output}")
 
 

@@ -1,11 +1,14 @@
 """Evaluate checkpoints as in the paper: segmentation, slots used, ELBO, FID.
 
-    python training/evaluate.py --checkpoint runs/a/model.safetensors --data data/tabletop
+    python -m training.evaluate --checkpoint runs/a/model.safetensors --data data/tabletop
 
 Several checkpoints (say, of several seeds) are reported one by one and with their mean. Segments
 are the argmax over the slots of the decoder masks (the paper's figures for GENESIS-V2 are these)
 and of the attention masks, at the model's resolution. What a model cannot do is None: only
 GENESIS-V2 has a flexible number of slots, and Slot Attention neither ELBO nor FID.
+
+Labelled images of real cameras, with --real in place of --data, are measured at their own size and
+object by object: see training/evaluate_real.py.
 
 More objects than in training: data generated with more (prepare.py tabletop --min-objects 7
 --max-objects 12 --mode varied), and --num-slots for them.
@@ -14,34 +17,23 @@ More objects than in training: data generated with more (prepare.py tabletop --m
 from __future__ import annotations
 
 import json
-import os
 import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-if __package__ in (None, ""):  # run as a file: the project's folder is not on the path yet
-    sys.path[0] = str(Path(__file__).resolve().parents[1])
-
-import numpy as np
 import torch
 from jsonargparse import ArgumentParser
-from numpy.typing import NDArray
 from torch import Tensor
 from tqdm import tqdm
 
-from genesis_core import SlotModel, SlotOutput, load_model
+from genesis_core import SlotModel, load_model
 from genesis_core.device import resolve_device
-from genesis_core.metrics import (
-    adjusted_rand_index,
-    mean_segment_covering,
-    scaled_segment_covering,
-    slot_count_error,
-)
+from genesis_core.files import write_atomically
+from training import evaluate_real
 from training.command_line import call
-from training.datasets.images import resize_image, resize_labels
 from training.datasets.layout import RGB
-from training.datasets.prepared import DatasetError, PreparedDataset
+from training.datasets.prepared import PreparedDataset
 from training.fid import (
     FeatureExtractor,
     FeatureStatistics,
@@ -49,14 +41,12 @@ from training.fid import (
     frechet_distance,
     load_inception,
 )
-from training.objective import Randomness
-from training.results import tables
+from training.scoring import Metrics, batches, choose_images, load_images, mean_over_images, score
+from training.tables import report
 
 # In pixels at 64x64 (section 4.1); ShapeStacks' serves every other data set too.
 STOP_THRESHOLDS = {"objects_room": 70.0}
 DEFAULT_STOP_THRESHOLD = 20.0
-
-Metrics = dict[str, Any]
 
 
 @torch.no_grad()
@@ -113,21 +103,17 @@ def evaluate(
         thresholds["flexible"] = stop_threshold
     per_image: dict[str, list[Metrics]] = {mode: [] for mode in thresholds}
     with tqdm(total=len(chosen), desc="evaluate", unit="image") as progress:
-        for first in range(0, len(chosen), batch_size):
-            indices = chosen[first : first + batch_size]
-            images = load_images(dataset, indices, model)
-            masks = load_masks(dataset, indices, model)
-            drawn = _randomness(model, seed, indices)
+        for batch in batches(model, dataset, chosen, seed=seed, batch_size=batch_size):
             for mode, threshold in thresholds.items():
-                out = model(images, **drawn, stop_threshold=threshold, **options)
-                per_image[mode].append(_score(model, images, masks, out))
-            progress.update(len(indices))
+                out = model(batch.images, **batch.inputs, stop_threshold=threshold, **options)
+                per_image[mode].append(score(model, batch, out))
+            progress.update(len(batch.images))
     return {
         "images": len(chosen),
         "image_size": model.config.image_size,
         "stop_threshold": stop_threshold if model.flexible_slots else None,
         "flexible": None,
-        **{mode: _mean_over_images(batches) for mode, batches in per_image.items()},
+        **{mode: mean_over_images(batches) for mode, batches in per_image.items()},
     }
 
 
@@ -173,109 +159,6 @@ def sample_statistics(
 def default_stop_threshold(dataset: PreparedDataset) -> float:
     """The paper's threshold for this data set, in pixels at 64x64 (section 4.1)."""
     return STOP_THRESHOLDS.get(dataset.info.get("dataset", ""), DEFAULT_STOP_THRESHOLD)
-
-
-def choose_images(dataset: PreparedDataset, count: int, seed: int) -> NDArray[np.int64]:
-    """Ascending indices of ``count`` images (all, if there are fewer), fixed by the seed."""
-    if count >= len(dataset):
-        return np.arange(len(dataset))
-    return np.sort(np.random.default_rng(seed).choice(len(dataset), count, replace=False))
-
-
-def load_images(dataset: PreparedDataset, indices: NDArray[np.int64], model: SlotModel) -> Tensor:
-    """Images (B, C, H, W) in [0, 1] at the model's size and on its device.
-
-    Raises:
-        DatasetError: the model is made for another number of channels.
-    """
-    if dataset.channels != model.config.image_channels:
-        raise DatasetError(
-            f"{dataset.path} has images of {dataset.channels} channels; the model takes "
-            f"{model.config.image_channels} (3: RGB, 4: RGB and depth)"
-        )
-    images = np.asarray(dataset.images[indices])
-    size = model.config.image_size
-    if images.shape[1] != size:
-        images = np.stack([resize_image(image, size, size) for image in images])
-    device = next(model.parameters()).device
-    return torch.from_numpy(images).to(device).permute(0, 3, 1, 2).float() / 255
-
-
-def load_masks(
-    dataset: PreparedDataset, indices: NDArray[np.int64], model: SlotModel
-) -> NDArray[np.uint8] | None:
-    """Instance labels (B, H, W) at the model's size, or None where the data set has none."""
-    if dataset.masks is None:
-        return None
-    masks = np.asarray(dataset.masks[indices])
-    size = model.config.image_size
-    if masks.shape[1] != size:
-        masks = np.stack([resize_labels(labels, size, size) for labels in masks])
-    return masks
-
-
-def _randomness(model: SlotModel, seed: int, indices: NDArray[np.int64]) -> Randomness:
-    """What a forward pass draws (``SlotModel.draws``), for each image by itself."""
-    draws = model.draws(model.config.num_slots)
-    drawn: dict[str, list[NDArray[np.float32]]] = {name: [] for name in draws}
-    for index in indices:
-        rng = np.random.default_rng([seed, index])
-        for name, draw in draws.items():
-            sampler = rng.random if draw.distribution == "uniform" else rng.standard_normal
-            drawn[name].append(sampler(draw.shape, np.float32))
-    device = next(model.parameters()).device
-    return {name: torch.from_numpy(np.stack(values)).to(device) for name, values in drawn.items()}
-
-
-def _score(
-    model: SlotModel, images: Tensor, masks: NDArray[np.uint8] | None, out: SlotOutput
-) -> Metrics:
-    """One value per image for every metric; None for those that need masks, without masks."""
-    slots = out.num_slots.cpu().numpy()
-    assert out.reconstruction is not None
-    density: Metrics = dict.fromkeys(("elbo", "nll", "kl"))
-    if model.generative:
-        losses = model.losses(images, out)
-        elbo, kl = losses.elbo.double(), losses.kl.sum(1).double()
-        density = {"elbo": elbo, "nll": -elbo - kl, "kl": kl}
-    return {
-        **{name: None if v is None else v.cpu().numpy() for name, v in density.items()},
-        "mse": (out.reconstruction - images).square().mean((1, 2, 3)).double().cpu().numpy(),
-        "slots": slots.astype(np.float64),
-        "slots_mae": None if masks is None else slot_count_error(masks, slots),
-        "decoder": _segmentation(masks, out.log_masks),
-        "attention": _segmentation(masks, out.log_attention),
-    }
-
-
-def _segmentation(masks: NDArray[np.uint8] | None, log_masks: Tensor | None) -> Metrics | None:
-    if masks is None or log_masks is None:
-        return None
-    segments = log_masks[:, :, 0].argmax(dim=1).cpu().numpy()
-    metrics = {
-        "ari": adjusted_rand_index,
-        "msc": mean_segment_covering,
-        "sc": scaled_segment_covering,
-    }
-    scores = {}
-    for name, metric in metrics.items():
-        scores[name] = metric(masks, segments)
-        scores[f"{name}_fg"] = metric(masks, segments, foreground_only=True)
-    return scores
-
-
-def _mean_over_images(batches: list[Metrics]) -> Metrics:
-    """Means of per-image values over all batches, in the same nesting."""
-    result: Metrics = {}
-    for key, value in batches[0].items():
-        values = [batch[key] for batch in batches]
-        if value is None:
-            result[key] = None
-        elif isinstance(value, dict):
-            result[key] = _mean_over_images(values)
-        else:
-            result[key] = float(np.concatenate(values).mean())
-    return result
 
 
 def run(
@@ -372,21 +255,23 @@ def run(
         "hard_masks": hard_masks,
         "models": models,
     }
-    print(tables(results))
+    print(report(results))
     if output is not None:
-        _write_json(output, results)
+        write_atomically(output, json.dumps(results, indent=2) + "\n")
         print(f"wrote {output}")
     return results
 
 
-def _write_json(path: Path, content: dict[str, Any]) -> None:
-    temporary = path.with_name(path.name + ".part")
-    temporary.write_text(json.dumps(content, indent=2) + "\n")
-    os.replace(temporary, path)
-
-
 def main(arguments: list[str] | None = None) -> None:
-    parser = ArgumentParser(prog="evaluate.py", description="Evaluate checkpoints as in the paper.")
+    given = sys.argv[1:] if arguments is None else arguments
+    if any(argument.partition("=")[0] == "--real" for argument in given):
+        evaluate_real.main(given)
+        return
+    parser = ArgumentParser(
+        prog="evaluate.py",
+        description="Evaluate checkpoints as in the paper. On a folder of labelled images of real "
+        "cameras: evaluate.py --real DIR; see evaluate.py --real DIR --help.",
+    )
     parser.add_argument(
         "--checkpoint", type=Path, nargs="+", required=True, help="one or more checkpoints"
     )

@@ -1,7 +1,7 @@
 """Start a larger model from a trained smaller one: for larger images, with more features, or both.
 
-python training/grow.py --checkpoint small.safetensors --image-size 128 --output large.safetensors
-python training/grow.py --checkpoint small.safetensors --feature-dim 64 --output wide.safetensors
+python -m training.grow --checkpoint small.safetensors --image-size 128 --output large.safetensors
+python -m training.grow --checkpoint small.safetensors --feature-dim 64 --output wide.safetensors
 
 The backbone of a model for images of twice the size has one level more, on the outside. Inner
 levels see a scene at the same scale as before and keep their weights; the outermost keep theirs as
@@ -12,20 +12,15 @@ read it reads a share of each. Train the result as `init` of a run.
 
 from __future__ import annotations
 
-import sys
-from pathlib import Path
-
-if __package__ in (None, ""):  # run as a file: the project's folder is not on the path yet
-    sys.path[0] = str(Path(__file__).resolve().parents[1])
-
 from dataclasses import replace
+from pathlib import Path
 
 import torch
 from jsonargparse import ArgumentParser
 from torch import Tensor
 
 from genesis_core import GenesisV2, load_model, save_model
-from genesis_core.models.layers import UpConv
+from genesis_core.models.layers import UNet, UpConv
 from training.command_line import call
 
 
@@ -38,9 +33,11 @@ def enlarge(model: GenesisV2, image_size: int, seed: int = 0) -> GenesisV2:
         raise ValueError(
             f"image_size is {image_size}; expected more than the model's {model.config.image_size}"
         )
+    _check_encoder(model)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         grown = GenesisV2(replace(model.config, image_size=image_size))
+    assert isinstance(model.backbone, UNet) and isinstance(grown.backbone, UNet)
     extra = len(grown.backbone.down) - len(model.backbone.down)
     old, new = model.state_dict(), grown.state_dict()
     for name in new:
@@ -49,6 +46,13 @@ def enlarge(model: GenesisV2, image_size: int, seed: int = 0) -> GenesisV2:
             new[name] = old[source]
     grown.load_state_dict(new)
     return grown
+
+
+def _check_encoder(model: GenesisV2) -> None:
+    if model.config.encoder != "unet":
+        raise ValueError(
+            f"the model's encoder is {model.config.encoder}; only the paper's, unet, can grow"
+        )
 
 
 def _source(name: str, extra: int, old_levels: int) -> str | None:
@@ -78,6 +82,7 @@ def widen(model: GenesisV2, feature_dim: int, seed: int = 0) -> GenesisV2:
 
     Raises ValueError if feature_dim is not a multiple of the model's, and more.
     """
+    _check_encoder(model)
     copies, rest = divmod(feature_dim, model.config.feature_dim)
     if rest or copies < 2:
         raise ValueError(

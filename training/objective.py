@@ -2,25 +2,31 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 
 from genesis_core import ConfigError, SlotModel, SlotOutput
+from genesis_core.models.base import KINDS
 from genesis_core.models.icsbp import Clusters
 from genesis_core.models.losses import (
+    images_at,
+    kind_supervision,
+    labels_at,
     latent_anchor,
+    log_masks_at,
     mask_distillation,
     mask_supervision,
     region_mixture,
     sgmm_nll,
 )
+from training.augment import Batch
+from training.counter_random import CounterRandom
 
 Randomness = dict[str, Tensor]
 """What a model's forward pass draws, by argument; see ``SlotModel.draws``."""
+_PURPOSE = 2  # of the random numbers, see CounterRandom
 
 
 @dataclass(frozen=True)
@@ -45,6 +51,9 @@ class ObjectiveConfig:
             only). A new posterior is nearly all noise, see noise_warmup_steps.
         mask_supervision: weight of the ground-truth loss on IC-SBP's masks (not in the paper), a
             mean over the labelled images of a batch (GENESIS-V2 only).
+        kind_supervision: weight of the ground-truth loss on the kinds of slots, a mean over the
+            labelled images that are encoded (not in the paper; for data that say which label is
+            the robot's, and models with ``kinds``).
         region_mixture: weight of the loss that makes IC-SBP's masks regions alike in colour and
             place (not in the paper; GENESIS-V2 only), see ``losses.region_mixture``.
             Needs no labels, and finds objects thousands of steps before the paper's objective does.
@@ -68,6 +77,7 @@ class ObjectiveConfig:
     noise_warmup_steps: int = 0
     initial_std: float | None = None
     mask_supervision: float = 0.0
+    kind_supervision: float = 0.0
     region_mixture: float = 0.0
     mask_distillation: float = 0.0
     latent_anchor: float = 0.0
@@ -77,6 +87,7 @@ class ObjectiveConfig:
     def __post_init__(self) -> None:
         for name in (
             "mask_supervision",
+            "kind_supervision",
             "region_mixture",
             "mask_distillation",
             "latent_anchor",
@@ -90,6 +101,7 @@ class ObjectiveConfig:
             if value is not None and not value > 0:
                 raise ConfigError(f"objective.{name} is {value}; expected > 0")
         for name in (
+            "kind_supervision",
             "mask_distillation",
             "latent_anchor",
             "attention_likelihood",
@@ -108,43 +120,66 @@ class ObjectiveConfig:
                 "nothing to learn"
             )
 
+    @property
+    def needs_labels(self) -> bool:
+        """Whether a term looks at instance labels."""
+        return bool(self.mask_supervision or self.kind_supervision)
+
 
 class Objective(nn.Module):
-    """One forward pass to the loss; a module so that data parallelism and compile can wrap it."""
+    """One forward pass to the loss; a module so that data parallelism and compile can wrap it.
 
-    def __init__(self, model: SlotModel, config: ObjectiveConfig) -> None:
+    Args:
+        num_labels: what all instance labels are below.
+        robot_label: the label of the robot, where the data say so.
+    """
+
+    def __init__(
+        self,
+        model: SlotModel,
+        config: ObjectiveConfig,
+        *,
+        num_labels: int | None = None,
+        robot_label: int | None = None,
+    ) -> None:
         super().__init__()
         self.model = model
         self.config = config
+        self.num_labels = num_labels
+        self.robot_label = robot_label
 
     def forward(
-        self,
-        images: Tensor,
-        labels: Tensor | None,
-        randomness: Randomness,
-        beta: Tensor,
+        self, batch: Batch, randomness: Randomness, beta: Tensor
     ) -> tuple[Tensor, dict[str, Tensor]]:
-        """The loss of a batch, and its terms as batch means (mask supervision's: over ``labels``).
+        """The loss of a batch, and its terms as batch means (supervision's: over the labels).
 
         Args:
-            images: (B, C, H, W) in [0, 1].
-            labels: (L, H, W) instance labels of the first L <= B images, for mask supervision.
+            batch: B images, and labels of the first L <= B of them where there is supervision.
             randomness: of the model's forward pass, for all B images.
             beta: GECO's multiplier, scalar.
         """
-        config = self.config
+        config, images = self.config, batch.images
         terms: dict[str, Tensor] = {}
         loss = images.new_zeros(())
+        given: dict[str, Tensor] = dict(randomness)
+        if self.model.takes_points and batch.points is not None:
+            given["points"] = batch.points
+        labels = batch.labels
+        if labels is not None:
+            labels = labels_at(labels, self.model.config.mask_size)
         if not config.masks_only:
-            clusters, encoded, out = self._explain(images, randomness)
+            clusters, encoded, out = self._explain(images, given)
             assert out.reconstruction is not None and out.means is not None  # it was decoded
             decoded = images[-len(out.latents) :]
+            shown = images_at(decoded, self.model.config.decoded_size)
+            attention = out.log_attention
+            if attention is not None:
+                attention = log_masks_at(attention, self.model.config.decoded_size)
             losses = self.model.losses(decoded, out)
             loss = losses.nll.mean()
             if config.attention_likelihood:
-                assert out.log_attention is not None
-                attention = out.log_attention.detach()
-                loss = sgmm_nll(decoded, attention, out.means, self.model.pixel_std).mean()
+                assert attention is not None
+                loss = sgmm_nll(shown, attention.detach(), out.means, self.model.pixel_std).mean()
             if self.model.generative:
                 terms["nll"], kl = loss, losses.kl.sum(dim=1).mean()
                 terms["kl"], terms["elbo"] = kl, losses.elbo.mean()
@@ -152,61 +187,73 @@ class Objective(nn.Module):
                     terms["mask_kl"] = losses.mask_kl.mean()
                     kl = kl + terms["mask_kl"]
                 loss = loss + beta.to(kl.dtype) * kl
-            terms["mse"] = (out.reconstruction - decoded).square().mean()
+            terms["mse"] = (out.reconstruction - shown).square().mean()
             if config.mask_distillation:
-                assert out.log_attention is not None and out.log_masks is not None
-                distillation = mask_distillation(out.log_attention, out.log_masks).mean()
+                assert attention is not None and out.log_masks is not None
+                distillation = mask_distillation(attention, out.log_masks).mean()
                 terms["mask_distillation"] = distillation
                 loss = loss + config.mask_distillation * distillation
             if config.latent_anchor:
                 assert encoded.log_attention is not None and encoded.latent_mean is not None
-                anchor = latent_anchor(images, encoded.log_attention, encoded.latent_mean).mean()
+                seen = images_at(images[-len(encoded.latents) :], self.model.config.mask_size)
+                anchor = latent_anchor(seen, encoded.log_attention, encoded.latent_mean).mean()
                 terms["latent_anchor"] = anchor
                 loss = loss + config.latent_anchor * anchor
+            if config.kind_supervision and labels is not None:
+                kinds = self._kinds(encoded, labels, len(images)).mean()
+                terms["kind_supervision"] = kinds
+                loss = loss + config.kind_supervision * kinds
         else:
-            clusters = self.model.find_masks(images, **randomness)
+            clusters = self.model.find_masks(images, **given)
         if config.region_mixture:
             assert clusters is not None  # see TrainConfig
-            mixture = region_mixture(images, clusters.log_masks[:, :, None]).mean()
+            seen = images_at(images, self.model.config.mask_size)
+            mixture = region_mixture(seen, clusters.log_masks[:, :, None]).mean()
             terms["region_mixture"] = mixture
             loss = loss + config.region_mixture * mixture
-        if labels is not None:
+        if config.mask_supervision and labels is not None:
             assert clusters is not None
             supervised = clusters[: len(labels)]
-            terms["mask_supervision"] = mask_supervision(supervised, labels).mean()
+            terms["mask_supervision"] = mask_supervision(supervised, labels, self.num_labels).mean()
             loss = loss + config.mask_supervision * terms["mask_supervision"]
         return loss, {name: value.detach() for name, value in terms.items()}
 
+    def _kinds(self, encoded: SlotOutput, labels: Tensor, count: int) -> Tensor:
+        """Kind supervision of the labelled images among those encoded, the last of ``count``."""
+        assert encoded.kind_logits is not None and encoded.log_attention is not None
+        first = count - len(encoded.latents)
+        labels = labels[first:]
+        kinds = torch.full_like(labels, KINDS.index("object"))
+        kinds = kinds.masked_fill(labels == 0, KINDS.index("surroundings"))
+        if self.robot_label is not None:
+            kinds = kinds.masked_fill(labels == self.robot_label, KINDS.index("robot"))
+        known = slice(None, len(labels))
+        return kind_supervision(encoded.kind_logits[known], encoded.log_attention[known], kinds)
+
     def _explain(
-        self, images: Tensor, randomness: Randomness
+        self, images: Tensor, given: dict[str, Tensor]
     ) -> tuple[Clusters | None, SlotOutput, SlotOutput]:
         """The forward pass: clusters of all images, output of those encoded and those decoded."""
         count = self.config.decoded_images
         if not 0 < count < len(images):
-            out = self.model(images, **randomness)
+            out = self.model(images, **given)
             return out.clusters, out, out
         last = slice(-count, None)  # where the unlabelled images are, if there are any
-        encoded = slice(None) if self.config.latent_anchor else last
-        return self.model.explain_partly(images, encode=encoded, decode=last, **randomness)
+        whole = self.config.latent_anchor or self.config.kind_supervision
+        encoded = slice(None) if whole else last
+        return self.model.explain_partly(images, encode=encoded, decode=last, **given)
 
 
-def step_randomness(
-    model: SlotModel, seed: int, step: int, places: Sequence[int], device: torch.device
-) -> Randomness:
-    """What a forward pass draws (``SlotModel.draws``), for the images at these places of a global
-    batch.
+def step_randomness(model: SlotModel, seed: int, places: Tensor) -> Randomness:
+    """What a forward pass draws (``SlotModel.draws``), for images at these places of a run.
 
-    A pure function of seed, step and the image's place in the global batch: that is what makes a
-    resumed run exact and the number of processes irrelevant.
+    A pure function of the seed and the image's place among all images of all steps: that is what
+    makes a resumed run exact and the number of processes irrelevant.
     """
-    draws = model.draws(model.config.num_slots)
-    drawn: dict[str, list[Tensor]] = {name: [] for name in draws}
-    for place in places:
-        state = np.random.SeedSequence([seed, step, place]).generate_state(1, np.uint64)[0]
-        generator = torch.Generator().manual_seed(int(state >> np.uint64(1)))
-        for name, draw in draws.items():
-            drawn[name].append(draw.sample(1, generator, generator.device))
-    stacked = {name: torch.cat(values) for name, values in drawn.items()}
-    if device.type == "cuda":  # copies of other memory wait for the device
-        stacked = {name: values.pin_memory() for name, values in stacked.items()}
-    return {name: values.to(device, non_blocking=True) for name, values in stacked.items()}
+    random = CounterRandom(seed, places, _PURPOSE)
+    return {
+        name: random.uniform(*draw.shape)
+        if draw.distribution == "uniform"
+        else random.normal(*draw.shape)
+        for name, draw in model.draws(model.config.num_slots).items()
+    }

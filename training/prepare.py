@@ -1,4 +1,4 @@
-"""Prepare a data set for training: python training/prepare.py DATASET --source DIR --output DIR.
+"""Prepare a data set for training: python -m training.prepare DATASET --source DIR --output DIR.
 
 Writes OUTPUT/{train,val,test}/images.npy, masks.npy (where masks are known) and info.json. Work is
 spread over processes, and with --shard over machines; the same command again resumes what was
@@ -14,9 +14,6 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from jsonargparse import ArgumentParser, Namespace
-
-if not __package__:  # Run as a script: the repository is the place to import from.
-    sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from training.datasets.apc import Apc
 from training.datasets.assembly import assemble, finished_options, is_planned

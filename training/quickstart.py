@@ -1,6 +1,6 @@
 """From nothing to a trained, evaluated and pictured model in minutes, without a GPU.
 
-python training/quickstart.py --output runs/quickstart
+python -m training.quickstart --output runs/quickstart
 
 Runs the five commands one would type, and shows them: generate sprites, train a small model
 (config/training/sprites.yaml), evaluate it, draw what it does and how it learned. What is there
@@ -9,19 +9,13 @@ already is not done again, so an interrupted quick start continues.
 
 from __future__ import annotations
 
-import sys
 from pathlib import Path
-
-if __package__ in (None, ""):  # run as a file: the project's folder is not on the path yet
-    sys.path[0] = str(Path(__file__).resolve().parents[1])
 
 from jsonargparse import ArgumentParser
 
 from training import curves, evaluate, prepare, train, visualise
 from training.command_line import call, show
 from training.run_folder import MODEL
-
-CONFIG = Path(__file__).resolve().parents[1] / "config" / "training" / "sprites.yaml"
 
 
 def run(
@@ -38,17 +32,17 @@ def run(
     model, pictures = trained / MODEL, output / "pictures"
     held_out = max(1, images // 30)
     sizes = f"--image_size 32 --train {images} --val {held_out} --test {held_out}"
-    show(prepare.main, "prepare.py", f"sprites {sizes} --output", data)
+    show(prepare.main, f"sprites {sizes} --output", data)
     settings = "--resume true" + ("" if steps is None else f" --steps {steps}")
     folders = ("--data.path", data, "--run", trained)
-    if not show(train.main, "train.py", "--config", CONFIG, *folders, settings):
+    if not show(train.main, "--config sprites", *folders, settings):
         return  # stopped by a signal
     score = ("--checkpoint", model, "--data", data, "--output")
-    show(evaluate.main, "evaluate.py", *score, output / "results.json")
-    show(visualise.main, "visualise.py", *score, pictures)
+    show(evaluate.main, *score, output / "results.json")
+    show(visualise.main, *score, pictures)
     for metric in ("attention_ari_fg", "decoder_ari_fg"):
         plot = ("--metric", f"val/{metric}", "--output", pictures / f"{metric}.png")
-        show(curves.main, "curves.py", "--runs", trained, *plot)
+        show(curves.main, "--runs", trained, *plot)
     print(f"\nDone. The model is {model}, its scores are in {output / 'results.json'};")
     print(f"look at the pictures in {pictures}, or at: tensorboard --logdir {trained}")
 

@@ -23,6 +23,7 @@ import yaml
 from safetensors import SafetensorError
 
 from genesis_core import SlotModel, save_model
+from genesis_core.files import write_atomically
 
 CHECKPOINT, MODEL, METRICS = "checkpoint.pt", "model.safetensors", "metrics.jsonl"
 CONFIG, VERSIONS, LOCK = "config.yaml", "versions.json", ".lock"
@@ -71,8 +72,8 @@ class RunFolder:
 
     def describe(self, settings: dict[str, Any], facts: dict[str, Any]) -> None:
         """Write the resolved settings and the facts about versions and device."""
-        self._write(CONFIG, yaml.safe_dump(_plain(settings), sort_keys=False).encode())
-        self._write(VERSIONS, json.dumps(facts, indent=2).encode() + b"\n")
+        write_atomically(self.path / CONFIG, yaml.safe_dump(_plain(settings), sort_keys=False))
+        write_atomically(self.path / VERSIONS, json.dumps(facts, indent=2) + "\n")
 
     def save(self, state: dict[str, Any], model: SlotModel, metadata: dict[str, Any]) -> None:
         """Write model and checkpoint; TrainingError, keeping the former ones, if that fails."""
@@ -81,7 +82,7 @@ class RunFolder:
             # Through memory: torch.save hides a full disk behind an internal error of its own.
             buffer = io.BytesIO()
             torch.save(state, buffer)
-            self._write(CHECKPOINT, buffer.getbuffer())
+            write_atomically(self.path / CHECKPOINT, buffer.getbuffer())
         except (OSError, SafetensorError) as error:
             raise TrainingError(
                 f"cannot write a checkpoint to {self.path}: {error}. {self.kept}"
@@ -111,20 +112,7 @@ class RunFolder:
         path = self.path / METRICS
         if path.exists():
             kept = [line for line in read_metrics(path) if line["step"] <= step]
-            self._write(METRICS, "".join(json.dumps(line) + "\n" for line in kept).encode())
-
-    def _write(self, name: str, content: bytes | memoryview) -> None:
-        # Always the same temporary name: what a killed process left is overwritten, not piled up.
-        partial = self.path / f"{name}.partial"
-        try:
-            with partial.open("wb") as file:
-                file.write(content)
-                file.flush()
-                os.fsync(file.fileno())
-            os.replace(partial, self.path / name)
-        except OSError:
-            partial.unlink(missing_ok=True)
-            raise
+            write_atomically(path, "".join(json.dumps(line) + "\n" for line in kept))
 
 
 def read_metrics(path: Path) -> list[dict[str, Any]]:

@@ -1,30 +1,27 @@
 """Train a model on prepared data: GENESIS-V2, or one of those it is compared with.
 
-    python training/train.py --config config/training/tabletop_fast.yaml --run runs/mine
-    python training/train.py --config config/training/shapestacks.yaml \
+    python -m training.train --config config/training/tabletop_fast.yaml --run runs/mine
+    python -m training.train --config config/training/shapestacks.yaml \
         --config config/training/models/monet.yaml
-    torchrun --nproc-per-node 4 -- training/train.py --config ...
+    torchrun --nproc-per-node 4 -m -- training.train --config ...
 
-Every setting of training/settings.py can be given in the files and overridden on the command line
-(--optimizer.lr 3e-4). A run continues exactly where it was with --resume true.
+Every setting of training/train_config.py can be given in the files and overridden on the command
+line (--optimizer.lr 3e-4). A run continues exactly where it was with --resume true.
 """
 
 from __future__ import annotations
 
+import itertools
 import math
 import platform
 import signal
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict
-from pathlib import Path
 from types import FrameType
 from typing import Any
-
-if __package__ in (None, ""):  # run as a file: the project's folder is not on the path yet
-    sys.path[0] = str(Path(__file__).resolve().parents[1])
 
 import numpy as np
 import torch
@@ -46,29 +43,23 @@ from genesis_core import (
 from genesis_core.device import PRECISIONS as DTYPES
 from genesis_core.device import resolve_precision
 from genesis_core.memory import keep_freed_memory
-from genesis_core.metrics import adjusted_rand_index, mean_segment_covering
 from genesis_core.models.config import GenerativeConfig
-from genesis_core.models.losses import region_mixture
-from training.augment import AugmentConfig, AugmentedLoader, to_model_input
+from training.augment import Batch
+from training.batches import AugmentedLoader, join
+from training.captured import CapturedStep
 from training.datasets.prepared import DatasetError, PreparedDataset
 from training.objective import Objective, step_randomness
 from training.parallel import Processes
-from training.pictures import reconstruction_sheet, sample_sheet
+from training.pretrained import encoder_weights
 from training.run_folder import RunFolder, TrainingError, git_revision
-from training.settings import TrainConfig, changed_settings, fixed_settings, parse
+from training.train_config import TrainConfig, changed_settings, fixed_settings, parse
+from training.validation import Validation, better_masks
 
-PICTURE_IMAGES = 4
-VALIDATION_BATCH = 16
 # Below this the gradient scaler has met nothing but overflow: the loss itself is broken.
 SMALLEST_FP16_SCALE = 2.0**-14
 
-MASK_SOURCES = ("attention", "decoder")
-METRICS = {"ari_fg": adjusted_rand_index, "msc_fg": mean_segment_covering}
 # Mistakes of the user's, or of the machine's: the message says it all.
 ERRORS = (CheckpointError, ConfigError, DatasetError, DeviceError, TrainingError, OSError)
-
-Parts = tuple[tuple[Tensor, Tensor | None], ...]
-"""A batch: images (B, S, S, C) and labels of the first data set, then of the unlabelled one."""
 
 
 class Trainer:
@@ -104,12 +95,14 @@ class Trainer:
                 f"{config.run} already holds a run: continue it with --resume true, "
                 "or name another folder with --run"
             )
-        self.loaders, self.places = self._build_loaders()
+        self.loaders, offsets = self._build_loaders()
+        self.offsets = torch.tensor(offsets, device=self.device)
         self.validation = None
         if self.processes.is_main and (config.eval_every or config.picture_every):
-            self.validation = PreparedDataset(config.data.path, "val")
+            dataset = PreparedDataset(config.data.path, "val")
+            self.validation = Validation(dataset, config.objective, config.eval_images)
         torch.manual_seed(config.seed)
-        self.model = self._build_model(None if resuming else config.init)
+        self.model = self._build_model(start_new=not resuming)
         self.best_mask_source = "attention"
         if not config.objective.masks_only:
             self.best_mask_source = self.model.default_mask_source
@@ -129,13 +122,22 @@ class Trainer:
             self._restore(self.processes.from_main(self._read_checkpoint()))
         elif resume and self.processes.is_main:
             tqdm.write(f"{config.run} holds no checkpoint: starting at step 0")
-        module = self.processes.wrap(Objective(self.model, config.objective))
+        labelled = self.loaders[0]
+        objective = Objective(
+            self.model,
+            config.objective,
+            num_labels=labelled.num_labels if config.objective.mask_supervision else None,
+            robot_label=labelled.dataset.robot_label,
+        )
+        module = self.processes.wrap(objective)
         self.objective = torch.compile(module) if config.compile else module
+        self.captured = self._build_captured()
 
     # Building
 
-    def _build_model(self, init: str | None) -> SlotModel:
+    def _build_model(self, *, start_new: bool) -> SlotModel:
         config = self.config
+        init = config.init if start_new else None
         model = build_model(config.model)
         self.started_from: dict[str, Any] | None = None
         if init:
@@ -145,6 +147,8 @@ class Trainer:
                 model.load_state_dict(start.state_dict())
             except RuntimeError as error:
                 raise ConfigError(f"init {init} does not fit the model: {error}") from error
+        elif config.encoder_weights and start_new:
+            model.load_encoder(encoder_weights(config.encoder_weights))
         if (std := config.objective.initial_std) is not None:
             model.set_posterior_std(std)
         parts = dict(model.named_children())
@@ -169,14 +173,14 @@ class Trainer:
         model, objective = self.config.model, self.config.objective
         if not isinstance(model, GenerativeConfig):
             return None
-        elements = model.image_channels * model.image_size**2
+        elements = model.image_channels * model.decoded_size**2
         beta = objective.beta_init
         if beta is None:
             beta = self.model.first_beta
         return Geco(
             objective.goal * elements,
             num_elements=elements,
-            image_size=model.image_size,
+            image_size=model.decoded_size,
             pixel_std=model.pixel_std,
             step_size=objective.geco_step_size,
             beta_init=beta,
@@ -185,22 +189,34 @@ class Trainer:
 
     def _build_optimizer(self) -> torch.optim.Optimizer:
         settings = self.config.optimizer
-        clustering = self.model.clustering_parameters
-        trained = [(n, p) for n, p in self.model.named_parameters() if p.requires_grad]
+        model = self.model
+        trained = [(n, p) for n, p in model.named_parameters() if p.requires_grad]
+        clustering = {n for n, _ in trained if n in model.clustering_parameters}
+        part = model.pretrained_part
+        pretrained = {n for n, _ in trained if part and n.startswith(f"{part}.")}
+        rest = {n for n, _ in trained} - clustering - pretrained
+        scales = (1.0, settings.clustering_lr_scale, settings.pretrained_lr_scale)
         groups = [
-            {"params": [p for n, p in trained if n not in clustering], "scale": 1.0},
-            {
-                "params": [p for n, p in trained if n in clustering],
-                "scale": settings.clustering_lr_scale,
-            },
+            {"params": [p for n, p in trained if n in names], "scale": scale}
+            for names, scale in zip((rest, clustering, pretrained), scales, strict=True)
+            if names
         ]
-        groups = [group for group in groups if group["params"]]
         if not groups:
             raise ConfigError("every part of the model is frozen: there is nothing to train")
-        return torch.optim.Adam(groups, lr=settings.lr, fused=True)
+        optimizer = torch.optim.Adam(groups, lr=settings.lr, fused=True)
+        self._place_learning_rates(optimizer)
+        return optimizer
+
+    def _place_learning_rates(self, optimizer: torch.optim.Optimizer) -> None:
+        """On CUDA, let the device hold them: a graph reads what they are at each step."""
+        on_gpu = self.device.type == "cuda"
+        for group in optimizer.param_groups:
+            rate = float(group["lr"])
+            group["lr"] = torch.tensor(rate, device=self.device) if on_gpu else rate
+            group["capturable"] = on_gpu
 
     def _build_loaders(self) -> tuple[list[AugmentedLoader], list[int]]:
-        """A loader per data set, and the places of this process's images in the global batch.
+        """A loader per data set, and where this process's images are in the global batch.
 
         The global batch is the labelled images, then the unlabelled ones; each process takes an
         equal share of both, so that the number of processes does not change what is in it.
@@ -236,7 +252,8 @@ class Trainer:
                 seed=config.seed,
                 rank=processes.rank,
                 world_size=processes.world_size,
-                pin_memory=self.device.type == "cuda",
+                device=self.device,
+                with_points=getattr(config.model, "points", False),
             )
             loaders.append(loader)
             first = start + processes.rank * share
@@ -279,7 +296,9 @@ class Trainer:
         if self.processes.is_main:
             self.folder.describe(asdict(config), self._facts())
             self.folder.forget_metrics_after(self.step)
-        batches = zip(*(loader.iterate(self.step) for loader in self.loaders), strict=True)
+        batches: Iterator[Sequence[Batch]] = itertools.repeat(())  # a graph gathers its own
+        if self.captured is None:
+            batches = zip(*(loader.iterate(self.step) for loader in self.loaders), strict=True)
         watch = _Stopwatch()
         logged_step, last_save = self.step, time.monotonic()
         with self._progress() as bar, self._writer() as writer:
@@ -305,20 +324,76 @@ class Trainer:
         if self.step < config.steps and self.processes.is_main:
             tqdm.write(f"stopped at step {self.step}: continue with --resume true")
 
-    def _train_step(self, parts: Parts) -> dict[str, Tensor]:
+    def _train_step(self, batches: Sequence[Batch]) -> dict[str, Tensor]:
         """One optimiser step; the objective's terms, averaged over the global batch."""
-        config = self.config
-        images = to_model_input(torch.cat([images for images, _ in parts]), self.device)
-        labels = parts[0][1] if config.objective.mask_supervision else None
-        if labels is not None:
-            labels = labels.to(self.device, non_blocking=True)
-        drawn = step_randomness(self.model, config.seed, self.step, self.places, self.device)
-        if config.objective.noise_warmup_steps:
-            drawn["noise"] *= min(1.0, self.step / config.objective.noise_warmup_steps)
+        self._set_learning_rate()
+        if self.captured is not None:
+            return self.captured(self.step)
+        batch = join(batches)
+        places = self.step * self.config.batch_size + self.offsets
+        return self._optimise(batch, places, self._noise_share(self.step))
+
+    def _noise_share(self, step: int) -> float:
+        """Factor on the posterior's noise."""
+        warm_up = self.config.objective.noise_warmup_steps
+        return min(1.0, step / warm_up) if warm_up else 1.0
+
+    def _build_captured(self) -> CapturedStep | None:
+        """The whole step as a CUDA graph, where everything that it needs is on the device."""
+        alone = self.processes.world_size == 1
+        plain = not (self.config.compile or self.scaler.is_enabled())
+        resident = all(loader.resident for loader in self.loaders)
+        if not (self.device.type == "cuda" and alone and plain and resident):
+            return None
+        chosen = [
+            torch.zeros(loader.batch_size, dtype=torch.int64, device=self.device)
+            for loader in self.loaders
+        ]
+        number = torch.zeros((), dtype=torch.int64, device=self.device)
+        noise_share = torch.ones((), device=self.device)
+
+        def fill(step: int) -> None:
+            for indices, loader in zip(chosen, self.loaders, strict=True):
+                drawn = torch.from_numpy(loader.indices(step)).pin_memory()
+                indices.copy_(drawn, non_blocking=True)
+            number.fill_(step)
+            noise_share.fill_(self._noise_share(step))
+
+        def take_step() -> dict[str, Tensor]:
+            batch = join(
+                [
+                    loader.finish(loader.gather(indices), loader.places(number))
+                    for indices, loader in zip(chosen, self.loaders, strict=True)
+                ]
+            )
+            places = number * self.config.batch_size + self.offsets
+            return self._optimise(batch, places, noise_share)
+
+        return CapturedStep(take_step, fill, self.device)
+
+    def _optimise(
+        self, batch: Batch, places: Tensor, noise_share: Tensor | float
+    ) -> dict[str, Tensor]:
+        """Loss, gradients and everything that follows from them.
+
+        Args:
+            places: (B,) of the batch's images among all images of the run.
+            noise_share: factor on the posterior's noise.
+        """
+        if not self.config.objective.needs_labels:
+            batch.labels = None
+        drawn = step_randomness(self.model, self.config.seed, places)
+        if self.config.objective.noise_warmup_steps:
+            drawn["noise"] = drawn["noise"] * noise_share
         beta = torch.zeros(()) if self.geco is None else self.geco.beta
         dtype = DTYPES[self.precision]
-        with torch.autocast(self.device.type, dtype, enabled=dtype != torch.float32):
-            loss, terms = self.objective(images, labels, drawn, beta)
+        with torch.autocast(
+            self.device.type,
+            dtype,
+            enabled=dtype != torch.float32,
+            cache_enabled=self.captured is None,  # a graph must not keep what it cast
+        ):
+            loss, terms = self.objective(batch, drawn, beta)
         self.optimizer.zero_grad(set_to_none=True)
         self.scaler.scale(loss).backward()
         self.scaler.unscale_(self.optimizer)
@@ -327,8 +402,6 @@ class Trainer:
         if self.device.type == "cpu":
             # Before the weights are touched. On CUDA that would wait for the device every step.
             self._check_finite(terms)
-        for group in self.optimizer.param_groups:
-            group["lr"] = config.optimizer.lr * group["scale"] * self._schedule()
         self.scaler.step(self.optimizer)
         self.scaler.update()
         if self.geco is not None and "nll" in terms:
@@ -336,6 +409,14 @@ class Trainer:
         if self.ema is not None:
             self.ema.update_parameters(self.model)
         return terms
+
+    def _set_learning_rate(self) -> None:
+        for group in self.optimizer.param_groups:
+            rate = self.config.optimizer.lr * group["scale"] * self._schedule()
+            if isinstance(group["lr"], Tensor):
+                group["lr"].fill_(rate)
+            else:
+                group["lr"] = rate
 
     def _clip_gradients(self) -> Tensor:
         """Clip, if so set; the gradient's norm before that."""
@@ -399,7 +480,7 @@ class Trainer:
             values["beta"] = float(self.geco.beta)
         values |= self.model.watched_values()
         group = self.optimizer.param_groups[0]
-        values["learning_rate"] = group["lr"] / group["scale"]
+        values["learning_rate"] = float(group["lr"]) / group["scale"]
         values["images_per_second"] = speed
         self._record(writer, "train", values)
         shown = {k: values[k] for k in ("loss", "elbo", "beta", "mask_supervision") if k in values}
@@ -426,72 +507,16 @@ class Trainer:
             if model is self.model:
                 self._set_training(model)
 
-    def _validation_batches(self, count: int) -> Iterator[tuple[Tensor, Tensor | None]]:
-        """``count`` images of the split val, always the same, or all if it has fewer."""
-        assert self.validation is not None
-        size = self.config.model.image_size
-        loader = AugmentedLoader(
-            self.validation,
-            AugmentConfig(),
-            image_size=size,
-            batch_size=VALIDATION_BATCH,
-            seed=0,
-        )
-        count = min(count, len(self.validation))
-        for step in range(math.ceil(count / VALIDATION_BATCH)):
-            images, masks = loader.batch(step)
-            left = count - step * VALIDATION_BATCH  # batches run on into the next epoch
-            yield (
-                to_model_input(images[:left], self.device),
-                None if masks is None else masks[:left],
-            )
-
     def _validate(self, writer: SummaryWriter | None) -> None:
-        """The objective's terms, and segmentation metrics for both kinds of masks, on val."""
         if writer is None:
             return
-        decode = not self.config.objective.masks_only
-        scores: dict[str, list[float]] = {}
-
-        def add(name: str, values: Any) -> None:
-            scores.setdefault(name, []).extend(float(value) for value in values)
-
+        assert self.validation is not None
         with self._evaluating() as model:
-            for images, masks in self._validation_batches(self.config.eval_images):
-                out = model(images, decode=decode)
-                if out.reconstruction is not None:
-                    if model.generative:
-                        losses = model.losses(images, out)
-                        elbo, kl = losses.elbo, losses.kl.sum(dim=1)
-                        add("elbo", elbo)
-                        # Of the masks that the elbo is of; MONet's objective has others.
-                        add("nll", -elbo - kl)
-                        add("kl", kl)
-                    add("mse", (out.reconstruction - images).square().mean(dim=(1, 2, 3)))
-                if self.config.objective.region_mixture:
-                    add("region_mixture", region_mixture(images, out.log_attention))
-                if masks is None:
-                    continue
-                for source, log_masks in zip(
-                    MASK_SOURCES, (out.log_attention, out.log_masks), strict=True
-                ):
-                    if log_masks is not None:
-                        labels, truth = (
-                            log_masks[:, :, 0].argmax(dim=1).cpu().numpy(),
-                            masks.numpy(),
-                        )
-                        for name, metric in METRICS.items():
-                            add(f"{source}_{name}", metric(truth, labels, foreground_only=True))
-        if not scores:
+            values = self.validation.scores(model)
+        if not values:
             return  # attention only, and no ground truth to compare with
-        values = {name: float(np.mean(value)) for name, value in scores.items()}
-        found = {s: values[f"{s}_ari_fg"] for s in MASK_SOURCES if f"{s}_ari_fg" in values}
-        if found:
-            # Equally good: the model's default, which for GENESIS are the cheaper ones.
-            default = self.model.default_mask_source
-            self.best_mask_source = max(
-                found, key=lambda source: (found[source], source == default)
-            )
+        best = better_masks(values, self.model.default_mask_source)
+        self.best_mask_source = best or self.best_mask_source
         self._record(writer, "val", values)
         shown = ", ".join(f"{name} {value:.4g}" for name, value in values.items())
         tqdm.write(f"step {self.step}: {shown}")
@@ -499,15 +524,9 @@ class Trainer:
     def _log_pictures(self, writer: SummaryWriter | None) -> None:
         if writer is None:
             return
-        decode = not self.config.objective.masks_only
+        assert self.validation is not None
         with self._evaluating() as model:
-            images, masks = next(self._validation_batches(PICTURE_IMAGES))
-            out = model(images, decode=decode)
-            truth = None if masks is None else masks.numpy()
-            sheets = {"reconstructions": reconstruction_sheet(images, out, truth)}
-            if decode and model.generative:
-                generator = torch.Generator().manual_seed(0)
-                sheets["samples"] = sample_sheet(model.sample(PICTURE_IMAGES, generator))
+            sheets = self.validation.pictures(model)
         for name, sheet in sheets.items():
             writer.add_image(name, sheet, self.step, dataformats="HWC")
 
@@ -589,6 +608,7 @@ class Trainer:
         self.step = state["step"]
         self.model.load_state_dict(state["model"])
         self.optimizer.load_state_dict(state["optimizer"])
+        self._place_learning_rates(self.optimizer)  # the run may have been on another device
         self.scaler.load_state_dict(state["scaler"])
         if self.geco is not None:
             self.geco.load_state_dict(state["geco"])

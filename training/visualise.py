@@ -1,17 +1,12 @@
 """Look at what a model does: PNG sheets of reconstructions, masks, components, generated scenes.
 
-python training/visualise.py --checkpoint model.safetensors --data data/tabletop --output out
-python training/visualise.py --checkpoint model.safetensors --data photos/ --output out
+python -m training.visualise --checkpoint model.safetensors --data data/tabletop --output out
+python -m training.visualise --checkpoint model.safetensors --data photos/ --output out
 """
 
 from __future__ import annotations
 
-import sys
 from pathlib import Path
-
-if __package__ in (None, ""):  # run as a file: the project's folder is not on the path yet
-    sys.path[0] = str(Path(__file__).resolve().parents[1])
-
 from typing import Literal
 
 import numpy as np
@@ -25,8 +20,8 @@ from training.command_line import call
 from training.datasets.images import centre_crop, read_rgb, resize_image
 from training.datasets.layout import RGB
 from training.datasets.prepared import DatasetError, PreparedDataset
-from training.evaluate import choose_images, load_images, load_masks
-from training.pictures import reconstruction_sheet, sample_sheet, write_png
+from training.scoring import choose_images, load_images, load_masks
+from training.sheets import reconstruction_sheet, sample_sheet, write_png
 
 PHOTO_SUFFIXES = {".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".webp"}
 

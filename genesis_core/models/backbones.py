@@ -104,10 +104,15 @@ class PretrainedBackbone(nn.Module):
         if self.branch is None:
             maps = self.trunk(images)
         else:
-            if points is None:
-                points = images.new_zeros(len(images), 4, *images.shape[2:])
-            geometry, added = self.branch(points)
-            maps = self.trunk(images, added)
+            if points is None:  # what the branch makes of no point is zero
+                maps = self.trunk(images)
+                geometry = [
+                    each.new_zeros(len(each), width, *each.shape[2:])
+                    for width, each in zip(POINT_WIDTHS, maps, strict=True)
+                ]
+            else:
+                geometry, added = self.branch(points)
+                maps = self.trunk(images, added)
             maps = [
                 torch.cat([m, g.to(m.dtype)], dim=1) for m, g in zip(maps, geometry, strict=True)
             ]

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar, Literal, NamedTuple
 
 import torch
 from torch import Tensor, nn
 
-from genesis_core.models.config import GenerativeConfig, ModelConfig
+from genesis_core.models.config import ConfigError, GenerativeConfig, ModelConfig
 from genesis_core.models.icsbp import Clusters
 from genesis_core.models.losses import Losses
 
@@ -118,6 +119,7 @@ class SlotModel(nn.Module):
         settable_posterior: whether ``set_posterior_std`` works.
         default_mask_source: which masks to segment with, "decoder" (``log_masks``) or "attention"
             (``log_attention``), where a checkpoint does not say which are better.
+        pretrained_part: name of the part that ``load_encoder`` fills, if the config has one.
         mask_parts: names of the parts that make the masks, where masks come first.
         clustering_parameters: names of parameters that decide how finely it clusters, which have a
             learning rate of their own.
@@ -131,6 +133,7 @@ class SlotModel(nn.Module):
     masks_first: ClassVar[bool] = False
     settable_posterior: ClassVar[bool] = False
     default_mask_source: ClassVar[str] = "decoder"
+    pretrained_part: ClassVar[str] = ""
     mask_parts: ClassVar[frozenset[str]] = frozenset()
     clustering_parameters: ClassVar[frozenset[str]] = frozenset()
 
@@ -338,6 +341,14 @@ class SlotModel(nn.Module):
             NotImplementedError: the model's masks do not come first (``masks_first``).
         """
         raise NotImplementedError(f"{self.config.model} does not find masks first")
+
+    def load_encoder(self, weights: Mapping[str, Tensor]) -> None:
+        """Take over an encoder's published weights.
+
+        Raises:
+            ConfigError: the model, as it is configured, has no such encoder.
+        """
+        raise ConfigError(f"this {self.config.model} model has no encoder with published weights")
 
     def set_posterior_std(self, std: float) -> None:
         """Let the posterior have this standard deviation in every dimension, whatever the image.

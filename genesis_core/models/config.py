@@ -41,6 +41,16 @@ class ModelConfig:
     def to_dict(self) -> dict[str, Any]:
         return asdict(self)
 
+    @property
+    def mask_size(self) -> int:
+        """Height and width of the attention masks, in pixels."""
+        return self.image_size
+
+    @property
+    def decoded_size(self) -> int:
+        """Height and width of the decoder's masks and means, in pixels."""
+        return self.image_size
+
     def _check(self, largest_size: int, **lowest: int) -> None:
         """Raise ConfigError unless the common settings, and these whole numbers, are possible.
 

@@ -27,7 +27,7 @@ class Stage(NamedTuple):
     stride: int
     expand: int
     channels: int
-    count: int
+    blocks: int
 
 
 STEM = 32
@@ -116,7 +116,7 @@ class EfficientNetLite0(nn.Module):
         self.stages = nn.ModuleList()
         for stage in STAGES:
             blocks = []
-            for index in range(stage.count):
+            for index in range(stage.blocks):
                 stride = stage.stride if index == 0 else 1
                 blocks.append(Block(channels, stage.channels, stage.kernel, stride, stage.expand))
                 channels = stage.channels
@@ -140,7 +140,7 @@ class EfficientNetLite0(nn.Module):
             KeyError, RuntimeError: they are not EfficientNet-Lite0's.
         """
         self._take(self.stem, weights, "_conv_stem", "_bn0")
-        blocks = [block for stage in self.stages for block in stage]  # type: ignore[union-attr]
+        blocks = [module for module in self.modules() if isinstance(module, Block)]
         for index, block in enumerate(blocks):
             names = f"_blocks.{index}."
             if not isinstance(block.expand, nn.Identity):

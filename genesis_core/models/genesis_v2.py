@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Literal
 
@@ -194,6 +195,7 @@ class GenesisV2(SlotModel):
     masks_first = True
     settable_posterior = True
     mask_parts = frozenset({"backbone", "embedding", "icsbp"})
+    pretrained_part = "backbone.trunk"
     clustering_parameters = frozenset({"embedding.gate", "icsbp.log_scale"})
     config: GenesisV2Config
 
@@ -272,6 +274,13 @@ class GenesisV2(SlotModel):
         Returns: two tensors (B, K, D).
         """
         return posterior_moments(self.latent_head(self.slot_features(features, masks)))
+
+    def load_encoder(self, weights: Mapping[str, Tensor]) -> None:
+        """Take over EfficientNet-Lite0's published weights, see ``EfficientNetLite0``."""
+        if not isinstance(self.backbone, PretrainedBackbone):
+            super().load_encoder(weights)
+        else:
+            self.backbone.trunk.load_published(weights)
 
     @torch.no_grad()
     def set_posterior_std(self, std: float) -> None:

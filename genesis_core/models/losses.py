@@ -55,6 +55,12 @@ def images_at(images: Tensor, size: int) -> Tensor:
     return F.interpolate(images.float(), (size, size), mode="area")
 
 
+def labels_at(labels: Tensor, size: int) -> Tensor:
+    """Labels (B, H, W) of every pixel near the middle of a larger one: (B, size, size)."""
+    stride = labels.shape[-1] // size
+    return labels[..., stride // 2 :: stride, stride // 2 :: stride]
+
+
 def log_masks_at(log_masks: Tensor, size: int) -> Tensor:
     """Log masks (B, K, 1, H, W) at size x size: probabilities averaged, or interpolated.
 

@@ -34,7 +34,7 @@ def _published() -> dict[str, Tensor]:
     add("_conv_stem", "_bn0", 32, 3, 3)
     index, channels = 0, 32
     for stage in STAGES:
-        for _ in range(stage.count):
+        for _ in range(stage.blocks):
             block, wide = f"_blocks.{index}.", channels * stage.expand
             if stage.expand > 1:
                 add(f"{block}_expand_conv", f"{block}_bn0", wide, channels, 1)
@@ -65,7 +65,7 @@ def _plainly(weights: dict[str, Tensor], images: Tensor) -> list[Tensor]:
 
     x, index, maps = layer((images - MEAN) / STD, "_conv_stem", "_bn0", 2), 0, []
     for stage in STAGES:
-        for repeat in range(stage.count):
+        for repeat in range(stage.blocks):
             block = f"_blocks.{index}."
             y = layer(x, f"{block}_expand_conv", f"{block}_bn0") if stage.expand > 1 else x
             stride = stage.stride if repeat == 0 else 1

@@ -168,6 +168,7 @@ def test_pip_install_gives_importable_packages(tmp_path: Path) -> None:
     for package in PYTHON_PACKAGES:
         ignored = shutil.ignore_patterns("__pycache__")
         shutil.copytree(ROOT / package, source / package, ignore=ignored)
+    shutil.copytree(ROOT / "config", source / "config")
     target = tmp_path / "target"
     pip = (sys.executable, "-m", "pip", "--disable-pip-version-check", "install", "--no-deps")
     run(*pip, "--no-build-isolation", "--target", target, source, cwd=tmp_path)

@@ -139,7 +139,9 @@ def test_labels_depth_and_rays_stay_on_what_they_belong_to(size: int) -> None:
         weights = batch.images[0, 0] - 50 / 255
         rows, columns = torch.meshgrid(torch.arange(size), torch.arange(size), indexing="ij")
         for index in (rows, columns):
-            shifts.append(float(index[found].float().mean() - (index * weights).sum() / weights.sum()))
+            shifts.append(
+                float(index[found].float().mean() - (index * weights).sum() / weights.sum())
+            )
         assert float(batch.points[0, 2][found].mean()) == pytest.approx(0.8, abs=1e-4)
         assert float(batch.points[0, 2][~found].mean()) == pytest.approx(1.2, abs=1e-4)
         # A world point keeps its X and Y, but for the mirror's sign of X.

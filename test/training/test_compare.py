@@ -21,8 +21,8 @@ def test_trains_evaluates_draws_and_tabulates(
     short = ["--output", str(tmp_path), "--images", "30", "--steps", "2"]
     main([*short, "--only", "monet", "supervised_rgbd"])
     printed = capsys.readouterr().out
-    for script in ("prepare.py tabletop", "train.py", "evaluate.py", "visualise.py", "tables.py"):
-        assert f"$ python training/{script}" in printed
+    for command in ("prepare tabletop", "train", "evaluate", "visualise", "tables"):
+        assert f"$ python -m training.{command}" in printed
     for name in ("monet", "supervised_rgbd"):
         model = load_model(tmp_path / name / "model.safetensors")
         assert model.metadata["trained"]["steps"] == 2
@@ -61,7 +61,7 @@ def test_trains_evaluates_draws_and_tabulates(
     capsys.readouterr()
 
     main([*short, "--only", "supervised_rgbd"])
-    assert "evaluate.py" not in capsys.readouterr().out, "what is there is not done again"
+    assert "training.evaluate" not in capsys.readouterr().out, "what is there is not done again"
 
 
 def test_processes_that_share_an_output_wait_for_its_data(tmp_path: Path) -> None:

@@ -1,6 +1,7 @@
 """Evaluation of checkpoints: values that follow from the data, tables, JSON, errors."""
 
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -21,17 +22,13 @@ from genesis_core import (
 )
 from genesis_core.models.losses import sgmm_nll
 from training.datasets.prepared import DatasetError, PreparedDataset
-from training.evaluate import (
-    choose_images,
-    evaluate,
-    image_statistics,
-    main,
-    sample_statistics,
-)
+from training.evaluate import evaluate, image_statistics, main, sample_statistics
 from training.fid import frechet_distance
-from training.results import tables
+from training.scoring import choose_images
+from training.tables import report
 
 ROOT = Path(__file__).resolve().parents[2]
+EVALUATE = ROOT / "training" / "evaluate.py"
 SLOTS = 4
 # Foreground objects in each of the 6 images below, and each object's share of the image.
 OBJECTS = (0, 1, 2, 3, 1, 2)
@@ -207,13 +204,14 @@ def test_different_models_share_a_table(tmp_path: Path, capsys: pytest.CaptureFi
     main(["--checkpoint", *checkpoints, "--data", str(data), "--stop-threshold", "50"])
     printed = capsys.readouterr().out
     for row in (
-        ["MONet-G", "(paper)", "attention", "0.70", "0.57"],
-        ["Slot", "Attention", "(paper)", "decoder", "0.76", "0.70"],
-        ["GENESIS", "(paper)", "-7082", "186.8"],
+        ["MONet-G", "paper", "attention", "0.70", "±", "0.04", "0.57", "±", "0.12"],
+        ["Slot", "Attention", "paper", "decoder", "0.76", "±", "0.01", "0.70", "±", "0.05"],
+        ["GENESIS", "paper", "-7082", "±", "15", "186.8", "±", "18.0"],
     ):
         assert row in [line.split() for line in printed.splitlines()]
-    flexible = [line.split()[0] for line in printed.splitlines() if " flexible " in line]
-    assert flexible == ["genesis_v2.safetensors", "GENESIS-V2", "genesis_v2.safetensors"]
+    flexible = [line.split()[5:7] for line in printed.splitlines() if " flexible " in line]
+    ours = "genesis_v2.safetensors"
+    assert flexible == [["paper", "decoder"], [ours, "decoder"], [ours, "attention"]]
 
 
 def test_hard_masks_use_as_few_slots_as_explain_the_image(dataset: PreparedDataset) -> None:
@@ -318,17 +316,20 @@ def test_command_prints_the_papers_tables_and_writes_json(
     assert results["data"]["dataset"] == "objects_room"
     printed = capsys.readouterr().out.splitlines()
     table_1 = printed.index("Table 1: segmentation, foreground")
-    assert printed[table_1 + 1].split() == ["Model", "Masks", "ARI-FG", "MSC-FG"]
+    assert printed[table_1 + 1].split() == ["Model", "Source", "Masks", "ARI-FG", "MSC-FG"]
+    rows = [line.split() for line in printed[table_1 + 3 : table_1 + 10]]
+    theirs = ["decoder", "0.85", "±", "0.01", "0.59", "±", "0.01"]
+    assert rows[0] == ["GENESIS-V2", "paper", *theirs]
     values = [model["metrics"]["fixed"]["decoder"]["ari_fg"] for model in results["models"]]
-    for row, value in zip(printed[table_1 + 3 :], values, strict=False):
-        assert row.split()[1:3] == ["decoder", f"{value:.3f}"]
-    assert printed[table_1 + 3].startswith("seed_0/model.safetensors")
-    assert printed[table_1 + 5].startswith("mean of 2")
-    assert f"{np.mean(values):.3f} ± {np.std(values, ddof=1):.3f}" in printed[table_1 + 5]
-    assert "GENESIS-V2 (paper)" in printed[table_1 + 9]
-    assert printed[table_1 + 9].split()[-3:] == ["decoder", "0.85", "0.59"]
+    for seed, value in enumerate(values):
+        ours = ["GENESIS-V2", f"seed_{seed}/model.safetensors", "decoder", f"{value:.3f}"]
+        assert rows[1 + 2 * seed][:4] == ours
+        assert rows[2 + 2 * seed][2] == "attention"
+    mean = ["mean", "of", "2", "decoder", f"{np.mean(values):.3f}", "±"]
+    assert rows[5][:8] == ["GENESIS-V2", *mean, f"{np.std(values, ddof=1):.3f}"]
     assert any(line.startswith("Table 2: slots (flexible: down to 70 px") for line in printed)
-    assert any(line.split()[-2:] == ["-7040", "52.6"] for line in printed)
+    theirs = ["GENESIS-V2", "paper", "-7040", "±", "2", "52.6", "±", "2.7"]
+    assert theirs in [line.split() for line in printed]
 
 
 def results_for(dataset: str, metadata: dict[str, Any]) -> dict[str, Any]:
@@ -350,41 +351,42 @@ def results_for(dataset: str, metadata: dict[str, Any]) -> dict[str, Any]:
 
 
 def test_single_object_data_is_scored_over_all_pixels() -> None:
-    lines = tables(results_for("apc", {})).splitlines()
+    lines = report(results_for("apc", {})).splitlines()
     table = lines.index("Table 4: segmentation, all pixels")
-    assert lines[table + 3].split() == ["m.safetensors", "decoder", "0.510", "0.620"]
-    assert lines[table + 4].split() == ["m.safetensors", "attention", "-", "-"]
-    assert lines[table + 5].split()[-2:] == ["0.55", "0.67"]
+    assert lines[table + 3].split() == ["GENESIS-V2", "paper", "decoder", "0.55", "0.67"]
+    ours = ["GENESIS-V2", "m.safetensors"]
+    assert lines[table + 4].split() == [*ours, "decoder", "0.510", "0.620"]
+    assert lines[table + 5].split() == [*ours, "attention", "—", "—"]
     assert not any("ARI-FG" in line for line in lines)
     generation = lines.index("Table 3: density estimation and generation (FID of 10000 images)")
-    assert lines[generation + 3].split() == ["m.safetensors", "-7000", "100.0"]
+    assert lines[generation + 4].split() == [*ours, "-7000", "100.0"]
 
 
 def test_models_whose_masks_had_a_loss_of_their_own_are_marked() -> None:
-    marked = tables(results_for("tabletop", {"trained": {"mask_supervision": 3000.0}}))
+    marked = report(results_for("tabletop", {"trained": {"mask_supervision": 3000.0}}))
     assert "m.safetensors (mask supervision)" in marked
     later = {"mask_supervision": 0.0, "started_from": {"mask_supervision": 1.0}}
-    assert "(mask supervision)" in tables(results_for("tabletop", {"trained": later}))
+    assert "(mask supervision)" in report(results_for("tabletop", {"trained": later}))
     both = {**later, "region_mixture": 1.0}
-    marked = tables(results_for("tabletop", {"trained": both}))
+    marked = report(results_for("tabletop", {"trained": both}))
     assert "m.safetensors (mask supervision and region mixture)" in marked
-    unsupervised = tables(results_for("tabletop", {"trained": {"region_mixture": 1.0}}))
+    unsupervised = report(results_for("tabletop", {"trained": {"region_mixture": 1.0}}))
     assert "m.safetensors (region mixture)" in unsupervised
-    assert "m.safetensors (" not in tables(results_for("tabletop", {}))
+    assert "m.safetensors (" not in report(results_for("tabletop", {}))
 
 
 def test_a_decoder_that_was_not_trained_has_no_figures() -> None:
     trained = {"mask_supervision": 1.0, "masks_only": True}
-    text = tables(results_for("objects_room", {"trained": trained}))
-    ours = [line.split() for line in text.splitlines() if line.startswith("m.safetensors")]
-    assert [row[3:] for row in ours] == [
-        ["decoder", "-", "-"],
-        ["attention", "-", "-"],
-        ["decoder", "fixed", "5.0", "1.0", "-", "-"],
-        ["decoder", "flexible", "5.0", "1.0", "-", "-"],
-        ["attention", "fixed", "5.0", "1.0", "-", "-"],
-        ["attention", "flexible", "5.0", "1.0", "-", "-"],
-        ["-", "-"],
+    text = report(results_for("objects_room", {"trained": trained}))
+    ours = [line for line in text.splitlines() if "m.safetensors" in line]
+    assert [line.partition("supervision)")[2].split() for line in ours] == [
+        ["decoder", "—", "—"],
+        ["attention", "—", "—"],
+        ["decoder", "5.0", "1.0", "—", "—"],
+        ["attention", "5.0", "1.0", "—", "—"],
+        ["decoder", "5.0", "1.0", "—", "—"],
+        ["attention", "5.0", "1.0", "—", "—"],
+        ["—", "—"],
     ]
     assert "(FID of" not in text
 
@@ -403,7 +405,7 @@ def test_data_without_masks_still_gives_elbo_and_slots(
     assert fixed["slots"] == SLOTS
     captured = capsys.readouterr()
     assert "segmentation metrics are unavailable" in captured.err
-    assert "model.safetensors  decoder         -       -" in captured.out
+    assert "model.safetensors  decoder         —       —" in captured.out
 
 
 @pytest.mark.parametrize(
@@ -431,10 +433,15 @@ def test_mistakes_are_named(
     assert str(error.value).startswith(message)
 
 
-def test_runs_as_a_script_from_anywhere(tmp_path: Path, checkpoint: Path) -> None:
+@pytest.mark.parametrize("form", [["-m", "training.evaluate"], [str(EVALUATE)]], ids=["-m", "file"])
+def test_runs_from_anywhere(form: list[str], tmp_path: Path, checkpoint: Path) -> None:
+    """As a module, and as a file; scripts/ros_env.sh puts the checkout on the path."""
     data = write_dataset(tmp_path / "data")
-    command = [sys.executable, str(ROOT / "training" / "evaluate.py"), "--num-images", "2"]
+    command = [sys.executable, *form, "--num-images", "2"]
     command += ["--checkpoint", str(checkpoint), "--data", str(data), "--device", "cpu"]
-    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    done = subprocess.run(
+        command, cwd=tmp_path, env=environment, capture_output=True, text=True, check=False
+    )
     assert done.returncode == 0, done.stderr
     assert "Table 1" in done.stdout

@@ -44,7 +44,7 @@ def test_inner_levels_keep_their_weights(small: GenesisV2, size: int, extra: int
 def test_from_the_command_line(small: GenesisV2, tmp_path: Path) -> None:
     source, target = tmp_path / "small.safetensors", tmp_path / "large.safetensors"
     save_model(small, source, {"mask_source": "attention", "trained": {"steps": 7}})
-    command = [sys.executable, "training/grow.py", "--checkpoint", str(source), "--output",
+    command = [sys.executable, "-m", "training.grow", "--checkpoint", str(source), "--output",
                str(target)]  # fmt: skip
     grow = [*command, "--image-size", "64", "--feature-dim", "16"]
     assert subprocess.run(grow, cwd=ROOT, check=False).returncode == 0

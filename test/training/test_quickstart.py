@@ -16,8 +16,8 @@ def test_generates_trains_evaluates_and_draws(
 ) -> None:
     main(["--output", str(tmp_path), "--images", "40", "--steps", "2"])
     printed = capsys.readouterr().out
-    for script in ("prepare.py sprites", "train.py", "evaluate.py", "visualise.py", "curves.py"):
-        assert f"$ python training/{script}" in printed
+    for command in ("prepare sprites", "train", "evaluate", "visualise", "curves"):
+        assert f"$ python -m training.{command}" in printed
     model = tmp_path / "run" / "model.safetensors"
     assert load_model(model).metadata["trained"]["steps"] == 2
     scores = json.loads((tmp_path / "results.json").read_text())["models"][0]["metrics"]

@@ -242,6 +242,18 @@ def test_data_sets_of_one_name_are_told_apart_by_how_they_were_made(tmp_path: Pa
     assert "data/x" not in text
 
 
+def test_a_model_that_the_paper_has_not_gets_a_row(tmp_path: Path) -> None:
+    """Even where it is not registered: its results came from elsewhere."""
+    write(tmp_path / "a.json", decoder=scores(0.5, 0.4), elbo=-7.0)
+    content = json.loads((tmp_path / "a.json").read_text())
+    content["models"][0]["config"] = {"model": "toy", "image_size": 64, "num_slots": 7}
+    (tmp_path / "b.json").write_text(json.dumps(content))
+    text = tables(tmp_path)
+    for table, figures in ((1, ["decoder", "0.50", "0.40", "—", "—"]), (3, ["-7", *"———"])):
+        ours = [row for row in rows(text, table) if row[0] == "toy"]
+        assert ours == [["toy", "ours: 1,000 steps of 16, 1 seed", *figures]]
+
+
 def test_depth_is_a_property_of_the_model_not_another_data_set(tmp_path: Path) -> None:
     options: dict[str, Any] = {"mode": "mixed", "exposure": 0.42}
     write(tmp_path / "a.json", dataset="tabletop", options=options, decoder=scores(0.5, 0.5))

@@ -15,6 +15,7 @@ import threading
 import time
 from collections.abc import Sequence
 from dataclasses import replace
+from functools import cache
 from pathlib import Path
 from random import Random
 from typing import Any
@@ -41,12 +42,15 @@ from genesis_core.models.losses import (
     region_mixture,
     sgmm_nll,
 )
+from training.augment import Batch
 from training.compare import ENTRIES
+from training.datasets.prepared import PreparedDataset
 from training.datasets.sprites import render_range
+from training.evaluate import evaluate
 from training.objective import Objective, ObjectiveConfig
 from training.run_folder import CHECKPOINT, METRICS, MODEL, RunFolder, read_metrics
-from training.settings import OptimizerConfig, TrainConfig, parse
 from training.train import main
+from training.train_config import OptimizerConfig, TrainConfig, parse
 
 pytestmark = pytest.mark.usefixtures("one_thread")  # runs are compared bit by bit
 
@@ -201,12 +205,39 @@ def layered(files: Sequence[str]) -> list[str]:
     return [f"--config={CONFIGS / file}" for file in files]
 
 
+@cache
+def settings_of(files: tuple[str, ...]) -> TrainConfig:
+    return parse(layered(files), "")[0]
+
+
 @pytest.mark.parametrize("files", LAYERS, ids="+".join)
-def test_every_config_trains_two_steps_at_its_true_size(
+def test_every_config_is_complete(files: tuple[str, ...]) -> None:
+    """Its settings are possible together; run and data are named after what it is for."""
+    config = settings_of(files)
+    assert config.run.startswith("runs/") and config.data.path.startswith("data/")
+    with torch.device("meta"):  # no memory, no time: whether such a model can be built
+        assert build_model(config.model).config == config.model
+
+
+def distinct() -> list[tuple[str, ...]]:
+    """Of the layers, the smallest ones with each kind of model and of objective."""
+    chosen: dict[str, tuple[str, ...]] = {}
+    for files in sorted(LAYERS, key=lambda files: settings_of(files).model.image_size):
+        config = settings_of(files)
+        model: list[Any] = [config.model.model, config.model.image_channels]
+        model += [value for value in vars(config.model).values() if isinstance(value, (bool, str))]
+        numbers = ("goal", "geco_step_size", "beta_init")  # which no objective is without
+        terms = {n: bool(v) for n, v in vars(config.objective).items() if n not in numbers}
+        chosen.setdefault(repr([model, terms, bool(config.init), config.freeze]), files)
+    return sorted(chosen.values())
+
+
+@pytest.mark.parametrize("files", distinct(), ids="+".join)
+def test_configs_train_two_steps(
     files: tuple[str, ...], full_size_data: dict[tuple[int, int], Path], tmp_path: Path
 ) -> None:
-    """Two slots and one image a step; all else as the files say."""
-    config, _ = parse(layered(files), "")
+    """Each model with each objective, of the true size; two slots and one image a step."""
+    config = settings_of(files)
     data = full_size_data[config.model.image_size, config.model.image_channels]
     expected = replace(config.model, num_slots=2)
     settings: dict[str, Any] = {"model.num_slots": 2, "batch_size": 1, "steps": 2, "log_every": 1}
@@ -218,6 +249,19 @@ def test_every_config_trains_two_steps_at_its_true_size(
     main([*layered(files), *arguments(settings)])
     assert [line["step"] for line in metrics(tmp_path / "run")] == [1, 2]
     assert load_model(tmp_path / "run" / MODEL).config == expected
+
+
+@pytest.mark.parametrize("form", [["--config", "{}"], ["--config={}"]], ids=["two words", "one"])
+def test_configs_that_ship_are_found_by_name(
+    form: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    names = ("tabletop", "models/monet.yaml")
+    config, _ = parse([part.format(name) for name in names for part in form], "")
+    assert config == parse(layered(["tabletop.yaml", "models/monet.yaml"]), "")[0]
+    assert config.run == "runs/tabletop_monet"
+    Path("tabletop").write_text("steps: 7")  # a file of the user's goes before
+    assert parse([part.format("tabletop") for part in form], "")[0].steps == 7
 
 
 @pytest.mark.parametrize("name", PAPER_DATA)
@@ -355,7 +399,7 @@ def test_run_folder_says_what_was_run(watched_run: Path) -> None:
     assert {"genesis_core", "git_revision", "python", "device", "precision"} <= set(versions)
     trained = load_model(watched_run / MODEL).metadata["trained"]
     assert (trained["steps"], trained["mask_supervision"]) == (4, 100)
-    assert not list(watched_run.glob("*.partial"))
+    assert not list(watched_run.glob(".partial*"))
 
 
 def test_a_runs_settings_are_a_config_for_the_same_run(watched_run: Path, tmp_path: Path) -> None:
@@ -363,15 +407,16 @@ def test_a_runs_settings_are_a_config_for_the_same_run(watched_run: Path, tmp_pa
     assert differences(checkpoint(watched_run), checkpoint(tmp_path / "again")) == []
 
 
-def test_validation_uses_each_image_once(data: Path, tmp_path: Path) -> None:
-    """The split val has 6 images; a batch of 16 would run on into a second round of them."""
+def test_validation_scores_as_evaluation_does(data: Path, tmp_path: Path) -> None:
+    """The split val has 6 images, each counted once, with evaluate.py's seed scores and noise."""
     train(tmp_path, data, {"steps": 1, "eval_every": 1})
-    model = load_model(tmp_path / MODEL)
-    images = np.load(data / "val" / "images.npy")
-    x = torch.from_numpy(images).permute(0, 3, 1, 2).float() / 255
-    with torch.inference_mode():
-        losses = model.losses(x, model(x))
-    assert metrics(tmp_path, "val")[0]["nll"] == pytest.approx(float(losses.nll.mean()), rel=1e-5)
+    expected = evaluate(load_model(tmp_path / MODEL), PreparedDataset(data, "val"))["fixed"]
+    (found,) = metrics(tmp_path, "val")
+    for name in ("elbo", "nll", "kl", "mse"):
+        assert found[name] == pytest.approx(expected[name], rel=1e-5), name
+    for source in ("attention", "decoder"):
+        for name in ("ari_fg", "msc_fg"):
+            assert found[f"{source}_{name}"] == pytest.approx(expected[source][name]), name
 
 
 # Objective and optimiser
@@ -483,7 +528,7 @@ def test_supervision_in_a_mixed_batch_looks_at_the_labelled_images_only() -> Non
     images, scores = torch.rand(4, 3, 32, 32), torch.rand(4, 1, 32, 32)
     noise, labels = torch.randn(4, 3, 8), torch.randint(0, 3, (3, 32, 32), dtype=torch.uint8)
     drawn = {"seed_scores": scores, "noise": noise}
-    loss, terms = Objective(model, config)(images, labels, drawn, torch.tensor(2.0))
+    loss, terms = Objective(model, config)(Batch(images, labels), drawn, torch.tensor(2.0))
     out = model(images, seed_scores=scores, noise=noise)
     losses = model.losses(images, out)
     _, clusters = model.cluster(images[:3], scores[:3])
@@ -506,7 +551,7 @@ def test_some_images_are_decoded_and_all_of_them_supervised_and_anchored() -> No
     images, scores = torch.rand(4, 3, 32, 32), torch.rand(4, 1, 32, 32)
     noise, labels = torch.randn(4, 3, 8), torch.randint(0, 3, (4, 32, 32), dtype=torch.uint8)
     drawn = {"seed_scores": scores, "noise": noise}
-    loss, terms = Objective(model, config)(images, labels, drawn, torch.tensor(2.0))
+    loss, terms = Objective(model, config)(Batch(images, labels), drawn, torch.tensor(2.0))
     decoded = images[2:]
     out = model(decoded, seed_scores=scores[2:], noise=noise[2:])
     assert terms["mse"].item() == pytest.approx(
@@ -533,7 +578,7 @@ def test_the_likelihood_under_attention_masks_does_not_train_them() -> None:
     # What the latents say of the masks is another way; with constant latents it is closed.
     for parameter in model.latent_head[-1].parameters():
         torch.nn.init.zeros_(parameter)
-    loss, _ = Objective(model, config)(images, None, drawn, torch.tensor(0.0))
+    loss, _ = Objective(model, config)(Batch(images), drawn, torch.tensor(0.0))
     loss.backward()
     assert model.icsbp.log_scale.grad is not None and not model.icsbp.log_scale.grad.any()
     assert model.decoder[-1].weight.grad.any()
@@ -914,7 +959,7 @@ def test_a_full_disk_stops_and_keeps_the_last_good_checkpoint(data: Path, tmp_pa
         assert f"cannot write a checkpoint to {tmp_path}" in message
         assert "File too large" in message and str(tmp_path / CHECKPOINT) in message
         assert (tmp_path / CHECKPOINT).read_bytes() == kept[CHECKPOINT]
-        assert not list(tmp_path.glob("*.partial"))
+        assert not list(tmp_path.glob(".partial*"))
         load_model(tmp_path / MODEL)
     train(tmp_path, data, {"steps": 3, "resume": True})
     assert checkpoint(tmp_path)["step"] == 3
@@ -1037,14 +1082,14 @@ def test_defaults_are_the_papers() -> None:
 
 # One thread everywhere: the order of a sum, and so its last bit, depends on their number.
 ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1"}
-TRAIN = ROOT / "training" / "train.py"
 
 
 def start(
     command: list[str], settings: dict[str, Any], variables: dict[str, str] | None = None
 ) -> subprocess.Popen[str]:
     return subprocess.Popen(
-        [sys.executable, *command, str(TRAIN), *arguments({**TINY, **settings})],
+        [sys.executable, "-m", *command, "training.train", *arguments({**TINY, **settings})],
+        cwd=ROOT,
         env={**ENVIRONMENT, **(variables or {})},
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
@@ -1081,7 +1126,7 @@ def test_a_run_killed_at_any_moment_ends_with_the_same_weights(
 
 
 # Without the two hyphens torchrun would take --run for an abbreviation of an option of its own.
-TORCHRUN = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2", "--"]
+TORCHRUN = ["torch.distributed.run", "--standalone", "--nproc-per-node=2", "-m", "--"]
 
 
 def test_two_processes_train_as_one(data: Path, unlabelled: Path, tmp_path: Path) -> None:

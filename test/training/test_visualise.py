@@ -17,7 +17,7 @@ from genesis_core import (
     SlotOutput,
     save_model,
 )
-from training.pictures import (
+from training.sheets import (
     CAPTION_HEIGHT,
     GAP,
     PALETTE,

@@ -5,10 +5,9 @@ All functions return uint8 RGB (height, width, 3), for PNG files and TensorBoard
 
 from __future__ import annotations
 
-import os
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import cv2
 import numpy as np
@@ -16,6 +15,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from genesis_core import SlotOutput
+from genesis_core.files import write_atomically
 from training.datasets.layout import RGB
 
 Picture = NDArray[np.uint8]
@@ -27,6 +27,9 @@ BACKGROUND = 255
 UNUSED = 235  # an unused slot is an empty light tile
 CAPTION_COLOUR = (70, 70, 70)
 OVERLAY_OPACITY = 0.55
+OBJECT_TILE = (180, 240)  # height, width
+IGNORED = 255  # the label of pixels that are not scored
+DARK = 70
 # Slot colours that stay apart when blended with a photo; more slots go round the hue circle.
 PALETTE = (
     (230, 25, 75),
@@ -116,6 +119,62 @@ def sample_sheet(out: SlotOutput) -> Picture:
     return _assemble(rows, rows_per_group=1)
 
 
+class SegmentedImage(NamedTuple):
+    """An image with objects, for ``object_sheet``.
+
+    image: (H, W, 3) uint8 RGB. truth, found: (H, W) labels, 0 = background, 255 = not scored.
+    caption: what is said of the result.
+    """
+
+    name: str
+    image: Picture
+    truth: NDArray[np.integer]
+    found: NDArray[np.integer]
+    caption: str
+
+
+def object_sheet(images: Sequence[SegmentedImage]) -> Picture:
+    """A row for each image: itself, the true objects, the found ones, and these over the image."""
+    rows = []
+    for item in images:
+        image = _fitted(item.image, cv2.INTER_AREA)
+        truth, found = (_fitted(labels.astype(np.uint8)) for labels in (item.truth, item.found))
+        found = np.where(truth == IGNORED, IGNORED, found).astype(np.uint8)
+        painted = np.where(found == IGNORED, 0, found)
+        rows.append(
+            [
+                _tile(item.name, image),
+                _tile(f"truth: {_count(item.truth)} objects", _painted(truth)),
+                _tile(f"found: {_count(item.found)} objects", _painted(found)),
+                _tile(item.caption, overlay(image, painted, background=True)),
+            ]
+        )
+    return _assemble(rows, rows_per_group=1)
+
+
+def _count(labels: NDArray[np.integer]) -> int:
+    return int(np.setdiff1d(labels, [0, IGNORED]).size)
+
+
+def _painted(labels: NDArray[np.uint8]) -> Picture:
+    """Objects in their colours, the background dark, what is not scored black."""
+    colours = np.zeros((256, 3), np.uint8)
+    colours[0] = DARK
+    colours[1:IGNORED] = slot_colours(IGNORED - 1)
+    return colours[labels]
+
+
+def _fitted(array: NDArray[np.uint8], interpolation: int = cv2.INTER_NEAREST) -> NDArray[np.uint8]:
+    """An image or a label image (H, W[, C]) as large as a tile allows, its rest white or black."""
+    height, width = array.shape[:2]
+    scale = min(OBJECT_TILE[0] / height, OBJECT_TILE[1] / width)
+    size = (max(1, round(width * scale)), max(1, round(height * scale)))
+    tile = np.full((*OBJECT_TILE, *array.shape[2:]), BACKGROUND, np.uint8)
+    small = cv2.resize(array, size, interpolation=interpolation)
+    tile[: size[1], : size[0]] = small
+    return tile
+
+
 def overlay(picture: Picture, labels: NDArray[np.integer], background: bool = False) -> Picture:
     """Paint segments over a picture, with white lines between them.
 
@@ -155,12 +214,10 @@ def to_pictures(images: Tensor) -> NDArray[np.uint8]:
 
 
 def write_png(path: Path, picture: Picture) -> None:
-    """Write by rename, so that a viewer never sees half a file."""
+    """Write a picture, in a folder that is made if need be; a viewer never sees half a file."""
     path.parent.mkdir(parents=True, exist_ok=True)
     _, data = cv2.imencode(".png", cv2.cvtColor(picture, cv2.COLOR_RGB2BGR))
-    temporary = path.with_name(path.name + ".part")
-    temporary.write_bytes(data.tobytes())
-    os.replace(temporary, path)
+    write_atomically(path, data.tobytes())
 
 
 def _masks(log_masks: Tensor) -> NDArray[np.float32]:

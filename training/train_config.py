@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import sys
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
@@ -13,12 +14,13 @@ import yaml
 
 from genesis_core import MODELS, ConfigError, GenesisV2Config, ModelConfig
 from training.augment import AugmentConfig
+from training.configs import find_config
 from training.objective import ObjectiveConfig
 
 # What may change when a run is resumed: it does not change the weights it ends with.
 FREE_SETTINGS = frozenset(
     {
-        "run", "init", "device", "compile", "checkpoint_minutes", "log_every",
+        "run", "init", "encoder_weights", "device", "compile", "checkpoint_minutes", "log_every",
         "eval_every", "eval_images", "picture_every", "data.path", "data.unlabelled_path",
     }
 )  # fmt: skip
@@ -60,6 +62,7 @@ class OptimizerConfig:
         lr: learning rate.
         clustering_lr_scale: factor on it for the embedding's gate and the kernel's scale, two
             scalars that decide how finely IC-SBP clusters; other models than GENESIS-V2 have none.
+        pretrained_lr_scale: factor on it for an encoder that has published weights.
         warmup_steps: steps over which the learning rate rises linearly to its value.
         schedule: "constant", "cosine" down to a hundredth of it at the end, or "exponential":
             halved every ``halving_steps``.
@@ -71,6 +74,7 @@ class OptimizerConfig:
 
     lr: float = 1e-4
     clustering_lr_scale: float = 1.0
+    pretrained_lr_scale: float = 1.0
     warmup_steps: int = 0
     schedule: str = "constant"
     halving_steps: int = 100_000
@@ -78,7 +82,7 @@ class OptimizerConfig:
     ema_decay: float = 0.0
 
     def __post_init__(self) -> None:
-        for name in ("lr", "clustering_lr_scale", "halving_steps"):
+        for name in ("lr", "clustering_lr_scale", "pretrained_lr_scale", "halving_steps"):
             if not getattr(self, name) > 0:
                 raise ConfigError(f"optimizer.{name} is {getattr(self, name)}; expected > 0")
         if self.schedule not in SCHEDULES:
@@ -99,6 +103,9 @@ class TrainConfig:
         run: folder of the run: checkpoints, TensorBoard events, resolved settings. By default it
             is named after the config files, such as runs/shapestacks_monet.
         model: the model and its settings; ``model.model`` says which one.
+        encoder_weights: weights of the encoder, trained on ImageNet, to start from: "published" for
+            those of the installed package (requirements/pretrained.txt), or the path of such a
+            file; for a model whose encoder has them.
         init: checkpoint whose weights to start from (its model settings must fit ``model``).
         freeze: names of the model's parts to leave as they are, e.g. backbone, embedding, icsbp.
         steps: number of optimiser steps.
@@ -118,6 +125,7 @@ class TrainConfig:
     data: DataConfig = field(default_factory=DataConfig)
     objective: ObjectiveConfig = field(default_factory=ObjectiveConfig)
     optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
+    encoder_weights: str | None = None
     init: str | None = None
     freeze: tuple[str, ...] = ()
     steps: int = 500_000
@@ -151,8 +159,9 @@ class TrainConfig:
         model = MODELS[name]
         lacking: dict[str, str] = {}
         if not model.masks_first:
-            terms = ("mask_supervision", "region_mixture", "mask_distillation", "latent_anchor",
-                     "attention_likelihood", "decoded_images")  # fmt: skip
+            terms = ("mask_supervision", "kind_supervision", "region_mixture",
+                     "mask_distillation", "latent_anchor", "attention_likelihood",
+                     "decoded_images")  # fmt: skip
             lacking |= dict.fromkeys(terms, "IC-SBP whose masks it could use")
         if not model.settable_posterior:
             lacking["initial_std"] = "posterior whose start can be set"
@@ -162,6 +171,13 @@ class TrainConfig:
                     f"objective.{term} is {value}, but model {name} has no {part}: leave it out, "
                     "or train genesis_v2"
                 )
+        if objective.kind_supervision and not getattr(self.model, "kinds", False):
+            raise ConfigError(
+                f"objective.kind_supervision is {objective.kind_supervision}, but the model tells "
+                "no kinds: leave it out, or set model.kinds to true"
+            )
+        if self.encoder_weights and self.init:
+            raise ConfigError("init has the encoder's weights already: leave encoder_weights out")
         if objective.noise_warmup_steps and not model.generative:
             raise ConfigError(
                 f"objective.noise_warmup_steps is {objective.noise_warmup_steps}, but model {name} "
@@ -173,12 +189,14 @@ def parse(arguments: Sequence[str] | None, description: str) -> tuple[TrainConfi
     """The settings that a command line of train.py gives, and whether to resume.
 
     Several --config files are laid over each other, later ones on top, then the single settings:
-    a data set's, a model's, a budget's. The chosen model decides which settings ``model`` has.
+    a data set's, a model's, a budget's. A file that ships is found by its name, such as sprites or
+    models/monet. The chosen model decides which settings ``model`` has.
 
     Raises:
         ConfigError: a value, or a combination of them, is not possible.
         SystemExit: a setting is unknown or of a wrong type.
     """
+    arguments = _with_shipped_configs(sys.argv[1:] if arguments is None else arguments)
     files, model = _named(arguments)
     if not isinstance(model, str) or model not in MODELS:
         raise ConfigError(f"unknown model {model!r}; expected one of {', '.join(MODELS)}")
@@ -186,7 +204,8 @@ def parse(arguments: Sequence[str] | None, description: str) -> tuple[TrainConfi
     parser.add_argument(
         "--config",
         action="config",
-        help="YAML file with any of these settings; may be given several times, the last one wins",
+        help="YAML file with any of these settings, or the name of one that ships, such as "
+        "sprites; may be given several times, the last one wins",
     )
     parser.add_class_arguments(TrainConfig, skip={"model"})
     parser.add_class_arguments(MODELS[model].config_class, "model")
@@ -198,7 +217,19 @@ def parse(arguments: Sequence[str] | None, description: str) -> tuple[TrainConfi
     return TrainConfig(**values), settings.resume
 
 
-def _named(arguments: Sequence[str] | None) -> tuple[list[str], Any]:
+def _with_shipped_configs(arguments: Sequence[str]) -> list[str]:
+    """The command line with the paths of those settings files that are given by name."""
+    found = list(arguments)
+    for index, argument in enumerate(arguments):
+        option, equals, value = argument.partition("=")
+        if option == "--config" and equals:
+            found[index] = f"--config={find_config(value)}"
+        elif index and arguments[index - 1] == "--config":
+            found[index] = str(find_config(argument))
+    return found
+
+
+def _named(arguments: Sequence[str]) -> tuple[list[str], Any]:
     """The config files on a command line, and the model that they or it name: the last one."""
     parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
     parser.add_argument("--config", action="append", default=[])

@@ -1,0 +1,397 @@
+"""Measure checkpoints on labelled images of real cameras (see training/labelled_images.py).
+
+    python -m training.evaluate --real photos --checkpoint tabletop [--sheets pictures]
+
+Each image is segmented as the node does it, at its own size, and its objects are compared with the
+labels: per group of images and together, as a table in Markdown, and with --output as JSON. A
+checkpoint that uses depth is measured without, and with it on the images that have it. What is
+background is what the checkpoint says of each slot, where it tells kinds; else the largest segment
+that touches the border, or (--background node) what the node's rule makes background.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+from jsonargparse import ArgumentParser
+from numpy.typing import NDArray
+from tqdm import tqdm
+
+from genesis_core import Scene, Segmenter, find_checkpoint
+from genesis_core.files import write_atomically
+from genesis_core.perception.objects import find_objects
+from training.collected import short_names
+from training.command_line import call
+from training.labelled_images import LabelledImage, find_labelled
+from training.object_scores import (
+    IGNORED,
+    OBJECT,
+    KindScores,
+    ObjectScores,
+    Summary,
+    score_kinds,
+    score_objects,
+    summarise,
+    summarise_kinds,
+)
+from training.paper import Figure
+from training.sheets import SegmentedImage, object_sheet, write_png
+from training.table_forms import Cell, Row, Table, markdown
+
+Background = Literal["auto", "kinds", "node", "largest"]
+Fit = Literal["resize", "crop"]
+
+SMALLEST_OBJECT = 1e-4
+"""Smaller true objects, as a share of the image, are not scored."""
+NODE_RULE = {
+    "mask_floor": 0.1,
+    "background_border": 0.3,
+    "background_span": 0.7,
+    "clutter_score": 0.5,
+}
+"""The node's settings by default."""
+WORST = 24
+"""How many images a sheet shows."""
+RGB, WITH_DEPTH, RGB_OF_THOSE = "RGB", "RGB and depth", "RGB of the images with depth"
+COLUMNS = {
+    "images": ("Images", 0),
+    "ari_fg": ("ARI-FG", 3),
+    "msc_fg": ("MSC-FG", 3),
+    "r50": ("R50", 2),
+    "r75": ("R75", 2),
+    "precision": ("P", 2),
+    "recall": ("R", 2),
+    "f": ("F", 2),
+    "boundary_precision": ("Boundary P", 2),
+    "boundary_recall": ("Boundary R", 2),
+    "boundary_f": ("Boundary F", 2),
+    "segments": ("Found", 1),
+    "objects": ("Objects", 1),
+    "on_background": ("On background", 1),
+    "lost": ("Lost", 2),
+    "merged": ("Merged", 2),
+    "split": ("Split", 2),
+    "kind_accuracy": ("Kinds", 2),
+    "robot_told": ("Robot told", 2),
+}
+"""How a measure is headed, and its decimals. See ``object_scores.summarise``."""
+
+
+@dataclass(frozen=True)
+class Measured:
+    """What was found in one image.
+
+    scores: None if the image holds no object. kinds: None if the checkpoint tells none.
+    """
+
+    source: LabelledImage
+    scores: ObjectScores | None
+    kinds: KindScores | None
+    drawing: SegmentedImage | None = None
+
+    @property
+    def values(self) -> dict[str, Any]:
+        """For JSON."""
+        own = summarise([self.scores]) if self.scores is not None else {}
+        kinds = self.kinds._asdict() if self.kinds is not None else None
+        return {"name": self.source.name, "group": self.source.group, **own, "kinds": kinds}
+
+
+def measure(
+    segment: Callable[[LabelledImage, NDArray[np.uint8]], Scene],
+    images: Sequence[LabelledImage],
+    *,
+    background: Background = "auto",
+    min_area: float = 0.0005,
+    draw: bool = False,
+) -> Iterator[Measured]:
+    """Segment images and compare what is found with their labels, one by one.
+
+    Args:
+        segment: the scene of an image (H, W, 3), uint8 RGB.
+        background: which rule tells what is background; see ``found_objects``.
+        min_area: smaller segments, as a share of the image, count as background.
+        draw: keep what a sheet needs.
+    """
+    for source in images:
+        image = source.read_image()
+        labels = source.read_labels(*image.shape[:2])
+        scene = segment(source, image)
+        slots = np.asarray(scene.labels).astype(np.int64)
+        labels[slots < 0] = IGNORED  # outside a centre crop
+        found = found_objects(scene, background, min_area)
+        slots = np.maximum(slots, 0)
+        truth = _objects_of(labels, source.robot)
+        scores = score_objects(truth, slots, found)
+        kinds = _kinds(scene)
+        yield Measured(
+            source,
+            scores,
+            None if kinds is None else score_kinds(labels, slots, kinds, source.robot, min_area),
+            _drawing(source, image, truth, found, scores) if draw and scores is not None else None,
+        )
+
+
+def _objects_of(labels: NDArray[np.int64], robot: frozenset[int]) -> NDArray[np.int64]:
+    """Labels of the objects: the robot is background, tiny objects are not scored."""
+    truth = np.where(np.isin(labels, list(robot)), 0, labels)
+    ids, sizes = np.unique(truth, return_counts=True)
+    tiny = ids[(ids > 0) & (ids != IGNORED) & (sizes < SMALLEST_OBJECT * truth.size)]
+    return np.where(np.isin(truth, tiny), IGNORED, truth)
+
+
+def found_objects(scene: Scene, background: Background, min_area: float) -> NDArray[np.int64]:
+    """The objects that a scene shows: (H, W), 0 = background, 1.. = objects.
+
+    Args:
+        background: "kinds": what the checkpoint does not call an object; "node": what the node's
+            rule takes for background, by border, span and score; "largest": the largest segment
+            that touches the border, as the papers have it for methods that do not say; "auto":
+            kinds where the checkpoint tells them, else the largest segment.
+        min_area: smaller segments, as a share of the image, are background.
+
+    Raises:
+        ValueError: "kinds" of a checkpoint that does not tell them.
+    """
+    kinds = _kinds(scene)
+    if background == "auto":
+        background = "largest" if kinds is None else "kinds"
+    if background == "node":
+        found = find_objects(scene, min_area=min_area, **NODE_RULE)
+        objects = [item.label for item in found.objects if not item.background]
+        return _numbered(found.labels, objects)
+    labels = np.asarray(scene.labels).astype(np.int64)
+    slots, sizes = np.unique(labels[labels >= 0], return_counts=True)
+    large = slots[sizes >= min_area * labels.size]
+    if background == "kinds":
+        if kinds is None:
+            raise ValueError(
+                "this checkpoint does not tell objects from surroundings; choose --background "
+                "largest or node"
+            )
+        return _numbered(labels, [slot for slot in large if kinds[slot] == OBJECT])
+    behind = _largest_at_border(labels, slots, sizes)
+    return _numbered(labels, [slot for slot in large if slot != behind])
+
+
+def _largest_at_border(
+    labels: NDArray[np.int64], slots: NDArray[np.int64], sizes: NDArray[np.int64]
+) -> int:
+    """The largest segment that touches the border of what the model saw."""
+    rows, columns = np.nonzero(labels >= 0)
+    seen = labels[rows.min() : rows.max() + 1, columns.min() : columns.max() + 1]
+    border = np.concatenate([seen[0], seen[-1], seen[:, 0], seen[:, -1]])
+    return int(max(zip(sizes, slots, strict=True), key=lambda s: (s[1] in border, s[0]))[1])
+
+
+def _numbered(labels: NDArray[Any], chosen: Sequence[int]) -> NDArray[np.int64]:
+    """Labels 1, 2, ... in place of the chosen ones, 0 in place of all others."""
+    numbers = np.zeros(max(int(labels.max(initial=0)) + 1, 1), np.int64)
+    for number, label in enumerate(chosen, start=1):
+        numbers[label] = number
+    numbered: NDArray[np.int64] = np.where(labels >= 0, numbers[np.maximum(labels, 0)], 0)
+    return numbered
+
+
+def _kinds(scene: Scene) -> Sequence[str] | None:
+    return getattr(scene, "kinds", None)
+
+
+def _drawing(
+    source: LabelledImage,
+    image: NDArray[np.uint8],
+    truth: NDArray[np.int64],
+    found: NDArray[np.int64],
+    scores: ObjectScores,
+) -> SegmentedImage:
+    caption = f"F {scores.overlap.f:.2f}, IoU {scores.ious.mean():.2f}, lost {scores.lost}, "
+    caption += f"merged {scores.merged}, split {scores.split}"
+    small = truth.astype(np.uint8), found.astype(np.uint8)
+    return SegmentedImage(source.name, image, *small, caption)
+
+
+def worst(measured: Sequence[Measured], count: int = WORST) -> list[SegmentedImage]:
+    """What is drawn of the images with the lowest F, the lowest first."""
+    drawn = [
+        (one.scores.overlap.f, one.drawing)
+        for one in measured
+        if one.scores is not None and one.drawing is not None
+    ]
+    return [drawing for _, drawing in sorted(drawn, key=lambda pair: pair[0])[:count]]
+
+
+def summarise_groups(measured: Sequence[Measured]) -> dict[str, Summary]:
+    """By group, and under "all" together; groups without any object have no summary."""
+    groups: dict[str, list[Measured]] = {}
+    for one in measured:
+        groups.setdefault(one.source.group, []).append(one)
+    if len(groups) > 1 or "all" not in groups:
+        groups["all"] = list(measured)
+    return {name: summary for name, of in groups.items() if (summary := _summarise(of)) is not None}
+
+
+def _summarise(measured: Sequence[Measured]) -> Summary | None:
+    scores = [one.scores for one in measured if one.scores is not None]
+    kinds = [one.kinds for one in measured if one.kinds is not None]
+    if not scores:
+        return None
+    return {**summarise(scores), **(summarise_kinds(kinds) if kinds else {})}
+
+
+def table(results: dict[str, Any]) -> Table:
+    """A row for each checkpoint, input and group; measures that nobody has are left out."""
+    summaries = [
+        (model["checkpoint"], name, group, summary)
+        for model in results["models"]
+        for name, measured in model["inputs"].items()
+        for group, summary in measured["groups"].items()
+    ]
+    known = [key for key in COLUMNS if any(s.get(key) is not None for *_, s in summaries)]
+    rows: list[Row] = []
+    for *texts, summary in summaries:
+        cells = [
+            None if summary.get(key) is None else Cell(Figure(summary[key]), COLUMNS[key][1])
+            for key in known
+        ]
+        rows.append([*texts, *cells])
+    title = f"Real images: {results['real']} (background: {results['background']})"
+    return Table(title, ["Checkpoint", "Input", "Group"], [COLUMNS[key][0] for key in known], rows)
+
+
+def run(
+    real: Path,
+    checkpoint: list[str],
+    no_depth: bool = False,
+    background: Background = "auto",
+    min_area: float = 0.0005,
+    fit: Fit = "resize",
+    stop_threshold: float | None = None,
+    num_slots: int | None = None,
+    mask_source: str = "auto",
+    device: str = "auto",
+    output: Path | None = None,
+    sheets: Path | None = None,
+) -> dict[str, Any]:
+    """Measure checkpoints on a folder of labelled images.
+
+    Args:
+        real: the folder.
+        checkpoint: paths, or names of checkpoints that ship, such as tabletop.
+        no_depth: leave depth aside, even where image and checkpoint have it.
+        background: what is background: auto, kinds, node or largest.
+        min_area: smaller segments, as a share of the image, count as background.
+        fit: resize squeezes the whole image into the model's square input, crop takes the centre.
+        stop_threshold: where a flexible number of slots stops, in pixels at 64x64; by default as
+            the checkpoint says.
+        num_slots: number of slots K, instead of the checkpoint's.
+        mask_source: which masks to use: auto, decoder or attention.
+        device: auto, cpu, cuda or cuda:n.
+        output: JSON file for the results; the table goes beside it, as .md.
+        sheets: folder for pictures of the worst images: image, truth, objects found, overlay.
+    """
+    images = find_labelled(real)
+    if output is not None:  # before anything that takes long
+        if output.is_dir():
+            raise ValueError(f"output {output} is a folder; expected the name of a JSON file")
+        output.parent.mkdir(parents=True, exist_ok=True)
+    models = []
+    for name, short in zip(checkpoint, short_names(checkpoint), strict=True):
+        segmenter = Segmenter(
+            find_checkpoint(name),
+            device=device,
+            max_slots=num_slots,
+            stop_threshold=stop_threshold,
+            mask_source=mask_source,
+            fit=fit,
+        )
+        inputs = _measure_inputs(
+            segmenter, images, depth=not no_depth, background=background, min_area=min_area,
+            draw=sheets is not None,
+        )  # fmt: skip
+        if sheets is not None:
+            for of, measured in inputs.items():
+                path = sheets / f"{short} {of}.png".replace("/", "_").replace(" ", "_")
+                if drawings := worst(measured):
+                    write_png(path, object_sheet(drawings))
+                    print(f"wrote {path}")
+        model = segmenter.model
+        models.append(
+            {
+                "checkpoint": name,
+                "config": model.config.to_dict(),
+                "metadata": model.metadata,
+                "inputs": {
+                    of: {
+                        "groups": summarise_groups(measured),
+                        "images": [one.values for one in measured],
+                    }
+                    for of, measured in inputs.items()
+                },
+            }
+        )
+    results = {
+        "real": str(real),
+        "background": background,
+        "min_area": min_area,
+        "fit": fit,
+        "stop_threshold": stop_threshold,
+        "num_slots": num_slots,
+        "mask_source": mask_source,
+        "models": models,
+    }
+    text = markdown(table(results))
+    print(text)
+    if output is not None:
+        files = {output: json.dumps(results, indent=2) + "\n", output.with_suffix(".md"): text}
+        for path, content in files.items():
+            write_atomically(path, content)
+            print(f"wrote {path}")
+    return results
+
+
+def _measure_inputs(
+    segmenter: Segmenter, images: Sequence[LabelledImage], *, depth: bool, **options: Any
+) -> dict[str, list[Measured]]:
+    """What was found, by what the model was given."""
+
+    def without(source: LabelledImage, image: NDArray[np.uint8]) -> Scene:
+        return segmenter(image)
+
+    def with_depth(source: LabelledImage, image: NDArray[np.uint8]) -> Scene:
+        size = image.shape[:2]
+        given: Any = {"depth": source.read_depth(*size), "intrinsics": source.intrinsics(*size)}
+        return segmenter(image, **given)
+
+    progress = tqdm(images, desc=RGB, unit="image")
+    inputs = {RGB: list(measure(without, progress, **options))}
+    deep = [source for source in images if source.depth is not None]
+    if depth and deep and _uses_depth(segmenter):
+        progress = tqdm(deep, desc=WITH_DEPTH, unit="image")
+        inputs[WITH_DEPTH] = list(measure(with_depth, progress, **options))
+        if len(deep) < len(images):  # to compare with
+            inputs[RGB_OF_THOSE] = [one for one in inputs[RGB] if one.source.depth is not None]
+    return inputs
+
+
+def _uses_depth(segmenter: Segmenter) -> bool:
+    return bool(getattr(segmenter, "uses_depth", False))
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """The command line of ``evaluate.py --real``."""
+    parser = ArgumentParser(prog="evaluate.py", description=str(__doc__).partition("\n")[0])
+    parser.add_argument(
+        "--checkpoint", nargs="+", required=True, help="paths, or names of checkpoints that ship"
+    )
+    parser.add_argument(
+        "--no_depth",
+        action="store_true",
+        help="leave depth aside, even where image and checkpoint have it",
+    )
+    parser.add_function_arguments(run, skip={"checkpoint", "no_depth"}, as_positional=False)
+    call(run, parser, arguments)

@@ -1,0 +1,193 @@
+"""How a model is scored on prepared images, in evaluate.py and during training alike.
+
+Which images are scored, and the seed scores and noise of each, depend on a seed and on the image:
+not on the batch size, the device, or who asks.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from genesis_core import SlotModel, SlotOutput
+from genesis_core.metrics import (
+    adjusted_rand_index,
+    mean_segment_covering,
+    scaled_segment_covering,
+    slot_count_error,
+)
+from genesis_core.models.losses import images_at, log_masks_at
+from genesis_core.models.points import back_project
+from training.datasets.images import resize_image, resize_labels
+from training.datasets.prepared import DatasetError, PreparedDataset
+from training.objective import Randomness
+
+MASK_SOURCES = ("attention", "decoder")
+
+Metrics = dict[str, Any]
+"""Metrics by name: numbers, one value per image (N,), None, or metrics again."""
+
+
+class ScoredBatch(NamedTuple):
+    """Images to be scored, with all that their score depends on."""
+
+    images: Tensor
+    """(B, C, H, W) in [0, 1], at the model's size and on its device."""
+    masks: NDArray[np.uint8] | None
+    """Instance labels (B, H, W), where the data set has them."""
+    inputs: dict[str, Tensor]
+    """What else the forward pass takes: its randomness and, where there is depth, points."""
+
+
+def batches(
+    model: SlotModel,
+    dataset: PreparedDataset,
+    indices: NDArray[np.int64],
+    *,
+    seed: int,
+    batch_size: int,
+) -> Iterator[ScoredBatch]:
+    """These images of a data set, batch by batch.
+
+    Raises:
+        DatasetError: the model is made for another number of channels.
+    """
+    for first in range(0, len(indices), batch_size):
+        chosen = indices[first : first + batch_size]
+        yield ScoredBatch(
+            load_images(dataset, chosen, model),
+            load_masks(dataset, chosen, model),
+            _randomness(model, seed, chosen) | load_points(dataset, chosen, model),
+        )
+
+
+def choose_images(dataset: PreparedDataset, count: int, seed: int) -> NDArray[np.int64]:
+    """Ascending indices of ``count`` images (all, if there are fewer), fixed by the seed."""
+    if count >= len(dataset):
+        return np.arange(len(dataset))
+    return np.sort(np.random.default_rng(seed).choice(len(dataset), count, replace=False))
+
+
+def load_images(dataset: PreparedDataset, indices: NDArray[np.int64], model: SlotModel) -> Tensor:
+    """Images (B, C, H, W) in [0, 1] at the model's size and on its device.
+
+    Raises:
+        DatasetError: the model is made for another number of channels.
+    """
+    if dataset.channels != model.config.image_channels:
+        raise DatasetError(
+            f"{dataset.path} has images of {dataset.channels} channels; the model takes "
+            f"{model.config.image_channels} (3: RGB, 4: RGB and depth)"
+        )
+    images = np.asarray(dataset.images[indices])
+    size = model.config.image_size
+    if images.shape[1] != size:
+        images = np.stack([resize_image(image, size, size) for image in images])
+    device = next(model.parameters()).device
+    return torch.from_numpy(images).to(device).permute(0, 3, 1, 2).float() / 255
+
+
+def load_masks(
+    dataset: PreparedDataset, indices: NDArray[np.int64], model: SlotModel
+) -> NDArray[np.uint8] | None:
+    """Instance labels (B, H, W) at the model's size, or None where the data set has none."""
+    if dataset.masks is None:
+        return None
+    masks = np.asarray(dataset.masks[indices])
+    size = model.config.image_size
+    if masks.shape[1] != size:
+        masks = np.stack([resize_labels(labels, size, size) for labels in masks])
+    return masks
+
+
+def load_points(
+    dataset: PreparedDataset, indices: NDArray[np.int64], model: SlotModel
+) -> dict[str, Tensor]:
+    """Points (B, 4, H, W) for a model that takes them, by the argument's name; else nothing."""
+    if not model.takes_points or dataset.depths is None or dataset.intrinsics is None:
+        return {}
+    depths = np.asarray(dataset.depths[indices])
+    intrinsics = np.array(dataset.intrinsics[indices], np.float64)
+    size, before = model.config.image_size, depths.shape[1]
+    if before != size:
+        depths = np.stack([resize_labels(depth, size, size) for depth in depths])
+        intrinsics *= size / before
+        intrinsics[:, 2:] += 0.5 * (size / before - 1)  # a pixel's centre is at its whole number
+    device = next(model.parameters()).device
+    metres = torch.from_numpy(depths.astype(np.float32) / 1000).to(device)
+    return {"points": back_project(metres, torch.from_numpy(intrinsics).to(device))}
+
+
+def _randomness(model: SlotModel, seed: int, indices: NDArray[np.int64]) -> Randomness:
+    """What a forward pass draws (``SlotModel.draws``), for each image by itself."""
+    draws = model.draws(model.config.num_slots)
+    drawn: dict[str, list[NDArray[np.float32]]] = {name: [] for name in draws}
+    for index in indices:
+        rng = np.random.default_rng([seed, index])
+        for name, draw in draws.items():
+            sampler = rng.random if draw.distribution == "uniform" else rng.standard_normal
+            drawn[name].append(sampler(draw.shape, np.float32))
+    device = next(model.parameters()).device
+    return {name: torch.from_numpy(np.stack(values)).to(device) for name, values in drawn.items()}
+
+
+def score(model: SlotModel, batch: ScoredBatch, out: SlotOutput) -> Metrics:
+    """One value per image for every metric of a forward pass.
+
+    None for what needs masks, without masks; for what needs the decoder, where it was not run; and
+    for what the model cannot do.
+    """
+    images, masks = batch.images, batch.masks
+    slots = out.num_slots.cpu().numpy()
+    values: dict[str, Tensor | None] = dict.fromkeys(("elbo", "nll", "kl", "mse"))
+    if out.reconstruction is not None:
+        if model.generative:
+            losses = model.losses(images, out)
+            elbo, kl = losses.elbo.double(), losses.kl.sum(1).double()
+            # The nll of the masks that the elbo is of; MONet's objective has others.
+            values |= {"elbo": elbo, "nll": -elbo - kl, "kl": kl}
+        shown = images_at(images, model.config.decoded_size)
+        values["mse"] = (out.reconstruction - shown).square().mean((1, 2, 3)).double()
+    return {
+        **{name: None if v is None else v.cpu().numpy() for name, v in values.items()},
+        "slots": slots.astype(np.float64),
+        "slots_mae": None if masks is None else slot_count_error(masks, slots),
+        "decoder": _segmentation(masks, out.log_masks),
+        "attention": _segmentation(masks, out.log_attention),
+    }
+
+
+def _segmentation(masks: NDArray[np.uint8] | None, log_masks: Tensor | None) -> Metrics | None:
+    if masks is None or log_masks is None:
+        return None
+    at_images_size = log_masks_at(log_masks, masks.shape[-1])
+    segments = at_images_size[:, :, 0].argmax(dim=1).cpu().numpy()
+    metrics = {
+        "ari": adjusted_rand_index,
+        "msc": mean_segment_covering,
+        "sc": scaled_segment_covering,
+    }
+    scores = {}
+    for name, metric in metrics.items():
+        scores[name] = metric(masks, segments)
+        scores[f"{name}_fg"] = metric(masks, segments, foreground_only=True)
+    return scores
+
+
+def mean_over_images(scored: Sequence[Metrics]) -> Metrics:
+    """Means of per-image values over all batches, in the same nesting."""
+    result: Metrics = {}
+    for key, value in scored[0].items():
+        values = [batch[key] for batch in scored]
+        if value is None:
+            result[key] = None
+        elif isinstance(value, dict):
+            result[key] = mean_over_images(values)
+        else:
+            result[key] = float(np.concatenate(values).mean())
+    return result
