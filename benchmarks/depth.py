@@ -30,7 +30,7 @@ from tqdm import tqdm
 
 from genesis_core import Segmenter, default_checkpoint
 from genesis_core.perception.depth import Measurement, locate
-from genesis_core.perception.objects import find_objects
+from genesis_core.perception.scene_objects import find_objects
 from genesis_sim import Frame, TabletopRenderer
 
 SMALLEST = 0.003  # share of the image; smaller objects do not count

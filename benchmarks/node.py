@@ -38,7 +38,7 @@ from benchmarks.plain import PlainGenesisV2
 from benchmarks.settings import Settings
 from genesis_core import Segmenter, default_checkpoint
 from genesis_core.inference import Inference, Options
-from genesis_core.perception.objects import find_objects
+from genesis_core.perception.scene_objects import find_objects
 from genesis_ros.masks import to_object_masks
 from genesis_ros.messages.images import to_message, to_rgb
 from genesis_ros.msg import ObjectMasks

@@ -32,7 +32,7 @@ import numpy.typing as npt
 from tqdm import tqdm
 
 from genesis_core import Scene, Segmenter, default_checkpoint
-from genesis_core.perception.objects import SceneObjects, find_objects
+from genesis_core.perception.scene_objects import SceneObjects, find_objects
 from genesis_core.perception.tracking import Tracker
 from genesis_ros.node.parameters import Settings
 from genesis_sim import TabletopRenderer

@@ -47,6 +47,12 @@ from genesis_core.models.monet import (
 from genesis_core.models.slot_attention import (
     SlotAttention,
 )
+from genesis_core.pipeline import (
+    Perceived,
+    Perception,
+    PerceptionSettings,
+    View,
+)
 from genesis_core.segmenter import (
     Scene,
     Segmenter,
@@ -69,11 +75,15 @@ __all__ = [
     "ModelConfig",
     "Monet",
     "MonetConfig",
+    "Perceived",
+    "Perception",
+    "PerceptionSettings",
     "Scene",
     "Segmenter",
     "SlotAttention",
     "SlotAttentionConfig",
     "SlotModel",
+    "View",
     "build_model",
     "config_from_dict",
     "decoder_is_trained",

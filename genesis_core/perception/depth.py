@@ -74,17 +74,6 @@ def to_points(
     return np.stack([z * rays_x, z * rays_y[:, np.newaxis], z], axis=-1, dtype=np.float32)
 
 
-def point_subset(
-    points: npt.NDArray[np.floating], mask: npt.NDArray[np.bool_]
-) -> npt.NDArray[np.floating]:
-    """The finite points (P, 3) of an organised point cloud (H', W', 3) that a mask (H, W) covers.
-
-    Raises ValueError if mask and cloud have different shapes (aspect ratios).
-    """
-    chosen = points[resize_nearest(mask, points.shape[:2])]
-    return chosen[np.isfinite(chosen).all(axis=1)]
-
-
 def known(depth: npt.NDArray[np.float32]) -> npt.NDArray[np.bool_]:
     """Where depth is a distance: finite and positive."""
     return (depth > 0) & (depth < np.inf)
@@ -107,6 +96,19 @@ def resize_nearest(image: npt.NDArray[_Pixel], shape: tuple[int, ...]) -> npt.ND
     rows = ((np.arange(new_height) + 0.5) * (height / new_height)).astype(int)
     columns = ((np.arange(new_width) + 0.5) * (width / new_width)).astype(int)
     return image[rows[:, np.newaxis], columns]
+
+
+def scale_intrinsics(
+    matrix: npt.NDArray[np.float64], scale: npt.NDArray[np.float64]
+) -> npt.NDArray[np.float64]:
+    """The pinhole matrix (3, 3) of an image that is enlarged by these factors (2,), x and y.
+
+    The upper left pixel's corner stays in place: (-0.5, -0.5), as its centre is (0, 0).
+    """
+    scaled = np.array(matrix, np.float64)
+    scaled[:2, 2] = (scaled[:2, 2] + 0.5) * scale - 0.5
+    scaled[:2, :2] *= scale[:, np.newaxis]
+    return scaled
 
 
 def find_surface(

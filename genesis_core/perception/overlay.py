@@ -8,8 +8,8 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 
-from genesis_core.perception.objects import SceneObjects
 from genesis_core.perception.palette import colour
+from genesis_core.perception.scene_objects import SceneObjects
 
 
 def draw_overlay(

@@ -4,22 +4,17 @@ from __future__ import annotations
 
 import threading
 from collections import deque
-from collections.abc import Callable, Sequence
-from typing import Any, Generic, NamedTuple, TypeVar
+from typing import NamedTuple
 
 import numpy as np
-import numpy.typing as npt
 from builtin_interfaces.msg import Time
-from rclpy.event_handler import QoSRequestedIncompatibleQoSInfo, SubscriptionEventCallbacks
 from rclpy.node import Node
-from rclpy.qos import HistoryPolicy, QoSProfile, ReliabilityPolicy
-from rclpy.subscription import Subscription
 from sensor_msgs.msg import CameraInfo, Image
 
-from genesis_core.perception.depth import Measurement, locate
+from genesis_core.pipeline import DepthImage
 from genesis_ros.messages.depth import depth_metres, intrinsics
-from genesis_ros.messages.images import ImageError
-from genesis_ros.node.qos import choose_reliability
+from genesis_ros.messages.pixels import ImageError
+from genesis_ros.node.subscription import Candidate, FollowingSubscription
 
 # Depth images are kept until the image of their time has been through the model. 32 MB are a second
 # and more of 640x480 16UC1 at 30 Hz; a slower model needs a slower camera.
@@ -27,8 +22,6 @@ _KEPT_BYTES = 32_000_000
 _KEPT_LEAST, _KEPT_MOST = 3, 60
 _QUEUE = 5
 _ALIVE = 1_000_000_000  # ns; see DepthCamera.nearest
-
-_Message = TypeVar("_Message")
 
 
 class DepthError(ImageError):
@@ -43,7 +36,7 @@ class DepthView(NamedTuple):
 
 
 class DepthCamera:
-    """Subscribes to a depth image and its CameraInfo and measures objects with them.
+    """Subscribes to depth images and their CameraInfo and finds those that belong to an image.
 
     depth_topic: sensor_msgs/Image, 16UC1 [mm] or 32FC1 [m], registered to the colour image.
     info_topic: sensor_msgs/CameraInfo of the depth image; "": camera_info beside the depth topic.
@@ -62,10 +55,15 @@ class DepthCamera:
         self._images: deque[Image] = deque()
         self._info: CameraInfo | None = None
         self._arrived = threading.Condition()
-        self._subscriptions: tuple[_Subscription[Any], ...] = (
-            _Subscription(node, Image, self.topic, reliability, self._receive_image),
-            _Subscription(node, CameraInfo, self.info_topic, reliability, self._receive_info),
-        )
+        self._subscriptions = [
+            FollowingSubscription(
+                node, [Candidate(topic, kind)], reliability, receive, depth=_QUEUE
+            )
+            for topic, kind, receive in (
+                (self.topic, Image, self._receive_image),
+                (self.info_topic, CameraInfo, self._receive_info),
+            )
+        ]
 
     def follow_publishers(self) -> None:
         """Adapt the reliability, where it is auto, to those who publish now (executor thread)."""
@@ -81,30 +79,18 @@ class DepthCamera:
             self._info = None
             self._arrived.notify_all()
 
-    def measure(
-        self,
-        stamp: Time,
-        labels: npt.NDArray[np.integer],
-        wanted: Sequence[int],
-        tolerance: float,
-        timeout: float = 0.0,
-    ) -> list[Measurement | None]:
-        """Position and size of each wanted object of an image, see depth.locate.
+    def depth_image(self, stamp: Time, tolerance: float, timeout: float = 0.0) -> DepthImage:
+        """The depth that belongs to an image with this stamp. tolerance, timeout: see nearest.
 
-        stamp: of the image. labels: (H, W), label of each of its pixels. tolerance, timeout: see
-        nearest.
-
-        Raises DepthError if no usable depth belongs to the image.
+        Raises DepthError if there is none, or it cannot be used.
         """
         view = self.nearest(stamp, tolerance, timeout)
         try:
             depth = depth_metres(view.image)
-            matrix = intrinsics(view.info, *depth.shape)
-            return locate(labels, wanted, depth, matrix)
-        except ValueError as error:
-            kind = error.kind if isinstance(error, ImageError) else "shape"
-            topic = self.info_topic if kind in ("intrinsics", "info size") else self.topic
-            raise DepthError(kind, f"{topic}: {error}") from error
+            return DepthImage(depth, intrinsics(view.info, *depth.shape), self.topic)
+        except ImageError as error:
+            topic = self.info_topic if error.kind in ("intrinsics", "info size") else self.topic
+            raise DepthError(error.kind, f"{topic}: {error}") from error
 
     def nearest(self, stamp: Time, tolerance: float, timeout: float = 0.0) -> DepthView:
         """The depth image whose stamp is nearest to the given one, and the newest intrinsics.
@@ -153,56 +139,6 @@ class DepthCamera:
     def _receive_info(self, message: CameraInfo) -> None:
         with self._arrived:
             self._info = message
-
-
-class _Subscription(Generic[_Message]):
-    """A subscription whose reliability can follow the publishers'."""
-
-    def __init__(
-        self,
-        node: Node,
-        kind: type[_Message],
-        topic: str,
-        reliability: str,
-        receive: Callable[[_Message], None],
-    ) -> None:
-        self._node, self._kind, self._topic = node, kind, topic
-        self._wanted = reliability
-        self._receive = receive
-        self._subscription: Subscription[Any] | None = None
-        self._policy = self._choose()
-        self._subscribe()
-
-    def follow_publishers(self) -> None:
-        policy = self._choose()
-        if self._subscription is not None and policy != self._policy:
-            self.close()
-            self._policy = policy
-            self._subscribe()
-
-    def close(self) -> None:
-        if self._subscription is not None:
-            self._node.destroy_subscription(self._subscription)
-            self._subscription = None
-
-    def _choose(self) -> ReliabilityPolicy:
-        return choose_reliability(self._node, self._topic, self._kind, self._wanted)
-
-    def _subscribe(self) -> None:
-        self._subscription = self._node.create_subscription(
-            self._kind,
-            self._topic,
-            self._receive,
-            QoSProfile(history=HistoryPolicy.KEEP_LAST, depth=_QUEUE, reliability=self._policy),
-            event_callbacks=SubscriptionEventCallbacks(incompatible_qos=self._incompatible),
-        )
-
-    def _incompatible(self, event: QoSRequestedIncompatibleQoSInfo) -> None:
-        if self._wanted != "auto":  # else follow_publishers() puts it right
-            self._node.get_logger().warning(
-                f"a publisher of {self._topic} offers best effort only, nothing is heard of it: "
-                "set the parameter qos_reliability to auto or best_effort"
-            )
 
 
 def _stamp_of(image: Image) -> int:

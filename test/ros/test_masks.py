@@ -11,7 +11,7 @@ from sensor_msgs.msg import PointCloud2, PointField
 from std_msgs.msg import Header
 
 from genesis_core.perception.depth import Measurement
-from genesis_core.perception.objects import Box, SceneObject
+from genesis_core.perception.scene_objects import Box, SceneObject
 from genesis_ros.masks import (
     full_mask,
     full_masks,
@@ -20,7 +20,7 @@ from genesis_ros.masks import (
     point_subset,
     to_object_masks,
 )
-from genesis_ros.messages.images import ImageError
+from genesis_ros.messages.pixels import ImageError
 from genesis_ros.msg import ObjectMasks
 
 

@@ -28,7 +28,7 @@ from sensor_msgs.msg import CompressedImage, Image
 from std_msgs.msg import Header, String
 
 from genesis_core import Segmenter
-from genesis_core.perception.objects import find_objects
+from genesis_core.perception.scene_objects import find_objects
 from genesis_ros.bags.reader import BagReader
 from genesis_ros.bags.writer import LiveBagWriter
 from genesis_ros.masks import full_masks, label_image

@@ -16,7 +16,7 @@ import pytest
 
 from genesis_core import Segmenter, default_checkpoint
 from genesis_core.perception.depth import MIN_PIXELS, locate, point_subset, to_points
-from genesis_core.perception.objects import find_objects
+from genesis_core.perception.scene_objects import find_objects
 from genesis_sim import Frame, RenderingError, TabletopRenderer
 
 APC = Path(__file__).resolve().parents[3] / "shared" / "data" / "apc" / "scene-0000"

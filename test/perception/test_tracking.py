@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 
 from benchmarks.tracking import DISTURBANCES, FINDING, FIRST_OBJECT, TruthScenes, bench
-from genesis_core.perception.objects import SceneObject, SceneObjects, find_objects
+from genesis_core.perception.scene_objects import SceneObject, SceneObjects, find_objects
 from genesis_core.perception.tracking import Tracker
 from genesis_sim import RenderingError, TabletopRenderer
 

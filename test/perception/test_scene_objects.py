@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from genesis_core.ops import mask_operations
-from genesis_core.perception.objects import SceneObjects, find_objects
+from genesis_core.perception.scene_objects import SceneObjects, find_objects
 
 HEIGHT, WIDTH = 60, 80
 ALL = {"min_area": 0.0, "mask_floor": 0.0, "background_border": 0.2}

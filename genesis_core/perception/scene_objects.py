@@ -76,11 +76,11 @@ class SceneObjects(NamedTuple):
 def find_objects(
     scene: SceneLike,
     *,
-    min_area: float,
-    mask_floor: float,
-    background_border: float,
-    background_span: float = 1.0,
-    clutter_score: float = 0.0,
+    min_area: float = 0.0005,
+    mask_floor: float = 0.1,
+    background_border: float = 0.3,
+    background_span: float = 0.7,
+    clutter_score: float = 0.5,
 ) -> SceneObjects:
     """Objects of a scene, labelled 1..n in the order of their slots.
 
