@@ -27,7 +27,7 @@ from rclpy.task import Future
 from sensor_msgs.msg import CameraInfo, CompressedImage, Image
 from std_msgs.msg import Header
 
-from genesis_ros.messages.depth import camera_info
+from genesis_ros.messages.camera_info import camera_info
 from genesis_ros.messages.images import jpeg_message, to_message
 from genesis_ros.processes.interruption import raise_unless_ending
 from genesis_ros.simulated_camera.frame_source import FrameSource, SourceError, SourceFrame, play

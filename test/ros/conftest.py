@@ -39,7 +39,7 @@ from rclpy.publisher import Publisher
 from rclpy.qos import QoSProfile
 from sensor_msgs.msg import Image
 
-from genesis_core import GenesisV2, GenesisV2Config, save_model
+from genesis_core import GenesisV2, GenesisV2Config, default_checkpoint, save_model
 
 ROOT = Path(__file__).resolve().parents[2]
 TIMEOUT = 60.0  # s; generous, a loaded machine only takes longer to pass
@@ -235,6 +235,15 @@ def tiny_checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
     model = GenesisV2(GenesisV2Config(image_size=32, feature_dim=8, num_slots=4))
     path = tmp_path_factory.mktemp("checkpoint") / "tiny.safetensors"
     save_model(model, path)
+    return path
+
+
+@pytest.fixture(scope="session")
+def trained_checkpoint() -> Path:
+    """The model that ships with the package; its masks mean something."""
+    path = default_checkpoint()
+    if not path.is_file():
+        pytest.skip(f"no shipped checkpoint {path.name}")
     return path
 
 

@@ -10,16 +10,9 @@ from rclpy.serialization import deserialize_message, serialize_message
 from sensor_msgs.msg import PointCloud2, PointField
 from std_msgs.msg import Header
 
-from genesis_core.perception.depth import Measurement
-from genesis_core.perception.scene_objects import Box, SceneObject
-from genesis_ros.masks import (
-    full_mask,
-    full_masks,
-    label_image,
-    objects,
-    point_subset,
-    to_object_masks,
-)
+from genesis_core.perception import Box, Measurement, SceneObject
+from genesis_ros.masks import full_mask, full_masks, label_image, objects, point_subset
+from genesis_ros.messages.object_masks import to_object_masks
 from genesis_ros.messages.pixels import ImageError
 from genesis_ros.msg import ObjectMasks
 
@@ -157,6 +150,11 @@ def test_points_of_an_object() -> None:
         point_subset(cloud, item)
     with pytest.raises(ValueError, match="8x8, the image 8x6"):
         point_subset(np.zeros((8, 8, 3)), item)
+    larger = np.repeat(np.repeat(np.arange(48.0).reshape(6, 8, 1), 3, axis=0), 3, axis=1)
+    larger = np.broadcast_to(larger, (18, 24, 3))
+    numbers, counts = np.unique(point_subset(larger, item)[:, 0], return_counts=True)
+    np.testing.assert_array_equal(numbers, np.flatnonzero(item.mask))
+    assert set(counts) == {9}
 
 
 @pytest.mark.parametrize("read", [full_masks, label_image, objects])
