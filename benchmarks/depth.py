@@ -63,7 +63,7 @@ def bench(
     """
     if scenes < 1:
         sys.exit(f"depth.py: {scenes} scenes; expected at least 1")
-    settings = PerceptionSettings(str(checkpoint or ""), device=device, compile="never")
+    settings = PerceptionSettings(str(checkpoint or ""), device=device)
     perception = Perception(settings)
     rows = []
     for mode in modes:

@@ -64,7 +64,7 @@ COLUMNS = {
 _TOPIC = "/bench/image"
 _WARM_UP = 10  # images before the measurement
 _DIFFERENT = 16  # images
-_TIMEOUT = 300.0  # s; the node may have to compile
+_TIMEOUT = 300.0  # s
 
 
 class NodeError(RuntimeError):
@@ -133,7 +133,6 @@ def _node(settings: Settings) -> Iterator[tuple[subprocess.Popen[str], Path]]:
         "image_topics": f"[{_TOPIC}]",
         "device": settings.device,
         "precision": settings.precision,
-        "compile": "always" if settings.compile else "never",
     }
     command = [sys.executable, "-m", "genesis_ros.perception_node", "--ros-args"]
     for name, value in parameters.items():
@@ -220,11 +219,7 @@ def _memory(pid: int) -> int:
 def _stages(settings: Settings, messages: list[Image]) -> dict[str, float]:
     """Median seconds of parts of the node's work on an image."""
     perception = Perception(
-        PerceptionSettings(
-            device=str(settings.device),
-            precision=settings.precision,
-            compile="always" if settings.compile else "never",
-        )
+        PerceptionSettings(device=str(settings.device), precision=settings.precision)
     )
     perception.warm_up()
     segmenter = perception.segmenter
@@ -232,9 +227,7 @@ def _stages(settings: Settings, messages: list[Image]) -> dict[str, float]:
     options = Options(model.config.num_slots)
     size = model.config.image_size
     pixels = torch.randint(0, 256, (1, size, size, 3), dtype=torch.uint8)
-    inference = Inference(
-        model, precision=segmenter.precision, decode=decode, compile=settings.compile
-    )
+    inference = Inference(model, precision=segmenter.precision, decode=decode)
     inference.prepare(1, options)
     plain = PlainGenesisV2.like(model)  # type: ignore[arg-type]
     images = pixels.permute(0, 3, 1, 2).to(settings.device) / 255
@@ -260,6 +253,6 @@ def _stages(settings: Settings, messages: list[Image]) -> dict[str, float]:
         del masks
     stages = {name: statistics.median(values) for name, values in times.items()}
     stages["conversion"] = stages.pop("all") - stages["inference"]
-    eager = Inference(model, precision=segmenter.precision, decode=decode)
+    eager = Inference(model, precision=segmenter.precision, decode=decode)  # no CUDA graph
     stages["floor"] = count_flops(lambda: eager(pixels, options)) / settings.throughput
     return stages

@@ -31,7 +31,7 @@ class PerceptionSettings:
     """What decides what is found in an image.
 
     checkpoint: path, or the name of a checkpoint that ships with the package; "": the default one.
-    device, precision, compile, mask_source, fit: see ``Segmenter``. 0 for max_slots or
+    device, precision, mask_source, fit: see ``Segmenter``. 0 for max_slots or
     stop_threshold: as the checkpoint says.
     min_area, mask_floor, background_border, background_span, clutter_score: see ``find_objects``.
     tracking: give objects ids. track_max_age, track_min_similarity: see ``Tracker``.
@@ -40,7 +40,6 @@ class PerceptionSettings:
     checkpoint: str = ""
     device: str = "auto"
     precision: str = "auto"
-    compile: str = "auto"
     max_slots: int = 0
     stop_threshold: float = 0.0
     mask_source: str = "auto"
@@ -122,7 +121,6 @@ class Perception:
             self.checkpoint,
             device=settings.device,
             precision=settings.precision,
-            compile=settings.compile,
             mask_source=settings.mask_source,
             **_slot_settings(settings),
         )

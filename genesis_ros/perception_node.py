@@ -157,10 +157,6 @@ class PerceptionNode(LifecycleNode):
         self.get_logger().info(f"loading {checkpoint}")
         perception = Perception(settings.perception())
         segmenter = perception.segmenter
-        if segmenter.compiles:
-            self.get_logger().info(
-                "compiling the model; the first time on this machine, that takes a minute or two"
-            )
         perception.warm_up(len(settings.image_topics))
         self._perception = perception
         self._outputs = Publishers(self, self._names(settings))
@@ -387,7 +383,7 @@ def _trace(error: Exception) -> str:
 def main(args: list[str] | None = None) -> int:
     """Run the node until it is interrupted; ends the process."""
     keep_freed_memory()
-    # As for SIGINT: else SIGTERM would wait until the model is loaded, or compiled. rclpy's own
+    # As for SIGINT: else SIGTERM would wait until the model is loaded. rclpy's own
     # handlers call these.
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:

@@ -32,7 +32,6 @@ import time
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack, suppress
-from dataclasses import replace
 from functools import cache
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -314,8 +313,7 @@ def _to_copy(reader: BagReader, cameras: Mapping[str, _BagCamera]) -> set[str]:
 
 def _load(settings: NodeSettings) -> Perception:
     try:
-        # Compiling takes longer than a bag.
-        perception = Perception(replace(settings.perception(), compile="never"))
+        perception = Perception(settings.perception())
     except (OSError, ValueError, RuntimeError) as error:
         raise SegmentError(str(error)) from error
     segmenter, checkpoint = perception.segmenter, perception.checkpoint

@@ -26,7 +26,7 @@ from genesis_ros.processes.interruption import Interrupted, Interruption
 from genesis_ros.simulated_camera.frame_source import SourceError
 from genesis_ros.simulated_camera.sources import open_path
 
-_START_TIMEOUT = 300.0  # loading and compiling a model on a slow machine takes a while
+_START_TIMEOUT = 300.0  # loading a model on a slow machine takes a while
 _FRAME_TIMEOUT = 60.0
 _POLL = 0.2
 _FRAMES_PER_SCENE = 40  # several scenes in one run
@@ -131,7 +131,6 @@ def _run(options: argparse.Namespace, terminal: Terminal, interruption: Interrup
             {
                 "checkpoint": options.checkpoint,
                 "device": options.device,
-                "compile": "never",  # does not pay within a demo's few frames
                 "image_topics": [IMAGE_TOPIC],
                 "stale_timeout": 10.0,
             },

@@ -125,13 +125,6 @@ class NodeSettings:
         "Arithmetic of the model; auto: half precision where the device computes natively in it.",
         choices=("auto", "fp32", "bf16", "fp16"),
     )
-    compile: str = _parameter(
-        "auto",
-        "Compile the model with torch.compile while configuring: a minute or two the first time on "
-        "a machine, seconds later; auto: on CPUs with native bfloat16, and not for GENESIS-V2, "
-        "which is as fast without.",
-        choices=("auto", "always", "never"),
-    )
     max_slots: int = _parameter(
         0,
         "Most slots (objects and background) per image; 0: as many as the checkpoint says.",

@@ -20,8 +20,6 @@ os.environ.setdefault("ROS_AUTOMATIC_DISCOVERY_RANGE", "LOCALHOST")
 # Tests kill processes, which leave their shared memory behind: with our profile 8 MiB each.
 os.environ.pop("FASTDDS_DEFAULT_PROFILES_FILE", None)
 os.environ.pop("FASTRTPS_DEFAULT_PROFILES_FILE", None)
-# Where compiling pays, it takes a minute per model: tests that do not ask for it go without.
-os.environ.setdefault("TORCH_COMPILE_DISABLE", "1")
 
 import numpy as np
 import pytest

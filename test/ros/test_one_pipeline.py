@@ -59,7 +59,7 @@ def from_the_node(
     node_process: Any, client: Any, directory: Path, checkpoint: Path, sent: dict[str, list[Image]]
 ) -> dict[str, list[Any]]:
     """What arrives on each topic, when all images are sent one after another."""
-    parameters = {"checkpoint": str(checkpoint), "device": "cpu", "compile": "never", **SETTINGS}
+    parameters = {"checkpoint": str(checkpoint), "device": "cpu", **SETTINGS}
     parameters["image_topics"] = list(sent)
     received: dict[str, list[Any]] = {}
     with node_process("genesis_ros.perception_node", directory, parameters) as node:
