@@ -7,6 +7,7 @@ image the others do, too. Nothing here knows ROS.
 from __future__ import annotations
 
 import gc
+import math
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -16,8 +17,15 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from genesis_core.checkpoint import decoder_is_trained, find_checkpoint
-from genesis_core.perception.depth import Measurement, locate
+from genesis_core.checkpoint import CheckpointError, decoder_is_trained, find_checkpoint
+from genesis_core.perception.depth import (
+    Measurement,
+    check_depth,
+    known,
+    locate,
+    resize_nearest,
+    scale_intrinsics,
+)
 from genesis_core.perception.scene import Scene
 from genesis_core.perception.scene_objects import SceneObjects, find_objects
 from genesis_core.perception.tracking import Tracker
@@ -31,8 +39,11 @@ class PerceptionSettings:
     """What decides what is found in an image.
 
     checkpoint: path, or the name of a checkpoint that ships with the package; "": the default one.
-    device, precision, mask_source, fit: see ``Segmenter``. 0 for max_slots or
-    stop_threshold: as the checkpoint says.
+    device, precision, mask_source, fit: see ``Segmenter``.
+    max_slots: 0 for as many as the checkpoint says. stop_threshold: pixels at 64x64; 0 for a fixed
+    number of slots, -1 for what the checkpoint says.
+    use_depth: "auto": depth goes into the model, if the checkpoint takes it; "never": it serves
+    for positions only.
     min_area, mask_floor, background_border, background_span, clutter_score: see ``find_objects``.
     tracking: give objects ids. track_max_age, track_min_similarity: see ``Tracker``.
     """
@@ -41,9 +52,10 @@ class PerceptionSettings:
     device: str = "auto"
     precision: str = "auto"
     max_slots: int = 0
-    stop_threshold: float = 0.0
+    stop_threshold: float = -1.0
     mask_source: str = "auto"
     fit: str = "resize"
+    use_depth: str = "auto"
     min_area: float = 0.0005
     mask_floor: float = 0.1
     background_border: float = 0.3
@@ -68,13 +80,14 @@ class DepthImage(NamedTuple):
 
 
 DepthProvider: TypeAlias = Callable[[], DepthImage]
-"""Gives the depth image when it is needed; raises ValueError, which says why, if there is none."""
+"""Gives the depth image when it is needed; raises ValueError, which says why, if there is none.
+It may be asked again after the model's pass."""
 
 
 class View(NamedTuple):
     """An image and what belongs to it.
 
-    image: (H, W, 3) uint8 RGB. depth: None where nobody wants positions.
+    image: (H, W, 3) uint8 RGB. depth: None for a camera without.
     tracker: of the camera that took it; None: no ids. stamp: when it was taken [s].
     """
 
@@ -88,8 +101,9 @@ class Perceived(NamedTuple):
     """What is known about a view.
 
     track_ids: of each object, 0 = untracked. measurements: of each object, None = unknown, as it is
-    for background. depth_problem: why nothing was measured; None: something was, or nobody asked.
-    slots: that the model used. inference: time of the model's pass [s], resizing included.
+    for background. depth_problem: why nothing was measured; None: something was, or the camera has
+    no depth. used_depth: whether the model saw the depth. slots: that the model used.
+    inference: time of the model's pass [s], resizing included.
     """
 
     view: View
@@ -97,6 +111,7 @@ class Perceived(NamedTuple):
     track_ids: Sequence[int]
     measurements: Sequence[Measurement | None]
     depth_problem: str | None
+    used_depth: bool
     slots: int
     inference: float
 
@@ -122,9 +137,8 @@ class Perception:
             device=settings.device,
             precision=settings.precision,
             mask_source=settings.mask_source,
-            **_slot_settings(settings),
         )
-        self._settings = settings
+        self.configure(settings)
 
     @property
     def model_name(self) -> str:
@@ -136,16 +150,21 @@ class Perception:
         """Whether latents mean something: False for a model that was trained for masks only."""
         return decoder_is_trained(self.segmenter.model.metadata.get("trained"))
 
+    @property
+    def takes_depth(self) -> bool:
+        """Whether the model sees depth where there is some: the checkpoint and use_depth say so."""
+        return self.segmenter.uses_depth and self._settings.use_depth == "auto"
+
     def check(self, settings: PerceptionSettings) -> None:
         """Raise ValueError if the model cannot work with these settings."""
-        self.segmenter.check(**_slot_settings(settings))
+        self.segmenter.check(**self._slot_settings(settings))
 
     def configure(self, settings: PerceptionSettings) -> None:
         """Take over what can change without loading the model again, from the next call on.
 
         Raises ValueError, and changes nothing, for settings that the model cannot use.
         """
-        self.segmenter.configure(**_slot_settings(settings))
+        self.segmenter.configure(**self._slot_settings(settings))
         self._settings = settings
 
     def warm_up(self, batch_size: int = 1) -> None:
@@ -158,29 +177,136 @@ class Perception:
         All share one pass of the model. If that fails they go one by one, so that one view's
         trouble, or a lack of memory for all at once, does not cost the others.
         """
+        return self._see(views, [_ViewDepth(view) for view in views])
+
+    def _see(
+        self, views: Sequence[View], depths: Sequence[_ViewDepth]
+    ) -> Iterator[Perceived | Exception]:
         if not views:
             return
         settings = self._settings  # the same for the whole batch, whoever configures meanwhile
+        if self.takes_depth:
+            for depth in depths:
+                depth.prepare_for_model()
         started = time.monotonic()
         try:
-            scenes = self.segmenter([view.image for view in views], quantised=True)
+            scenes = self._segment(views, depths)
         except Exception as error:  # noqa: BLE001 - out of memory and the like: lose the view only
             if isinstance(error, torch.OutOfMemoryError):
                 free_memory()  # gives the next view, or another process, a chance
             if len(views) == 1:
                 yield error
             else:
-                for view in views:
-                    yield from self([view])
+                for view, depth in zip(views, depths, strict=True):
+                    yield from self._see([view], [depth])
             return
         inference = time.monotonic() - started
-        for view, scene in zip(views, scenes, strict=True):
+        for depth, scene in zip(depths, scenes, strict=True):
             outcome: Perceived | Exception
             try:
-                outcome = _describe(view, scene, settings, inference)
+                outcome = _describe(depth, scene, settings, inference)
             except Exception as error:  # noqa: BLE001 - the other views go on
                 outcome = error
             yield outcome
+
+    def _segment(self, views: Sequence[View], depths: Sequence[_ViewDepth]) -> list[Scene]:
+        """In one pass; views with depth and without may come together."""
+        images = [view.image for view in views]
+        if not any(depth.model_input for depth in depths):
+            return self.segmenter(images, quantised=True)
+        return self.segmenter(
+            images,
+            [depth.model_input and depth.model_input.depth for depth in depths],
+            [depth.model_input and depth.model_input.intrinsics for depth in depths],
+            quantised=True,
+        )
+
+    def _slot_settings(self, settings: PerceptionSettings) -> _SlotSettings:
+        """The settings that a segmenter can change while it runs, as it takes them."""
+        threshold = settings.stop_threshold
+        if threshold < 0:
+            threshold = self._carried_stop_threshold()
+        return {
+            "max_slots": settings.max_slots or None,
+            "stop_threshold": threshold or None,
+            "fit": settings.fit,
+        }
+
+    def _carried_stop_threshold(self) -> float:
+        """What the checkpoint says; 0 if it says nothing."""
+        carried = self.segmenter.model.metadata.get("stop_threshold", 0)
+        try:
+            threshold = float(carried)
+        except (TypeError, ValueError):
+            threshold = math.nan
+        if not 0 <= threshold < math.inf:
+            raise CheckpointError(
+                f"checkpoint {self.checkpoint} has stop_threshold {carried!r}; expected pixels at "
+                "64x64, 0 or more"
+            )
+        return threshold
+
+
+class _ViewDepth:
+    """The depth of a view, fetched when it is needed."""
+
+    def __init__(self, view: View) -> None:
+        self.view = view
+        self.model_input: DepthImage | None = None
+        self.problem: str | None = None  # why there is none, or it is of no use
+        self._image: DepthImage | None = None
+        self._bug: Exception | None = None
+
+    def prepare_for_model(self) -> None:
+        """Fetch the depth and give it the image's size; model_input stays None without depth."""
+        image = self._fetch()
+        if image is None or self.model_input is not None:
+            return
+        try:
+            self.model_input = _fit(image, self.view.image.shape[:2])
+        except ValueError as error:
+            self.problem = f"{image.source}: {error}"
+
+    def measure(self, found: SceneObjects) -> list[Measurement | None]:
+        """Position and size of each object but background, None where they are not known."""
+        measured: list[Measurement | None] = [None] * len(found.objects)
+        image = self._fetch()
+        if self._bug is not None:
+            raise self._bug
+        if image is None:
+            return measured
+        wanted = [item for item in found.objects if not item.background]
+        try:
+            results = locate(
+                found.labels, [item.label for item in wanted], image.depth, image.intrinsics
+            )
+        except ValueError as error:
+            self.problem = f"{image.source}: {error}"
+            return measured
+        for item, result in zip(wanted, results, strict=True):
+            measured[item.label - 1] = result
+        return measured
+
+    def _fetch(self) -> DepthImage | None:
+        given = self.view.depth
+        if self._image is not None or given is None:
+            return self._image
+        self.problem = self._bug = None
+        try:
+            image = given() if callable(given) else given
+        except ValueError as error:
+            self.problem = str(error)
+            return None
+        except Exception as error:  # noqa: BLE001 - must not cost the other views
+            self._bug = error
+            return None
+        try:
+            check_depth(image.depth)
+        except ValueError as error:
+            self.problem = f"{image.source}: {error}"
+            return None
+        self._image = image
+        return image
 
 
 def free_memory() -> None:
@@ -191,8 +317,9 @@ def free_memory() -> None:
 
 
 def _describe(
-    view: View, scene: Scene, settings: PerceptionSettings, inference: float
+    depth: _ViewDepth, scene: Scene, settings: PerceptionSettings, inference: float
 ) -> Perceived:
+    view = depth.view
     found = find_objects(
         scene,
         min_area=settings.min_area,
@@ -202,14 +329,17 @@ def _describe(
         clutter_score=settings.clutter_score,
     )
     track_ids = _track(view, found, settings)
-    measurements: list[Measurement | None] = [None] * len(found.objects)
-    problem = None
-    if view.depth is not None:
-        try:
-            measurements = _measure(view.depth, found)
-        except ValueError as error:
-            problem = str(error)
-    return Perceived(view, found, track_ids, measurements, problem, scene.num_slots, inference)
+    measurements = depth.measure(found)
+    return Perceived(
+        view=view,
+        found=found,
+        track_ids=track_ids,
+        measurements=measurements,
+        depth_problem=depth.problem,
+        used_depth=depth.model_input is not None,
+        slots=scene.num_slots,
+        inference=inference,
+    )
 
 
 def _track(view: View, found: SceneObjects, settings: PerceptionSettings) -> Sequence[int]:
@@ -224,26 +354,15 @@ def _track(view: View, found: SceneObjects, settings: PerceptionSettings) -> Seq
     return view.tracker.update(found, view.stamp)
 
 
-def _measure(given: DepthImage | DepthProvider, found: SceneObjects) -> list[Measurement | None]:
-    """Position and size of each object but background, None where they are not known."""
-    image = given() if callable(given) else given
-    wanted = [item for item in found.objects if not item.background]
-    try:
-        results = locate(
-            found.labels, [item.label for item in wanted], image.depth, image.intrinsics
-        )
-    except ValueError as error:
-        raise ValueError(f"{image.source}: {error}") from error
-    measured: list[Measurement | None] = [None] * len(found.objects)
-    for item, result in zip(wanted, results, strict=True):
-        measured[item.label - 1] = result
-    return measured
+def _fit(image: DepthImage, shape: tuple[int, ...]) -> DepthImage:
+    """The depth at the pixels of a colour image (H, W), 0 where unknown.
 
-
-def _slot_settings(settings: PerceptionSettings) -> _SlotSettings:
-    """The settings that a segmenter can change while it runs, as it takes them (0 means None)."""
-    return {
-        "max_slots": settings.max_slots or None,
-        "stop_threshold": settings.stop_threshold or None,
-        "fit": settings.fit,
-    }
+    Raises ValueError if that would distort it.
+    """
+    depth = resize_nearest(image.depth, shape)
+    scale = np.array([shape[1] / image.depth.shape[1], shape[0] / image.depth.shape[0]])
+    return DepthImage(
+        np.where(known(depth), depth, np.float32(0)),
+        scale_intrinsics(image.intrinsics, scale),
+        image.source,
+    )

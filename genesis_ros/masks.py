@@ -3,7 +3,7 @@
 def on_masks(message):
     masks = genesis_ros.masks.full_masks(message)    # (N, H, W) float32
     labels = genesis_ros.masks.label_image(message)  # (H, W) uint8, 0 = no object
-    for item in genesis_ros.masks.objects(message):
+    for item in genesis_ros.masks.targets(message):  # objects(message): robot and table, too
         item.id, item.mask, item.position            # and more: see MaskedObject
         genesis_ros.masks.point_subset(cloud, item)  # (P, 3), of a sensor_msgs/PointCloud2
 
@@ -22,6 +22,12 @@ from sensor_msgs.msg import PointCloud2
 from genesis_ros.messages.clouds import cloud_points
 from genesis_ros.messages.pixels import ImageError, mono8_pixels
 from genesis_ros.msg import ObjectMask, ObjectMasks
+
+_KINDS = {
+    ObjectMask.KIND_OBJECT: "object",
+    ObjectMask.KIND_ROBOT: "robot",
+    ObjectMask.KIND_SURROUNDINGS: "surroundings",
+}
 
 
 class Box(NamedTuple):
@@ -43,6 +49,7 @@ class MaskedObject(NamedTuple):
     id: int  # stable over time for the same object and camera; 0 = untracked
     label: int  # in the label image of this message
     background: bool  # the scene behind the objects rather than one of them
+    kind: str  # "object", "robot", "surroundings", or "unknown": the model does not tell
     score: float  # confidence that it is one object, 0..1
     area: int  # px
     centroid: tuple[float, float]  # x, y [px]
@@ -105,6 +112,14 @@ def objects(message: ObjectMasks) -> list[MaskedObject]:
     return [_to_masked_object(item, labels) for item in message.objects]
 
 
+def targets(message: ObjectMasks) -> list[MaskedObject]:
+    """The objects that a robot may act on: neither background nor the robot itself.
+
+    Raises ImageError if the message contradicts itself.
+    """
+    return [item for item in objects(message) if not item.background and item.kind != "robot"]
+
+
 def point_subset(
     points: npt.NDArray[np.floating] | PointCloud2, item: MaskedObject
 ) -> npt.NDArray[np.floating]:
@@ -129,6 +144,8 @@ def _to_masked_object(item: ObjectMask, labels: npt.NDArray[np.uint8]) -> Masked
         id=item.track_id,
         label=item.label,
         background=item.background,
+        # Messages of version 0.1 have no kind; rosbags reads them from old bags as they were.
+        kind=_KINDS.get(getattr(item, "kind", ObjectMask.KIND_UNKNOWN), "unknown"),
         score=item.score,
         area=item.area,
         centroid=(item.centroid_x, item.centroid_y),

@@ -273,7 +273,8 @@ class PerceptionNode(LifecycleNode):
         now = time.monotonic()
         inference = result.perceived.inference
         times = Times(started - job.received, inference, now - job.received)
-        job.camera.statistics.process(times, result.perceived.slots)
+        perceived = result.perceived
+        job.camera.statistics.process(times, perceived.slots, with_depth=perceived.used_depth)
 
     def _drop(self, job: _Job) -> None:
         if isinstance(job, Request):
@@ -372,6 +373,8 @@ class PerceptionNode(LifecycleNode):
             "device": segmenter.device,
             "precision": segmenter.precision,
             "mask source": segmenter.mask_source,
+            "takes depth": perception.takes_depth,
+            "tells kinds": segmenter.has_kinds,
             "image size": segmenter.model.config.image_size,
         }
 

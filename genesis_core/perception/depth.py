@@ -25,6 +25,8 @@ _Pixel = TypeVar("_Pixel", bound=np.generic)
 MIN_PIXELS = 20
 """Fewer known depth pixels say nothing about an object."""
 
+_NEAREST, _FARTHEST = 0.02, 150.0  # m; a median beyond is a unit's mistake, not a scene
+_UNIT_STEP = 8  # px
 _STEEPEST = math.tan(math.radians(84.0))  # of a surface against the image plane; more is a jump
 _LEAST_JUMP = 0.01  # m; less may be noise
 _BIN = 0.01  # of the distance: resolution at which ranges of depth are told apart
@@ -79,8 +81,31 @@ def known(depth: npt.NDArray[np.float32]) -> npt.NDArray[np.bool_]:
     return (depth > 0) & (depth < np.inf)
 
 
+def check_depth(depth: npt.NDArray[np.float32]) -> None:
+    """Raise ValueError for depth (H, W) [m] that says nothing or is in another unit than metres."""
+    if depth.ndim != 2 or depth.size == 0:
+        raise ValueError(f"the depth has shape {depth.shape}; expected (H, W) with H, W >= 1")
+    # A sample is enough for a unit; sparse depth may have nothing in it.
+    sample = depth[::_UNIT_STEP, ::_UNIT_STEP]
+    values = sample[known(sample)]
+    if not len(values):
+        values = depth[known(depth)]
+    if not len(values):
+        raise ValueError("no pixel of the depth image is known (all are 0, NaN or infinite)")
+    median = float(np.median(values))
+    if median > _FARTHEST:
+        raise ValueError(
+            f"half of the depth is beyond {median:.0f} m: are these millimetres? 32FC1 is in metres"
+        )
+    if median < _NEAREST:
+        raise ValueError(
+            f"half of the depth is nearer than {median * 1e3:.1f} mm: are these metres? 16UC1 is "
+            "in millimetres"
+        )
+
+
 def resize_nearest(image: npt.NDArray[_Pixel], shape: tuple[int, ...]) -> npt.NDArray[_Pixel]:
-    """An image (H, W) of labels or truth values, sampled at the pixels of another size.
+    """An image (H, W) of labels, truth values or depth, sampled at the pixels of another size.
 
     Raises ValueError if that would distort it by more than 2%.
     """

@@ -15,6 +15,13 @@ from genesis_core.perception import Measurement, SceneObject
 from genesis_ros.messages.images import to_message
 from genesis_ros.msg import ObjectMask, ObjectMasks
 
+_KINDS = {
+    "": ObjectMask.KIND_UNKNOWN,
+    "object": ObjectMask.KIND_OBJECT,
+    "robot": ObjectMask.KIND_ROBOT,
+    "surroundings": ObjectMask.KIND_SURROUNDINGS,
+}
+
 
 def to_object_masks(
     objects: Sequence[SceneObject],
@@ -60,6 +67,7 @@ def _to_object_mask(
         label=item.label,
         track_id=track_id,
         background=item.background,
+        kind=_KINDS[item.kind],
         score=item.score,
         area=item.area,
         centroid_x=item.centroid[0],

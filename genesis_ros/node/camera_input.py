@@ -6,6 +6,7 @@ import time
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
+from builtin_interfaces.msg import Time
 from rclpy.event_handler import QoSMessageLostInfo
 from rclpy.node import Node
 from sensor_msgs.msg import CompressedImage, Image
@@ -32,6 +33,18 @@ class CameraImage(NamedTuple):
     camera: CameraInput
     message: ImageMessage
     received: float
+
+
+class _PairedDepth:
+    """The depth of an image. It is waited for the first time only that somebody asks."""
+
+    def __init__(self, camera: DepthCamera, stamp: Time, tolerance: float) -> None:
+        self._camera, self._stamp, self._tolerance = camera, stamp, tolerance
+        self._patience = _DEPTH_WAIT
+
+    def __call__(self) -> DepthImage:
+        patience, self._patience = self._patience, 0.0
+        return self._camera.depth_image(self._stamp, self._tolerance, patience)
 
 
 class CameraInput:
@@ -117,10 +130,7 @@ class CameraInput:
             self._tracker.reset()
         depth = None
         if (camera := self._depth) is not None:
-            stamp, tolerance = image.message.header.stamp, settings.depth_tolerance
-
-            def depth() -> DepthImage:
-                return camera.depth_image(stamp, tolerance, timeout=_DEPTH_WAIT)
+            depth = _PairedDepth(camera, image.message.header.stamp, settings.depth_tolerance)
 
         received = round(image.received * 1e9)
         return CameraMessage(image.message, received, self.name, depth, self._tracker)

@@ -103,6 +103,10 @@ def _check_slots(slots: int) -> str | None:
     return "a single slot cannot tell objects apart" if slots == 1 else None
 
 
+def _check_stop_threshold(pixels: float) -> str | None:
+    return "expected 0 to 4096, or -1" if -1 < pixels < 0 else None
+
+
 @dataclass(frozen=True)
 class NodeSettings:
     """The node's parameters, typed and checked."""
@@ -134,11 +138,12 @@ class NodeSettings:
         live=True,
     )
     stop_threshold: float = _parameter(
-        0.0,
+        -1.0,
         "Stop looking for slots when the next one would be smaller than this [pixels at 64x64]; "
-        "0: always use all slots.",
-        low=0.0,
+        "0: always use all slots; -1: what the checkpoint says.",
+        low=-1.0,
         high=4096.0,
+        check=_check_stop_threshold,
         live=True,
     )
     mask_source: str = _parameter(
@@ -176,6 +181,13 @@ class NodeSettings:
         ("",),
         'Intrinsics that belong to the depth images; "": camera_info beside the depth topic.',
         check=_check_optional_topics,
+    )
+    use_depth: str = _parameter(
+        "auto",
+        "auto: the model sees the depth image beside the image, if the checkpoint takes depth, and "
+        "the image alone while there is no depth for it. never: depth only gives positions.",
+        choices=("auto", "never"),
+        live=True,
     )
     depth_tolerance: float = _parameter(
         0.02,

@@ -4,14 +4,24 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Iterator
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 
-from genesis_core import GenesisV2, GenesisV2Config, Perceived, Perception, View, save_model
+from genesis_core import (
+    CheckpointError,
+    GenesisV2,
+    GenesisV2Config,
+    Perceived,
+    Perception,
+    Segmenter,
+    View,
+    pipeline,
+    save_model,
+)
 from genesis_core.perception import Tracker, find_objects
 from genesis_core.pipeline import DepthImage, PerceptionSettings
 
@@ -129,6 +139,99 @@ def test_one_views_trouble_does_not_cost_the_others(perception: Perception) -> N
     assert square.depth_problem is not None
     assert square.depth_problem.startswith("/eye/depth: the depth is 48x48, the image 64x48")
     assert list(perception([])) == []
+
+
+class SeesDepth(Segmenter):
+    """Notes the depth that it is given; everything else is the model's."""
+
+    uses_depth = True
+
+    def __call__(self, images, depth=None, intrinsics=None, *, quantised=False):  # type: ignore
+        depth, intrinsics = depth or [None] * len(images), intrinsics or [None] * len(images)
+        self.seen = list(zip(depth, intrinsics, strict=True))
+        return super().__call__(images, quantised=quantised)
+
+
+@pytest.fixture
+def with_depth(perception: Perception, monkeypatch: pytest.MonkeyPatch) -> Perception:
+    monkeypatch.setattr(pipeline, "Segmenter", SeesDepth)
+    return Perception(perception._settings)
+
+
+def test_images_with_depth_and_without_share_a_pass(with_depth: Perception) -> None:
+    """Depth reaches the model at the image's size, in metres, 0 where it is unknown."""
+    half = np.full((HEIGHT // 2, WIDTH // 2), 0.8, np.float32)
+    half[:4, 0], half[4, 0] = (np.nan, np.inf, -1.0, 0.0), 2.0
+    matrix = np.array([[30.0, 0, 15.5], [0, 30.0, 11.5], [0, 0, 1]])
+
+    def late() -> Iterator[DepthImage]:
+        yield depth()
+
+    arrived = late()
+
+    def provider() -> DepthImage:
+        nonlocal calls
+        calls += 1
+        if calls == 1:
+            raise ValueError("no depth image yet")
+        return next(arrived)
+
+    calls = 0
+    first, second, third, fourth = with_depth(
+        [
+            View(image(), DepthImage(half, matrix)),
+            View(image()),
+            View(image(), provider),
+            View(image(), depth(1000.0)),
+        ]
+    )
+    segmenter = with_depth.segmenter
+    assert isinstance(segmenter, SeesDepth)
+    (fitted, scaled), *others = segmenter.seen
+    assert others == [(None, None)] * 3
+    np.testing.assert_array_equal(fitted[:8, 0], 0)
+    np.testing.assert_array_equal(fitted[8:10, :2], 2.0)
+    assert fitted.shape == (HEIGHT, WIDTH) and fitted.dtype == np.float32
+    np.testing.assert_allclose(scaled, [[60.0, 0, 31.5], [0, 60.0, 23.5], [0, 0, 1]])
+    assert isinstance(first, Perceived)
+    assert isinstance(second, Perceived)
+    assert isinstance(third, Perceived)
+    assert isinstance(fourth, Perceived)
+    assert [item.used_depth for item in (first, second, third, fourth)] == [True] + [False] * 3
+    # Depth that comes while the model works is too late for it, but not for positions.
+    assert calls == 2 and third.depth_problem is None and any(third.measurements)
+    assert fourth.depth_problem is not None and "millimetres" in fourth.depth_problem
+    assert not any(fourth.measurements) and not any(second.measurements)
+
+
+def test_depth_stays_out_of_the_model_if_it_shall(with_depth: Perception) -> None:
+    with_depth.configure(replace(with_depth._settings, use_depth="never"))
+    assert not with_depth.takes_depth
+    seen = only(with_depth([View(image(), depth())]))
+    assert not seen.used_depth and any(seen.measurements)
+    assert with_depth.segmenter.seen == [(None, None)]  # type: ignore[attr-defined]
+
+
+@pytest.mark.parametrize(
+    ("carried", "given", "used"),
+    [
+        ({}, -1.0, None),
+        ({"stop_threshold": "20"}, -1.0, 20.0),
+        ({"stop_threshold": "20"}, 0.0, None),
+        ({"stop_threshold": "20"}, 7.0, 7.0),
+    ],
+)
+def test_the_checkpoint_may_carry_a_stop_threshold(
+    tmp_path: Path, carried: dict[str, str], given: float, used: float | None
+) -> None:
+    model = GenesisV2(GenesisV2Config(image_size=32, feature_dim=8, num_slots=4))
+    path = tmp_path / "tiny.safetensors"
+    save_model(model, path, metadata=carried)
+    perception = Perception(PerceptionSettings(str(path), "cpu", stop_threshold=given))
+    assert perception.segmenter._settings.stop_threshold == used
+    save_model(model, path, metadata={"stop_threshold": "many"})
+    with pytest.raises(CheckpointError, match="stop_threshold 'many'"):
+        Perception(PerceptionSettings(str(path), "cpu"))
 
 
 def test_what_is_published_about_the_model(perception: Perception) -> None:

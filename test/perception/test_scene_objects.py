@@ -39,6 +39,7 @@ class Scene:
     latent_mean: np.ndarray = field(init=False)
     latent_std: np.ndarray = field(init=False)
     scores: np.ndarray = field(init=False)
+    kinds: np.ndarray | None = None
 
     def __post_init__(self) -> None:
         seen = self.masks.sum(axis=0) > 0.5
@@ -255,3 +256,17 @@ def test_clutter_is_unsure_and_lies_where_others_win(
     assert [item.background for item in found.objects] == [True, clutter]
     found = find_objects(scene, **ALL)  # off
     assert not found.objects[1].background
+
+
+def test_kinds_decide_where_the_model_tells_them() -> None:
+    """A table that rules call an object, and a robot that they call the background."""
+    scene = table_scene()
+    scene.kinds = np.array(["robot", "surroundings", "object"])
+    robot, table = find_objects(scene, **ALL).objects
+    assert (robot.kind, robot.background) == ("robot", False)
+    assert (table.kind, table.background) == ("surroundings", True)
+    scene.kinds = None
+    assert [(item.kind, item.background) for item in find_objects(scene, **ALL).objects] == [
+        ("", True),
+        ("", False),
+    ]

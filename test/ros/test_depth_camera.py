@@ -14,7 +14,8 @@ from rclpy.qos import QoSProfile, ReliabilityPolicy
 from sensor_msgs.msg import CameraInfo, Image
 
 from genesis_core.perception import Measurement, locate
-from genesis_ros.node.depth_camera import DepthCamera, DepthError
+from genesis_ros.messages.depth_pairing import DepthError
+from genesis_ros.node.depth_camera import DepthCamera
 
 TOPIC, INFO_TOPIC = "/test/depth/image_raw", "/test/depth/camera_info"
 TOLERANCE = 0.02
