@@ -25,9 +25,8 @@ import numpy as np
 import numpy.typing as npt
 from tqdm import tqdm
 
-from genesis_core import Segmenter, default_checkpoint
-from genesis_core.perception.depth import Measurement, locate
-from genesis_core.perception.objects import find_objects
+from genesis_core import Perceived, Perception, PerceptionSettings, View
+from genesis_core.perception import Measurement, locate
 from genesis_sim import Frame, TabletopRenderer
 
 SMALLEST = 0.003  # share of the image; smaller objects do not count
@@ -61,21 +60,22 @@ def bench(
     """
     if scenes < 1:
         sys.exit(f"depth.py: {scenes} scenes; expected at least 1")
-    segmenter = Segmenter(checkpoint or default_checkpoint(), device=device)
+    settings = PerceptionSettings(str(checkpoint or ""), device=device)
+    perception = Perception(settings)
     rows = []
     for mode in modes:
         scores = {(m, d): Score() for m in ("exact", "model") for d in ("rendered", "camera")}
         with TabletopRenderer(width, height, mode) as renderer:  # type: ignore[arg-type]
             for number in tqdm(range(seed, seed + scenes), unit="scene", desc=mode, disable=None):
                 frame = renderer.sample(number)
-                found = find_objects(
-                    segmenter(frame.image), min_area=0.0005, mask_floor=0.1, background_border=0.2
-                )
+                (perceived,) = perception([View(frame.image)])
+                if not isinstance(perceived, Perceived):
+                    raise perceived
                 depths = {
                     "rendered": frame.depth,
                     "camera": camera_depth(frame, np.random.default_rng([number, 4])),
                 }
-                labels = {"exact": frame.labels, "model": found.labels}
+                labels = {"exact": frame.labels, "model": perceived.found.labels}
                 for (masks, depth), score in scores.items():
                     score.add(frame, labels[masks], depths[depth])
         rows += [

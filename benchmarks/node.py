@@ -19,7 +19,6 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
 
 # Before rclpy starts: neither hear nor disturb other ROS programs.
 os.environ.setdefault("ROS_DOMAIN_ID", str(random.randint(1, 100)))
@@ -36,13 +35,12 @@ from benchmarks.floor import count_flops
 from benchmarks.measure import Row, progress, summary
 from benchmarks.plain import PlainGenesisV2
 from benchmarks.settings import Settings
-from genesis_core import Segmenter, default_checkpoint
+from genesis_core import Perception, PerceptionSettings
 from genesis_core.inference import Inference, Options
-from genesis_core.perception.objects import find_objects
-from genesis_ros.masks import to_object_masks
-from genesis_ros.messages.images import to_message, to_rgb
+from genesis_ros.messages.images import to_message
 from genesis_ros.msg import ObjectMasks
-from genesis_ros.node.parameters import Settings as NodeSettings
+from genesis_ros.outputs import Result
+from genesis_ros.pipeline import CameraMessage, perceive
 from genesis_ros.simulated_camera.sources import TABLETOP_CLIP, VideoSource
 
 COLUMNS = {
@@ -220,12 +218,11 @@ def _memory(pid: int) -> int:
 
 def _stages(settings: Settings, messages: list[Image]) -> dict[str, float]:
     """Median seconds of parts of the node's work on an image."""
-    segmenter = Segmenter(
-        default_checkpoint(),
-        device=str(settings.device),
-        precision=settings.precision,
+    perception = Perception(
+        PerceptionSettings(device=str(settings.device), precision=settings.precision)
     )
-    segmenter.warm_up()
+    perception.warm_up()
+    segmenter = perception.segmenter
     model, decode = segmenter.model, segmenter.mask_source == "decoder"
     options = Options(model.config.num_slots)
     size = model.config.image_size
@@ -234,18 +231,11 @@ def _stages(settings: Settings, messages: list[Image]) -> dict[str, float]:
     inference.prepare(1, options)
     plain = PlainGenesisV2.like(model)  # type: ignore[arg-type]
     images = pixels.permute(0, 3, 1, 2).to(settings.device) / 255
-    node = NodeSettings()
 
-    def objects(message: Image) -> Any:
-        scene = segmenter(to_rgb(message), quantised=True)
-        found = find_objects(
-            scene,
-            min_area=node.min_area,
-            mask_floor=node.mask_floor,
-            background_border=node.background_border,
-        )
-        height, width = found.labels.shape
-        return to_object_masks(found.objects, header=message.header, height=height, width=width)
+    def objects(message: Image) -> None:
+        (result,) = perceive(perception, [CameraMessage(message, 0)])
+        if not isinstance(result, Result):
+            raise result
 
     times: dict[str, list[float]] = {"inference": [], "inference_cpu": [], "all": [], "plain": []}
     for message in messages:

@@ -28,17 +28,14 @@ import numpy as np
 import numpy.typing as npt
 from tqdm import tqdm
 
-from genesis_core import Scene, Segmenter, default_checkpoint
-from genesis_core.perception.objects import SceneObjects, find_objects
-from genesis_core.perception.tracking import Tracker
-from genesis_ros.node.parameters import Settings
+from genesis_core import PerceptionSettings, Scene, Segmenter, default_checkpoint
+from genesis_core.perception import SceneObjects, Tracker, find_objects
 from genesis_sim import TabletopRenderer
 from genesis_sim.sampling import Mode
 
 RATE = 12.0  # Hz, of the renderer's sequences
 BACKGROUND, ROBOT, FIRST_OBJECT = 0, 1, 2  # labels of the renderer
 VISIBLE = 0.0005  # share of the image below which an object is out of sight
-FINDING = Settings().finding()  # as the node does
 MATCH = 0.5  # IoU from which an object counts as found
 # What happens to the true masks, per object and image.
 DISTURBANCES: dict[str, dict[str, float]] = {
@@ -67,8 +64,8 @@ def bench(
     height: int = 128,
     checkpoint: Path | None = None,
     device: str = "auto",
-    max_age: float = Settings().track_max_age,
-    min_similarity: float = Settings().track_min_similarity,
+    max_age: float = PerceptionSettings().track_max_age,
+    min_similarity: float = PerceptionSettings().track_min_similarity,
     output: Path = Path("tracking.json"),
 ) -> None:
     """Render sequences, find objects, track them and score the tracks.
@@ -100,16 +97,16 @@ def bench(
                     score.start()
                 for index, frame in enumerate(renderer.sequence(sequence, frames)):
                     scenes = {name: truth(frame.labels) for name, truth in truths.items()}
-                    scenes["model"] = segmenter(frame.image)
+                    scenes["model"] = segmenter(frame.image, quantised=True)
                     for name, scene in scenes.items():
-                        found = find_objects(scene, **FINDING)
+                        found = find_objects(scene)
                         scores[name].add(frame.labels, found, index / RATE)
                     progress.update()
         rows += [{"mode": mode, "masks": name, **score.row()} for name, score in scores.items()]
     _print(rows)
     facts: dict[str, Any] = {"sequences": sequences, "frames": frames, "seed": seed}
     facts |= {"width": width, "height": height}
-    facts |= {"max_age": max_age, "min_similarity": min_similarity, **FINDING}
+    facts |= {"max_age": max_age, "min_similarity": min_similarity}
     output.write_text(json.dumps({**facts, "rows": rows}, indent=2) + "\n")
     print(f"wrote {output}")
 

@@ -20,6 +20,7 @@ from genesis_core.models.genesis_v2 import GenesisV2, GenesisV2Config
 from genesis_core.models.losses import Geco, Losses
 from genesis_core.models.monet import Monet, MonetConfig
 from genesis_core.models.slot_attention import SlotAttention, SlotAttentionConfig
+from genesis_core.pipeline import Perceived, Perception, PerceptionSettings, View
 from genesis_core.segmenter import Scene, Segmenter
 
 __version__ = "0.1.0"
@@ -39,12 +40,16 @@ __all__ = [
     "ModelConfig",
     "Monet",
     "MonetConfig",
+    "Perceived",
+    "Perception",
+    "PerceptionSettings",
     "Scene",
     "Segmenter",
     "SlotAttention",
     "SlotAttentionConfig",
     "SlotModel",
     "SlotOutput",
+    "View",
     "build_model",
     "config_from_dict",
     "decoder_is_trained",

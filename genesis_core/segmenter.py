@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import overload
+from typing import Any, overload
 
 import cv2
 import numpy as np
@@ -29,6 +29,8 @@ FITS = ("resize", "crop")
 RGB = 3
 
 Image = NDArray[np.uint8]
+Depth = NDArray[np.float32]
+Intrinsics = NDArray[np.float64]
 
 
 @dataclass(frozen=True)
@@ -131,18 +133,50 @@ class Segmenter:
             )
         check_choice("fit", fit, FITS)
 
-    @overload
-    def __call__(self, images: Image, *, quantised: bool = False) -> Scene: ...
+    @property
+    def uses_depth(self) -> bool:
+        """Whether the model takes depth, where there is some."""
+        return False
+
+    @property
+    def has_kinds(self) -> bool:
+        """Whether the model tells what each slot is (``Scene.kinds``)."""
+        return False
 
     @overload
-    def __call__(self, images: Sequence[Image], *, quantised: bool = False) -> list[Scene]: ...
+    def __call__(
+        self,
+        images: Image,
+        depth: Depth | None = None,
+        intrinsics: Intrinsics | None = None,
+        *,
+        quantised: bool = False,
+    ) -> Scene: ...
+
+    @overload
+    def __call__(
+        self,
+        images: Sequence[Image],
+        depth: Sequence[Depth | None] | None = None,
+        intrinsics: Sequence[Intrinsics | None] | None = None,
+        *,
+        quantised: bool = False,
+    ) -> list[Scene]: ...
 
     def __call__(
-        self, images: Image | Sequence[Image], *, quantised: bool = False
+        self,
+        images: Image | Sequence[Image],
+        depth: Any = None,
+        intrinsics: Any = None,
+        *,
+        quantised: bool = False,
     ) -> Scene | list[Scene]:
         """Segment one uint8 RGB image (H, W, 3), or several (of any sizes) in one batch.
 
         Args:
+            depth: of each image, (H, W) float32 [m], 0 or NaN where unknown; None where there is
+                none. A model that does not use depth leaves it aside.
+            intrinsics: of each image with depth, pinhole matrix (3, 3) [px].
             quantised: give masks and labels in 8 bits, see ``Scene``.
 
         Raises:

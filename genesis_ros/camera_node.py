@@ -12,14 +12,10 @@ from __future__ import annotations
 
 import sys
 import time
-from array import array
 from collections.abc import Iterator, Sequence
 from typing import Any
 
-import cv2
-import numpy as np
 import rclpy
-from numpy.typing import NDArray
 from rcl_interfaces.msg import FloatingPointRange, IntegerRange, ParameterDescriptor
 from rclpy.duration import Duration
 from rclpy.exceptions import ParameterException
@@ -31,16 +27,11 @@ from rclpy.task import Future
 from sensor_msgs.msg import CameraInfo, CompressedImage, Image
 from std_msgs.msg import Header
 
-from genesis_ros.messages.images import to_message
+from genesis_ros.messages.camera_info import camera_info
+from genesis_ros.messages.images import jpeg_message, to_message
 from genesis_ros.processes.interruption import raise_unless_ending
-from genesis_ros.simulated_camera.sources import (
-    FrameSource,
-    SourceError,
-    SourceFrame,
-    open_path,
-    open_tabletop,
-    play,
-)
+from genesis_ros.simulated_camera.frame_source import FrameSource, SourceError, SourceFrame, play
+from genesis_ros.simulated_camera.sources import open_path, open_tabletop
 
 SOURCES = ("tabletop", "path")
 TRANSPORTS = ("raw", "compressed", "both")
@@ -221,34 +212,13 @@ class CameraNode(Node):
 
     def _publish(self, frame: SourceFrame) -> None:
         header = Header(stamp=self.get_clock().now().to_msg(), frame_id=self._frame_id)
+        size = frame.image.shape[0], frame.image.shape[1]
         if self._info is not None:
-            self._info.publish(camera_info(frame, header))
+            self._info.publish(camera_info(frame.intrinsics, size, header))
         if self._raw is not None:
             self._raw.publish(to_message(frame.image, header))
         if self._compressed is not None:
             self._compressed.publish(jpeg_message(frame.image, header, self._quality))
-
-
-def jpeg_message(image: NDArray[np.uint8], header: Header, quality: int = 90) -> CompressedImage:
-    """RGB pixels (H, W, 3) as a JPEG, named as image_transport names it."""
-    bgr = cv2.cvtColor(image, cv2.COLOR_RGB2BGR)
-    _, encoded = cv2.imencode(".jpg", bgr, [cv2.IMWRITE_JPEG_QUALITY, quality])
-    return CompressedImage(
-        header=header, format="rgb8; jpeg compressed bgr8", data=array("B", encoded.tobytes())
-    )
-
-
-def camera_info(frame: SourceFrame, header: Header) -> CameraInfo:
-    """An undistorted pinhole camera; all zero, which means uncalibrated, without intrinsics."""
-    height, width = frame.image.shape[:2]
-    info = CameraInfo(header=header, height=height, width=width)
-    if frame.intrinsics is not None:
-        info.distortion_model = "plumb_bob"
-        info.d = [0.0] * 5
-        info.k = frame.intrinsics.ravel()
-        info.r = np.eye(3).ravel()
-        info.p = np.hstack([frame.intrinsics, np.zeros((3, 1))]).ravel()
-    return info
 
 
 def _one_of(choices: Sequence[str]) -> str:

@@ -1,31 +1,42 @@
-"""ObjectMasks messages to numpy arrays and back. Planners need nothing but this file.
+"""ObjectMasks messages to numpy arrays. Planners need nothing but this file.
 
 def on_masks(message):
     masks = genesis_ros.masks.full_masks(message)    # (N, H, W) float32
     labels = genesis_ros.masks.label_image(message)  # (H, W) uint8, 0 = no object
-    for item in genesis_ros.masks.objects(message):
+    for item in genesis_ros.masks.targets(message):  # objects(message): robot and table, too
         item.id, item.mask, item.position            # and more: see MaskedObject
         genesis_ros.masks.point_subset(cloud, item)  # (P, 3), of a sensor_msgs/PointCloud2
+
+It imports numpy and the messages: neither PyTorch nor OpenCV, which would cost a planner seconds.
+messages/object_masks.py makes such messages.
 """
 
 from __future__ import annotations
 
-from array import array
-from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
-from geometry_msgs.msg import Point, Vector3
-from sensor_msgs.msg import PointCloud2, RegionOfInterest
-from std_msgs.msg import Header
+from sensor_msgs.msg import PointCloud2
 
-from genesis_core.perception import depth
-from genesis_core.perception.depth import Measurement
-from genesis_core.perception.objects import Box, SceneObject
-from genesis_ros.messages.depth import cloud_points
-from genesis_ros.messages.images import ImageError, mono8_pixels, to_message
+from genesis_ros.messages.clouds import cloud_points
+from genesis_ros.messages.pixels import ImageError, mono8_pixels
 from genesis_ros.msg import ObjectMask, ObjectMasks
+
+_KINDS = {
+    ObjectMask.KIND_OBJECT: "object",
+    ObjectMask.KIND_ROBOT: "robot",
+    ObjectMask.KIND_SURROUNDINGS: "surroundings",
+}
+
+
+class Box(NamedTuple):
+    """Pixels x to x + width - 1, y to y + height - 1."""
+
+    x: int
+    y: int
+    width: int
+    height: int
 
 
 class MaskedObject(NamedTuple):
@@ -38,6 +49,7 @@ class MaskedObject(NamedTuple):
     id: int  # stable over time for the same object and camera; 0 = untracked
     label: int  # in the label image of this message
     background: bool  # the scene behind the objects rather than one of them
+    kind: str  # "object", "robot", "surroundings", or "unknown": the model does not tell
     score: float  # confidence that it is one object, 0..1
     area: int  # px
     centroid: tuple[float, float]  # x, y [px]
@@ -100,13 +112,21 @@ def objects(message: ObjectMasks) -> list[MaskedObject]:
     return [_to_masked_object(item, labels) for item in message.objects]
 
 
+def targets(message: ObjectMasks) -> list[MaskedObject]:
+    """The objects that a robot may act on: neither background nor the robot itself.
+
+    Raises ImageError if the message contradicts itself.
+    """
+    return [item for item in objects(message) if not item.background and item.kind != "robot"]
+
+
 def point_subset(
     points: npt.NDArray[np.floating] | PointCloud2, item: MaskedObject
 ) -> npt.NDArray[np.floating]:
     """The known points of one object, (P, 3), in the order of their pixels.
 
     points: an organised point cloud that shows what the image shows: a message, or an array
-        (H, W, 3), NaN where unknown (depth_messages.depth_points makes one of a depth image). It
+        (H, W, 3), NaN where unknown (messages.depth.depth_points makes one of a depth image). It
         may be larger or smaller than the image; the mask is then scaled.
 
     Raises ValueError for a cloud of another shape (aspect ratio) than the image, and ImageError for
@@ -114,71 +134,8 @@ def point_subset(
     """
     if isinstance(points, PointCloud2):
         points = cloud_points(points)
-    return depth.point_subset(points, item.mask)
-
-
-def to_object_masks(
-    objects: Sequence[SceneObject],
-    *,
-    header: Header,
-    height: int,
-    width: int,
-    camera: str = "",
-    model: str = "",
-    track_ids: Sequence[int] | None = None,
-    measurements: Sequence[Measurement | None] | None = None,
-) -> ObjectMasks:
-    """The message of an image's objects.
-
-    header: that of the image, carried over unchanged.
-    track_ids: one per object, 0 = untracked. measurements: one per object, None = unknown.
-
-    Raises ValueError if these are not as many as the objects.
-    """
-    track_ids = [0] * len(objects) if track_ids is None else track_ids
-    measurements = [None] * len(objects) if measurements is None else measurements
-    for name, values in (("track_ids", track_ids), ("measurements", measurements)):
-        if len(values) != len(objects):
-            raise ValueError(f"{len(values)} {name} given for {len(objects)} objects")
-    return ObjectMasks(
-        header=header,
-        camera=camera,
-        model=model,
-        height=height,
-        width=width,
-        objects=[
-            _to_object_mask(item, header, track_id, measurement)
-            for item, track_id, measurement in zip(objects, track_ids, measurements, strict=True)
-        ],
-    )
-
-
-def _to_object_mask(
-    item: SceneObject, header: Header, track_id: int, measurement: Measurement | None
-) -> ObjectMask:
-    x, y, width, height = item.box
-    message = ObjectMask(
-        label=item.label,
-        track_id=track_id,
-        background=item.background,
-        score=item.score,
-        area=item.area,
-        centroid_x=item.centroid[0],
-        centroid_y=item.centroid[1],
-        roi=RegionOfInterest(x_offset=x, y_offset=y, width=width, height=height),
-        mask=to_message(item.mask, header),
-        latent_mean=array("f", item.latent_mean.tobytes()),
-        latent_std=array("f", item.latent_std.tobytes()),
-    )
-    if measurement is not None:
-        message.has_position = True
-        message.position = Point(**_xyz(measurement.position))
-        message.size = Vector3(**_xyz(measurement.size))
-    return message
-
-
-def _xyz(vector: npt.NDArray[np.float64]) -> dict[str, float]:
-    return dict(zip("xyz", vector.tolist(), strict=True))
+    chosen = points[_sample(item.mask, points.shape[:2])]
+    return chosen[np.isfinite(chosen).all(axis=1)]
 
 
 def _to_masked_object(item: ObjectMask, labels: npt.NDArray[np.uint8]) -> MaskedObject:
@@ -187,6 +144,8 @@ def _to_masked_object(item: ObjectMask, labels: npt.NDArray[np.uint8]) -> Masked
         id=item.track_id,
         label=item.label,
         background=item.background,
+        # Messages of version 0.1 have no kind; rosbags reads them from old bags as they were.
+        kind=_KINDS.get(getattr(item, "kind", ObjectMask.KIND_UNKNOWN), "unknown"),
         score=item.score,
         area=item.area,
         centroid=(item.centroid_x, item.centroid_y),
@@ -197,6 +156,22 @@ def _to_masked_object(item: ObjectMask, labels: npt.NDArray[np.uint8]) -> Masked
         position=np.array([position.x, position.y, position.z]) if item.has_position else None,
         size=np.array([size.x, size.y, size.z]) if item.has_position else None,
     )
+
+
+def _sample(mask: npt.NDArray[np.bool_], shape: tuple[int, ...]) -> npt.NDArray[np.bool_]:
+    """The mask (H, W) at the pixels of an image of another size.
+
+    Raises ValueError if that would distort it by more than 2%.
+    """
+    (height, width), (new_height, new_width) = mask.shape, shape
+    if not 0.98 <= (new_width * height) / (new_height * width) <= 1.02:
+        raise ValueError(
+            f"the cloud is {new_width}x{new_height}, the image {width}x{height}: they cannot show "
+            "the same view; register the depth to the colour camera"
+        )
+    rows = ((np.arange(new_height) + 0.5) * (height / new_height)).astype(int)
+    columns = ((np.arange(new_width) + 0.5) * (width / new_width)).astype(int)
+    return mask[rows[:, np.newaxis], columns]
 
 
 def _crop(mask: ObjectMask, height: int, width: int) -> tuple[npt.NDArray[np.uint8], slice, slice]:

@@ -1,25 +1,22 @@
 """The perception node: camera images in, object masks out.
 
 A managed (lifecycle) node. configure loads and warms up the model, activate subscribes to the
-cameras, deactivate and cleanup undo that. Frames go message -> RGB -> Segmenter -> objects ->
-tracks and 3D -> messages in a worker thread, so that the node answers services while the model
-runs. The newest frames of all cameras, and images that somebody asked about, share one pass of the
-model.
+cameras, deactivate and cleanup undo that. Images go through the pipeline (message -> RGB -> slots
+-> objects -> tracks and 3D -> messages) in a worker thread, so that the node answers services while
+the model runs. The newest images of all cameras, and those that somebody asked about, share one
+pass of the model.
 """
 
 from __future__ import annotations
 
-import gc
 import os
 import signal
 import sys
 import time
 import traceback
 from collections.abc import Hashable, Sequence
-from typing import Any, TypeAlias, TypedDict
+from typing import Any, TypeAlias
 
-import numpy as np
-import numpy.typing as npt
 import rclpy
 import torch
 from diagnostic_msgs.msg import DiagnosticArray
@@ -31,21 +28,22 @@ from rclpy.lifecycle import (
     TransitionCallbackReturn,
 )
 
-from genesis_core import Segmenter, decoder_is_trained, find_checkpoint
+from genesis_core import Perception, find_checkpoint
 from genesis_core.memory import keep_freed_memory
-from genesis_core.perception.objects import SceneObjects, find_objects
-from genesis_core.perception.tracking import Tracker
-from genesis_ros.masks import to_object_masks
-from genesis_ros.messages.images import ImageError, to_rgb
-from genesis_ros.msg import ObjectMasks
-from genesis_ros.node.camera import Camera, Frame, camera_names
+from genesis_core.perception import Tracker
+from genesis_core.pipeline import free_memory
+from genesis_ros.messages.pixels import ImageError
+from genesis_ros.node.camera_input import CameraImage, CameraInput
+from genesis_ros.node.camera_names import camera_names
 from genesis_ros.node.diagnostics import camera_status, node_status, resident_memory
 from genesis_ros.node.frame_statistics import Times
-from genesis_ros.node.outputs import Outputs, Result
-from genesis_ros.node.parameters import NodeParameters, Settings
+from genesis_ros.node.parameters import NodeParameters, NodeSettings
+from genesis_ros.node.publishers import Publishers
 from genesis_ros.node.services import Request, Services
 from genesis_ros.node.throttle import Throttle
-from genesis_ros.node.worker import LatestFrameWorker
+from genesis_ros.node.worker import LatestJobWorker
+from genesis_ros.outputs import Result
+from genesis_ros.pipeline import CameraMessage, perceive
 from genesis_ros.processes.interruption import raise_unless_ending
 
 # Errors whose text says all. Others are bugs and get a traceback.
@@ -58,13 +56,7 @@ _DEACTIVATE_TIMEOUT = 10.0  # s to wait for the frame in work
 _END_TIMEOUT = 1.0  # s; a frame that takes longer does not hold up the end of the process
 
 
-class _SlotSettings(TypedDict):
-    max_slots: int | None
-    stop_threshold: float | None
-    fit: str
-
-
-_Job: TypeAlias = Frame | Request
+_Job: TypeAlias = CameraImage | Request
 
 
 class PerceptionNode(LifecycleNode):
@@ -73,21 +65,19 @@ class PerceptionNode(LifecycleNode):
     def __init__(self, **options: Any) -> None:
         options.setdefault("namespace", "genesis")
         super().__init__("perception", **options)
-        self._segmenter: Segmenter | None = None
-        self._model_name = ""
-        self._outputs: Outputs | None = None  # of all cameras
-        self._camera_outputs: dict[str, Outputs] = {}  # by name, where there are several
-        self._cameras: list[Camera] = []
+        self._perception: Perception | None = None
+        self._outputs: Publishers | None = None
+        self._cameras: list[CameraInput] = []
         # By name; they outlive the cameras, as an id is never given twice.
         self._trackers: dict[str, Tracker] = {}
-        self._worker: LatestFrameWorker[_Job] | None = None
+        self._worker: LatestJobWorker[_Job] | None = None
         self._paused = False
         self._finalized = False
         self._failure: str | None = None
         self._may_warn = Throttle(_WARNING_PERIOD)
-        self._settings = Settings()
+        self._settings = NodeSettings()
         self._declared = NodeParameters(
-            self, lambda: self._segmenter is not None, self._check_settings, self._apply_settings
+            self, lambda: self._perception is not None, self._check_settings, self._apply_settings
         )
         self._diagnostics = self.create_publisher(DiagnosticArray, "/diagnostics", 10)
         # With simulated time the node's own clock may stand still; watching goes on.
@@ -124,13 +114,12 @@ class PerceptionNode(LifecycleNode):
         settings = self._settings
         self._paused = False
         try:
-            self._worker = LatestFrameWorker(
-                self._process, self._drop, self._report_bug, "inference"
-            )
+            self._worker = LatestJobWorker(self._process, self._drop, self._report_bug, "inference")
             for index, name in enumerate(self._names(settings)):
                 tracker = self._trackers.setdefault(name, Tracker())
                 tracker.reset()
-                self._cameras.append(Camera(self, name, index, settings, tracker, self._receive))
+                camera = CameraInput(self, name, index, settings, tracker, self._receive)
+                self._cameras.append(camera)
         except Exception as error:  # noqa: BLE001
             self._stop(_DEACTIVATE_TIMEOUT)
             return self._fail("activate", error)
@@ -162,26 +151,17 @@ class PerceptionNode(LifecycleNode):
         self._free()
         return TransitionCallbackReturn.SUCCESS
 
-    def _configure(self, settings: Settings) -> None:
-        checkpoint = find_checkpoint(settings.checkpoint)
+    def _configure(self, settings: NodeSettings) -> None:
         started = time.monotonic()
+        checkpoint = find_checkpoint(settings.checkpoint)
         self.get_logger().info(f"loading {checkpoint}")
-        segmenter = Segmenter(
-            checkpoint,
-            device=settings.device,
-            precision=settings.precision,
-            mask_source=settings.mask_source,
-            **_slot_settings(settings),
-        )
-        segmenter.warm_up(len(settings.image_topics))
-        self._segmenter, self._model_name = segmenter, checkpoint.stem
-        names = self._names(settings)
-        self._outputs = Outputs(self, cameras=len(names))
-        self._camera_outputs = {
-            name: Outputs(self, prefix=f"{name}/") for name in (names if len(names) > 1 else [])
-        }
+        perception = Perception(settings.perception())
+        segmenter = perception.segmenter
+        perception.warm_up(len(settings.image_topics))
+        self._perception = perception
+        self._outputs = Publishers(self, self._names(settings))
         self._apply_settings(settings)
-        if not decoder_is_trained(segmenter.model.metadata.get("trained")):
+        if not perception.latents_are_trained:
             self.get_logger().warning(
                 f"{checkpoint} was trained for its masks only: the published latents mean nothing"
             )
@@ -210,136 +190,91 @@ class PerceptionNode(LifecycleNode):
 
     def _free(self) -> None:
         """Free publishers and model."""
-        for outputs in (self._outputs, *self._camera_outputs.values()):
-            if outputs is not None:
-                outputs.destroy()
-        self._outputs, self._camera_outputs = None, {}
-        self._segmenter = None
-        _free_memory()
+        if self._outputs is not None:
+            self._outputs.destroy()
+        self._outputs = self._perception = None
+        free_memory()
 
-    def _check_settings(self, settings: Settings) -> None:
+    def _check_settings(self, settings: NodeSettings) -> None:
         """Raise ValueError if the model cannot work with these settings."""
-        if self._segmenter is not None:
-            self._segmenter.check(**_slot_settings(settings))
+        if self._perception is not None:
+            self._perception.check(settings.perception())
 
-    def _apply_settings(self, settings: Settings) -> None:
-        """Take over settings, from the next frame on."""
+    def _apply_settings(self, settings: NodeSettings) -> None:
+        """Take over settings, from the next image on."""
         self._settings = settings
-        if self._segmenter is not None:
-            self._segmenter.configure(**_slot_settings(settings))
+        if self._perception is not None:
+            self._perception.configure(settings.perception())
         period = round(settings.diagnostics_period * 1e9)
         if self._diagnostics_timer.timer_period_ns != period:
             self._diagnostics_timer.timer_period_ns = period
 
-    # What the services ask for
+    # What the services ask for; RuntimeError if the node is not active
 
     def submit_request(self, name: str, request: Request) -> None:
-        """Let a request wait for its turn; raises RuntimeError if the node is not active."""
-        if self._worker is None:
-            raise RuntimeError(f"the node is {self._state()}; activate it first")
-        self._worker.submit(name, request)
+        """Let a request wait for its turn."""
+        self._active_worker().submit(name, request)
 
     def reset_tracks(self) -> str:
-        """Forget all tracks; says what was done. Raises RuntimeError if the node is not active."""
-        if self._worker is None:
-            raise RuntimeError(f"the node is {self._state()}; activate it first")
+        """Forget all tracks; says what was done."""
+        self._active_worker()
         for camera in self._cameras:
             camera.reset_tracks()
         return f"forgot the tracks of {len(self._cameras)} cameras"
 
     def pause(self, paused: bool) -> str:
         """Stop looking at the cameras, or go on; says what was done."""
-        if self._worker is None:
-            raise RuntimeError(f"the node is {self._state()}; activate it first")
+        self._active_worker()
         self._paused = paused
         text = "paused: camera images are left aside" if paused else "looking at camera images"
         self.get_logger().info(text)
         return text
 
-    # Frames
+    def _active_worker(self) -> LatestJobWorker[_Job]:
+        if self._worker is None:
+            raise RuntimeError(f"the node is {self._state()}; activate it first")
+        return self._worker
 
-    def _receive(self, frame: Frame) -> None:
+    # Images
+
+    def _receive(self, image: CameraImage) -> None:
         if self._paused:
-            frame.camera.statistics.pause()
+            image.camera.statistics.pause()
         elif self._worker is not None:
-            self._worker.submit(frame.camera.name, frame)
+            self._worker.submit(image.camera.name, image)
 
     def _process(self, jobs: Sequence[_Job]) -> None:
-        """Segment the newest frame of each camera, and what was asked for (worker thread)."""
+        """Look at the newest image of each camera, and at what was asked for (worker thread)."""
         started = time.monotonic()
-        readable, images = self._read(jobs)
-        if not images:
-            return
-        settings, segmenter = self._settings, self._segmenter
-        assert segmenter is not None
-        before = time.monotonic()
-        try:
-            scenes = segmenter(images, quantised=True)
-        except Exception as error:  # noqa: BLE001 - out of memory and the like: lose the frame only
-            if isinstance(error, torch.OutOfMemoryError):
-                _free_memory()  # gives the next frame, or another process, a chance
-            if len(readable) > 1:  # another camera's image must not cost this one's
-                for job in readable:
-                    self._process([job])
-            else:
-                self._lose(readable[0], error)
-            return
-        inference = time.monotonic() - before
-        for job, image, scene in zip(readable, images, scenes, strict=True):
-            try:
-                found = find_objects(scene, **settings.finding())
-                if isinstance(job, Request):
-                    job.answer(self._message(job, found))
-                    continue
-                self._publish(job, image, found, settings)
-            except Exception as error:  # noqa: BLE001
-                self._lose(job, error)
+        settings, perception = self._settings, self._perception
+        assert perception is not None
+        messages = [
+            CameraMessage(job.message, round(job.received * 1e9))
+            if isinstance(job, Request)
+            else job.camera.prepare(job, settings)
+            for job in jobs
+        ]
+        for job, outcome in zip(jobs, perceive(perception, messages), strict=True):
+            if isinstance(outcome, Exception):
+                self._lose(job, outcome)
                 continue
-            now = time.monotonic()
-            times = Times(started - job.received, inference, now - job.received)
-            job.camera.statistics.process(times, scene.num_slots)
-
-    def _read(self, jobs: Sequence[_Job]) -> tuple[list[_Job], list[npt.NDArray[np.uint8]]]:
-        """The jobs that hold an image, and their images."""
-        readable, images = [], []
-        for job in jobs:
             try:
-                images.append(to_rgb(job.message))
-            except ImageError as error:
-                self._refuse(job, error)
-            except Exception as error:  # noqa: BLE001 - out of memory, say: the other frames go on
+                self._deliver(job, outcome, started, settings)
+            except Exception as error:  # noqa: BLE001 - the other images go on
                 self._lose(job, error)
-            else:
-                readable.append(job)
-        return readable, images
 
-    def _publish(
-        self, frame: Frame, image: npt.NDArray[np.uint8], found: SceneObjects, settings: Settings
-    ) -> None:
-        camera = frame.camera
-        message = self._message(
-            frame,
-            found,
-            camera=camera.name,
-            track_ids=camera.track(frame, found, settings),
-            measurements=camera.measure(frame, found, settings),
-        )
-        result = Result(message, image, found)
-        for outputs in (self._outputs, self._camera_outputs.get(camera.name)):
-            if outputs is not None:
-                outputs.publish(result, settings.overlay_alpha)
-
-    def _message(self, job: _Job, found: SceneObjects, **options: Any) -> ObjectMasks:
-        """Everything that is said about an image carries the image's own header."""
-        height, width = found.labels.shape
-        return to_object_masks(
-            found.objects,
-            header=job.message.header,
-            height=height,
-            width=width,
-            model=self._model_name,
-            **options,
-        )
+    def _deliver(self, job: _Job, result: Result, started: float, settings: NodeSettings) -> None:
+        if isinstance(job, Request):
+            job.answer(result.masks)
+            return
+        job.camera.note(result.perceived)
+        if self._outputs is not None:
+            self._outputs.publish(result, settings.overlay_alpha)
+        now = time.monotonic()
+        inference = result.perceived.inference
+        times = Times(started - job.received, inference, now - job.received)
+        perceived = result.perceived
+        job.camera.statistics.process(times, perceived.slots, with_depth=perceived.used_depth)
 
     def _drop(self, job: _Job) -> None:
         if isinstance(job, Request):
@@ -347,24 +282,21 @@ class PerceptionNode(LifecycleNode):
         else:
             job.camera.statistics.drop()
 
-    def _refuse(self, job: _Job, error: ImageError) -> None:
-        """Count and report an image that cannot be used."""
-        if isinstance(job, Request):
-            job.refuse(str(error))
-            return
-        job.camera.statistics.refuse(str(error))
-        source = job.camera.source
-        self._warn((source, error.kind), f"dropped a frame of {source}: {error}")
-
     def _lose(self, job: _Job, error: Exception) -> None:
-        """Count and report an image that an error of the model or of this node cost us."""
-        text = f"{type(error).__name__}: {error}"
+        """Count and report an image that is unusable, or that an error cost us."""
+        unusable = isinstance(error, ImageError)
+        text = str(error) if unusable else f"{type(error).__name__}: {error}"
         if isinstance(job, Request):
             job.refuse(text)
             source = "segment_image"
+            if unusable:
+                return  # whoever asked knows
         else:
-            job.camera.statistics.fail(text)
+            (job.camera.statistics.refuse if unusable else job.camera.statistics.fail)(text)
             source = job.camera.source
+        if isinstance(error, ImageError):
+            self._warn((source, error.kind), f"dropped a frame of {source}: {error}")
+            return
         if not self.context.ok():
             return  # publishing fails while the process ends; that is no news
         trace = "" if isinstance(error, _EXPECTED_ERRORS) else "\n" + _trace(error)
@@ -416,7 +348,7 @@ class PerceptionNode(LifecycleNode):
         ]
         self._diagnostics.publish(message)
 
-    def _names(self, settings: Settings) -> list[str]:
+    def _names(self, settings: NodeSettings) -> list[str]:
         topics = [self.resolve_topic_name(topic) for topic in settings.image_topics]
         return camera_names(topics, settings.per_camera("camera_names"))
 
@@ -425,43 +357,30 @@ class PerceptionNode(LifecycleNode):
             return "finalized"
         if self._worker is not None:
             return "paused" if self._paused else "active"
-        return "unconfigured" if self._segmenter is None else "inactive"
+        return "unconfigured" if self._perception is None else "inactive"
 
     def _model(self) -> dict[str, object]:
         """Facts about the process and the loaded model."""
-        segmenter = self._segmenter
         memory: dict[str, object] = {"memory [MiB]": round(resident_memory() / 2**20)}
-        if segmenter is None:
+        if (perception := self._perception) is None:
             return memory
+        segmenter = perception.segmenter
         if segmenter.device.type == "cuda":
             allocated = torch.cuda.memory_allocated(segmenter.device)
             memory["device memory [MiB]"] = round(allocated / 2**20)
         return memory | {
-            "model": self._model_name,
+            "model": perception.model_name,
             "device": segmenter.device,
             "precision": segmenter.precision,
             "mask source": segmenter.mask_source,
+            "takes depth": perception.takes_depth,
+            "tells kinds": segmenter.has_kinds,
             "image size": segmenter.model.config.image_size,
         }
 
 
-def _slot_settings(settings: Settings) -> _SlotSettings:
-    """The settings that a segmenter can change while it runs, as it takes them (0 means None)."""
-    return {
-        "max_slots": settings.max_slots or None,
-        "stop_threshold": settings.stop_threshold or None,
-        "fit": settings.fit,
-    }
-
-
 def _trace(error: Exception) -> str:
     return "".join(traceback.format_exception(error))
-
-
-def _free_memory() -> None:
-    gc.collect()
-    if torch.cuda.is_available():
-        torch.cuda.empty_cache()
 
 
 def main(args: list[str] | None = None) -> int:

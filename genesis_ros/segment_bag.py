@@ -30,32 +30,28 @@ import sys
 import textwrap
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack, suppress
 from functools import cache
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import numpy as np
-import numpy.typing as npt
 import torch
-import yaml
-from rclpy.time import Time
 from tqdm import tqdm
 
-from genesis_core import Scene, Segmenter, decoder_is_trained, find_checkpoint
-from genesis_core.perception.objects import find_objects
-from genesis_core.perception.overlay import draw_overlay
-from genesis_core.perception.tracking import Tracker
+from genesis_core import Perception
+from genesis_core.perception import Tracker
 from genesis_ros.bags.images import colour_topics, image_topics, read_message
-from genesis_ros.bags.reader import BagMessage, BagReader, storage_files
+from genesis_ros.bags.reader import BagError, BagMessage, BagReader, storage_files
 from genesis_ros.bags.writer import STORAGES, LiveBagWriter
-from genesis_ros.masks import to_object_masks
-from genesis_ros.messages.images import ImageError, ImageMessage, to_message, to_rgb
-from genesis_ros.node.camera import camera_names
-from genesis_ros.node.parameters import RULES, ParameterError, Settings, check
+from genesis_ros.messages.images import ImageMessage
+from genesis_ros.messages.pixels import ImageError
+from genesis_ros.node.camera_names import camera_names
+from genesis_ros.node.parameter_file import read_parameter_file
+from genesis_ros.node.parameters import RULES, NodeSettings, ParameterError, check
+from genesis_ros.outputs import OUTPUTS, Output, Result
+from genesis_ros.pipeline import CameraMessage, perceive
 from genesis_ros.processes.interruption import Interrupted, Interruption
-from genesis_ros.simulated_camera.sources import SourceError
 
 DAMAGED = 3
 """Exit status where the input was damaged."""
@@ -67,6 +63,7 @@ PARAMETERS = (
 )  # fmt: skip
 """Parameters of the perception node that are options here, too."""
 
+_NAMESPACE = "/genesis"
 _CUDA_BATCH = 16  # images; on a CPU they take as long one by one
 
 
@@ -74,27 +71,25 @@ class SegmentError(RuntimeError):
     """The program cannot go on; the message says why."""
 
 
-class _Camera:
+class _BagCamera:
     """Where a camera's results go, and its tracks."""
 
-    def __init__(self, topic: str, name: str, *, several: bool, settings: Settings) -> None:
-        own = f"/genesis/{name}" if several else "/genesis"
+    def __init__(self, topic: str, name: str, *, several: bool) -> None:
         self.topic = topic
         self.name = name
-        self.masks = ["/genesis/object_masks", f"{own}/object_masks"][: 1 + several]
-        self.labels = f"{own}/label_image"
-        self.overlay = f"{own}/overlay"
-        self.tracker: Tracker | None = None
-        if settings.tracking:
-            self.tracker = Tracker(
-                max_age=settings.track_max_age, min_similarity=settings.track_min_similarity
-            )
+        self.tracker = Tracker()
+        self._several = several
+
+    def topics(self, output: Output) -> list[str]:
+        """Where this camera's messages of an output go."""
+        return [
+            f"{_NAMESPACE}/{topic}" for topic in output.topics(self.name, several=self._several)
+        ]
 
 
-class _Frame(NamedTuple):
-    camera: _Camera
+class _BagImage(NamedTuple):
+    camera: _BagCamera
     message: ImageMessage
-    image: npt.NDArray[np.uint8]  # (H, W, 3) RGB
     received: int  # ns since the epoch
 
 
@@ -112,18 +107,18 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except Interrupted:
         _say("interrupted before the first image; nothing was written")
         damaged = False
-    except (SegmentError, SourceError, OSError, sqlite3.Error, torch.OutOfMemoryError) as error:
+    except (SegmentError, BagError, OSError, sqlite3.Error, torch.OutOfMemoryError) as error:
         _say(f"segment_bag failed: {error}")
         return 1
     return interruption.exit_status or (DAMAGED if damaged else 0)
 
 
-def _run(options: argparse.Namespace, settings: Settings, interruption: Interruption) -> bool:
+def _run(options: argparse.Namespace, settings: NodeSettings, interruption: Interruption) -> bool:
     """Segment the bag; whether the input was damaged."""
     source, target = options.input.expanduser(), options.output.expanduser()
     _check_target(source, target, options.overwrite)
     with BagReader(source, _say, interruption.check) as reader:
-        cameras = _cameras(reader, options.topic, settings)
+        cameras = _cameras(reader, options.topic)
         run = _Segmentation(_load(settings), cameras, settings, with_overlay=options.overlay)
         interruption.check()
         with ExitStack() as output:
@@ -146,17 +141,20 @@ class _Segmentation:
 
     def __init__(
         self,
-        segmenter: Segmenter,
-        cameras: Mapping[str, _Camera],
-        settings: Settings,
+        perception: Perception,
+        cameras: Mapping[str, _BagCamera],
+        settings: NodeSettings,
         *,
         with_overlay: bool,
     ) -> None:
-        self._segmenter = segmenter
-        self._model_name = find_checkpoint(settings.checkpoint).stem
+        self._perception = perception
         self._cameras = cameras
-        self._settings = settings
-        self._with_overlay = with_overlay
+        self._overlay_alpha = settings.overlay_alpha
+        self._outputs = [
+            output
+            for output in OUTPUTS
+            if not output.needs_depth and (with_overlay or not output.for_people)
+        ]
         self._done: Counter[str] = Counter()  # images by topic
         self._skipped: Counter[tuple[str, str]] = Counter()  # by topic and kind of problem
         self._started = time.monotonic()
@@ -172,8 +170,8 @@ class _Segmentation:
         """Segment image after image into the bag that `writer` opens. Raises Interrupted."""
         copied = _to_copy(reader, self._cameras) if copy else set()
         total = sum(reader.topics[topic].size for topic in self._cameras)
-        batch_size = _CUDA_BATCH if self._segmenter.device.type == "cuda" else 1
-        batch: list[_Frame] = []
+        batch_size = _CUDA_BATCH if self._perception.segmenter.device.type == "cuda" else 1
+        batch: list[_BagImage] = []
         interval = 0.5 if sys.stderr.isatty() else 10.0  # s
         with tqdm(total=total, unit="image", mininterval=interval) as progress:
             for item in reader.messages({*self._cameras, *copied}):
@@ -183,9 +181,9 @@ class _Segmentation:
                 camera = self._cameras.get(item.topic.name)
                 if camera is None:
                     continue
-                frame = self._read(item, camera)
+                image = self._read(item, camera)
                 progress.update()
-                batch += [frame] if frame else []
+                batch += [image] if image else []
                 if len(batch) >= batch_size:
                     self._write(batch, writer)
                     batch = []
@@ -208,10 +206,9 @@ class _Segmentation:
             f"(cameras: {len(self._done)}), skipped {skipped} ({rate:.1f} images/s)"
         )
 
-    def _read(self, item: BagMessage, camera: _Camera) -> _Frame | None:
+    def _read(self, item: BagMessage, camera: _BagCamera) -> _BagImage | None:
         try:
-            message = read_message(item)
-            return _Frame(camera, message, to_rgb(message), item.stamp)
+            return _BagImage(camera, read_message(item), item.stamp)
         except ImageError as error:
             self._skip(camera.topic, error.kind, item.stamp, error)
             return None
@@ -222,50 +219,31 @@ class _Segmentation:
             _say(f"{topic} at {stamp / 1e9:.3f} s: skipped: {error}")
         self._skipped[topic, kind] += 1
 
-    def _write(self, batch: Sequence[_Frame], writer: Callable[[], LiveBagWriter]) -> None:
-        scenes = self._segment([frame.image for frame in batch])
-        for frame, scene in zip(batch, scenes, strict=True):
-            try:
-                results = self._describe(frame, scene)
-            except ValueError as error:  # masks that are not finite, too many slots
-                self._skip(frame.camera.topic, "scene", frame.received, error)
-                continue
-            writer().write_together(results, frame.received)
-            self._done[frame.camera.topic] += 1
+    def _write(self, batch: Sequence[_BagImage], writer: Callable[[], LiveBagWriter]) -> None:
+        messages = [
+            CameraMessage(
+                image.message, image.received, image.camera.name, tracker=image.camera.tracker
+            )
+            for image in batch
+        ]
+        for image, outcome in zip(batch, perceive(self._perception, messages), strict=True):
+            camera = image.camera
+            if isinstance(outcome, ImageError):
+                self._skip(camera.topic, outcome.kind, image.received, outcome)
+            elif isinstance(outcome, ValueError):  # masks that are not finite, too many slots
+                self._skip(camera.topic, "scene", image.received, outcome)
+            elif isinstance(outcome, Exception):
+                raise outcome
+            else:
+                writer().write_together(self._results(camera, outcome), image.received)
+                self._done[camera.topic] += 1
 
-    def _segment(self, images: list[npt.NDArray[np.uint8]]) -> list[Scene]:
-        """In one go, or if the device has not enough memory for that, one by one."""
-        try:
-            return self._segmenter(images)
-        except torch.OutOfMemoryError:
-            if len(images) == 1:
-                raise
-        torch.cuda.empty_cache()
-        return [self._segmenter(image) for image in images]
-
-    def _describe(self, frame: _Frame, scene: Scene) -> list[tuple[str, Any]]:
+    def _results(self, camera: _BagCamera, result: Result) -> list[tuple[str, Any]]:
         """Everything that the node would publish about an image, and on which topics."""
-        settings, camera, header = self._settings, frame.camera, frame.message.header
-        found = find_objects(scene, **settings.finding())
-        track_ids = None
-        if camera.tracker is not None:
-            taken = Time.from_msg(header.stamp).nanoseconds or frame.received
-            track_ids = camera.tracker.update(found, taken / 1e9)
-        height, width = found.labels.shape
-        masks = to_object_masks(
-            found.objects,
-            header=header,
-            height=height,
-            width=width,
-            camera=camera.name,
-            model=self._model_name,
-            track_ids=track_ids,
-        )
-        results = [(topic, masks) for topic in camera.masks]
-        results.append((camera.labels, to_message(found.labels, header)))
-        if self._with_overlay:
-            picture = draw_overlay(frame.image, found, settings.overlay_alpha, track_ids)
-            results.append((camera.overlay, to_message(picture, header)))
+        results = []
+        for output in self._outputs:
+            message = output.make(result, self._overlay_alpha)
+            results += [(topic, message) for topic in camera.topics(output)]
         return results
 
     def _copy(self, item: BagMessage, writer: LiveBagWriter, copied: set[str]) -> None:
@@ -297,7 +275,7 @@ def _is_bag(folder: Path) -> bool:
     return all(path in known or path.name.endswith("-journal") for path in folder.iterdir())
 
 
-def _cameras(reader: BagReader, wanted: Sequence[str], settings: Settings) -> dict[str, _Camera]:
+def _cameras(reader: BagReader, wanted: Sequence[str]) -> dict[str, _BagCamera]:
     """The cameras by topic: those asked for, or those whose name does not say otherwise.
 
     Raises SegmentError if there is none.
@@ -315,41 +293,34 @@ def _cameras(reader: BagReader, wanted: Sequence[str], settings: Settings) -> di
     for topic, name in zip(topics, names, strict=True):
         _say(f"{topic}: {known[topic].size} images, camera {name}")
     return {
-        topic: _Camera(topic, name, several=len(topics) > 1, settings=settings)
+        topic: _BagCamera(topic, name, several=len(topics) > 1)
         for topic, name in zip(topics, names, strict=True)
     }
 
 
-def _to_copy(reader: BagReader, cameras: Mapping[str, _Camera]) -> set[str]:
+def _to_copy(reader: BagReader, cameras: Mapping[str, _BagCamera]) -> set[str]:
     """The topics of the input, except those that hold such results already."""
     ours = {
         topic
         for camera in cameras.values()
-        for topic in (*camera.masks, camera.labels, camera.overlay)
+        for output in OUTPUTS
+        for topic in camera.topics(output)
     }
     for topic in sorted(ours & set(reader.topics)):
         _say(f"{topic}: not copied, as new results are written to it")
     return set(reader.topics) - ours
 
 
-def _load(settings: Settings) -> Segmenter:
-    path = find_checkpoint(settings.checkpoint)
+def _load(settings: NodeSettings) -> Perception:
     try:
-        segmenter = Segmenter(
-            path,
-            device=settings.device,
-            precision=settings.precision,
-            max_slots=settings.max_slots or None,
-            stop_threshold=settings.stop_threshold or None,
-            mask_source=settings.mask_source,
-            fit=settings.fit,
-        )
+        perception = Perception(settings.perception())
     except (OSError, ValueError, RuntimeError) as error:
         raise SegmentError(str(error)) from error
-    _say(f"loaded {path} on {segmenter.device} ({segmenter.precision})")
-    if not decoder_is_trained(segmenter.model.metadata.get("trained")):
-        _say(f"{path} was trained for its masks only: the latents mean nothing")
-    return segmenter
+    segmenter, checkpoint = perception.segmenter, perception.checkpoint
+    _say(f"loaded {checkpoint} on {segmenter.device} ({segmenter.precision})")
+    if not perception.latents_are_trained:
+        _say(f"{checkpoint} was trained for its masks only: the latents mean nothing")
+    return perception
 
 
 # --- options ---------------------------------------------------------------------------------
@@ -386,7 +357,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     group = parser.add_argument_group("parameters, as the perception node has them")
     for name in PARAMETERS:
-        rule, default = RULES[name], getattr(Settings(), name)
+        rule, default = RULES[name], getattr(NodeSettings(), name)
         text = f"{rule.description} {f'{rule.allowed}. ' if rule.allowed else ''}"
         text += f"Default: {default if default != '' else 'empty'}"
         dashed = f"--{name.replace('_', '-')}"
@@ -395,55 +366,27 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
-def _settings(options: argparse.Namespace) -> Settings:
+def _settings(options: argparse.Namespace) -> NodeSettings:
     """Raises ParameterError and OSError, naming what is wrong."""
     values: dict[str, Any] = {}
     if options.params is not None:
-        values.update(_read_parameters(options.params))
+        given = read_parameter_file(options.params, _say)
+        values.update({name: value for name, value in given.items() if name in PARAMETERS})
     for name in PARAMETERS:
         text = getattr(options, name)
         if text is not None:
             values[name] = check(name, _value(name, text))
-    return Settings(**values)
+    return NodeSettings(**values)
 
 
 def _value(name: str, text: str) -> object:
     """An option's value in the parameter's type, where it has that form."""
-    kind = type(getattr(Settings(), name))
+    kind = type(getattr(NodeSettings(), name))
     if kind is bool:
         return {"true": True, "false": False}.get(text.lower(), text)
     with suppress(ValueError):
         return kind(text)
     return text
-
-
-def _read_parameters(path: Path) -> dict[str, Any]:
-    """Those parameters of a ROS parameter file that are options here, too."""
-    try:
-        nodes = _nodes(yaml.safe_load(path.read_text()), ())
-    except yaml.YAMLError as error:
-        raise ParameterError(f"{path}: not valid YAML: {error}") from error
-    sections = [found for node, found in nodes if node in ("perception", "*", "**")]
-    if not sections:
-        raise ParameterError(f"{path}: no ros__parameters for the node perception in it")
-    values: dict[str, Any] = {}
-    for name, value in (item for section in sections for item in section.items()):
-        if name in PARAMETERS:
-            values[name] = check(name, value)
-        elif name not in RULES:
-            _say(f"{path}: ignored {name}, which is no parameter of the perception node")
-    return values
-
-
-def _nodes(tree: object, path: tuple[str, ...]) -> Iterator[tuple[str, dict[str, Any]]]:
-    """Last part of a node's name, and its parameters, of all in a parameter file."""
-    if not isinstance(tree, dict):
-        return
-    for key, value in tree.items():
-        if key == "ros__parameters" and isinstance(value, dict):
-            yield "/".join(path).rpartition("/")[2], value
-        else:
-            yield from _nodes(value, (*path, str(key)))
 
 
 def _say(text: str) -> None:

@@ -6,8 +6,6 @@ Every argument that is left empty keeps the value of params_file. The node confi
 itself (parameter autostart).
 """
 
-import os
-
 from launch import LaunchContext, LaunchDescription
 from launch.actions import DeclareLaunchArgument, OpaqueFunction
 from launch.conditions import IfCondition
@@ -15,6 +13,8 @@ from launch.substitutions import LaunchConfiguration, PathJoinSubstitution
 from launch_ros.actions import Node
 from launch_ros.parameter_descriptions import ParameterValue
 from launch_ros.substitutions import FindPackageShare
+
+from genesis_ros.processes.middleware import profile_environment
 
 # Launch arguments that set the perception node's parameter of the same name.
 PARAMETER_ARGUMENTS = {
@@ -33,10 +33,6 @@ TOPIC_ARGUMENTS = {
         "Intrinsics of each depth image, if not camera_info beside it",
     ),
 }
-
-
-# Where Fast DDS looks for a profile: version 2, which is Jazzy's, and version 3.
-PROFILE_VARIABLES = ("FASTRTPS_DEFAULT_PROFILES_FILE", "FASTDDS_DEFAULT_PROFILES_FILE")
 
 
 def generate_launch_description() -> LaunchDescription:
@@ -87,15 +83,6 @@ def config_file(name: str) -> PathJoinSubstitution:
     return PathJoinSubstitution([FindPackageShare("genesis_ros"), "config", name])
 
 
-def middleware_environment() -> dict[str, PathJoinSubstitution]:
-    """Room for images in Fast DDS's shared memory; what the user has set goes before."""
-    if any(os.environ.get(name) for name in (*PROFILE_VARIABLES, "FASTDDS_BUILTIN_TRANSPORTS")):
-        return {}
-    version_2, version_3 = PROFILE_VARIABLES
-    variable = version_2 if os.environ.get("ROS_DISTRO") == "jazzy" else version_3
-    return {variable: config_file("fastdds.xml")}
-
-
 def start_perception(context: LaunchContext) -> list[Node]:
     """The perception node; arguments that were given take precedence over the parameter file."""
     given: dict[str, ParameterValue | list[str]] = {
@@ -113,7 +100,7 @@ def start_perception(context: LaunchContext) -> list[Node]:
             name="perception",
             namespace=LaunchConfiguration("namespace"),
             parameters=[LaunchConfiguration("params_file"), given],
-            additional_env=middleware_environment(),
+            additional_env=profile_environment(config_file("fastdds.xml")),
             output="screen",
         )
     ]
@@ -131,7 +118,7 @@ def start_camera(context: LaunchContext) -> list[Node]:
             name="camera",
             namespace="camera",
             parameters=[source],
-            additional_env=middleware_environment(),
+            additional_env=profile_environment(config_file("fastdds.xml")),
             output="screen",
         )
     ]

@@ -25,6 +25,8 @@ _Pixel = TypeVar("_Pixel", bound=np.generic)
 MIN_PIXELS = 20
 """Fewer known depth pixels say nothing about an object."""
 
+_NEAREST, _FARTHEST = 0.02, 150.0  # m; a median beyond is a unit's mistake, not a scene
+_UNIT_STEP = 8  # px
 _STEEPEST = math.tan(math.radians(84.0))  # of a surface against the image plane; more is a jump
 _LEAST_JUMP = 0.01  # m; less may be noise
 _BIN = 0.01  # of the distance: resolution at which ranges of depth are told apart
@@ -74,24 +76,36 @@ def to_points(
     return np.stack([z * rays_x, z * rays_y[:, np.newaxis], z], axis=-1, dtype=np.float32)
 
 
-def point_subset(
-    points: npt.NDArray[np.floating], mask: npt.NDArray[np.bool_]
-) -> npt.NDArray[np.floating]:
-    """The finite points (P, 3) of an organised point cloud (H', W', 3) that a mask (H, W) covers.
-
-    Raises ValueError if mask and cloud have different shapes (aspect ratios).
-    """
-    chosen = points[resize_nearest(mask, points.shape[:2])]
-    return chosen[np.isfinite(chosen).all(axis=1)]
-
-
 def known(depth: npt.NDArray[np.float32]) -> npt.NDArray[np.bool_]:
     """Where depth is a distance: finite and positive."""
     return (depth > 0) & (depth < np.inf)
 
 
+def check_depth(depth: npt.NDArray[np.float32]) -> None:
+    """Raise ValueError for depth (H, W) [m] that says nothing or is in another unit than metres."""
+    if depth.ndim != 2 or depth.size == 0:
+        raise ValueError(f"the depth has shape {depth.shape}; expected (H, W) with H, W >= 1")
+    # A sample is enough for a unit; sparse depth may have nothing in it.
+    sample = depth[::_UNIT_STEP, ::_UNIT_STEP]
+    values = sample[known(sample)]
+    if not len(values):
+        values = depth[known(depth)]
+    if not len(values):
+        raise ValueError("no pixel of the depth image is known (all are 0, NaN or infinite)")
+    median = float(np.median(values))
+    if median > _FARTHEST:
+        raise ValueError(
+            f"half of the depth is beyond {median:.0f} m: are these millimetres? 32FC1 is in metres"
+        )
+    if median < _NEAREST:
+        raise ValueError(
+            f"half of the depth is nearer than {median * 1e3:.1f} mm: are these metres? 16UC1 is "
+            "in millimetres"
+        )
+
+
 def resize_nearest(image: npt.NDArray[_Pixel], shape: tuple[int, ...]) -> npt.NDArray[_Pixel]:
-    """An image (H, W) of labels or truth values, sampled at the pixels of another size.
+    """An image (H, W) of labels, truth values or depth, sampled at the pixels of another size.
 
     Raises ValueError if that would distort it by more than 2%.
     """
@@ -107,6 +121,19 @@ def resize_nearest(image: npt.NDArray[_Pixel], shape: tuple[int, ...]) -> npt.ND
     rows = ((np.arange(new_height) + 0.5) * (height / new_height)).astype(int)
     columns = ((np.arange(new_width) + 0.5) * (width / new_width)).astype(int)
     return image[rows[:, np.newaxis], columns]
+
+
+def scale_intrinsics(
+    matrix: npt.NDArray[np.float64], scale: npt.NDArray[np.float64]
+) -> npt.NDArray[np.float64]:
+    """The pinhole matrix (3, 3) of an image that is enlarged by these factors (2,), x and y.
+
+    The upper left pixel's corner stays in place: (-0.5, -0.5), as its centre is (0, 0).
+    """
+    scaled = np.array(matrix, np.float64)
+    scaled[:2, 2] = (scaled[:2, 2] + 0.5) * scale - 0.5
+    scaled[:2, :2] *= scale[:, np.newaxis]
+    return scaled
 
 
 def find_surface(

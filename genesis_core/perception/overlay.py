@@ -8,8 +8,10 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 
-from genesis_core.perception.objects import SceneObjects
 from genesis_core.perception.palette import colour
+from genesis_core.perception.scene_objects import ROBOT, SceneObjects
+
+_GREY = (128, 128, 128)
 
 
 def draw_overlay(
@@ -20,19 +22,21 @@ def draw_overlay(
 ) -> npt.NDArray[np.uint8]:
     """RGB image (H, W, 3) with each object tinted, outlined and numbered.
 
-    Background keeps its own colours. alpha: strength of the tint, 0..1. track_ids: one per object;
-    it gives number and colour, so that both stay with the object. Without, or 0: the label does.
+    Background keeps its own colours; the robot is grey and has no number. alpha: strength of the
+    tint, 0..1. track_ids: one per object; it gives number and colour, so that both stay with the
+    object. Without, or 0: the label does.
     """
     numbers = {
         item.label: track_id or item.label
         for item, track_id in zip(found.objects, track_ids or [0] * len(found.objects), strict=True)
         if not item.background
     }
+    robot = {item.label for item in found.objects if item.kind == ROBOT}
     visible = np.zeros(256, np.uint8)
     palette = np.zeros((256, 1, 3), np.uint8)
     for label, number in numbers.items():
         visible[label] = label
-        palette[label] = colour(number)
+        palette[label] = _GREY if label in robot else colour(number)
     labels = np.asarray(cv2.LUT(found.labels, visible), np.uint8)
     # applyColorMap reads its table as BGR and writes it as it stands: RGB stays RGB.
     colours = cv2.applyColorMap(labels, palette)
@@ -46,7 +50,7 @@ def draw_overlay(
         [
             (str(numbers[item.label]), item.centroid)
             for item in found.objects
-            if item.label in numbers
+            if item.label in numbers and item.label not in robot
         ],
     )
     return overlay

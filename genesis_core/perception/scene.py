@@ -31,6 +31,7 @@ class Scene:
         scores: (K,) float32 in [0, 1], how sure the model is of a slot: its mean probability
             over the pixels it wins; 0 where it wins none.
         num_slots: K, slots used.
+        kinds: (K,) str, "object", "robot" or "surroundings"; None where the model does not tell.
 
     In a quantised scene masks are uint8, 255 times the probability, rounded down; labels are uint8,
     255 outside a centre crop.
@@ -42,6 +43,7 @@ class Scene:
     latent_std: NDArray[np.float32]
     scores: NDArray[np.float32]
     num_slots: int
+    kinds: NDArray[np.str_] | None = None
 
 
 def to_scene(

@@ -20,7 +20,7 @@ import numpy.typing as npt
 from scipy.optimize import linear_sum_assignment
 from scipy.spatial.distance import cdist, pdist
 
-from genesis_core.perception.objects import SceneObjects
+from genesis_core.perception.scene_objects import SceneObjects
 
 Array = npt.NDArray[np.float64]
 Index = npt.NDArray[np.intp]

@@ -19,10 +19,13 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import yaml
 
-from genesis_ros.simulated_camera.sources import BAG_SUFFIXES, SourceError, Warn
-
 if TYPE_CHECKING:
     from mcap.records import McapRecord
+
+Warn = Callable[[str], object]
+
+BAG_SUFFIXES = frozenset({".db3", ".mcap"})
+"""Of a bag's storage files."""
 
 COMPRESSED_SUFFIX = ".zstd"
 """Of a storage file that rosbag2 compressed as a whole."""
@@ -30,6 +33,10 @@ COMPRESSED_SUFFIX = ".zstd"
 _ZSTD_MAGIC = b"\x28\xb5\x2f\xfd"  # no CDR message starts like this
 _JOURNALS = ("-wal", "-journal")  # beside a database that was not closed
 _MOST_LOST_ROWS = 2_000  # in a row, before what follows is given up
+
+
+class BagError(ValueError):
+    """Nothing in the bag can be read; the message names the bag and why."""
 
 
 class BagTopic(NamedTuple):
@@ -73,7 +80,7 @@ class BagReader:
     a damaged file is searched on entering, which takes its time; it may raise to give up.
 
     Raises (on entering):
-        SourceError: nothing in it can be read, or a package that reads it is missing.
+        BagError: nothing in it can be read, or a package that reads it is missing.
     """
 
     def __init__(self, path: Path, warn: Warn, check: Callable[[], object] = lambda: None) -> None:
@@ -150,7 +157,7 @@ class BagReader:
             import rosbags  # noqa: F401
             import zstandard  # noqa: F401
         except ImportError as error:
-            raise SourceError(
+            raise BagError(
                 f"{self._path}: reading a bag needs `pip install rosbags mcap` ({error})"
             ) from None
         problems = []
@@ -172,7 +179,7 @@ class BagReader:
                 problems.append(f"{name}: damaged ({error}): found {found.total()} messages in it")
             self._files.append(file)
         if problems and not any(file.topics for file in self._files):
-            raise SourceError(f"{self._path}: not a readable bag: {'; '.join(problems)}")
+            raise BagError(f"{self._path}: not a readable bag: {'; '.join(problems)}")
         for problem in problems:
             self._report(problem)
 
@@ -189,7 +196,7 @@ class BagReader:
     def _storage_files(self) -> list[Path]:
         """Those that metadata.yaml lists, or, as a killed recorder leaves none, all there are."""
         if not self._path.exists():
-            raise SourceError(f"{self._path}: no such file or folder")
+            raise BagError(f"{self._path}: no such file or folder")
         if not self._path.is_dir():
             return [self._path]
         metadata = self._path / "metadata.yaml"
@@ -229,6 +236,13 @@ class BagReader:
             database.execute("PRAGMA journal_mode=DELETE")
         self._report(f"{name}: unfinished recording (its database was not closed)")
         return copy
+
+
+def is_bag(path: Path) -> bool:
+    """A rosbag2 folder, also one whose recorder was killed before it wrote metadata, or a file."""
+    if path.is_dir():
+        return (path / "metadata.yaml").exists() or any(map(is_bag, path.glob("*.*")))
+    return path.suffix in BAG_SUFFIXES
 
 
 def storage_files(folder: Path) -> list[Path]:

@@ -23,7 +23,8 @@ from genesis_ros.demo.planner import IMAGE_TOPIC, FrameResult, Planner, running_
 from genesis_ros.demo.recorder import DemoRecorder, count_objects
 from genesis_ros.processes.child_process import ChildProcess
 from genesis_ros.processes.interruption import Interrupted, Interruption
-from genesis_ros.simulated_camera.sources import SourceError, open_path
+from genesis_ros.simulated_camera.frame_source import SourceError
+from genesis_ros.simulated_camera.sources import open_path
 
 _START_TIMEOUT = 300.0  # loading a model on a slow machine takes a while
 _FRAME_TIMEOUT = 60.0

@@ -7,8 +7,7 @@ from pathlib import Path
 from types import TracebackType
 
 from genesis_ros.bags.writer import BagWriter
-from genesis_ros.camera_node import jpeg_message
-from genesis_ros.demo.pictures import Pair, PairSampler, PairVideo, contact_sheet, write_image
+from genesis_ros.demo.pairs import Pair, PairSampler, PairVideo, contact_sheet, write_image
 from genesis_ros.demo.planner import (
     IMAGE_TOPIC,
     LABELS_TOPIC,
@@ -16,7 +15,7 @@ from genesis_ros.demo.planner import (
     OVERLAY_TOPIC,
     FrameResult,
 )
-from genesis_ros.messages.images import to_rgb
+from genesis_ros.messages.images import jpeg_message, to_rgb
 
 
 class DemoRecorder:

@@ -1,17 +1,16 @@
-"""Depth images, camera intrinsics and point clouds: messages to arrays."""
+"""Depth images and camera intrinsics: messages to arrays."""
 
 from __future__ import annotations
 
 import numpy as np
 import numpy.typing as npt
-from sensor_msgs.msg import CameraInfo, Image, PointCloud2, PointField
+from sensor_msgs.msg import CameraInfo, Image
 
 from genesis_core.perception import depth
-from genesis_ros.messages.images import ImageError, shown
+from genesis_ros.messages.pixels import ImageError, shown
 
 # Pixel type and metres per unit (REP 118; mono16 is what some drivers call millimetres).
 _ENCODINGS = {"16UC1": ("u2", 0.001), "mono16": ("u2", 0.001), "32FC1": ("f4", 1.0)}
-_CLOUD_TYPES = {PointField.FLOAT32: "f4", PointField.FLOAT64: "f8"}
 
 
 def depth_metres(message: Image) -> npt.NDArray[np.float32]:
@@ -68,7 +67,6 @@ def intrinsics(info: CameraInfo, height: int, width: int) -> npt.NDArray[np.floa
     roi = info.roi
     full_width = roi.width or info.width or width
     full_height = roi.height or info.height or height
-    # The upper left pixel's corner stays in place: (-0.5, -0.5), as its centre is (0, 0).
     scale = np.array([width / full_width, height / full_height])
     if not 0.98 <= scale[0] / scale[1] <= 1.02:
         raise ImageError(
@@ -77,9 +75,7 @@ def intrinsics(info: CameraInfo, height: int, width: int) -> npt.NDArray[np.floa
             f"{width}x{height}: they cannot belong together",
         )
     matrix[:2, 2] -= [roi.x_offset, roi.y_offset]
-    matrix[:2, 2] = (matrix[:2, 2] + 0.5) * scale - 0.5
-    matrix[:2, :2] *= scale[:, np.newaxis]
-    return matrix
+    return depth.scale_intrinsics(matrix, scale)
 
 
 def depth_points(image: Image, info: CameraInfo) -> npt.NDArray[np.float32]:
@@ -88,50 +84,3 @@ def depth_points(image: Image, info: CameraInfo) -> npt.NDArray[np.float32]:
     Raises ImageError if the messages hold no depth or no intrinsics.
     """
     return depth.to_points(depth_metres(image), intrinsics(info, image.height, image.width))
-
-
-def cloud_points(cloud: PointCloud2) -> npt.NDArray[np.floating]:
-    """The points of an organised point cloud, (H, W, 3) [m], NaN where unknown.
-
-    Raises ImageError if the cloud is not organised in rows and columns or has no x, y, z.
-    """
-    if cloud.height < 2:
-        raise ImageError(
-            "cloud",
-            f"the point cloud is not organised: {cloud.width}x{cloud.height} points; expected one "
-            "point per pixel of the image",
-        )
-    fields = {field.name: field for field in cloud.fields if field.name in ("x", "y", "z")}
-    kinds = {field.datatype for field in fields.values()}
-    if len(fields) != 3 or len(kinds) != 1 or not kinds <= _CLOUD_TYPES.keys():
-        raise ImageError(
-            "cloud",
-            "the point cloud has no x, y and z of one floating-point type; its fields are "
-            + (", ".join(field.name for field in cloud.fields) or "none"),
-        )
-    number = np.dtype(_CLOUD_TYPES[kinds.pop()])
-    row = cloud.width * cloud.point_step
-    last = max(field.offset for field in fields.values()) + number.itemsize
-    if (
-        cloud.point_step < last
-        or cloud.row_step < row
-        or len(cloud.data) != cloud.row_step * cloud.height
-    ):
-        raise ImageError(
-            "length",
-            f"the point cloud contradicts itself: {len(cloud.data)} bytes, {cloud.width}x"
-            f"{cloud.height} points, point_step {cloud.point_step}, row_step {cloud.row_step}",
-        )
-    rows = np.frombuffer(cloud.data, np.uint8).reshape(cloud.height, cloud.row_step)
-    packed = np.ascontiguousarray(rows[:, :row])
-    stored = number.newbyteorder(">" if cloud.is_bigendian else "<")
-    layout = np.dtype(
-        {
-            "names": list("xyz"),
-            "formats": [stored] * 3,
-            "offsets": [fields[axis].offset for axis in "xyz"],
-            "itemsize": cloud.point_step,
-        }
-    )
-    points = packed.view(layout)
-    return np.stack([points[axis] for axis in "xyz"], axis=-1, dtype=number)

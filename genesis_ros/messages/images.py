@@ -7,38 +7,26 @@ refused. Nothing is copied without need: an rgb8 frame is a view of the message'
 
 from __future__ import annotations
 
+from array import array
 from typing import NamedTuple, TypeAlias
 
 import cv2
 import numpy as np
-import numpy.typing as npt
 from cv_bridge import CvBridge
 from sensor_msgs.msg import CompressedImage, Image
 from std_msgs.msg import Header
 
 from genesis_ros.messages.declared_size import declared_size
 from genesis_ros.messages.jpeg import is_cut_off
+from genesis_ros.messages.pixels import ImageError, Pixels, packed_pixels, shown
 
-Pixels: TypeAlias = npt.NDArray[np.uint8]
 ImageMessage: TypeAlias = Image | CompressedImage
 
 MAX_DECODED_PIXELS = 2**25
 """Compressed images of more pixels are refused (8K video has 33 million): a message of a few
 kilobytes can claim, and decode to, gigabytes."""
 
-_SHOWN_TEXT = 60  # characters of a message's text that an error repeats
 _BRIDGE = CvBridge()
-
-
-class ImageError(ValueError):
-    """A message that holds no usable image.
-
-    The text says what was given and what was expected; kind is one of few words for the same.
-    """
-
-    def __init__(self, kind: str, text: str) -> None:
-        super().__init__(text)
-        self.kind = kind
 
 
 class _Layout(NamedTuple):
@@ -101,23 +89,6 @@ def to_rgb(message: ImageMessage) -> Pixels:
     return _colour(_pixels(message, layout), layout.to_rgb)
 
 
-def mono8_pixels(message: Image) -> Pixels:
-    """Pixels of a mono8 image (a mask or a label image), uint8 (H, W), a view of the message.
-
-    Raises ImageError if the message is not a well-formed mono8 image.
-    """
-    if message.encoding != "mono8":
-        raise ImageError(
-            "encoding", f"encoding {shown(message.encoding)} found where mono8 was expected"
-        )
-    return _pixels(message, _LAYOUTS["mono8"])[..., 0]
-
-
-def shown(text: str) -> str:
-    """A text from a message, fit to be shown in one of ours: in quotes, on one line, not long."""
-    return repr(text if len(text) <= _SHOWN_TEXT else text[:_SHOWN_TEXT] + "...")
-
-
 def to_message(pixels: Pixels, header: Header) -> Image:
     """Image message of uint8 pixels: (H, W) becomes mono8, (H, W, 3) rgb8."""
     if pixels.dtype != np.uint8 or pixels.ndim not in (2, 3) or pixels.shape[2:] not in ((), (3,)):
@@ -130,29 +101,23 @@ def to_message(pixels: Pixels, header: Header) -> Image:
     return message
 
 
+def jpeg_message(image: Pixels, header: Header, quality: int = 90) -> CompressedImage:
+    """RGB pixels (H, W, 3) as a JPEG, named as image_transport names it."""
+    bgr = cv2.cvtColor(image, cv2.COLOR_RGB2BGR)
+    _, encoded = cv2.imencode(".jpg", bgr, [cv2.IMWRITE_JPEG_QUALITY, quality])
+    return CompressedImage(
+        header=header, format="rgb8; jpeg compressed bgr8", data=array("B", encoded.tobytes())
+    )
+
+
 def _pixels(message: Image, layout: _Layout) -> Pixels:
     """The message's pixels, uint8 (H, W, C), a view where they are 8-bit."""
-    height, width, step = message.height, message.width, message.step
-    bytes_per_pixel = layout.channels * layout.bytes_per_channel
-    if height == 0 or width == 0:
-        raise ImageError("size", f"the image has no pixels (width {width}, height {height})")
-    if step < width * bytes_per_pixel:
-        raise ImageError(
-            "step",
-            f"step {step} is too short: a row of {width} {message.encoding} pixels "
-            f"has {width * bytes_per_pixel} bytes",
-        )
-    if len(message.data) != step * height:
-        raise ImageError(
-            "length",
-            f"data has {len(message.data)} bytes, "
-            f"but step {step} x height {height} = {step * height}",
-        )
-    rows = np.frombuffer(message.data, np.uint8).reshape(height, step)[:, : width * bytes_per_pixel]
+    pixels = packed_pixels(message, layout.channels * layout.bytes_per_channel)
     if layout.bytes_per_channel == 1:
-        return rows.reshape(height, width, layout.channels)
+        return pixels
     high_byte = 0 if message.is_bigendian else 1
-    return np.ascontiguousarray(rows.reshape(height, width, layout.channels, 2)[..., high_byte])
+    pairs = pixels.reshape(message.height, message.width, layout.channels, 2)
+    return np.ascontiguousarray(pairs[..., high_byte])
 
 
 def _colour(pixels: Pixels, to_rgb: int | None) -> Pixels:

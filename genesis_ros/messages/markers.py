@@ -16,7 +16,9 @@ _THINNEST = 0.002  # m; a box without any thickness is drawn badly
 
 
 def to_markers(message: ObjectMasks, lifetime: float = 1.0) -> MarkerArray:
-    """A translucent box and an id for each object, not background, whose position is known.
+    """A translucent box and an id for each object whose position is known.
+
+    Neither background nor the robot gets one.
 
     Boxes are in the namespace of the camera's name, ids in <camera>/id, each with the object's
     track id. Untracked objects show their label and are in <camera>/untracked and
@@ -27,7 +29,8 @@ def to_markers(message: ObjectMasks, lifetime: float = 1.0) -> MarkerArray:
     """
     array = MarkerArray()
     for item in message.objects:
-        if item.has_position and not item.background:
+        hidden = item.background or item.kind == ObjectMask.KIND_ROBOT
+        if item.has_position and not hidden:
             array.markers += _markers(item, message, lifetime)
     return array
 

@@ -68,11 +68,19 @@ def camera_status(
     for what, count in vars(report.total).items():
         values[f"frames {what}"] = count
     if report.slots:
+        values["input"] = _input(report)
         values["slots mean"] = f"{sum(report.slots) / len(report.slots):.1f}"
         values["slots maximum"] = max(report.slots)
     for number, (problem, count) in enumerate(report.problems.most_common(_SHOWN_PROBLEMS), 1):
         values[f"problem {number}"] = f"{count} x {problem}"
     return _status(f"{name}: {source}", level, text, source, values)
+
+
+def _input(report: Report) -> str:
+    """What the model saw in this period: "RGB-D 97%, RGB 3%"."""
+    share = round(100 * report.with_depth / len(report.slots))
+    parts = (("RGB-D", share), ("RGB", 100 - share))
+    return ", ".join(f"{name} {part}%" for name, part in parts if part)
 
 
 def _judge(report: Report, publishers: int, source: str, stale_timeout: float) -> tuple[bytes, str]:

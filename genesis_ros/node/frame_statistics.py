@@ -41,6 +41,7 @@ class Report:
     total: Counts
     times: Sequence[Times]
     slots: Sequence[int]  # slots used, per processed frame
+    with_depth: int  # processed frames whose depth the model saw
     age: float | None  # s since the last frame arrived; None: none so far
     problems: Counter[str]  # what was wrong with refused and failed frames, in this period
 
@@ -116,12 +117,13 @@ class FrameStatistics:
             self._add("failed")
             self._problems[problem] += 1
 
-    def process(self, times: Times, slots: int) -> None:
-        """A frame's objects were published."""
+    def process(self, times: Times, slots: int, *, with_depth: bool = False) -> None:
+        """A frame's objects were published. with_depth: the model saw its depth, too."""
         with self._lock:
             self._add("processed")
             self._times.append(times)
             self._slots.append(slots)
+            self._with_depth += with_depth
 
     def silence(self, now: float) -> float:
         """Seconds since the last frame, or since the start if there was none."""
@@ -138,6 +140,7 @@ class FrameStatistics:
                 total=Counts(**vars(self._total)),
                 times=self._times,
                 slots=self._slots,
+                with_depth=self._with_depth,
                 age=age,
                 problems=self._problems,
             )
@@ -153,4 +156,5 @@ class FrameStatistics:
         self._period = Counts()
         self._times: list[Times] = []
         self._slots: list[int] = []
+        self._with_depth = 0
         self._problems: Counter[str] = Counter()

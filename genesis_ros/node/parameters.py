@@ -25,7 +25,8 @@ from rclpy.node import Node
 from rclpy.parameter import Parameter
 from rclpy.validate_topic_name import validate_topic_name
 
-from genesis_core.perception.objects import MAX_OBJECTS
+from genesis_core import PerceptionSettings
+from genesis_core.perception.scene_objects import MAX_OBJECTS
 
 MAX_CAMERAS = 16
 """Most image topics of one node."""
@@ -102,8 +103,12 @@ def _check_slots(slots: int) -> str | None:
     return "a single slot cannot tell objects apart" if slots == 1 else None
 
 
+def _check_stop_threshold(pixels: float) -> str | None:
+    return "expected 0 to 4096, or -1" if -1 < pixels < 0 else None
+
+
 @dataclass(frozen=True)
-class Settings:
+class NodeSettings:
     """The node's parameters, typed and checked."""
 
     autostart: bool = _parameter(
@@ -133,11 +138,12 @@ class Settings:
         live=True,
     )
     stop_threshold: float = _parameter(
-        0.0,
+        -1.0,
         "Stop looking for slots when the next one would be smaller than this [pixels at 64x64]; "
-        "0: always use all slots.",
-        low=0.0,
+        "0: always use all slots; -1: what the checkpoint says.",
+        low=-1.0,
         high=4096.0,
+        check=_check_stop_threshold,
         live=True,
     )
     mask_source: str = _parameter(
@@ -175,6 +181,13 @@ class Settings:
         ("",),
         'Intrinsics that belong to the depth images; "": camera_info beside the depth topic.',
         check=_check_optional_topics,
+    )
+    use_depth: str = _parameter(
+        "auto",
+        "auto: the model sees the depth image beside the image, if the checkpoint takes depth, and "
+        "the image alone while there is no depth for it. never: depth only gives positions.",
+        choices=("auto", "never"),
+        live=True,
     )
     depth_tolerance: float = _parameter(
         0.02,
@@ -276,10 +289,10 @@ class Settings:
                     'expected as many (with "" where there is none), or [""]'
                 )
 
-    def finding(self) -> dict[str, float]:
-        """The settings of objects.find_objects."""
-        names = ("min_area", "mask_floor", "background_border", "background_span", "clutter_score")
-        return {name: getattr(self, name) for name in names}
+    def perception(self) -> PerceptionSettings:
+        """Those that decide what is found in an image."""
+        names = [item.name for item in fields(PerceptionSettings)]
+        return PerceptionSettings(**{name: getattr(self, name) for name in names})
 
     def per_camera(self, name: str) -> tuple[str, ...]:
         """A parameter of PER_CAMERA with one item per image topic, "" where there is none."""
@@ -287,10 +300,10 @@ class Settings:
         return values if len(values) == len(self.image_topics) else ("",) * len(self.image_topics)
 
 
-RULES: dict[str, Rule] = {item.name: item.metadata["rule"] for item in fields(Settings)}
+RULES: dict[str, Rule] = {item.name: item.metadata["rule"] for item in fields(NodeSettings)}
 _TYPES: dict[str, type] = {
     name: str if hint is str else getattr(hint, "__origin__", hint)
-    for name, hint in get_type_hints(Settings).items()
+    for name, hint in get_type_hints(NodeSettings).items()
 }
 _TYPE_NAMES = {bool: "true or false", int: "an integer", float: "a number", str: "a text",
                tuple: "a list of texts"}  # fmt: skip
@@ -339,29 +352,29 @@ class NodeParameters:
         self,
         node: Node,
         is_configured: Callable[[], bool],
-        check_change: Callable[[Settings], None],
-        on_change: Callable[[Settings], None],
+        check_change: Callable[[NodeSettings], None],
+        on_change: Callable[[NodeSettings], None],
     ) -> None:
         self._node = node
         self._is_configured = is_configured
         self._check_settings = check_change
         self._on_change = on_change
         self._refused: dict[str, str] = {}
-        for name, default in vars(Settings()).items():
+        for name, default in vars(NodeSettings()).items():
             self._declare(name, default)
         self._report_unknown()
         node.add_pre_set_parameters_callback(_numbers)
         node.add_on_set_parameters_callback(self._check_change)
         node.add_post_set_parameters_callback(self._changed)
 
-    def settings(self) -> Settings:
+    def settings(self) -> NodeSettings:
         """All parameters. Raises ParameterError, naming each that still has a refused value."""
         if self._refused:
             raise ParameterError("; ".join(self._refused.values()))
         values: dict[str, Any] = {
             name: check(name, self._node.get_parameter(name).value) for name in RULES
         }
-        return Settings(**values)
+        return NodeSettings(**values)
 
     def _declare(self, name: str, default: Value) -> None:
         # First without a type, which takes whatever was given at start-up.

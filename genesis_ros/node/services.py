@@ -34,7 +34,7 @@ class Request(NamedTuple):
     refuse: Callable[[str], None]  # with the reason
 
 
-class Perception(Protocol):
+class ServedNode(Protocol):
     """What the services need of the node."""
 
     def submit_request(self, name: str, request: Request) -> None:
@@ -50,9 +50,9 @@ class Perception(Protocol):
 class Services:
     """~/segment_image, ~/reset_tracks and ~/pause, next to the node's topics."""
 
-    def __init__(self, node: Node, perception: Perception) -> None:
+    def __init__(self, node: Node, served: ServedNode) -> None:
         self._node = node
-        self._perception = perception
+        self._served = served
         self._numbers = itertools.count()
         self._waiting = 0
         # In the node's own group a request that waits would hold up everything else.
@@ -86,7 +86,7 @@ class Services:
             return response
         self._waiting += 1
         try:
-            self._perception.submit_request(
+            self._served.submit_request(
                 f"request {next(self._numbers)}",
                 Request(
                     request.image,
@@ -105,11 +105,11 @@ class Services:
     def _reset_tracks(
         self, request: Trigger.Request, response: Trigger.Response
     ) -> Trigger.Response:
-        response.success, response.message = _attempt(self._perception.reset_tracks)
+        response.success, response.message = _attempt(self._served.reset_tracks)
         return response
 
     def _pause(self, request: SetBool.Request, response: SetBool.Response) -> SetBool.Response:
-        response.success, response.message = _attempt(lambda: self._perception.pause(request.data))
+        response.success, response.message = _attempt(lambda: self._served.pause(request.data))
         return response
 
 

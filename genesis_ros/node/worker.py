@@ -1,4 +1,4 @@
-"""Never a backlog: a worker thread that always takes the newest frame (no ROS)."""
+"""Never a backlog: a worker thread that always takes the newest job (no ROS)."""
 
 from __future__ import annotations
 
@@ -6,50 +6,50 @@ import threading
 from collections.abc import Callable
 from typing import Generic, TypeVar
 
-Frame = TypeVar("Frame")
+Job = TypeVar("Job")
 
 
-class LatestFrameWorker(Generic[Frame]):
-    """Hands frames to a function in a thread of its own, the newest of each source at a time.
+class LatestJobWorker(Generic[Job]):
+    """Hands jobs to a function in a thread of its own, the newest of each source at a time.
 
-    While the function runs, the newest frame of each source waits. Frames that wait at the same
+    While the function runs, the newest job of each source waits. Frames that wait at the same
     time are handed over together, as one batch.
 
-    process: called with 1 or more frames. It should handle its own errors; one that escapes goes to
+    process: called with 1 or more jobs. It should handle its own errors; one that escapes goes to
         on_error, and the worker goes on.
-    on_drop: called with each frame that is not processed, because a newer one of its source took
+    on_drop: called with each job that is not processed, because a newer one of its source took
         its place or the worker was closed.
     """
 
     def __init__(
         self,
-        process: Callable[[list[Frame]], None],
-        on_drop: Callable[[Frame], None],
+        process: Callable[[list[Job]], None],
+        on_drop: Callable[[Job], None],
         on_error: Callable[[Exception], None],
-        name: str = "frames",
+        name: str = "jobs",
     ) -> None:
         self._process = process
         self._on_drop = on_drop
         self._on_error = on_error
-        self._waiting: dict[str, Frame] = {}
+        self._waiting: dict[str, Job] = {}
         self._closed = False
         self._changed = threading.Condition()
         # A daemon, so that a device that hangs cannot keep the process from ending.
         self._thread = threading.Thread(target=self._run, name=name, daemon=True)
         self._thread.start()
 
-    def submit(self, source: str, frame: Frame) -> None:
-        """Let a frame wait, in place of an older one of the same source."""
+    def submit(self, source: str, job: Job) -> None:
+        """Let a job wait, in place of an older one of the same source."""
         with self._changed:
-            dropped = frame if self._closed else self._waiting.get(source)
+            dropped = job if self._closed else self._waiting.get(source)
             if not self._closed:
-                self._waiting[source] = frame
+                self._waiting[source] = job
             self._changed.notify()
         if dropped is not None:
             self._on_drop(dropped)
 
     def close(self, timeout: float) -> bool:
-        """Drop waiting frames and end the thread after the batch it is working on.
+        """Drop waiting jobs and end the thread after the batch it is working on.
 
         Returns whether it ended within the timeout [s].
         """
@@ -58,8 +58,8 @@ class LatestFrameWorker(Generic[Frame]):
             dropped = list(self._waiting.values())
             self._waiting.clear()
             self._changed.notify()
-        for frame in dropped:
-            self._on_drop(frame)
+        for job in dropped:
+            self._on_drop(job)
         self._thread.join(timeout)
         return not self._thread.is_alive()
 
@@ -69,9 +69,9 @@ class LatestFrameWorker(Generic[Frame]):
                 self._changed.wait_for(lambda: self._waiting or self._closed)
                 if self._closed:
                     return
-                frames = list(self._waiting.values())
+                jobs = list(self._waiting.values())
                 self._waiting.clear()
             try:
-                self._process(frames)
-            except Exception as error:  # noqa: BLE001 - a bug in one frame must not end them all
+                self._process(jobs)
+            except Exception as error:  # noqa: BLE001 - a bug in one job must not end them all
                 self._on_error(error)

@@ -9,9 +9,7 @@ from __future__ import annotations
 import glob
 import itertools
 import re
-from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, cast
 
@@ -19,66 +17,18 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
+from genesis_ros.bags.reader import Warn, is_bag
 from genesis_ros.messages.jpeg import is_cut_off
+from genesis_ros.simulated_camera.frame_source import FrameSource, SourceError, SourceFrame
 
 if TYPE_CHECKING:
     from genesis_sim import TabletopRenderer
     from genesis_sim.sampling import Mode
 
-Warn = Callable[[str], object]
-
 IMAGE_SUFFIXES = frozenset({".bmp", ".jpeg", ".jpg", ".png", ".ppm", ".tif", ".tiff", ".webp"})
-BAG_SUFFIXES = frozenset({".db3", ".mcap"})
 
 #: Generated scenes, recorded: stands in for the renderer on machines that cannot render.
 TABLETOP_CLIP = Path(__file__).parents[1] / "data" / "tabletop.mp4"
-
-
-class SourceError(ValueError):
-    """The source cannot be opened, or has no readable image; the message names it and why."""
-
-
-@dataclass(frozen=True)
-class SourceFrame:
-    """One image of a source."""
-
-    image: NDArray[np.uint8]
-    """(H, W, 3) RGB."""
-    name: str
-    """What a message about this frame calls it: a file name or a position in the source."""
-    intrinsics: NDArray[np.float64] | None = None
-    """(3, 3) pinhole matrix in pixels, None where the source does not know it."""
-
-
-class FrameSource(ABC):
-    """A finite sequence of frames that can be played more than once."""
-
-    description: str
-    """What is played, for the log."""
-
-    @abstractmethod
-    def frames(self, epoch: int = 0) -> Iterator[SourceFrame]:
-        """Yield one pass; unreadable images are skipped. `epoch` counts the passes so far."""
-
-    def close(self) -> None:  # noqa: B027 - most sources hold nothing between passes
-        """Free what the source holds."""
-
-
-def play(source: FrameSource, *, loop: bool) -> Iterator[SourceFrame]:
-    """Yield the source's frames once, or again and again.
-
-    Raises:
-        SourceError: a whole pass had no readable image.
-    """
-    for epoch in itertools.count():
-        empty = True
-        for frame in source.frames(epoch):
-            empty = False
-            yield frame
-        if empty:
-            raise SourceError(f"{source.description}: no readable image in it")
-        if not loop:
-            return
 
 
 # --- image files -----------------------------------------------------------------------------
@@ -191,7 +141,7 @@ def open_tabletop(
     Raises:
         SourceError: there is no such mode or size.
     """
-    # Importing genesis_core loads PyTorch, which the other sources can do without.
+    # The renderer needs MuJoCo, which the other sources can do without.
     from genesis_sim import RenderingError, TabletopRenderer
 
     try:
@@ -218,8 +168,8 @@ def open_path(path: str, *, topic: str = "", warn: Warn) -> FrameSource:
         if not matches:
             raise SourceError(f"{path}: no such file or folder")
         return FolderSource(matches, f"{len(matches)} files matching {path}", warn)
-    if _is_bag(location):
-        from genesis_ros.bags.images import BagSource
+    if is_bag(location):
+        from genesis_ros.simulated_camera.bag_source import BagSource
 
         return BagSource(location, topic, warn)
     if location.is_dir():
@@ -235,13 +185,6 @@ def open_path(path: str, *, topic: str = "", warn: Warn) -> FrameSource:
     if location.suffix.lower() in IMAGE_SUFFIXES:
         return FolderSource([location], f"image {path}", warn)
     return VideoSource(location)
-
-
-def _is_bag(path: Path) -> bool:
-    """A rosbag2 folder, also one whose recorder was killed before it wrote metadata, or a file."""
-    if path.is_dir():
-        return (path / "metadata.yaml").exists() or any(map(_is_bag, path.glob("*.*")))
-    return path.suffix in BAG_SUFFIXES
 
 
 def _natural_order(paths: Iterable[Path]) -> list[Path]:

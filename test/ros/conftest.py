@@ -37,28 +37,29 @@ from rclpy.publisher import Publisher
 from rclpy.qos import QoSProfile
 from sensor_msgs.msg import Image
 
-from genesis_core import GenesisV2, GenesisV2Config, save_model
+from genesis_core import GenesisV2, GenesisV2Config, default_checkpoint, save_model
 
 ROOT = Path(__file__).resolve().parents[2]
 TIMEOUT = 60.0  # s; generous, a loaded machine only takes longer to pass
 
 
 class NodeProcess:
-    """`python -m module` with ROS arguments; ended when the `with` block is left.
+    """`python -m module`, or a script, with ROS arguments; ended when the `with` block is left.
 
     parameters: the node's parameters, given in a file as a user would.
     """
 
     def __init__(
         self,
-        module: str,
+        module: str | Path,
         directory: Path,
         parameters: Mapping[str, object] | None = None,
         arguments: tuple[str, ...] = (),
     ) -> None:
         directory.mkdir(parents=True, exist_ok=True)
         self._log = directory / "log.txt"
-        command = [sys.executable, "-m", module, "--ros-args", *arguments]
+        program = [str(module)] if isinstance(module, Path) else ["-m", module]
+        command = [sys.executable, *program, "--ros-args", *arguments]
         if parameters:
             file = directory / "parameters.yaml"
             file.write_text(yaml.safe_dump({"/**": {"ros__parameters": dict(parameters)}}))
@@ -67,7 +68,12 @@ class NodeProcess:
             self._process = subprocess.Popen(
                 command,
                 cwd=ROOT,
-                env={**os.environ, "PYTHONUNBUFFERED": "1", "OMP_NUM_THREADS": "1"},
+                env={
+                    **os.environ,
+                    "PYTHONUNBUFFERED": "1",
+                    "OMP_NUM_THREADS": "1",
+                    "PYTHONPATH": f"{ROOT}{os.pathsep}{os.environ.get('PYTHONPATH', '')}",
+                },
                 stdout=log,
                 stderr=subprocess.STDOUT,
             )
@@ -233,6 +239,15 @@ def tiny_checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
     model = GenesisV2(GenesisV2Config(image_size=32, feature_dim=8, num_slots=4))
     path = tmp_path_factory.mktemp("checkpoint") / "tiny.safetensors"
     save_model(model, path)
+    return path
+
+
+@pytest.fixture(scope="session")
+def trained_checkpoint() -> Path:
+    """The model that ships with the package; its masks mean something."""
+    path = default_checkpoint()
+    if not path.is_file():
+        pytest.skip(f"no shipped checkpoint {path.name}")
     return path
 
 

@@ -36,7 +36,8 @@ from genesis_ros.bags.reader import BagMessage, BagReader, BagTopic
 from genesis_ros.bags.writer import STORAGES, BagWriter, LiveBagWriter
 from genesis_ros.messages.images import to_message
 from genesis_ros.msg import ObjectMask, ObjectMasks
-from genesis_ros.simulated_camera.sources import SourceError, open_path, play
+from genesis_ros.simulated_camera.frame_source import SourceError, play
+from genesis_ros.simulated_camera.sources import open_path
 
 STAMPS = [1_700_000_000_100_000_000 + 100_000_000 * index for index in range(4)]
 ZSTD_MAGIC = b"\x28\xb5\x2f\xfd"  # begins each compressed block

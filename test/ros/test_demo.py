@@ -21,7 +21,8 @@ from rosbags.rosbag2 import Reader
 from sensor_msgs.msg import CompressedImage, Image
 
 from genesis_ros.masks import label_image
-from genesis_ros.messages.images import mono8_pixels, to_rgb
+from genesis_ros.messages.images import to_rgb
+from genesis_ros.messages.pixels import mono8_pixels
 from genesis_ros.msg import ObjectMasks
 
 FRAMES = 6

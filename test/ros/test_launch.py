@@ -21,7 +21,7 @@ import yaml
 
 from genesis_core import GenesisV2, GenesisV2Config, save_model
 from genesis_ros.msg import ObjectMasks
-from genesis_ros.node.parameters import RULES, Settings, check
+from genesis_ros.node.parameters import RULES, NodeSettings, check
 
 ROOT = Path(__file__).resolve().parents[2]
 LAUNCH_FILE = ROOT / "launch" / "perception.launch.py"
@@ -50,7 +50,7 @@ def launch_syntax() -> ast.Module:
 def test_parameter_file_states_every_parameter_with_its_default() -> None:
     (parameters,) = yaml.safe_load(PARAMETER_FILE.read_text()).values()
     given = {name: check(name, value) for name, value in parameters["ros__parameters"].items()}
-    assert given == asdict(Settings())
+    assert given == asdict(NodeSettings())
 
 
 def test_parameter_file_says_which_parameters_are_live() -> None:

@@ -2,29 +2,28 @@
 
 from __future__ import annotations
 
+from array import array
+from dataclasses import fields
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 from rclpy.serialization import deserialize_message, serialize_message
+from rosbags.highlevel import AnyReader
+from rosbags.rosbag2 import Writer
+from rosbags.typesys import Stores, get_types_from_msg, get_typestore
 from sensor_msgs.msg import PointCloud2, PointField
 from std_msgs.msg import Header
 
-from genesis_core.perception.depth import Measurement
-from genesis_core.perception.objects import Box, SceneObject
-from genesis_ros.masks import (
-    full_mask,
-    full_masks,
-    label_image,
-    objects,
-    point_subset,
-    to_object_masks,
-)
-from genesis_ros.messages.images import ImageError
+from genesis_core.perception import Box, Measurement, SceneObject
+from genesis_ros.masks import full_mask, full_masks, label_image, objects, point_subset, targets
+from genesis_ros.messages.object_masks import to_object_masks
+from genesis_ros.messages.pixels import ImageError
 from genesis_ros.msg import ObjectMasks
 
 
-def make_message(**more: Any) -> ObjectMasks:
+def make_message(kinds: tuple[str, str] = ("", ""), **more: Any) -> ObjectMasks:
     """A 6x8 image: object 1 everywhere, object 2 over columns 2-4 of rows 1-2."""
     second = np.array([[255, 200, 100], [0, 200, 128]], np.uint8)
     first = np.full((6, 8), 255, np.uint8)
@@ -41,6 +40,7 @@ def make_message(**more: Any) -> ObjectMasks:
             mask=mask,
             latent_mean=np.array([0.5, -2.0], np.float32),
             latent_std=np.array([0.25, 1.0], np.float32),
+            kind=kinds[label - 1],
         )
         for label, box, mask in ((1, Box(0, 0, 8, 6), first), (2, Box(2, 1, 3, 2), second))
     ]
@@ -134,6 +134,72 @@ def test_objects_for_planners() -> None:
     assert item._asdict()["label"] == 2
 
 
+def test_kinds_and_what_a_robot_may_act_on() -> None:
+    both = objects(make_message(("surroundings", "object")))
+    assert [item.kind for item in both] == ["surroundings", "object"]
+    assert [item.label for item in targets(make_message(("surroundings", "object")))] == [2]
+    assert targets(make_message(("surroundings", "robot"))) == []
+    unknown = make_message()
+    assert [item.kind for item in objects(unknown)] == ["unknown", "unknown"]
+    assert [item.label for item in targets(unknown)] == [2]
+    unknown.objects[1].kind = 77  # of a version to come
+    assert objects(unknown)[1].kind == "unknown"
+
+
+OLD_MASK = (
+    "uint16 label\nuint32 track_id\nbool background\nfloat32 score\nuint32 area\n"
+    "float32 centroid_x\nfloat32 centroid_y\nsensor_msgs/RegionOfInterest roi\n"
+    "sensor_msgs/Image mask\nfloat32[] latent_mean\nfloat32[] latent_std\nbool has_position\n"
+    "geometry_msgs/Point position\ngeometry_msgs/Vector3 size\n"
+)
+"""Version 0.1's ObjectMask.msg: without a kind."""
+
+
+def old_types() -> Any:
+    """Types of bags that version 0.1 recorded."""
+    types = get_typestore(Stores.ROS2_JAZZY)
+    folder = Path(__file__).resolve().parents[2] / "msg"
+    masks = (folder / "ObjectMasks.msg").read_text()
+    types.register(get_types_from_msg(OLD_MASK, "genesis_ros/msg/ObjectMask"))
+    types.register(get_types_from_msg(masks, "genesis_ros/msg/ObjectMasks"))
+    return types
+
+
+def as_old(types: Any, value: Any) -> Any:
+    """A message in rosbags' classes, field by field, without those that there were not."""
+    if isinstance(value, list):
+        return [as_old(types, item) for item in value]
+    if not hasattr(value, "get_fields_and_field_types"):
+        return np.array(value) if isinstance(value, array) else value
+    package, _, _ = type(value).__module__.partition(".")
+    kind = types.types[f"{package}/msg/{type(value).__name__}"]
+    names = [item.name for item in fields(kind) if not item.name.startswith("__")]
+    return kind(**{name: as_old(types, getattr(value, name)) for name in names})
+
+
+def test_messages_of_version_0_1(tmp_path: Path) -> None:
+    """A bag says how its messages are laid out: rosbags reads them, and so do the helpers here.
+
+    Whoever takes them for the present messages gets an error, not a wrong kind.
+    """
+    message, types = make_message(track_ids=[0, 7]), old_types()
+    name = "genesis_ros/msg/ObjectMasks"
+    with Writer(tmp_path / "old", version=9) as bag:
+        topic = bag.add_connection("/genesis/object_masks", name, typestore=types)
+        raw = bytes(types.serialize_cdr(as_old(types, message), name))
+        bag.write(topic, 1, raw)
+    with AnyReader([tmp_path / "old"]) as reader:
+        ((connection, _, data),) = reader.messages()
+        old = reader.deserialize(data, connection.msgtype)
+    assert not hasattr(old.objects[0], "kind")
+    np.testing.assert_array_equal(label_image(old), label_image(message))
+    np.testing.assert_array_equal(full_masks(old), full_masks(message))
+    for item, expected in zip(objects(old), objects(message), strict=True):
+        assert (item.kind, item.id, item.box) == ("unknown", expected.id, expected.box)
+    with pytest.raises(RuntimeError, match=r"deserializ"):
+        deserialize_message(raw, ObjectMasks)
+
+
 def test_points_of_an_object() -> None:
     _, item = objects(make_message())
     points = np.random.default_rng(0).normal(size=(6, 8, 3)).astype(np.float32)
@@ -157,6 +223,11 @@ def test_points_of_an_object() -> None:
         point_subset(cloud, item)
     with pytest.raises(ValueError, match="8x8, the image 8x6"):
         point_subset(np.zeros((8, 8, 3)), item)
+    larger = np.repeat(np.repeat(np.arange(48.0).reshape(6, 8, 1), 3, axis=0), 3, axis=1)
+    larger = np.broadcast_to(larger, (18, 24, 3))
+    numbers, counts = np.unique(point_subset(larger, item)[:, 0], return_counts=True)
+    np.testing.assert_array_equal(numbers, np.flatnonzero(item.mask))
+    assert set(counts) == {9}
 
 
 @pytest.mark.parametrize("read", [full_masks, label_image, objects])

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from genesis_ros.node.parameters import PER_CAMERA, RULES, ParameterError, Settings, check
+from genesis_ros.node.parameters import PER_CAMERA, RULES, NodeSettings, ParameterError, check
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -24,8 +24,9 @@ BAD_VALUES = [
     ("max_slots", 7.0, "expected an integer"),
     ("max_slots", True, "expected an integer"),
     ("stop_threshold", -0.5, "expected 0 to 4096"),
-    ("stop_threshold", math.nan, "expected 0 to 4096"),
-    ("stop_threshold", math.inf, "expected 0 to 4096"),
+    ("stop_threshold", -2.0, "expected -1 to 4096"),
+    ("stop_threshold", math.nan, "expected -1 to 4096"),
+    ("stop_threshold", math.inf, "expected -1 to 4096"),
     ("stop_threshold", "20", "expected a number"),
     ("mask_source", "encoder", "expected one of auto, decoder, attention"),
     ("fit", "stretch", "expected one of resize, crop"),
@@ -43,6 +44,7 @@ BAD_VALUES = [
     ("depth_tolerance", -0.1, "expected 0 to 10"),
     ("image_transport", "theora", "expected one of auto, raw, compressed"),
     ("qos_reliability", "best effort", "expected one of auto, best_effort, reliable"),
+    ("use_depth", "always", "expected one of auto, never"),
     ("min_area", 1.5, "expected 0 to 1"),
     ("mask_floor", -0.1, "expected 0 to 1"),
     ("background_border", 2, "expected 0 to 1"),
@@ -70,7 +72,7 @@ def test_every_parameter_has_bad_values_here() -> None:
 
 
 def test_defaults_are_allowed_and_described() -> None:
-    for name, value in vars(Settings()).items():
+    for name, value in vars(NodeSettings()).items():
         assert check(name, value) == value
         assert RULES[name].description.endswith((".", "]"))
 
@@ -87,11 +89,11 @@ def test_a_list_becomes_a_tuple() -> None:
 @pytest.mark.parametrize("name", PER_CAMERA)
 def test_one_item_per_camera(name: str) -> None:
     topics = ("/left/image_raw", "/right/image_raw")
-    assert Settings(image_topics=topics).per_camera(name) == ("", "")
-    given = Settings(image_topics=topics, **{name: ("", "b")})  # type: ignore[arg-type]
+    assert NodeSettings(image_topics=topics).per_camera(name) == ("", "")
+    given = NodeSettings(image_topics=topics, **{name: ("", "b")})  # type: ignore[arg-type]
     assert given.per_camera(name) == ("", "b")
     with pytest.raises(ParameterError, match=f"parameter {name} has 3 items, image_topics 2"):
-        Settings(image_topics=topics, **{name: ("a", "b", "c")})  # type: ignore[arg-type]
+        NodeSettings(image_topics=topics, **{name: ("a", "b", "c")})  # type: ignore[arg-type]
 
 
 def test_readme_lists_every_parameter_with_its_default_and_description() -> None:
@@ -103,7 +105,7 @@ def test_readme_lists_every_parameter_with_its_default_and_description() -> None
     found = {name.strip("`"): (default, text, live) for name, default, text, live in rows}
     assert found == {
         name: (f"`{shown(default)}`", RULES[name].description, "live" if RULES[name].live else "")
-        for name, default in vars(Settings()).items()
+        for name, default in vars(NodeSettings()).items()
     }
 
 

@@ -20,9 +20,10 @@ from std_srvs.srv import SetBool, Trigger
 from visualization_msgs.msg import MarkerArray
 
 from genesis_ros.masks import full_masks, label_image
-from genesis_ros.messages.images import mono8_pixels, to_message
+from genesis_ros.messages.images import to_message
+from genesis_ros.messages.pixels import mono8_pixels
 from genesis_ros.msg import ObjectMasks
-from genesis_ros.node.camera import camera_names
+from genesis_ros.node.camera_names import camera_names
 from genesis_ros.srv import SegmentImage
 
 LEFT, RIGHT = "/left/image_raw", "/arm/color/image_raw"

@@ -18,7 +18,7 @@ from genesis_core import GenesisV2, GenesisV2Config, build_model, config_from_di
 from genesis_ros.masks import full_masks
 from genesis_ros.messages.images import to_message
 from genesis_ros.msg import ObjectMasks
-from genesis_ros.node.parameters import RULES, Settings
+from genesis_ros.node.parameters import RULES, NodeSettings
 
 TOPIC = "/lifecycle_test/image_raw"
 NODE = "/genesis/perception"
@@ -173,7 +173,7 @@ def test_parameters_of_a_running_node(
         spans = [*descriptor.integer_range, *descriptor.floating_point_range]
         expected = [] if rule.low is None else [(rule.low, rule.high)]
         assert [(span.from_value, span.to_value) for span in spans] == expected
-    defaults = vars(Settings())
+    defaults = vars(NodeSettings())
     for name in ("max_slots", "fit", "overlay_alpha", "qos_reliability"):
         assert client.get_parameter(NODE, name) == defaults[name]
 

@@ -28,13 +28,12 @@ from sensor_msgs.msg import CompressedImage, Image
 from std_msgs.msg import Header, String
 
 from genesis_core import Segmenter
-from genesis_core.perception.objects import find_objects
+from genesis_core.perception import find_objects
 from genesis_ros.bags.reader import BagReader
 from genesis_ros.bags.writer import LiveBagWriter
 from genesis_ros.masks import full_masks, label_image
 from genesis_ros.messages.images import to_message
 from genesis_ros.msg import ObjectMasks
-from genesis_ros.node.parameters import Settings
 from genesis_ros.segment_bag import PARAMETERS, main
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -154,15 +153,10 @@ def test_one_camera(tmp_path: Path, tiny_checkpoint: Path, storage: str) -> None
     found = contents(tmp_path / "out")
     assert set(found) == {MASKS, LABELS, OVERLAY}
     check_results(found, range(5))
-    segmenter, settings = Segmenter(tiny_checkpoint, device="cpu"), Settings()
+    segmenter = Segmenter(tiny_checkpoint, device="cpu")
     ids = set()
     for number, item in enumerate(found[MASKS]):
-        expected = find_objects(
-            segmenter(scene(number)),
-            min_area=settings.min_area,
-            mask_floor=settings.mask_floor,
-            background_border=settings.background_border,
-        )
+        expected = find_objects(segmenter(scene(number), quantised=True))
         np.testing.assert_array_equal(label_image(item.message), expected.labels)
         np.testing.assert_allclose(full_masks(item.message).sum(axis=0), 1, atol=1e-6)
         assert (item.message.camera, item.message.model) == ("eye", "tiny")

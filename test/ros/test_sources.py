@@ -11,13 +11,8 @@ import cv2
 import numpy as np
 import pytest
 
-from genesis_ros.simulated_camera.sources import (
-    TABLETOP_CLIP,
-    SourceError,
-    VideoSource,
-    open_path,
-    play,
-)
+from genesis_ros.simulated_camera.frame_source import SourceError, play
+from genesis_ros.simulated_camera.sources import TABLETOP_CLIP, VideoSource, open_path
 
 APC = Path(__file__).resolve().parents[3] / "shared" / "data" / "apc" / "scene-0000"
 

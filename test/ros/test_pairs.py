@@ -8,7 +8,7 @@ import cv2
 import numpy as np
 import pytest
 
-from genesis_ros.demo.pictures import Pair, PairSampler, PairVideo, contact_sheet, fit, write_image
+from genesis_ros.demo.pairs import Pair, PairSampler, PairVideo, contact_sheet, fit, write_image
 
 RED, BLUE = (220, 20, 20), (20, 20, 220)
 

@@ -14,9 +14,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from benchmarks.tracking import DISTURBANCES, FINDING, FIRST_OBJECT, TruthScenes, bench
-from genesis_core.perception.objects import SceneObject, SceneObjects, find_objects
-from genesis_core.perception.tracking import Tracker
+from benchmarks.tracking import DISTURBANCES, FIRST_OBJECT, TruthScenes, bench
+from genesis_core.perception import SceneObject, SceneObjects, Tracker, find_objects
 from genesis_sim import RenderingError, TabletopRenderer
 
 RATE = 12.0
@@ -38,11 +37,11 @@ class View:
     def __init__(self, seed: int = 0, noise: float = 0.3, **options: float) -> None:
         self.tracker = Tracker(**options)
         self.scenes = TruthScenes(seed, noise=noise)
-        self.border = FINDING["background_border"]
+        self.border = 0.3
         self.now = 0.0
 
     def find(self, labels: np.ndarray) -> SceneObjects:
-        return find_objects(self.scenes(labels), **{**FINDING, "background_border": self.border})
+        return find_objects(self.scenes(labels), background_border=self.border)
 
     def see(self, labels: np.ndarray, step: float = 1 / RATE) -> dict[int, int]:
         """Ids by true label of the next image, `step` seconds later."""
@@ -254,7 +253,7 @@ def test_many_objects() -> None:
 def test_objects_smaller_than_a_cell_of_the_grid() -> None:
     view = View()
     dots = {2: (100, 100, 5, 5), 3: (300, 100, 5, 5), 4: (100, 400, 5, 5)}
-    finding = {**FINDING, "min_area": 0.0}
+    finding = {"min_area": 0.0}
     first = None
     for k in range(10):
         moved = {label: (x + k, y - k, w, h) for label, (x, y, w, h) in dots.items()}

@@ -18,6 +18,8 @@ from genesis_core.ops.mask_operations import settle
 
 MAX_OBJECTS = 254
 """Labels are 1 to 254: label 0 means no object, and 255 marks unseen pixels on the way."""
+OBJECT, ROBOT, SURROUNDINGS = "object", "robot", "surroundings"
+"""Kinds of slots, where a model tells them."""
 _UNSEEN = 255
 _CLUTTER_OWN = 0.25  # of a clutter slot's mask, less than this share lies where it wins
 
@@ -35,6 +37,8 @@ class SceneLike(Protocol):
     def latent_std(self) -> npt.NDArray[np.float32]: ...  # (K, D)
     @property
     def scores(self) -> npt.NDArray[np.float32]: ...  # (K,)
+    @property
+    def kinds(self) -> npt.NDArray[np.str_] | None: ...  # (K,)
 
 
 class Box(NamedTuple):
@@ -64,6 +68,7 @@ class SceneObject(NamedTuple):
     mask: npt.NDArray[np.uint8]  # (box.height, box.width), 255 = certain
     latent_mean: npt.NDArray[np.float32]  # (D,)
     latent_std: npt.NDArray[np.float32]  # (D,)
+    kind: str = ""  # "object", "robot" or "surroundings"; "": the model does not tell
 
 
 class SceneObjects(NamedTuple):
@@ -76,15 +81,16 @@ class SceneObjects(NamedTuple):
 def find_objects(
     scene: SceneLike,
     *,
-    min_area: float,
-    mask_floor: float,
-    background_border: float,
-    background_span: float = 1.0,
-    clutter_score: float = 0.0,
+    min_area: float = 0.0005,
+    mask_floor: float = 0.1,
+    background_border: float = 0.3,
+    background_span: float = 0.7,
+    clutter_score: float = 0.5,
 ) -> SceneObjects:
     """Objects of a scene, labelled 1..n in the order of their slots.
 
-    An object is flagged as background if it is
+    Where the model tells kinds, those of kind surroundings are flagged as background. Otherwise an
+    object is, if it is
 
     - the scene behind the objects: it wins at least background_border of the border of the image,
       or reaches across more than background_span of both its width and its height. Table, floor
@@ -121,17 +127,21 @@ def find_objects(
     for index, slot in enumerate(kept):
         box = Box(*settled.boxes[index].tolist())
         score = float(scene.scores[slot])
-        background = (
-            np.count_nonzero(border == slot) >= background_border * border.size
-            or _spans(Box(*settled.own_boxes[index]), seen, background_span)
-            or (score < clutter_score and settled.own_shares[index] < _CLUTTER_OWN)
-        )
+        kind = "" if scene.kinds is None else str(scene.kinds[slot])
+        if kind:
+            background = kind == SURROUNDINGS
+        else:
+            background = bool(
+                np.count_nonzero(border == slot) >= background_border * border.size
+                or _spans(Box(*settled.own_boxes[index]), seen, background_span)
+                or (score < clutter_score and settled.own_shares[index] < _CLUTTER_OWN)
+            )
         x, y = settled.centroids[index].tolist()
         objects.append(
             SceneObject(
                 label=index + 1,
                 slot=slot,
-                background=bool(background),
+                background=background,
                 score=score,
                 area=int(settled.areas[index]),
                 centroid=(x, y),
@@ -139,6 +149,7 @@ def find_objects(
                 mask=masks[slot][box.slices],
                 latent_mean=scene.latent_mean[slot],
                 latent_std=scene.latent_std[slot],
+                kind=kind,
             )
         )
     return SceneObjects(objects, settled.labels)

@@ -8,7 +8,7 @@ from contextlib import contextmanager
 
 import pytest
 
-from genesis_ros.node.worker import LatestFrameWorker
+from genesis_ros.node.worker import LatestJobWorker
 
 TIMEOUT = 20.0
 
@@ -37,8 +37,8 @@ def working(
     process: Callable[[list[str]], None],
     on_drop: Callable[[str], None] = pytest.fail,
     on_error: Callable[[Exception], None] = pytest.fail,
-) -> Iterator[LatestFrameWorker[str]]:
-    worker = LatestFrameWorker(process, on_drop, on_error)
+) -> Iterator[LatestJobWorker[str]]:
+    worker = LatestJobWorker(process, on_drop, on_error)
     yield worker
     assert worker.close(TIMEOUT)
 
@@ -92,7 +92,7 @@ def test_an_error_ends_nothing() -> None:
 def test_close_drops_what_waits_and_what_comes_and_waits_for_the_frame_in_work() -> None:
     record = Recorder()
     dropped: list[str] = []
-    worker = LatestFrameWorker(record, dropped.append, pytest.fail)
+    worker = LatestJobWorker(record, dropped.append, pytest.fail)
     worker.submit("camera", "1")
     record.wait()
     worker.submit("camera", "2")

@@ -8,10 +8,17 @@ import numpy as np
 import pytest
 
 from genesis_core.ops import mask_operations
-from genesis_core.perception.objects import SceneObjects, find_objects
+from genesis_core.perception.scene_objects import SceneObjects, find_objects
 
 HEIGHT, WIDTH = 60, 80
-ALL = {"min_area": 0.0, "mask_floor": 0.0, "background_border": 0.2}
+# Every slot, and of the rules for background only that of the border.
+ALL = {
+    "min_area": 0.0,
+    "mask_floor": 0.0,
+    "background_border": 0.2,
+    "background_span": 1.0,
+    "clutter_score": 0.0,
+}
 
 
 @pytest.fixture(autouse=True, params=["compiled", "not compiled"])
@@ -32,6 +39,7 @@ class Scene:
     latent_mean: np.ndarray = field(init=False)
     latent_std: np.ndarray = field(init=False)
     scores: np.ndarray = field(init=False)
+    kinds: np.ndarray | None = None
 
     def __post_init__(self) -> None:
         seen = self.masks.sum(axis=0) > 0.5
@@ -207,7 +215,7 @@ def tray_scene() -> Scene:
 @pytest.mark.parametrize(("span", "background"), [(0.79, True), (0.81, False), (1.0, False)])
 def test_what_spans_the_image_is_background(span: float, background: bool) -> None:
     """The tray covers none of the border, but 0.8 of the width and of the height."""
-    found = find_objects(tray_scene(), **ALL, background_span=span)
+    found = find_objects(tray_scene(), **{**ALL, "background_span": span})
     assert [item.background for item in found.objects] == [True, background, False]
 
 
@@ -216,9 +224,7 @@ def test_an_arm_across_the_image_is_no_background() -> None:
     masks = np.zeros((2, HEIGHT, WIDTH), np.float32)
     masks[1, :, 30:50] = 1
     masks[0] = 1 - masks[1]
-    found = find_objects(
-        Scene(masks), **{**ALL, "background_border": 0.3}, background_span=0.7, clutter_score=0.5
-    )
+    found = find_objects(Scene(masks), min_area=0.0, mask_floor=0.0)
     assert [item.background for item in found.objects] == [True, False]
 
 
@@ -226,7 +232,7 @@ def test_background_span_of_a_crop_is_the_crops() -> None:
     scene = tray_scene()
     scene.masks[:, :, :8] = 0
     scene.masks[:, :, 72:] = 0
-    found = find_objects(Scene(scene.masks), **ALL, background_span=0.79)
+    found = find_objects(Scene(scene.masks), **{**ALL, "background_span": 0.79})
     assert [item.background for item in found.objects] == [True, True, False]
 
 
@@ -245,8 +251,22 @@ def test_clutter_is_unsure_and_lies_where_others_win(
     masks[0] = 1 - masks[1]
     scene = Scene(masks)
     scene.scores[:] = [1.0, score]
-    found = find_objects(scene, **ALL, clutter_score=0.5)
+    found = find_objects(scene, **{**ALL, "clutter_score": 0.5})
     assert found.objects[1].area == wins
     assert [item.background for item in found.objects] == [True, clutter]
-    found = find_objects(scene, **ALL)  # off unless asked for
+    found = find_objects(scene, **ALL)  # off
     assert not found.objects[1].background
+
+
+def test_kinds_decide_where_the_model_tells_them() -> None:
+    """A table that rules call an object, and a robot that they call the background."""
+    scene = table_scene()
+    scene.kinds = np.array(["robot", "surroundings", "object"])
+    robot, table = find_objects(scene, **ALL).objects
+    assert (robot.kind, robot.background) == ("robot", False)
+    assert (table.kind, table.background) == ("surroundings", True)
+    scene.kinds = None
+    assert [(item.kind, item.background) for item in find_objects(scene, **ALL).objects] == [
+        ("", True),
+        ("", False),
+    ]

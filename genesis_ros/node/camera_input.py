@@ -1,0 +1,176 @@
+"""One camera of the perception node: what it listens to, and what is kept from image to image."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple
+
+from builtin_interfaces.msg import Time
+from rclpy.event_handler import QoSMessageLostInfo
+from rclpy.node import Node
+from sensor_msgs.msg import CompressedImage, Image
+
+from genesis_core import Perceived
+from genesis_core.perception import Tracker
+from genesis_core.pipeline import DepthImage
+from genesis_ros.messages.images import ImageMessage
+from genesis_ros.node.depth_camera import DepthCamera
+from genesis_ros.node.frame_statistics import FrameStatistics
+from genesis_ros.node.parameters import NodeSettings
+from genesis_ros.node.subscription import Candidate, FollowingSubscription
+from genesis_ros.pipeline import CameraMessage
+
+COMPRESSED_SUFFIX = "/compressed"
+_DEPTH_WAIT = 0.02  # s; a model on a GPU may be faster than the depth image is registered
+# The newest only: an image that waits in a queue costs time, and is old when it is taken out.
+_QUEUE = 1
+
+
+class CameraImage(NamedTuple):
+    """An image message, the camera that sent it, and when it arrived [s, monotonic]."""
+
+    camera: CameraInput
+    message: ImageMessage
+    received: float
+
+
+class _PairedDepth:
+    """The depth of an image. It is waited for the first time only that somebody asks."""
+
+    def __init__(self, camera: DepthCamera, stamp: Time, tolerance: float) -> None:
+        self._camera, self._stamp, self._tolerance = camera, stamp, tolerance
+        self._patience = _DEPTH_WAIT
+
+    def __call__(self) -> DepthImage:
+        patience, self._patience = self._patience, 0.0
+        return self._camera.depth_image(self._stamp, self._tolerance, patience)
+
+
+class CameraInput:
+    """One camera: subscribes to its images, and knows its tracks, its depth and its statistics.
+
+    name: for messages and topics. index: which of the settings' image topics it is.
+    tracker: gives its objects their ids. on_image: called with each image in the node's executor.
+
+    The topic is resolved against the node's namespace and remappings. What is subscribed to follows
+    the settings image_transport and qos_reliability.
+    """
+
+    def __init__(
+        self,
+        node: Node,
+        name: str,
+        index: int,
+        settings: NodeSettings,
+        tracker: Tracker,
+        on_image: Callable[[CameraImage], None],
+    ) -> None:
+        self.name = name
+        self.topic = node.resolve_topic_name(settings.image_topics[index])
+        self.statistics = FrameStatistics(time.monotonic())
+        self.stale = False  # whether its silence has been reported
+        self.depth_problem: str | None = None  # why the last image got no positions
+        self._node = node
+        self._on_image = on_image
+        self._tracker = tracker
+        self._reset_requested = False
+        self._tracked = 0
+        self._depth: DepthCamera | None = None
+        if depth_topic := settings.per_camera("depth_topics")[index]:
+            info_topic = settings.per_camera("camera_info_topics")[index]
+            self._depth = DepthCamera(node, depth_topic, info_topic, settings.qos_reliability)
+        # Publisher of the newest image and its number there.
+        self._last: tuple[object, int | None] = None, None
+        self._images = FollowingSubscription(
+            node,
+            _candidates(self.topic, settings.image_transport),
+            settings.qos_reliability,
+            self._receive,
+            depth=_QUEUE,
+            on_lost=self._lost,
+        )
+
+    @property
+    def source(self) -> str:
+        """The topic that is subscribed to."""
+        return self._images.topic
+
+    def publishers(self) -> int:
+        """How many publishers the subscribed topic has."""
+        return self._node.count_publishers(self.source)
+
+    def follow_publishers(self) -> None:
+        """Adapt what is set to auto to those who publish now."""
+        if self._depth is not None:
+            self._depth.follow_publishers()
+        if self._images.follow_publishers():
+            self._last = None, None  # what was sent between the subscriptions is not missed
+
+    def close(self) -> None:
+        """End the subscriptions."""
+        self._images.close()
+        if self._depth is not None:
+            self._depth.close()
+
+    def reset_tracks(self) -> None:
+        """Forget the tracks before the next image (from any thread)."""
+        self._reset_requested = True
+
+    def facts(self) -> dict[str, object]:
+        """For diagnostics."""
+        return {"camera": self.name, "objects tracked": self._tracked}
+
+    # In the worker thread
+
+    def prepare(self, image: CameraImage, settings: NodeSettings) -> CameraMessage:
+        """The image with its depth and the camera's tracks."""
+        if self._reset_requested:
+            self._reset_requested = False
+            self._tracker.reset()
+        depth = None
+        if (camera := self._depth) is not None:
+            depth = _PairedDepth(camera, image.message.header.stamp, settings.depth_tolerance)
+
+        received = round(image.received * 1e9)
+        return CameraMessage(image.message, received, self.name, depth, self._tracker)
+
+    def note(self, perceived: Perceived) -> None:
+        """Keep for diagnostics what became of an image."""
+        self._tracked = sum(track_id > 0 for track_id in perceived.track_ids)
+        self.depth_problem = perceived.depth_problem
+
+    # In the executor's thread
+
+    def _receive(self, message: ImageMessage, info: Mapping[str, Any]) -> None:
+        now = time.monotonic()
+        self._count_missing(info)
+        self.statistics.receive(now)
+        self.stale = False
+        self._on_image(CameraImage(self, message, now))
+
+    def _lost(self, event: QoSMessageLostInfo) -> None:
+        if self._last[1] is None:  # else _count_missing() knows
+            self.statistics.lose(event.total_count_change)
+
+    def _count_missing(self, info: Mapping[str, Any]) -> None:
+        """Count the images between the last one and this, where the middleware numbers them."""
+        publisher, number = info.get("publisher_gid"), info.get("publication_sequence_number")
+        last_publisher, last = self._last
+        self._last = publisher, number
+        if publisher is None or publisher != last_publisher or number is None or last is None:
+            return
+        missing = max(0, number - last - 1)
+        if self._images.reliable:
+            self.statistics.skip(missing)  # nothing gets lost, but newer ones take its place
+        else:
+            self.statistics.lose(missing)
+
+
+def _candidates(topic: str, transport: str) -> list[Candidate]:
+    """Topics and types to listen to, in order of preference."""
+    if topic.endswith(COMPRESSED_SUFFIX):
+        return [Candidate(topic, CompressedImage)]
+    raw = Candidate(topic, Image)
+    compressed = Candidate(topic + COMPRESSED_SUFFIX, CompressedImage)
+    return {"raw": [raw], "compressed": [compressed], "auto": [raw, compressed]}[transport]

@@ -1,0 +1,31 @@
+"""What to call cameras, in messages and topics."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+# Parts of a topic that say what is sent rather than which camera sends it.
+_GENERIC_PARTS = frozenset(
+    ["image_raw", "image", "image_rect", "image_color", "image_rect_color", "image_mono",
+     "compressed", "color", "colour", "rgb"]
+)  # fmt: skip
+
+
+def camera_names(topics: Sequence[str], given: Sequence[str]) -> list[str]:
+    """A name for the camera of each topic: the one given, or "" for one after the topic.
+
+    /left/image_raw and /left/color/image_raw are called left; topics that would be called the same
+    get all their parts: arm_left, head_left.
+    """
+    short = [name or _name_after(topic) for topic, name in zip(topics, given, strict=True)]
+    long = [topic.strip("/").replace("/", "_") for topic in topics]
+    return [
+        name if given[index] or short.count(name) == 1 else long[index]
+        for index, name in enumerate(short)
+    ]
+
+
+def _name_after(topic: str) -> str:
+    parts = [part for part in topic.split("/") if part]
+    own = [part for part in parts if part not in _GENERIC_PARTS]
+    return own[-1] if own else "camera"

@@ -1,0 +1,73 @@
+"""What is published about an image: one table for the node and segment_bag.
+
+A new topic is one more row of OUTPUTS.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+from sensor_msgs.msg import Image
+from visualization_msgs.msg import MarkerArray
+
+from genesis_core import Perceived
+from genesis_core.perception import draw_overlay
+from genesis_ros.messages.images import to_message
+from genesis_ros.messages.markers import to_markers
+from genesis_ros.msg import ObjectMasks
+
+
+class Result(NamedTuple):
+    """What is known about one image. Whatever is published about it carries the image's header."""
+
+    masks: ObjectMasks
+    perceived: Perceived
+
+
+class Output(NamedTuple):
+    """A topic, below the node's namespace.
+
+    shared: with several cameras, all of them publish on it, beside each camera's own topic. Others
+        are published on the cameras' own topics only.
+    needs_depth: says something about cameras with depth only.
+    for_people: a picture, which is large and of no use to programs.
+    make: the message, from a result and the setting overlay_alpha.
+    """
+
+    name: str
+    kind: type[Any]
+    make: Callable[[Result, float], Any]
+    shared: bool = False
+    needs_depth: bool = False
+    for_people: bool = False
+
+    def topics(self, camera: str, *, several: bool) -> tuple[str, ...]:
+        """Where this camera's messages go. several: it is not the only camera."""
+        if not several:
+            return (self.name,)
+        own = f"{camera}/{self.name}"
+        return (self.name, own) if self.shared else (own,)
+
+
+def _overlay(result: Result, alpha: float) -> Image:
+    view, found, track_ids = result.perceived[:3]
+    return to_message(draw_overlay(view.image, found, alpha, track_ids), result.masks.header)
+
+
+OUTPUTS = (
+    Output("object_masks", ObjectMasks, lambda result, _: result.masks, shared=True),
+    Output(
+        "markers",
+        MarkerArray,
+        lambda result, _: to_markers(result.masks),
+        shared=True,
+        needs_depth=True,
+    ),
+    Output(
+        "label_image",
+        Image,
+        lambda result, _: to_message(result.perceived.found.labels, result.masks.header),
+    ),
+    Output("overlay", Image, _overlay, for_people=True),
+)

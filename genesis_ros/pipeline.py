@@ -1,0 +1,76 @@
+"""From camera messages to what is published about them, for the node and segment_bag alike."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import NamedTuple
+
+from genesis_core import Perceived, Perception, View
+from genesis_core.perception import Tracker
+from genesis_core.pipeline import DepthImage, DepthProvider
+from genesis_ros.messages.images import ImageMessage, to_rgb
+from genesis_ros.messages.object_masks import to_object_masks
+from genesis_ros.outputs import Result
+
+
+class CameraMessage(NamedTuple):
+    """An image message and what belongs to it.
+
+    received: when it arrived [ns, any clock]; counts where the driver does not say when it was
+    taken. camera: its name; "" for an image that somebody asked about. depth, tracker: see View.
+    """
+
+    message: ImageMessage
+    received: int
+    camera: str = ""
+    depth: DepthImage | DepthProvider | None = None
+    tracker: Tracker | None = None
+
+    @property
+    def stamp(self) -> float:
+        """When it was taken [s], or if its driver does not say, when it arrived."""
+        stamp = self.message.header.stamp
+        return stamp.sec + stamp.nanosec * 1e-9 or self.received * 1e-9
+
+
+def perceive(
+    perception: Perception, messages: Sequence[CameraMessage]
+) -> Iterator[Result | Exception]:
+    """What is to be published about each message, in their order; or the error that cost it.
+
+    ImageError means that a message holds no usable image. The others share one pass of the model.
+    """
+    views: list[View | Exception] = []
+    for item in messages:
+        try:
+            image = to_rgb(item.message)
+            views.append(View(image, item.depth, item.tracker, item.stamp))
+        except Exception as error:  # noqa: BLE001 - out of memory, say: the other images go on
+            views.append(error)
+    outcomes = perception([view for view in views if isinstance(view, View)])
+    for item, view in zip(messages, views, strict=True):
+        if isinstance(view, Exception):
+            yield view
+            continue
+        outcome = next(outcomes)
+        yield outcome if isinstance(outcome, Exception) else _result(perception, item, outcome)
+
+
+def _result(
+    perception: Perception, item: CameraMessage, perceived: Perceived
+) -> Result | Exception:
+    height, width = perceived.found.labels.shape
+    try:
+        masks = to_object_masks(
+            perceived.found.objects,
+            header=item.message.header,
+            height=height,
+            width=width,
+            camera=item.camera,
+            model=perception.model_name,
+            track_ids=perceived.track_ids,
+            measurements=perceived.measurements,
+        )
+    except Exception as error:  # noqa: BLE001 - the other images go on
+        return error
+    return Result(masks, perceived)

@@ -1,0 +1,22 @@
+"""What nodes need in their environment, for the middleware."""
+
+from __future__ import annotations
+
+import os
+from typing import TypeVar
+
+_Path = TypeVar("_Path")
+
+# Where Fast DDS looks for a profile: version 2, which is Jazzy's, and version 3.
+PROFILE_VARIABLES = ("FASTRTPS_DEFAULT_PROFILES_FILE", "FASTDDS_DEFAULT_PROFILES_FILE")
+
+
+def profile_environment(profile: _Path) -> dict[str, _Path]:
+    """Variables that give Fast DDS this profile; none where the user has set something else.
+
+    profile: path of the file, or what the launch system resolves to one.
+    """
+    if any(os.environ.get(name) for name in (*PROFILE_VARIABLES, "FASTDDS_BUILTIN_TRANSPORTS")):
+        return {}
+    version_2, version_3 = PROFILE_VARIABLES
+    return {version_2 if os.environ.get("ROS_DISTRO") == "jazzy" else version_3: profile}

@@ -1,0 +1,240 @@
+"""Perception in one call: what the node, segment_bag and the benchmarks share. No ROS."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Iterator
+from dataclasses import asdict, replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from genesis_core import (
+    CheckpointError,
+    GenesisV2,
+    GenesisV2Config,
+    Perceived,
+    Perception,
+    Segmenter,
+    View,
+    pipeline,
+    save_model,
+)
+from genesis_core.perception import Tracker, find_objects
+from genesis_core.pipeline import DepthImage, PerceptionSettings
+
+HEIGHT, WIDTH = 48, 64
+INTRINSICS = np.array([[60.0, 0, 31.5], [0, 60.0, 23.5], [0, 0, 1]])
+
+
+@pytest.fixture(scope="module")
+def perception(tmp_path_factory: pytest.TempPathFactory) -> Perception:
+    torch.manual_seed(3)
+    model = GenesisV2(GenesisV2Config(image_size=32, feature_dim=8, num_slots=4))
+    path = tmp_path_factory.mktemp("pipeline") / "tiny.safetensors"
+    save_model(model, path)
+    # Otherwise the untrained model's slots are all background.
+    settings = PerceptionSettings(
+        str(path), "cpu", background_border=1.0, background_span=1.0, clutter_score=0.0
+    )
+    return Perception(settings)
+
+
+def image(seed: int = 0) -> np.ndarray:
+    return np.random.default_rng(seed).integers(0, 255, (HEIGHT, WIDTH, 3)).astype(np.uint8)
+
+
+def depth(value: float = 0.8, shape: tuple[int, int] = (HEIGHT, WIDTH)) -> DepthImage:
+    return DepthImage(np.full(shape, value, np.float32), INTRINSICS, "/eye/depth")
+
+
+def only(outcomes: Iterator[Perceived | Exception]) -> Perceived:
+    (outcome,) = outcomes
+    assert isinstance(outcome, Perceived), outcome
+    return outcome
+
+
+def test_defaults_are_those_of_the_parts() -> None:
+    """A library user who takes the parts gets what the node gets."""
+    settings = asdict(PerceptionSettings())
+    for function, prefix in ((find_objects, ""), (Tracker, "track_")):
+        for name, parameter in inspect.signature(function).parameters.items():
+            if parameter.default is not parameter.empty:
+                assert settings[prefix + name] == parameter.default, name
+
+
+def test_the_parts_and_the_whole_agree(perception: Perception) -> None:
+    seen = only(perception([View(image(), depth())]))
+    scene = perception.segmenter(image(), quantised=True)
+    found = find_objects(scene, background_border=1.0, background_span=1.0, clutter_score=0.0)
+    np.testing.assert_array_equal(seen.found.labels, found.labels)
+    assert [item.score for item in seen.found.objects] == [item.score for item in found.objects]
+    assert (seen.track_ids, seen.slots, seen.depth_problem) == ([0] * len(found.objects), 4, None)
+    for item, measured in zip(seen.found.objects, seen.measurements, strict=True):
+        assert (measured is None) == item.background
+        if measured is not None:
+            assert measured.position[2] == pytest.approx(0.8)
+    assert any(seen.measurements)
+
+
+def test_ids_belong_to_a_tracker(perception: Perception) -> None:
+    left, right = Tracker(), Tracker()
+    first, second, third = perception(
+        [View(image(), tracker=tracker, stamp=1.0) for tracker in (left, right, left)]
+    )
+    assert isinstance(first, Perceived)
+    assert isinstance(second, Perceived)
+    assert isinstance(third, Perceived)
+    assert tuple(first.track_ids) == tuple(second.track_ids) == tuple(third.track_ids)
+    assert all(first.track_ids)
+
+
+def test_settings_change_from_the_next_call_on(perception: Perception) -> None:
+    before = perception._settings
+    tracker = Tracker()
+    try:
+        perception.configure(
+            PerceptionSettings(before.checkpoint, "cpu", max_slots=2, tracking=False)
+        )
+        seen = only(perception([View(image(), tracker=tracker, stamp=1.0)]))
+        assert seen.slots == 2
+        assert set(seen.track_ids) == {0}
+        with pytest.raises(ValueError, match="max_slots is 1"):
+            perception.configure(PerceptionSettings(before.checkpoint, "cpu", max_slots=1))
+        assert only(perception([View(image())])).slots == 2
+    finally:
+        perception.configure(before)
+
+
+def test_one_views_trouble_does_not_cost_the_others(perception: Perception) -> None:
+    def absent() -> DepthImage:
+        raise ValueError("no depth image yet on /eye/depth")
+
+    def broken() -> DepthImage:
+        raise RuntimeError("a bug")
+
+    outcomes = list(
+        perception(
+            [
+                View(image(), depth()),
+                View(image()[..., 0]),  # grey
+                View(image(), absent),
+                View(image(), broken),
+                View(image(), depth(shape=(HEIGHT, HEIGHT))),
+            ]
+        )
+    )
+    assert isinstance(outcomes[1], ValueError)
+    assert "expected (H, W, 3)" in str(outcomes[1])
+    assert isinstance(outcomes[3], RuntimeError)
+    good, missing, square = outcomes[0], outcomes[2], outcomes[4]
+    assert isinstance(good, Perceived)
+    assert isinstance(missing, Perceived)
+    assert isinstance(square, Perceived)
+    assert good.depth_problem is None and any(good.measurements)
+    assert missing.depth_problem == "no depth image yet on /eye/depth"
+    assert not any(missing.measurements)
+    assert square.depth_problem is not None
+    assert square.depth_problem.startswith("/eye/depth: the depth is 48x48, the image 64x48")
+    assert list(perception([])) == []
+
+
+class SeesDepth(Segmenter):
+    """Notes the depth that it is given; everything else is the model's."""
+
+    uses_depth = True
+
+    def __call__(self, images, depth=None, intrinsics=None, *, quantised=False):  # type: ignore
+        depth, intrinsics = depth or [None] * len(images), intrinsics or [None] * len(images)
+        self.seen = list(zip(depth, intrinsics, strict=True))
+        return super().__call__(images, quantised=quantised)
+
+
+@pytest.fixture
+def with_depth(perception: Perception, monkeypatch: pytest.MonkeyPatch) -> Perception:
+    monkeypatch.setattr(pipeline, "Segmenter", SeesDepth)
+    return Perception(perception._settings)
+
+
+def test_images_with_depth_and_without_share_a_pass(with_depth: Perception) -> None:
+    """Depth reaches the model at the image's size, in metres, 0 where it is unknown."""
+    half = np.full((HEIGHT // 2, WIDTH // 2), 0.8, np.float32)
+    half[:4, 0], half[4, 0] = (np.nan, np.inf, -1.0, 0.0), 2.0
+    matrix = np.array([[30.0, 0, 15.5], [0, 30.0, 11.5], [0, 0, 1]])
+
+    def late() -> Iterator[DepthImage]:
+        yield depth()
+
+    arrived = late()
+
+    def provider() -> DepthImage:
+        nonlocal calls
+        calls += 1
+        if calls == 1:
+            raise ValueError("no depth image yet")
+        return next(arrived)
+
+    calls = 0
+    first, second, third, fourth = with_depth(
+        [
+            View(image(), DepthImage(half, matrix)),
+            View(image()),
+            View(image(), provider),
+            View(image(), depth(1000.0)),
+        ]
+    )
+    segmenter = with_depth.segmenter
+    assert isinstance(segmenter, SeesDepth)
+    (fitted, scaled), *others = segmenter.seen
+    assert others == [(None, None)] * 3
+    np.testing.assert_array_equal(fitted[:8, 0], 0)
+    np.testing.assert_array_equal(fitted[8:10, :2], 2.0)
+    assert fitted.shape == (HEIGHT, WIDTH) and fitted.dtype == np.float32
+    np.testing.assert_allclose(scaled, [[60.0, 0, 31.5], [0, 60.0, 23.5], [0, 0, 1]])
+    assert isinstance(first, Perceived)
+    assert isinstance(second, Perceived)
+    assert isinstance(third, Perceived)
+    assert isinstance(fourth, Perceived)
+    assert [item.used_depth for item in (first, second, third, fourth)] == [True] + [False] * 3
+    # Depth that comes while the model works is too late for it, but not for positions.
+    assert calls == 2 and third.depth_problem is None and any(third.measurements)
+    assert fourth.depth_problem is not None and "millimetres" in fourth.depth_problem
+    assert not any(fourth.measurements) and not any(second.measurements)
+
+
+def test_depth_stays_out_of_the_model_if_it_shall(with_depth: Perception) -> None:
+    with_depth.configure(replace(with_depth._settings, use_depth="never"))
+    assert not with_depth.takes_depth
+    seen = only(with_depth([View(image(), depth())]))
+    assert not seen.used_depth and any(seen.measurements)
+    assert with_depth.segmenter.seen == [(None, None)]  # type: ignore[attr-defined]
+
+
+@pytest.mark.parametrize(
+    ("carried", "given", "used"),
+    [
+        ({}, -1.0, None),
+        ({"stop_threshold": "20"}, -1.0, 20.0),
+        ({"stop_threshold": "20"}, 0.0, None),
+        ({"stop_threshold": "20"}, 7.0, 7.0),
+    ],
+)
+def test_the_checkpoint_may_carry_a_stop_threshold(
+    tmp_path: Path, carried: dict[str, str], given: float, used: float | None
+) -> None:
+    model = GenesisV2(GenesisV2Config(image_size=32, feature_dim=8, num_slots=4))
+    path = tmp_path / "tiny.safetensors"
+    save_model(model, path, metadata=carried)
+    perception = Perception(PerceptionSettings(str(path), "cpu", stop_threshold=given))
+    assert perception.segmenter._settings.stop_threshold == used
+    save_model(model, path, metadata={"stop_threshold": "many"})
+    with pytest.raises(CheckpointError, match="stop_threshold 'many'"):
+        Perception(PerceptionSettings(str(path), "cpu"))
+
+
+def test_what_is_published_about_the_model(perception: Perception) -> None:
+    assert perception.model_name == "tiny"
+    assert perception.checkpoint == Path(perception.checkpoint)
+    assert perception.latents_are_trained

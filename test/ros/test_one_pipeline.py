@@ -1,0 +1,153 @@
+"""The node and segment_bag, each in a process of its own, say the same about the same images."""
+
+from __future__ import annotations
+
+import itertools
+import subprocess
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from builtin_interfaces.msg import Time
+from rclpy.serialization import deserialize_message
+from rosbags.rosbag2 import Reader
+from sensor_msgs.msg import Image
+from std_msgs.msg import Header
+
+from genesis_ros.bags.writer import LiveBagWriter
+from genesis_ros.masks import label_image
+from genesis_ros.messages.images import to_message
+from genesis_ros.outputs import OUTPUTS
+from genesis_ros.simulated_camera.sources import TABLETOP_CLIP, VideoSource
+
+ROOT = Path(__file__).resolve().parents[2]
+START = 1_700_000_000_000_000_000  # ns
+IMAGES = 6
+# None of them a default, so that a setting that one of the two leaves out shows.
+SETTINGS = {
+    "max_slots": 6,
+    "min_area": 0.002,
+    "mask_floor": 0.2,
+    "background_border": 0.25,
+    "background_span": 0.6,
+    "clutter_score": 0.9,
+    "fit": "crop",
+    "track_min_similarity": 0.3,
+    "track_max_age": 0.05,
+    "overlay_alpha": 0.4,
+}
+KINDS = {output.name: output.kind for output in OUTPUTS}
+# Those that say something about an image without depth.
+NAMES = [output.name for output in OUTPUTS if not output.needs_depth]
+
+
+def images(topic: str) -> list[Image]:
+    frames = VideoSource(TABLETOP_CLIP, size=(160, 120)).frames()
+    messages = []
+    for number, frame in enumerate(itertools.islice(frames, 0, 8 * IMAGES, 8)):
+        taken = START + number * 100_000_000
+        stamp = Time(sec=taken // 10**9, nanosec=taken % 10**9)
+        picture = np.ascontiguousarray(frame.image[:, ::-1] if "right" in topic else frame.image)
+        messages.append(to_message(picture, Header(stamp=stamp, frame_id=topic)))
+    return messages
+
+
+def from_the_node(
+    node_process: Any, client: Any, directory: Path, checkpoint: Path, sent: dict[str, list[Image]]
+) -> dict[str, list[Any]]:
+    """What arrives on each topic, when all images are sent one after another."""
+    parameters = {"checkpoint": str(checkpoint), "device": "cpu", **SETTINGS}
+    parameters["image_topics"] = list(sent)
+    received: dict[str, list[Any]] = {}
+    with node_process("genesis_ros.perception_node", directory, parameters) as node:
+        node.wait_for_log("active: ")
+        for topic, kind in topics_of(list(sent)).items():
+            received[topic] = []
+            client.node.create_subscription(kind, topic, received[topic].append, 50)
+        for topic in received:
+            client.until(lambda topic=topic: client.node.count_publishers(topic), topic)
+        publishers = {topic: client.publisher(Image, topic) for topic in sent}
+        client.spin(0.5)
+        shared = received["/genesis/object_masks"]
+        for number in range(IMAGES):
+            for topic, publisher in publishers.items():
+                before = len(shared)
+                publisher.publish(sent[topic][number])
+                client.until(lambda before=before: len(shared) > before, f"image {number}")
+        expected = {
+            topic: IMAGES * (len(sent) if topic == "/genesis/object_masks" else 1)
+            for topic in received
+        }
+        client.until(
+            lambda: {topic: len(found) for topic, found in received.items()} == expected,
+            f"all of {expected}",
+        )
+    return received
+
+
+def topics_of(cameras: Sequence[str]) -> dict[str, type[Any]]:
+    if len(cameras) == 1:
+        return {f"/genesis/{name}": KINDS[name] for name in NAMES}
+    own = {
+        f"/genesis/{camera.split('/')[1]}/{name}": KINDS[name]
+        for camera in cameras
+        for name in NAMES
+    }
+    return {"/genesis/object_masks": KINDS["object_masks"], **own}
+
+
+def from_segment_bag(
+    directory: Path, checkpoint: Path, sent: dict[str, list[Image]]
+) -> dict[str, list[Any]]:
+    source, target = directory / "in", directory / "out"
+    with LiveBagWriter(source) as bag:
+        for number in range(IMAGES):
+            for delay, topic in enumerate(sent):
+                bag.write(topic, sent[topic][number], START + number * 100_000_000 + 10 + delay)
+    options = [
+        text for name, value in SETTINGS.items() for text in (f"--{name.replace('_', '-')}", value)
+    ]
+    command = ["genesis_ros.segment_bag", source, target, "--checkpoint", checkpoint, *options]
+    subprocess.run(
+        [sys.executable, "-m", *map(str, command), "--device", "cpu"], cwd=ROOT, check=True
+    )
+    found: dict[str, list[Any]] = {}
+    with Reader(target) as reader:
+        for connection, _, data in reader.messages():
+            kind = KINDS[connection.topic.rpartition("/")[2]]
+            message = deserialize_message(bytes(data), kind)
+            found.setdefault(connection.topic, []).append(message)
+    return found
+
+
+@pytest.mark.parametrize(
+    "cameras",
+    [["/eye/image_raw"], ["/left/image_raw", "/right/image_raw"]],
+    ids=["one camera", "two cameras"],
+)
+def test_the_node_and_segment_bag_publish_the_same(
+    cameras: list[str],
+    tmp_path: Path,
+    client: Any,
+    node_process: Any,
+    trained_checkpoint: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Whole messages on every topic of the table: flags, ids, masks, latents, pictures."""
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")  # the number of threads decides the last bits
+    sent = {topic: images(topic) for topic in cameras}
+    node = from_the_node(node_process, client, tmp_path / "node", trained_checkpoint, sent)
+    bag = from_segment_bag(tmp_path, trained_checkpoint, sent)
+    assert node.keys() == bag.keys() == topics_of(cameras).keys()
+    for topic, messages in node.items():
+        assert messages == bag[topic], topic
+    masks = [message for message in node["/genesis/object_masks"] if message.objects]
+    flags = {item.background for message in masks for item in message.objects}
+    ids = {item.track_id for message in masks for item in message.objects}
+    assert flags == {True, False}
+    assert 0 not in ids and len(ids) > max(len(message.objects) for message in masks)
+    for message in masks:
+        assert np.asarray(label_image(message)).shape == (120, 160)
