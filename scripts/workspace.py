@@ -18,7 +18,7 @@ import subprocess
 import sys
 import sysconfig
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -212,7 +212,7 @@ def install_requirements() -> None:
     pip = [str(VENV_PYTHON), "-m", "pip", "--disable-pip-version-check", "install"]
     pip += ["--no-compile"]  # most modules of PyTorch are never imported; the others compile then
     pip += ["--progress-bar", "off", "--no-color"]
-    run_with_bar([*pip, *options], environ, SETUP_LOG, pip_progress)
+    run_pip([*pip, *options], environ, SETUP_LOG)
 
 
 def pip_progress(log: str) -> float:
@@ -264,17 +264,10 @@ def read(path: Path) -> str:
     return path.read_text() if path.exists() else ""
 
 
-def run_with_bar(
-    command: list[str],
-    environ: dict[str, str],
-    log: Path,
-    progress: Callable[[str], float],
-) -> None:
-    """Run a command with its output in a file and a bar on the screen.
+def run_pip(command: list[str], environ: dict[str, str], log: Path) -> None:
+    """Run pip with its output in a file and a bar on the screen.
 
-    progress: how far the command has come (0 to 1), from what it has printed so far.
-
-    Raises WorkspaceError with the end of the log if the command fails.
+    Raises WorkspaceError with the end of the log if pip fails.
     """
     log.parent.mkdir(exist_ok=True)
     # The bar only grows, so that it reads as well in the log of a build server.
@@ -286,7 +279,7 @@ def run_with_bar(
         )
     try:
         while (ended := process.poll()) is None or (ended == 0 and shown < BAR_WIDTH):
-            share = 1.0 if ended == 0 else progress(read(log))
+            share = 1.0 if ended == 0 else pip_progress(read(log))
             more = max(0, int(BAR_WIDTH * share) - shown)
             print("#" * more, end="", flush=True)
             shown += more
@@ -300,9 +293,7 @@ def run_with_bar(
     if ended:
         lines = read(log).rstrip().splitlines()[-LOG_LINES_SHOWN:]
         end = "\n".join(f"  | {line}" for line in lines)
-        raise WorkspaceError(
-            f"{Path(command[0]).name} ended with status {ended}. The end of {log}:\n{end}"
-        )
+        raise WorkspaceError(f"pip ended with status {ended}. The end of {log}:\n{end}")
 
 
 def run(*command: str, environ: dict[str, str] | None = None) -> None:
