@@ -52,7 +52,7 @@ from genesis_core.segmenter import (
     Segmenter,
 )
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"
 
 __all__ = [
     "MODELS",
