@@ -1,4 +1,4 @@
-"""What people read holds together: links lead somewhere, the tree is the tree, releases can be made."""
+"""What people read holds together: links, the tree, versions, what releases are made of."""
 
 from __future__ import annotations
 
@@ -79,7 +79,7 @@ def test_architecture_page_shows_the_tree() -> None:
 
 def test_changelog_is_read_by_the_release_tools_and_names_the_version() -> None:
     changelog = get_changelog_from_path(str(ROOT / "CHANGELOG.rst"), "genesis_ros")
-    newest, date, entries = next(changelog.foreach_version())
+    *_, (newest, date, entries) = changelog.foreach_version()  # oldest first
     manifest = ElementTree.parse(ROOT / "package.xml").getroot()
     assert newest == manifest.findtext("version") == genesis_core.__version__
     assert date is not None and entries
