@@ -1,4 +1,4 @@
-"""Slots on an image's own pixels, for whoever asked what is in it."""
+"""The model's slots resampled to the image's resolution."""
 
 from __future__ import annotations
 
