@@ -37,7 +37,7 @@ SMALL = {
 
 @pytest.fixture
 def golden() -> Callable[[str], tuple[Path, dict[str, Any]]]:
-    """The path and the arrays of a golden file; where there is no ../shared, the test is skipped."""
+    """The path and the arrays of a golden file; skips the test where there is no ../shared."""
 
     def load(name: str) -> tuple[Path, dict[str, Any]]:
         if not SHARED.is_dir():
