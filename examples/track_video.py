@@ -39,7 +39,7 @@ def main() -> None:
         print(f"frame {number}: objects {sorted(objects)}", flush=True)
         if not writer.isOpened():
             size = (image.shape[1], image.shape[0])
-            writer.open(arguments.output, cv2.VideoWriter_fourcc(*"mp4v"), rate, size)
+            writer.open(arguments.output, cv2.VideoWriter.fourcc(*"mp4v"), rate, size)
         overlay = draw_overlay(image, found, alpha=0.5, track_ids=ids)
         writer.write(cv2.cvtColor(overlay, cv2.COLOR_RGB2BGR))
     writer.release()

@@ -13,6 +13,7 @@ from typing import Any
 
 import cv2
 import numpy as np
+from numpy.typing import NDArray
 
 from genesis_core import Segmenter
 from genesis_core.perception.objects import find_objects
@@ -70,7 +71,7 @@ class Folder:
         parts.write(task.name, np.stack(images), split=task.split)
         parts.advance(task.size)
 
-    def read(self, path: Path) -> np.ndarray:
+    def read(self, path: Path) -> NDArray[np.uint8]:
         """A picture as the model sees it, RGB (S, S, 3)."""
         image = read_rgb(path)
         square = centre_crop(image, min(image.shape[:2]))
