@@ -9,10 +9,12 @@ INPUT ?=
 FRAMES ?= 100
 # More arguments for pytest: make test ARGS="-k tracker -x"
 ARGS ?=
+# FAST=1 leaves out the tests that take long.
+FAST ?=
 
 RUN := scripts/run
 
-.PHONY: help setup build demo quickstart test lint bench clean
+.PHONY: help setup build demo quickstart test lint docs bench clean
 
 help:
 	@echo "make setup   install everything pinned into .venv (ROS 2, PyTorch, tools; once)"
@@ -21,8 +23,9 @@ help:
 	@echo "             [INPUT=folder, video or bag] [FRAMES=100]"
 	@echo "make quickstart  train a small model in minutes: data, training, scores, pictures in"
 	@echo "             runs/quickstart/"
-	@echo "make test    all tests  [ARGS=\"-k name\"]"
+	@echo "make test    all tests  [FAST=1: those of two minutes]  [ARGS=\"-k name\"]"
 	@echo "make lint    ruff and mypy"
+	@echo "make docs    write docs/parameters.md and config/perception.yaml from the node's parameters"
 	@echo "make bench   speed of model, training, data loading and node: tables and bench.json"
 	@echo "             [ARGS=\"--parts model\"]"
 	@echo "make clean   remove builds, caches and demo_output (keeps .venv)"
@@ -42,16 +45,20 @@ quickstart: setup
 	@$(RUN) python3 -m training.quickstart --output runs/quickstart
 
 test: build
-	@$(RUN) python3 -m pytest $(ARGS)
+	@$(RUN) python3 -m pytest $(if $(FAST),-m "not slow") $(ARGS)
 
 lint: setup
 	@$(RUN) ruff check .
 	@$(RUN) ruff format --check .
 	@$(RUN) mypy
 
+docs: build
+	@$(RUN) python3 -m scripts.parameter_docs
+
 bench: build
 	@$(RUN) python3 -m benchmarks.bench $(ARGS)
 
 clean:
 	rm -rf build install log dist demo_output *.egg-info .mypy_cache .pytest_cache .ruff_cache
-	find genesis_core genesis_ros genesis_sim training test scripts launch -name __pycache__ -type d -prune -exec rm -rf {} +
+	find genesis_core genesis_ros genesis_sim training examples benchmarks test scripts launch \
+		-name __pycache__ -type d -prune -exec rm -rf {} +

@@ -23,7 +23,7 @@ from genesis_core.models.slot_attention import SlotAttention, SlotAttentionConfi
 from genesis_core.pipeline import Perceived, Perception, PerceptionSettings, View
 from genesis_core.segmenter import Scene, Segmenter
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"
 
 __all__ = [
     "MODELS",

@@ -17,6 +17,7 @@ import shutil
 import subprocess
 import sys
 import sysconfig
+import time
 from collections.abc import Iterable
 from pathlib import Path
 
@@ -25,6 +26,11 @@ VENV = ROOT / ".venv"
 VENV_PYTHON = VENV / "bin" / "python3"
 REQUIREMENTS = ROOT / "requirements"
 SUPPORTED = ((3, 10), (3, 13))
+
+# What pip says goes here; a failure shows the end of it.
+SETUP_LOG = ROOT / "log" / "setup.log"
+LOG_LINES_SHOWN = 15
+BAR_WIDTH = 50
 
 # Each build step writes its stamp last, so that an interrupted step runs again.
 VENV_STAMP = VENV / "genesis_ros_setup"
@@ -39,6 +45,10 @@ INSTALLED_DIRECTORIES = ("genesis_core", "genesis_ros", "genesis_sim", "launch",
 WHEEL_PYTHON = r"/opt/python/cp3\d+-cp3\d+t?"
 WHEEL_INCLUDE = re.compile(WHEEL_PYTHON + r"/include/python3\.\d+t?\b")
 WHEEL_SITE_PACKAGES = re.compile(WHEEL_PYTHON + r"/lib/python3\.\d+t?/site-packages\b")
+# What tells how far pip has come: its own lines, and those of constraints.txt.
+COLLECTED = re.compile(r"^(?:Collecting|Requirement already satisfied:) ([\w.-]+)", re.M)
+INSTALLING = re.compile(r"^Installing collected packages: (.*)$", re.M)
+PINNED = re.compile(r"^[\w.-]+==", re.M)
 # CMake refuses to export a target with an include directory inside the source tree, and .venv is
 # inside it. The generated message libraries need these directories only while they are compiled.
 GENERATOR_INCLUDES = "PUBLIC ${Python3_INCLUDE_DIRS} ${Python3_NumPy_INCLUDE_DIRS})"
@@ -94,11 +104,15 @@ def set_up() -> None:
     if not VENV.exists():
         print(f"setup: creating {VENV} with Python {version}", flush=True)
         run(base_python(), "-m", "venv", str(VENV))
-    print("setup: installing the pinned packages (a few minutes, only this once)", flush=True)
+    print(
+        f"setup: installing the pinned packages, once (log: {SETUP_LOG.relative_to(ROOT)})",
+        flush=True,
+    )
+    started = time.monotonic()
     install_requirements()
     patch_wheels()
     VENV_STAMP.write_text(f"{made_for}\n{content}")
-    print("setup: done", flush=True)
+    print(f"setup: done in {time.monotonic() - started:.0f} s", flush=True)
 
 
 def build() -> None:
@@ -197,7 +211,21 @@ def install_requirements() -> None:
     options = [option for name in files for option in ("-r", name)]
     pip = [str(VENV_PYTHON), "-m", "pip", "--disable-pip-version-check", "install"]
     pip += ["--no-compile"]  # most modules of PyTorch are never imported; the others compile then
-    run(*pip, *options, environ=environ)
+    pip += ["--progress-bar", "off", "--no-color"]
+    run_pip([*pip, *options], environ, SETUP_LOG)
+
+
+def pip_progress(log: str) -> float:
+    """How far pip has come, 0 to 1: half for what it has collected, half for what is installed."""
+    if "\nSuccessfully installed " in log:
+        return 1.0
+    if names := INSTALLING.search(log):
+        total = names[1].count(",") + 1
+        installed = len(list(VENV.glob("lib/python3*/site-packages/*.dist-info")))
+        return 0.5 + 0.5 * min(1.0, installed / total)
+    pinned = len(PINNED.findall(read(REQUIREMENTS / "constraints.txt")))
+    collected = len(set(COLLECTED.findall(log)))
+    return 0.5 * min(1.0, collected / pinned)
 
 
 def patch_wheels() -> None:
@@ -234,6 +262,38 @@ def fingerprint(files: Iterable[Path], *values: str) -> str:
 def read(path: Path) -> str:
     """Content of a text file, empty if there is none."""
     return path.read_text() if path.exists() else ""
+
+
+def run_pip(command: list[str], environ: dict[str, str], log: Path) -> None:
+    """Run pip with its output in a file and a bar on the screen.
+
+    Raises WorkspaceError with the end of the log if pip fails.
+    """
+    log.parent.mkdir(exist_ok=True)
+    # The bar only grows, so that it reads as well in the log of a build server.
+    print("  0%" + "100%".rjust(BAR_WIDTH - 2) + "\n  ", end="", flush=True)
+    shown = 0
+    with log.open("w") as output:
+        process = subprocess.Popen(
+            command, cwd=ROOT, env=environ, stdout=output, stderr=subprocess.STDOUT
+        )
+    try:
+        while (ended := process.poll()) is None or (ended == 0 and shown < BAR_WIDTH):
+            share = 1.0 if ended == 0 else pip_progress(read(log))
+            more = max(0, int(BAR_WIDTH * share) - shown)
+            print("#" * more, end="", flush=True)
+            shown += more
+            if ended is None:
+                time.sleep(0.2)
+    finally:
+        print(flush=True)
+        if process.poll() is None:
+            process.terminate()
+            process.wait()
+    if ended:
+        lines = read(log).rstrip().splitlines()[-LOG_LINES_SHOWN:]
+        end = "\n".join(f"  | {line}" for line in lines)
+        raise WorkspaceError(f"pip ended with status {ended}. The end of {log}:\n{end}")
 
 
 def run(*command: str, environ: dict[str, str] | None = None) -> None:

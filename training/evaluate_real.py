@@ -24,7 +24,7 @@ from tqdm import tqdm
 
 from genesis_core import Scene, Segmenter, find_checkpoint
 from genesis_core.files import write_atomically
-from genesis_core.perception.objects import find_objects
+from genesis_core.perception.scene_objects import find_objects
 from training.collected import short_names
 from training.command_line import call
 from training.labelled_images import LabelledImage, find_labelled

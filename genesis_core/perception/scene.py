@@ -1,4 +1,4 @@
-"""The model's slots, resampled to the image's own resolution."""
+"""The model's slots resampled to the image's resolution."""
 
 from __future__ import annotations
 

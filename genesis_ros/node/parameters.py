@@ -112,12 +112,12 @@ class NodeSettings:
     """The node's parameters, typed and checked."""
 
     autostart: bool = _parameter(
-        True, "Configure and activate by itself at start-up; false: a lifecycle manager does."
+        True, "Configure and activate the node at start-up. false: a lifecycle manager does it."
     )
     checkpoint: str = _parameter(
         "",
-        "Path of the model's checkpoint, or tabletop, tabletop_small (faster) or "
-        "tabletop_unsupervised, which ship with the package; empty: tabletop.",
+        "The model: the path of a checkpoint, or one that ships with the package: tabletop, "
+        "tabletop_small (faster) or tabletop_unsupervised. Empty: tabletop.",
     )
     device: str = _parameter(
         "auto",
@@ -126,12 +126,12 @@ class NodeSettings:
     )
     precision: str = _parameter(
         "auto",
-        "Arithmetic of the model; auto: half precision where the device computes natively in it.",
+        "Arithmetic of the model. auto: half precision where the device computes natively in it.",
         choices=("auto", "fp32", "bf16", "fp16"),
     )
     max_slots: int = _parameter(
         0,
-        "Most slots (objects and background) per image; 0: as many as the checkpoint says.",
+        "Most slots (objects and background) per image. 0: as many as the checkpoint says.",
         low=0,
         high=64,
         check=_check_slots,
@@ -139,8 +139,8 @@ class NodeSettings:
     )
     stop_threshold: float = _parameter(
         -1.0,
-        "Stop looking for slots when the next one would be smaller than this [pixels at 64x64]; "
-        "0: always use all slots; -1: what the checkpoint says.",
+        "The model stops adding slots when the next one would be smaller than this "
+        "[pixels at 64x64]. 0: it always uses all slots. -1: what the checkpoint says.",
         low=-1.0,
         high=4096.0,
         check=_check_stop_threshold,
@@ -148,38 +148,39 @@ class NodeSettings:
     )
     mask_source: str = _parameter(
         "auto",
-        "Masks of the decoder or of the attention (faster: the decoder is not run); "
-        "auto: what the checkpoint says is better.",
+        "Which of the model's masks are used: attention (faster, the decoder does not run), "
+        "decoder, or auto: what the checkpoint says is better.",
         choices=("auto", "decoder", "attention"),
     )
     fit: str = _parameter(
         "resize",
-        "How an image becomes the model's square input: resize squeezes all of it, "
-        "crop takes the largest centre square and finds nothing outside.",
+        "How an image becomes the model's square input. resize: all of it, squeezed. crop: the "
+        "largest square in its centre; objects outside the square are not found.",
         choices=("resize", "crop"),
         live=True,
     )
     image_topics: tuple[str, ...] = _parameter(
         ("/camera/image_raw",),
-        "Camera image topics; frames of several cameras share one pass of the model. A name that "
-        "ends in /compressed is a compressed one.",
+        "Camera image topics, one per camera. The newest images of all cameras share one pass of "
+        "the model. A topic whose name ends in /compressed carries compressed images.",
         check=_check_topics,
     )
     camera_names: tuple[str, ...] = _parameter(
         ("",),
-        'What to call the cameras, in messages and topics; "": after the image topic, '
-        "/left/image_raw is left.",
+        'Names of the cameras in messages and topics, one per image topic. "": the name is made '
+        "of the image topic; /left/image_raw gives left.",
         check=_check_names,
     )
     depth_topics: tuple[str, ...] = _parameter(
         ("",),
-        "Depth images registered to the image topics, in their order (16UC1 in mm or 32FC1 in m), "
-        'for positions and sizes; "": none.',
+        "Depth image topics, one per image topic and in the same order. Depth must be registered "
+        'to the image (16UC1 in mm or 32FC1 in m). It gives positions and sizes. "": no depth.',
         check=_check_optional_topics,
     )
     camera_info_topics: tuple[str, ...] = _parameter(
         ("",),
-        'Intrinsics that belong to the depth images; "": camera_info beside the depth topic.',
+        "Topics with the intrinsics of the depth images, one per depth topic. "
+        '"": camera_info beside the depth topic.',
         check=_check_optional_topics,
     )
     use_depth: str = _parameter(
@@ -191,85 +192,91 @@ class NodeSettings:
     )
     depth_tolerance: float = _parameter(
         0.02,
-        "Largest difference of the stamps of an image and its depth image [s].",
+        "An image and a depth image belong together if their stamps differ by at most this [s].",
         low=0.0,
         high=10.0,
         live=True,
     )
     image_transport: str = _parameter(
         "auto",
-        "raw (sensor_msgs/Image on the topic), compressed (sensor_msgs/CompressedImage on "
-        "<topic>/compressed), or auto: raw if it is published, else compressed.",
+        "How images arrive: raw (sensor_msgs/Image on the topic), compressed "
+        "(sensor_msgs/CompressedImage on <topic>/compressed), or auto: raw if it is published, "
+        "else compressed.",
         choices=("auto", "raw", "compressed"),
     )
     qos_reliability: str = _parameter(
         "auto",
-        "Reliability of the image subscription: best_effort (hears every camera, may lose large "
-        "frames), reliable, or auto: reliable unless a publisher offers only best effort.",
+        "Reliability of the image subscriptions: reliable, best_effort (hears every camera, may "
+        "lose large images), or auto: reliable unless a publisher offers only best effort.",
         choices=("auto", "best_effort", "reliable"),
     )
     min_area: float = _parameter(
         0.0005,
-        "Slots that cover a smaller share of the image are no objects; "
-        "their pixels go to the next best slot.",
+        "A slot that covers less than this share of the image is no object; its pixels go to the "
+        "next best slot.",
         low=0.0,
         high=1.0,
         live=True,
     )
     mask_floor: float = _parameter(
         0.1,
-        "Smaller mask probabilities become 0 (the pixel's best object takes them), which keeps the "
-        "published crops small; 0: keep all.",
+        "Mask probabilities below this become 0, and the pixel's best object takes them. That "
+        "keeps the published crops small. 0 keeps all probabilities.",
         low=0.0,
         high=1.0,
         live=True,
     )
     background_border: float = _parameter(
         0.3,
-        "A slot that covers at least this share of the image's border is flagged as background.",
+        "A slot that covers at least this share of the image's border is background.",
         low=0.0,
         high=1.0,
         live=True,
     )
     background_span: float = _parameter(
         0.7,
-        "So is one that reaches across more than this share of the image both ways, like a tray; "
-        "1: none.",
+        "A slot wider and taller than this share of the image, like a tray, is background. "
+        "1 disables the rule.",
         low=0.0,
         high=1.0,
         live=True,
     )
     clutter_score: float = _parameter(
         0.5,
-        "So is a left-over slot: its score is below this and little of its mask lies where it "
-        "wins; 0: none.",
+        "A slot is background if its score is below this and less than a quarter of its mask lies "
+        "where it wins: the other slots left it over. 0 disables the rule.",
         low=0.0,
         high=1.0,
         live=True,
     )
     tracking: bool = _parameter(
-        True, "Give objects ids that stay the same from image to image.", live=True
+        True, "Give each object an id that stays the same from image to image.", live=True
     )
     track_max_age: float = _parameter(
         5.0,
-        "An object that the images do not show for this long has left; its id is not used again "
-        "[s].",
+        "An object that the images have not shown for this long is forgotten, and its id is not "
+        "used again [s].",
         low=0.0,
         high=3600.0,
         live=True,
     )
     track_min_similarity: float = _parameter(
         0.2,
-        "An object less similar than this to every known one (in place, shape and latents) is new.",
+        "An object is new, and gets a new id, if it is less similar than this to every known one "
+        "(in place, shape and latents).",
         low=0.0,
         high=1.0,
         live=True,
     )
     overlay_alpha: float = _parameter(
-        0.5, "Strength of the objects' colours in the overlay.", low=0.0, high=1.0, live=True
+        0.5,
+        "Strength of the objects' colours in the overlay. 0: invisible, 1: opaque.",
+        low=0.0,
+        high=1.0,
+        live=True,
     )
     diagnostics_period: float = _parameter(
-        1.0, "Time between two diagnostics [s].", low=0.1, high=60.0, live=True
+        1.0, "Time between two diagnostics messages [s].", low=0.1, high=60.0, live=True
     )
     stale_timeout: float = _parameter(
         2.0,
@@ -408,7 +415,9 @@ class NodeParameters:
                 check(name, parameter.value)
             except ParameterError as error:
                 return SetParametersResult(successful=False, reason=str(error))
-            if not RULES[name].live and self._is_configured():
+            # A parameter file loaded while the node runs states every parameter, most unchanged.
+            unchanged = parameter.value == self._node.get_parameter(name).value
+            if not (RULES[name].live or unchanged) and self._is_configured():
                 reason = (
                     f"parameter {name} cannot change while the node is configured: "
                     "deactivate and clean up the node, set it, then configure and activate again"

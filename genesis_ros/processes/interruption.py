@@ -1,4 +1,4 @@
-"""Ctrl-C and its like, taken note of until it suits."""
+"""Records stop signals for handling between frames."""
 
 from __future__ import annotations
 
@@ -23,9 +23,9 @@ class Interrupted(Exception):
 
 
 class Interruption:
-    """Takes note of Ctrl-C and its like, so that a program can stop between two frames.
+    """Records SIGINT, SIGTERM and SIGHUP, so that a program can stop between two frames.
 
-    An exception out of the blue could leave half a frame in a bag, or a process running.
+    An exception at any other place could leave half a frame in a bag, or a process running.
     """
 
     def __init__(self) -> None:

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -16,7 +17,7 @@ from genesis_core.metrics import (
     slot_count_error,
 )
 
-GOLDEN = Path(__file__).resolve().parents[3] / "shared" / "golden" / "metrics.npz"
+Golden = Callable[[str], tuple[Path, dict[str, Any]]]
 
 
 def row(*labels: int) -> NDArray[np.int64]:
@@ -134,7 +135,6 @@ def test_slot_counts_of_another_batch_are_refused() -> None:
         slot_count_error(np.zeros((3, 4, 4), int), [1, 2])
 
 
-@pytest.mark.skipif(not GOLDEN.exists(), reason="../shared/golden/metrics.npz is not here")
 @pytest.mark.parametrize(
     ("key", "metric", "foreground_only"),
     [
@@ -147,9 +147,9 @@ def test_slot_counts_of_another_batch_are_refused() -> None:
     ],
 )
 def test_agrees_with_the_reference(
-    key: str, metric: Callable[..., NDArray[np.float64]], foreground_only: bool
+    golden: Golden, key: str, metric: Callable[..., NDArray[np.float64]], foreground_only: bool
 ) -> None:
-    with np.load(GOLDEN) as golden:
-        pred = golden["log_masks"].argmax(1)
-        values = metric(golden["ground_truth"], pred, foreground_only)
-        assert np.abs(values - golden[key]).max() < 1e-6
+    _, expected = golden("metrics.npz")
+    pred = expected["log_masks"].argmax(1)
+    values = metric(expected["ground_truth"], pred, foreground_only)
+    assert np.abs(values - expected[key]).max() < 1e-6

@@ -19,7 +19,8 @@ from genesis_core.perception import find_objects
 from genesis_core.perception.depth import MIN_PIXELS, locate, to_points
 from genesis_sim import Frame, RenderingError, TabletopRenderer
 
-APC = Path(__file__).resolve().parents[3] / "shared" / "data" / "apc" / "scene-0000"
+SHARED = Path(__file__).resolve().parents[3] / "shared"
+APC = SHARED / "data" / "apc" / "scene-0000"
 INTRINSICS = np.array([[600.0, 0, 319.5], [0, 600.0, 239.5], [0, 0, 1]])
 SHAPE = (480, 640)
 CENTRE = np.array([0.1, -0.05, 1.0])  # of the rectangle [m]
@@ -393,8 +394,8 @@ STEMS, BUNNY_BOOK, TISSUES, JOKE_BOOK = 48, 114, 132, 144
 @pytest.fixture(scope="module")
 def apc() -> list[Apc]:
     """Five views of a shelf bin, from the left to the right."""
-    if not APC.is_dir():
-        pytest.skip(f"no real RGB-D frames at {APC}")
+    if not SHARED.is_dir():
+        pytest.skip("no real RGB-D frames (../shared/data) on this machine")
     matrices = _matrices((APC / "cam.info.txt").read_text())
     bin_to_world = matrices["Bin-to-world"]
     result = []

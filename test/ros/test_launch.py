@@ -53,21 +53,6 @@ def test_parameter_file_states_every_parameter_with_its_default() -> None:
     assert given == asdict(NodeSettings())
 
 
-def test_parameter_file_says_which_parameters_are_live() -> None:
-    """The comment above a parameter, or above its group, ends in "live" for those that are."""
-    marked = set()
-    comment = ""
-    for line in PARAMETER_FILE.read_text().splitlines():
-        text = line.strip()
-        if text.startswith("#"):
-            comment = text
-        elif not text:
-            comment = ""
-        elif comment.endswith("live"):
-            marked.add(text.partition(":")[0])
-    assert marked == {name for name, rule in RULES.items() if rule.live}
-
-
 def test_launch_arguments_are_parameters_of_the_node() -> None:
     tables = {
         ast.unparse(node.targets[0]): ast.literal_eval(node.value)

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -96,24 +98,15 @@ def test_one_item_per_camera(name: str) -> None:
         NodeSettings(image_topics=topics, **{name: ("a", "b", "c")})  # type: ignore[arg-type]
 
 
-def test_readme_lists_every_parameter_with_its_default_and_description() -> None:
-    rows = [
-        tuple(cell.strip() for cell in line.split("|")[1:5])
-        for line in (ROOT / "README.md").read_text().splitlines()
-        if line.startswith("| `") and line.partition("`")[2].partition("`")[0] in RULES
-    ]
-    found = {name.strip("`"): (default, text, live) for name, default, text, live in rows}
-    assert found == {
-        name: (f"`{shown(default)}`", RULES[name].description, "live" if RULES[name].live else "")
-        for name, default in vars(NodeSettings()).items()
-    }
-
-
-def shown(default: object) -> str:
-    """A default as it is written in YAML."""
-    if isinstance(default, tuple):
-        return "[" + ", ".join(item or '""' for item in default) + "]"
-    return str(default).lower() if isinstance(default, bool) else str(default) or '""'
+def test_reference_and_parameter_file_are_up_to_date() -> None:
+    """`make docs` would change neither docs/parameters.md nor config/perception.yaml."""
+    result = subprocess.run(
+        [sys.executable, "-m", "scripts.parameter_docs", "--check"],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+    )
+    assert result.returncode == 0, result.stderr
 
 
 @pytest.mark.parametrize("device", ["auto", "cpu", "cuda", "cuda:0", "cuda:12"])

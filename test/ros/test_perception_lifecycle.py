@@ -159,6 +159,14 @@ def test_no_image_topic_and_a_camera_of_too_low_reliability(client: Any, start: 
     assert "set the parameter qos_reliability to auto or best_effort" in node.log
 
 
+def another(name: str, value: Any) -> Any:
+    """An allowed value of a parameter, other than this one."""
+    two = {"autostart": (True, False), "device": ("auto", "cpu")}
+    choices = RULES[name].choices or two.get(name, ("other", "another"))
+    other = next(choice for choice in choices if choice != value)
+    return [other] if isinstance(value, tuple | list) else other
+
+
 def test_parameters_of_a_running_node(
     client: Any, start: Start, photo: np.ndarray, tiny_checkpoint: Path
 ) -> None:
@@ -190,9 +198,11 @@ def test_parameters_of_a_running_node(
         assert reason in result.reason or "Wrong parameter type" in result.reason
     assert client.get_parameter(NODE, "fit") == "resize"
 
-    # Good values of what cannot change now.
+    # Good values of what cannot change now; those that are set already change nothing.
     for name in [name for name, rule in RULES.items() if not rule.live]:
-        result = client.set_parameter(NODE, name, client.get_parameter(NODE, name))
+        value = client.get_parameter(NODE, name)
+        assert client.set_parameter(NODE, name, value).successful
+        result = client.set_parameter(NODE, name, another(name, value))
         assert not result.successful
         assert f"parameter {name} cannot change while the node is configured" in result.reason
         assert "clean up" in result.reason

@@ -1,9 +1,7 @@
-"""The README's planner, run as it stands there beside the real node, with the shipped model."""
+"""The README's planner, examples/planner.py, run beside the real node with the shipped model."""
 
 from __future__ import annotations
 
-import ast
-import os
 import re
 import subprocess
 import sys
@@ -20,7 +18,9 @@ from genesis_ros.masks import objects
 from genesis_ros.messages.images import to_message
 from genesis_ros.msg import ObjectMasks
 
-README = Path(__file__).resolve().parents[2] / "README.md"
+ROOT = Path(__file__).resolve().parents[2]
+README = ROOT / "README.md"
+EXAMPLE = ROOT / "examples" / "planner.py"
 DEFAULT_TOPIC = "/camera/image_raw"
 MASKS = "/genesis/object_masks"
 
@@ -29,8 +29,8 @@ pytestmark = pytest.mark.skipif(
 )
 
 
-def planner() -> str:
-    """The one Python block of the planners' section."""
+def shown_planner() -> str:
+    """The one Python block of the README's section for planners."""
     (section,) = re.findall(r"^## For planners\n(.*?)^## ", README.read_text(), re.S | re.M)
     (code,) = re.findall(r"^```python\n(.*?)^```", section, re.S | re.M)
     return code
@@ -51,21 +51,19 @@ def node(node_process: Any, tmp_path: Path) -> Iterator[Any]:
         yield node
 
 
-def test_planner_is_short() -> None:
-    """Fifteen lines, so that it can be read at a glance."""
-    assert len([line for line in planner().splitlines() if line.strip()]) <= 15
-    ast.parse(planner())
+def test_the_readme_shows_the_example() -> None:
+    _, docstring, code = EXAMPLE.read_text().split('"""')
+    assert "planner" in docstring
+    assert shown_planner().strip() == code.strip()
 
 
 def test_planner_picks_the_largest_tracked_object(client: Any, node: Any, tmp_path: Path) -> None:
-    script, output = tmp_path / "planner.py", tmp_path / "planner.txt"
-    script.write_text(planner())
+    output = tmp_path / "planner.txt"
     camera = client.publisher(Image, DEFAULT_TOPIC)
-    path = os.pathsep.join([str(README.parent), os.environ.get("PYTHONPATH", "")])
     with output.open("w") as file:
         process = subprocess.Popen(
-            [sys.executable, str(script)],
-            env={**os.environ, "PYTHONPATH": path},
+            [sys.executable, "-m", "examples.planner"],
+            cwd=ROOT,
             stdout=file,
             stderr=subprocess.STDOUT,
         )

@@ -302,7 +302,7 @@ def test_interrupted(
 
 @pytest.mark.parametrize("storage", ["mcap", "sqlite3"])
 def test_killed(tmp_path: Path, tiny_checkpoint: Path, long_bag: Path, storage: str) -> None:
-    """Without metadata.yaml and its like being out of date, and without any repair."""
+    """The bag can be read without repair, even if metadata.yaml is out of date."""
     target = tmp_path / "out"
     arguments = (long_bag, target, "--checkpoint", tiny_checkpoint, "--storage", storage)
     with started(target, *arguments) as process:

@@ -14,7 +14,8 @@ import pytest
 from genesis_ros.simulated_camera.frame_source import SourceError, play
 from genesis_ros.simulated_camera.sources import TABLETOP_CLIP, VideoSource, open_path
 
-APC = Path(__file__).resolve().parents[3] / "shared" / "data" / "apc" / "scene-0000"
+SHARED = Path(__file__).resolve().parents[3] / "shared"
+APC = SHARED / "data" / "apc" / "scene-0000"
 
 
 def colour(value: tuple[int, int, int], height: int = 24, width: int = 32) -> np.ndarray:
@@ -148,7 +149,7 @@ def test_scenes_are_repeatable_and_go_on() -> None:
     source.close()
 
 
-@pytest.mark.skipif(not APC.is_dir(), reason=f"no APC sample at {APC}")
+@pytest.mark.skipif(not SHARED.is_dir(), reason="no APC sample (../shared/data) on this machine")
 def test_real_frames_play_without_their_depth_images() -> None:
     warnings: list[str] = []
     frames = list(play(open_path(str(APC), warn=warnings.append), loop=False))

@@ -17,9 +17,11 @@ SHARED = Path(__file__).resolve().parents[3] / "shared"
 @pytest.fixture
 def shared_data() -> Path:
     """Real samples beside the repository, on machines that have them."""
-    if not (SHARED / "data").is_dir():
+    if not SHARED.is_dir():
         pytest.skip("no real samples (../shared/data) on this machine")
-    return SHARED / "data"
+    data = SHARED / "data"
+    assert data.is_dir(), f"{data} is missing, although {SHARED} is here"
+    return data
 
 
 def varint(number: int) -> bytes:
