@@ -12,7 +12,7 @@ from benchmarks.measure import Row, interleaved, progress
 from benchmarks.plain import PlainGenesisV2
 from benchmarks.settings import Settings
 from genesis_core import GenesisV2, GenesisV2Config
-from genesis_core.inference import Inference, Options
+from genesis_core.inference import Inference, Options, Pixels
 
 COLUMNS = {
     "size": "px",
@@ -66,7 +66,7 @@ def _row(
     def run_plain() -> object:
         return plain(images, decode=decode)
 
-    works: dict[str, Any] = {"plain": run_plain, "ours": lambda: inference(pixels, options)}
+    works: dict[str, Any] = {"plain": run_plain, "ours": lambda: inference(Pixels(pixels), options)}
     if reference is not None:  # always with its decoder, which it cannot leave out
         authors = reference.model(size, slots).to(device).eval()
 
@@ -77,7 +77,7 @@ def _row(
         works["reference"] = run_reference
     times = interleaved(works, settings.repeats, device)
     eager = Inference(model, precision=settings.precision, decode=decode)  # no CUDA graph
-    flops = count_flops(lambda: eager(pixels, options)) / batch
+    flops = count_flops(lambda: eager(Pixels(pixels), options)) / batch
     ours, floor = times["ours"].median / batch, flops / settings.throughput
     row: Row = {
         "size": size,

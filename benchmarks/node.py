@@ -36,7 +36,7 @@ from benchmarks.measure import Row, progress, summary
 from benchmarks.plain import PlainGenesisV2
 from benchmarks.settings import Settings
 from genesis_core import Perception, PerceptionSettings
-from genesis_core.inference import Inference, Options
+from genesis_core.inference import Inference, Options, Pixels
 from genesis_ros.messages.images import to_message
 from genesis_ros.msg import ObjectMasks
 from genesis_ros.outputs import Result
@@ -240,7 +240,7 @@ def _stages(settings: Settings, messages: list[Image]) -> dict[str, float]:
     times: dict[str, list[float]] = {"inference": [], "inference_cpu": [], "all": [], "plain": []}
     for message in messages:
         start, cpu = time.perf_counter(), time.process_time()
-        inference(pixels, options)
+        inference(Pixels(pixels), options)
         times["inference"].append(time.perf_counter() - start)
         times["inference_cpu"].append(time.process_time() - cpu)
         start = time.perf_counter()
@@ -254,5 +254,5 @@ def _stages(settings: Settings, messages: list[Image]) -> dict[str, float]:
     stages = {name: statistics.median(values) for name, values in times.items()}
     stages["conversion"] = stages.pop("all") - stages["inference"]
     eager = Inference(model, precision=segmenter.precision, decode=decode)  # no CUDA graph
-    stages["floor"] = count_flops(lambda: eager(pixels, options)) / settings.throughput
+    stages["floor"] = count_flops(lambda: eager(Pixels(pixels), options)) / settings.throughput
     return stages

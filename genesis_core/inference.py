@@ -12,6 +12,7 @@ from torch import Tensor
 
 from genesis_core.device import PRECISIONS
 from genesis_core.models.base import SlotModel
+from genesis_core.models.points import back_project
 from genesis_core.ops.convolution import freeze
 
 _WARM_UP_RUNS = 3  # before a capture: libraries choose their algorithms in the first runs
@@ -24,20 +25,45 @@ class Options(NamedTuple):
     stop_threshold: float | None = None
 
 
+class Pixels(NamedTuple):
+    """B images as a model sees them, on the CPU.
+
+    colours: (B, S, S, 3) uint8. depth: (B, S, S) float32 in metres, 0 where unknown, or None.
+    intrinsics: (B, 4) float32, fx, fy, cx, cy in pixels of these images; with depth only.
+    """
+
+    colours: Tensor
+    depth: Tensor | None = None
+    intrinsics: Tensor | None = None
+
+
 class Found(NamedTuple):
     """The slots of B images, on the CPU.
 
-    masks: (B, K, S, S) float32, probabilities. latent_mean, latent_std: (B, K, D) float32.
-    num_slots: (B,) int64, slots each image uses; the others have empty masks.
+    masks: (B, K, M, M) float32, probabilities. latent_mean, latent_std: (B, K, D) float32.
+    num_slots: (B,) int64, slots each image uses; the others have empty masks. kinds: (B, K) int64,
+    of ``KINDS``; -1 where the model does not tell.
     """
 
     masks: Tensor
     latent_mean: Tensor
     latent_std: Tensor
     num_slots: Tensor
+    kinds: Tensor
+
+    def of_image(self, index: int) -> Found:
+        """The slots that an image uses, without the batch's dimension."""
+        used = int(self.num_slots[index])
+        return Found(
+            self.masks[index, :used],
+            self.latent_mean[index, :used],
+            self.latent_std[index, :used],
+            self.num_slots[index],
+            self.kinds[index, :used],
+        )
 
 
-_Pass = Callable[[Tensor], Found]
+_Pass = Callable[[Pixels], Found]
 """From pixels on the device to slots on the device."""
 
 
@@ -76,33 +102,44 @@ class Inference:
     def prepare(self, batch_size: int, options: Options) -> None:
         """Make batches of this size fast, and run one."""
         size = self.model.config.image_size
-        pixels = torch.zeros(batch_size, size, size, 3, dtype=torch.uint8)
+        pixels = Pixels(torch.zeros(batch_size, size, size, 3, dtype=torch.uint8))
         if self.device.type == "cuda":
             work = self._pass(batch_size, options)
             with self._preparing:
                 for other in [k for k in self._graphs if k[0] == batch_size]:
                     del self._graphs[other]  # of former options: each keeps its memory
                 with torch.inference_mode():
-                    self._graphs[batch_size, options] = _Graph(work, pixels, self.device)
+                    seen = self._with_room_for_depth(pixels)
+                    self._graphs[batch_size, options] = _Graph(work, seen, self.device)
         self(pixels, options)
 
     @torch.inference_mode()
-    def __call__(self, pixels: Tensor, options: Options) -> Found:
-        """The slots of images given as uint8 (B, S, S, 3) on the CPU."""
-        key = (len(pixels), options)
+    def __call__(self, pixels: Pixels, options: Options) -> Found:
+        """The slots of images."""
+        key = (len(pixels.colours), options)
         if self.device.type == "cpu":
             return self._pass(*key)(pixels)
         graph = self._graphs.get(key)
         if graph is None:
             with self._preparing:
-                known = any(size == len(pixels) for size, _ in self._graphs)
+                known = any(size == key[0] for size, _ in self._graphs)
             if known:  # with other options: recording again takes a fraction of a second
                 self.prepare(*key)
                 graph = self._graphs[key]
         if graph is not None:
-            return graph(pixels)
-        found = self._pass(*key)(pixels.pin_memory().to(self.device, non_blocking=True))
+            return graph(self._with_room_for_depth(pixels))
+        sent = _map(lambda part: part.pin_memory().to(self.device, non_blocking=True), pixels)
+        found = self._pass(*key)(sent)
         return _to_host(found, _pinned_like(found))
+
+    def _with_room_for_depth(self, pixels: Pixels) -> Pixels:
+        """The same for a graph, whose inputs are always the same: no depth is depth of zero."""
+        if not self.model.takes_points:
+            return Pixels(pixels.colours)
+        if pixels.depth is not None:
+            return pixels
+        batch, *size, _ = pixels.colours.shape
+        return Pixels(pixels.colours, torch.zeros(batch, *size), torch.ones(batch, 4))
 
     def _pass(self, batch_size: int, options: Options) -> _Pass:
         """The forward pass for batches of one size; on CUDA it does not wait for the device."""
@@ -120,14 +157,20 @@ class Inference:
             arguments |= {"stop_threshold": options.stop_threshold, "trim": trim}
         model, decode, device, dtype = self._ready, self._decode, self.device.type, self._dtype
 
-        def work(pixels: Tensor) -> Found:
+        def work(pixels: Pixels) -> Found:
             # NHWC memory seen as NCHW is channels last already.
-            images = pixels.permute(0, 3, 1, 2).float() / 255
+            images = pixels.colours.permute(0, 3, 1, 2).float() / 255
+            points = None
+            if pixels.depth is not None and pixels.intrinsics is not None:
+                points = back_project(pixels.depth, pixels.intrinsics)
             with torch.autocast(device, dtype, enabled=dtype != torch.float32, cache_enabled=False):
-                out = model(images, **arguments)
+                out = model(images, points=points, **arguments)
             log_masks = out.log_masks if decode else out.log_attention
             masks = log_masks[:, :, 0].float().exp()
-            return Found(masks, out.latent_mean, out.latent_std, out.num_slots)
+            kinds = out.num_slots.new_full(masks.shape[:2], -1)
+            if out.kind_logits is not None:
+                kinds = out.kind_logits.argmax(dim=2)
+            return Found(masks, out.latent_mean, out.latent_std, out.num_slots, kinds)
 
         return work
 
@@ -135,12 +178,12 @@ class Inference:
 class _Graph:
     """A forward pass recorded once on the device and replayed with other pixels."""
 
-    def __init__(self, work: _Pass, pixels: Tensor, device: torch.device) -> None:
+    def __init__(self, work: _Pass, pixels: Pixels, device: torch.device) -> None:
         self._device = device
         self._lock = threading.Lock()
-        self._host_pixels = torch.empty_like(pixels, pin_memory=True)
+        self._host_pixels = _map(lambda part: torch.empty_like(part, pin_memory=True), pixels)
         with torch.cuda.device(device):
-            self._pixels = pixels.to(device)
+            self._pixels = _map(lambda part: part.to(device), pixels)
             stream = torch.cuda.Stream()
             stream.wait_stream(torch.cuda.current_stream())
             with torch.cuda.stream(stream):
@@ -152,13 +195,21 @@ class _Graph:
                 self._found = work(self._pixels)
         self._host = _pinned_like(self._found)
 
-    def __call__(self, pixels: Tensor) -> Found:
+    def __call__(self, pixels: Pixels) -> Found:
         with self._lock, torch.cuda.device(self._device):
-            self._host_pixels.copy_(pixels)
-            self._pixels.copy_(self._host_pixels, non_blocking=True)
+            for given, host, there in zip(pixels, self._host_pixels, self._pixels, strict=True):
+                if given is not None and host is not None and there is not None:
+                    host.copy_(given)
+                    there.copy_(host, non_blocking=True)
             self._graph.replay()
             found = _to_host(self._found, self._host)
             return Found(*(tensor.clone() for tensor in found))  # the next call writes there
+
+
+def _map(function: Callable[[Tensor], Tensor], pixels: Pixels) -> Pixels:
+    colours, *rest = (None if part is None else function(part) for part in pixels)
+    assert colours is not None
+    return Pixels(colours, *rest)
 
 
 def _pinned_like(found: Found) -> Found:

@@ -7,7 +7,6 @@ image the others do, too. Nothing here knows ROS.
 from __future__ import annotations
 
 import gc
-import math
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -17,7 +16,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from genesis_core.checkpoint import CheckpointError, decoder_is_trained, find_checkpoint
+from genesis_core.checkpoint import decoder_is_trained, find_checkpoint
 from genesis_core.perception.depth import (
     Measurement,
     check_depth,
@@ -223,28 +222,11 @@ class Perception:
 
     def _slot_settings(self, settings: PerceptionSettings) -> _SlotSettings:
         """The settings that a segmenter can change while it runs, as it takes them."""
-        threshold = settings.stop_threshold
-        if threshold < 0:
-            threshold = self._carried_stop_threshold()
         return {
             "max_slots": settings.max_slots or None,
-            "stop_threshold": threshold or None,
+            "stop_threshold": settings.stop_threshold,
             "fit": settings.fit,
         }
-
-    def _carried_stop_threshold(self) -> float:
-        """What the checkpoint says; 0 if it says nothing."""
-        carried = self.segmenter.model.metadata.get("stop_threshold", 0)
-        try:
-            threshold = float(carried)
-        except (TypeError, ValueError):
-            threshold = math.nan
-        if not 0 <= threshold < math.inf:
-            raise CheckpointError(
-                f"checkpoint {self.checkpoint} has stop_threshold {carried!r}; expected pixels at "
-                "64x64, 0 or more"
-            )
-        return threshold
 
 
 class _ViewDepth:

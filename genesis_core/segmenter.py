@@ -18,8 +18,8 @@ from genesis_core.device import (
     resolve_device,
     resolve_precision,
 )
-from genesis_core.inference import Inference, Options
-from genesis_core.models.base import SlotModel
+from genesis_core.inference import Found, Inference, Options, Pixels
+from genesis_core.models.base import KINDS, SlotModel
 from genesis_core.ops import mask_operations
 from genesis_core.perception.scene import Scene as Scene
 from genesis_core.perception.scene import Window, to_scene
@@ -27,6 +27,7 @@ from genesis_core.perception.scene import Window, to_scene
 MASK_SOURCES = ("auto", "decoder", "attention")
 FITS = ("resize", "crop")
 RGB = 3
+_FARTHEST = 150.0  # m; beyond it the middle of a depth image is a mistake of its unit
 
 Image = NDArray[np.uint8]
 Depth = NDArray[np.float32]
@@ -63,8 +64,9 @@ class Segmenter:
         precision: "fp32", "bf16", "fp16" or "auto": half precision where the device computes
             natively in it.
         max_slots: K, if other than the checkpoint's.
-        stop_threshold: None for a fixed number of slots; else flexible ones (pixels at 64x64),
-            with GENESIS-V2 only.
+        stop_threshold: 0 for a fixed number of slots; above 0 flexible ones, which stop at a mask
+            of fewer pixels (at 64x64), with GENESIS-V2 only; None or -1 for what the checkpoint
+            says, and where it says nothing, a fixed number.
         mask_source: "decoder", "attention" (the decoder is not run at all), or "auto": what the
             checkpoint says is better, and where it says nothing, the model's default: decoder
             unless the table says otherwise.
@@ -97,6 +99,7 @@ class Segmenter:
                 f"checkpoint {checkpoint} is made for images of {channels} channels; a Segmenter, "
                 "and so the node, takes RGB images (3): use a model with image_channels 3"
             )
+        self._carried_threshold = _carried_threshold(self.model, checkpoint)
         self.configure(max_slots=max_slots, stop_threshold=stop_threshold, fit=fit)
         if mask_source == "auto":
             mask_source = self.model.metadata.get("mask_source", self.model.default_mask_source)
@@ -121,27 +124,29 @@ class Segmenter:
         """Raise ValueError if ``configure`` would."""
         if max_slots is not None and (not isinstance(max_slots, int) or max_slots < 2):
             raise ValueError(f"max_slots is {max_slots!r}; expected a whole number >= 2, or None")
-        if stop_threshold is not None and not 0 <= stop_threshold < np.inf:
+        if stop_threshold in (None, -1):
+            return check_choice("fit", fit, FITS)
+        if not 0 <= stop_threshold < np.inf:
             raise ValueError(
-                f"stop_threshold is {stop_threshold}; expected pixels at 64x64 (0 or more), or None"
+                f"stop_threshold is {stop_threshold}; expected pixels at 64x64 (0 or more), or -1"
             )
-        if stop_threshold is not None and not self.model.flexible_slots:
+        if stop_threshold and not self.model.flexible_slots:
             raise ValueError(
                 f"stop_threshold is {stop_threshold}, but the checkpoint holds a "
                 f"{self.model.config.model} model, whose number of slots is fixed; leave it out "
                 "and choose max_slots"
             )
-        check_choice("fit", fit, FITS)
+        return check_choice("fit", fit, FITS)
 
     @property
     def uses_depth(self) -> bool:
         """Whether the model takes depth, where there is some."""
-        return False
+        return self.model.takes_points
 
     @property
     def has_kinds(self) -> bool:
         """Whether the model tells what each slot is (``Scene.kinds``)."""
-        return False
+        return self.model.tells_kinds
 
     @overload
     def __call__(
@@ -176,41 +181,48 @@ class Segmenter:
         Args:
             depth: of each image, (H, W) float32 [m], 0 or NaN where unknown; None where there is
                 none. A model that does not use depth leaves it aside.
-            intrinsics: of each image with depth, pinhole matrix (3, 3) [px].
+            intrinsics: of each image with depth, pinhole matrix (3, 3) in pixels of the image, the
+                centre of the upper left one being (0, 0).
             quantised: give masks and labels in 8 bits, see ``Scene``.
 
         Raises:
-            TypeError, ValueError: an image is not such an array, or has no pixels.
+            TypeError, ValueError: an image or a depth is not such an array, or has no pixels; depth
+                has no intrinsics, or is in another unit.
         """
         if not isinstance(images, Sequence):
             check_image(images)
-            return self([images], quantised=quantised)[0]
+            return self([images], [depth], [intrinsics], quantised=quantised)[0]
         for index, image in enumerate(images):
             check_image(image, f"image {index}")
+        depths, matrices = _one_each(depth, intrinsics, len(images))
+        for index, (image, each, matrix) in enumerate(zip(images, depths, matrices, strict=True)):
+            _check_depth(image, each, matrix, f"depth {index}")
         if not images:
             return []
         settings = self._settings  # the same for the whole call, whoever configures meanwhile
         windows = [_window(image.shape[0], image.shape[1], settings.fit) for image in images]
         views = [image[window] for image, window in zip(images, windows, strict=True)]
-        found = self._inference(self._to_pixels(views), self._options(settings))
-        masks, means, deviations = (
-            found.masks.numpy(),
-            found.latent_mean.numpy(),
-            found.latent_std.numpy(),
-        )
-        return [
-            to_scene(
-                masks[index, :used],
-                means[index, :used],
-                deviations[index, :used],
-                size=(image.shape[0], image.shape[1]),
-                window=window,
-                quantised=quantised,
+        seen = self._to_pixels(views)
+        if self.uses_depth and any(each is not None for each in depths):
+            seen = self._with_depth(seen, windows, depths, matrices)
+        found = self._inference(seen, self._options(settings))
+        scenes = []
+        for index, (image, window) in enumerate(zip(images, windows, strict=True)):
+            slots = found.of_image(index)
+            if self.has_kinds:
+                slots = _with_one_surroundings(slots)
+            scenes.append(
+                to_scene(
+                    slots.masks.numpy(),
+                    slots.latent_mean.numpy(),
+                    slots.latent_std.numpy(),
+                    kinds=np.array(KINDS)[slots.kinds.numpy()] if self.has_kinds else None,
+                    size=(image.shape[0], image.shape[1]),
+                    window=window,
+                    quantised=quantised,
+                )
             )
-            for index, (image, window, used) in enumerate(
-                zip(images, windows, found.num_slots.tolist(), strict=True)
-            )
-        ]
+        return scenes
 
     def warm_up(self, batch_size: int = 1) -> None:
         """Prepare for batches of this size, so that the first real one does not pay for set-up.
@@ -222,17 +234,45 @@ class Segmenter:
 
     def _options(self, settings: _Settings) -> Options:
         slots = settings.max_slots or self.model.config.num_slots
-        return Options(slots, settings.stop_threshold)
+        threshold = settings.stop_threshold
+        if threshold in (None, -1):
+            threshold = self._carried_threshold
+        return Options(slots, threshold or None)
 
-    def _to_pixels(self, images: Sequence[Image]) -> torch.Tensor:
-        """The images at the model's size: (B, S, S, 3) uint8."""
+    def _with_depth(
+        self,
+        seen: Pixels,
+        windows: Sequence[Window],
+        depths: Sequence[Depth | None],
+        matrices: Sequence[Intrinsics | None],
+    ) -> Pixels:
+        """The pixels with depth at their size, zero where there is none."""
+        size = self.model.config.image_size
+        metres = np.zeros((len(depths), size, size), np.float32)
+        pinholes = np.ones((len(depths), 4), np.float32)
+        for index, (depth, matrix) in enumerate(zip(depths, matrices, strict=True)):
+            if depth is None or matrix is None:
+                continue
+            rows, columns = windows[index]
+            view = depth[rows, columns]
+            # Not averaged: between two surfaces there is nothing.
+            cv2.resize(view, (size, size), metres[index], interpolation=cv2.INTER_NEAREST_EXACT)
+            scale = np.array([size / view.shape[1], size / view.shape[0]])
+            first = np.array([columns.start, rows.start])
+            pinholes[index, :2] = np.diagonal(matrix)[:2] * scale
+            # A pixel's centre is at its whole number.
+            pinholes[index, 2:] = (matrix[:2, 2] + 0.5 - first) * scale - 0.5
+        return seen._replace(depth=torch.from_numpy(metres), intrinsics=torch.from_numpy(pinholes))
+
+    def _to_pixels(self, images: Sequence[Image]) -> Pixels:
+        """The images at the model's size."""
         size = self.model.config.image_size
         batch = np.empty((len(images), size, size, 3), np.uint8)
         for place, image in zip(batch, images, strict=True):
             # Averaging shrinks, interpolation enlarges; a strip needs one along each side.
             shrunk = _shrink(np.ascontiguousarray(image), size)
             cv2.resize(shrunk, (size, size), dst=place, interpolation=cv2.INTER_LINEAR)
-        return torch.from_numpy(batch)
+        return Pixels(torch.from_numpy(batch))
 
 
 def _window(height: int, width: int, fit: str) -> Window:
@@ -253,6 +293,82 @@ def _shrink(image: Image, size: int) -> Image:
         image = cv2.resize(image, (width, height), interpolation=cv2.INTER_AREA)
     smaller = (min(width, size), min(height, size))
     return cv2.resize(image, smaller, interpolation=cv2.INTER_AREA)
+
+
+def _carried_threshold(model: SlotModel, checkpoint: str | os.PathLike[str]) -> float:
+    """Where the checkpoint says that a flexible number of slots stops; 0 if it says nothing."""
+    carried = model.metadata.get("stop_threshold", 0)
+    if isinstance(carried, (int, float)) and 0 <= carried < np.inf:
+        return float(carried) if model.flexible_slots else 0.0
+    raise CheckpointError(
+        f"checkpoint {checkpoint} has stop_threshold {carried!r}; expected pixels at 64x64, 0 or "
+        "more"
+    )
+
+
+def _one_each(
+    depth: Any, intrinsics: Any, count: int
+) -> tuple[Sequence[Depth | None], Sequence[Intrinsics | None]]:
+    """Depth and intrinsics of each of so many images."""
+    given: list[Sequence[Any]] = []
+    for name, values in (("depth", depth), ("intrinsics", intrinsics)):
+        if values is None:
+            values = [None] * count
+        if not isinstance(values, Sequence):
+            raise TypeError(
+                f"{name} is a {type(values).__name__}; for a list of images expected a list, with "
+                "None for images without"
+            )
+        if len(values) != count:
+            raise ValueError(f"{name} has {len(values)} items for {count} images")
+        given.append(values)
+    return given[0], given[1]
+
+
+def _check_depth(image: Image, depth: object, intrinsics: object, name: str) -> None:
+    """Raise TypeError or ValueError unless depth and intrinsics fit an image."""
+    if depth is None:
+        return
+    if not isinstance(depth, np.ndarray) or depth.dtype != np.float32:
+        kind = depth.dtype if isinstance(depth, np.ndarray) else type(depth).__name__
+        raise TypeError(
+            f"{name} is {kind}; expected a float32 array (H, W) in metres (millimetres of a depth "
+            "camera: depth.astype(numpy.float32) / 1000)"
+        )
+    if depth.shape != image.shape[:2]:
+        raise ValueError(
+            f"{name} has shape {depth.shape}; expected the image's, {image.shape[:2]}: register it "
+            "to the image, and resize it by nearest pixels"
+        )
+    sample = depth[:: max(1, len(depth) // 64), :: max(1, depth.shape[1] // 64)]
+    sample = sample[(sample > 0) & (sample < np.inf)]
+    if len(sample) and np.median(sample) > _FARTHEST:
+        raise ValueError(
+            f"{name} is {np.median(sample):.0f} m in the middle: are these millimetres? Expected "
+            "metres"
+        )
+    if not isinstance(intrinsics, np.ndarray) or intrinsics.shape != (3, 3):
+        shape = getattr(intrinsics, "shape", intrinsics)
+        raise ValueError(f"{name} needs intrinsics (3, 3) in pixels of the image, not {shape}")
+    focal = np.diagonal(intrinsics)[:2]
+    if not (np.isfinite(intrinsics).all() and (focal > 0).all()):
+        raise ValueError(f"the intrinsics of {name} have focal lengths {focal}; expected positive")
+
+
+def _with_one_surroundings(slots: Found) -> Found:
+    """The slots of an image with all that are surroundings in one, the largest of them."""
+    around = slots.kinds == KINDS.index("surroundings")
+    if int(around.sum()) < 2:
+        return slots
+    sizes = slots.masks.sum(dim=(1, 2)).where(around, -1.0)
+    largest = int(sizes.argmax())
+    masks = slots.masks.clone()
+    masks[largest] = slots.masks[around].sum(dim=0)
+    kept = ~around
+    kept[largest] = True
+    return Found(
+        masks[kept], slots.latent_mean[kept], slots.latent_std[kept], kept.sum(), slots.kinds[kept]
+    )
 
 
 def check_image(image: object, name: str = "image") -> None:

@@ -53,6 +53,7 @@ def to_scene(
     *,
     size: tuple[int, int],
     window: Window,
+    kinds: NDArray[np.str_] | None = None,
     quantised: bool = False,
 ) -> Scene:
     """The scene of an image.
@@ -62,6 +63,7 @@ def to_scene(
         latent_mean, latent_std: (K, D).
         size: H, W of the image.
         window: what the model saw of it.
+        kinds: (K,), see ``Scene``.
         quantised: see ``Scene``; several times faster.
 
     Raises:
@@ -87,7 +89,8 @@ def to_scene(
         full[:, rows, columns] = inside
         labels = np.full(size, UNSEEN if quantised else -1, labels.dtype)
         labels[rows, columns] = winners
-    return Scene(full, labels, latent_mean, latent_std, scores.astype(np.float32), len(masks))
+    sure = scores.astype(np.float32)
+    return Scene(full, labels, latent_mean, latent_std, sure, len(masks), kinds)
 
 
 def _check_quantisable(masks: NDArray[np.float32]) -> None:

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from genesis_core import Geco, GenesisV2, SlotModel
-from genesis_core.inference import Found, Inference, Options
+from genesis_core.inference import Found, Inference, Options, Pixels
 from genesis_core.models.losses import latent_anchor, mask_supervision, region_mixture
 
 ModelFactory = Callable[..., GenesisV2]
@@ -70,7 +70,13 @@ def test_inference_is_the_models(
     inference = Inference(make_model(), precision="fp32", decode=decode)
     for count in (1, 4):
         inference.prepare(count, options)
-        check(inference(pixels[:count], options), model, pixels[:count], options, decode=decode)
+        check(
+            inference(Pixels(pixels[:count]), options),
+            model,
+            pixels[:count],
+            options,
+            decode=decode,
+        )
 
 
 def test_untrimmed_slots_are_empty_and_change_nothing(
@@ -111,7 +117,7 @@ def test_on_a_cpu_it_is_the_model_under_autocast(
     inference.prepare(2, Options(4))
     half = precision == "bf16"
     for _ in range(2):
-        found = inference(pixels, Options(4))
+        found = inference(Pixels(pixels), Options(4))
         with torch.no_grad(), torch.autocast("cpu", torch.bfloat16, enabled=half):
             out = model(
                 pixels.permute(0, 3, 1, 2).float() / 255,
@@ -156,7 +162,9 @@ def test_cuda_graphs_agree_with_the_cpu(
     # 2 was not prepared. Each call after the first would show what an earlier one left behind.
     for count in (4, 1, 2, 4):
         for some in (pixels[:count], pixels[:count].flip(1)):
-            check(graphs(some, options), model, some, options, decode=decode, tolerance=0.02)
+            check(
+                graphs(Pixels(some), options), model, some, options, decode=decode, tolerance=0.02
+            )
 
 
 @needs_cuda
@@ -165,7 +173,14 @@ def test_cuda_graphs_follow_changed_options(make_model: ModelFactory, images: Te
     graphs = Inference(make_model().cuda(), precision="fp32", decode=True)
     graphs.prepare(4, OPTIONS[0])
     for options in (*OPTIONS, OPTIONS[0]):
-        check(graphs(pixels, options), make_model(), pixels, options, decode=True, tolerance=0.02)
+        check(
+            graphs(Pixels(pixels), options),
+            make_model(),
+            pixels,
+            options,
+            decode=True,
+            tolerance=0.02,
+        )
 
 
 @needs_cuda

@@ -355,7 +355,7 @@ def test_worker_threads_see_whole_settings(checkpoint: Path) -> None:
         ({"precision": "int8"}, ValueError, "precision is 'int8'; expected one of auto, fp32"),
         ({"max_slots": 1}, ValueError, "max_slots is 1; expected a whole number >= 2"),
         ({"max_slots": 2.5}, ValueError, "max_slots is 2.5"),
-        ({"stop_threshold": -1}, ValueError, "stop_threshold is -1"),
+        ({"stop_threshold": -2}, ValueError, "stop_threshold is -2"),
         ({"stop_threshold": float("nan")}, ValueError, "stop_threshold is nan"),
         ({"mask_source": "both"}, ValueError, "mask_source is 'both'; expected one of auto"),
         ({"fit": "pad"}, ValueError, "fit is 'pad'; expected one of resize, crop"),
