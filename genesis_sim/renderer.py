@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
-from dataclasses import dataclass
 from types import TracebackType
 from typing import Any
 
@@ -13,6 +12,7 @@ import numpy.typing as npt
 
 from genesis_sim import gl, motion, objects, robot, textures
 from genesis_sim.environments import MAX_SOLIDS as MAX_ENVIRONMENT
+from genesis_sim.frame import Frame, SceneObject
 from genesis_sim.sampling import MODES, Mode, check_num_objects, sample_scene
 from genesis_sim.scene import (
     BACKGROUND,
@@ -35,33 +35,6 @@ _COLOUR_TEXTURE = 1
 _HIDDEN = Finish((0.0, 0.0, 0.0), alpha=0.0)
 #: MuJoCo's default geom colour, at which a geom takes its material's colour.
 _USE_MATERIAL = (0.5, 0.5, 0.5, 1.0)
-
-
-@dataclass(frozen=True, slots=True)
-class SceneObject:
-    """Ground truth of one object; it may be outside the image or hidden."""
-
-    label: int
-    name: str
-    #: Centre in the camera's optical frame (x right, y down, z forward), metres (3,).
-    position: npt.NDArray[np.float64]
-    #: Full extents along the object's own axes, metres (3,).
-    size: npt.NDArray[np.float64]
-
-
-@dataclass(frozen=True, slots=True)
-class Frame:
-    """One rendered image with its ground truth."""
-
-    #: RGB, uint8 (H, W, 3).
-    image: npt.NDArray[np.uint8]
-    #: Instance labels, uint8 (H, W): 0 background, 1 robot, 2.. objects.
-    labels: npt.NDArray[np.uint8]
-    #: Distance along the optical axis in metres, float32 (H, W).
-    depth: npt.NDArray[np.float32]
-    #: Pinhole matrix (3, 3) in pixels; pixel (0, 0) has its centre at (0, 0), as in OpenCV and ROS.
-    intrinsics: npt.NDArray[np.float64]
-    objects: list[SceneObject]
 
 
 class TabletopRenderer:

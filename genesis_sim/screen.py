@@ -63,6 +63,17 @@ class Screen:
         """Take over a mesh that was written into the model."""
         self._mujoco.mjr_uploadMesh(self.model, self._context, number)
 
+    def take_over_textures(self) -> None:
+        """Take over which texture each material has, its repeats and whether it is uniform.
+
+        MuJoCo's context keeps a copy of these, which it makes once.
+        """
+        model, context = self.model, self._context
+        roles = model.mat_texid.shape[1]
+        context.mat_texid[: model.nmat * roles] = model.mat_texid.ravel()
+        context.mat_texuniform[: model.nmat] = model.mat_texuniform
+        context.mat_texrepeat[: 2 * model.nmat] = model.mat_texrepeat.ravel()
+
     def prepare(self, camera: Camera) -> None:
         """Take over what was written into the model and its data, seen from a camera."""
         mj = self._mujoco

@@ -31,7 +31,30 @@ _FONTS = (
     cv2.FONT_HERSHEY_TRIPLEX,
     cv2.FONT_HERSHEY_SCRIPT_COMPLEX,
 )
-_SYLLABLES = "ka lo mi su ra ten bo cri na po we xi fu zor al tic men da spa gi no vel".split()
+_SYLLABLES = [
+    "ka",
+    "lo",
+    "mi",
+    "su",
+    "ra",
+    "ten",
+    "bo",
+    "cri",
+    "na",
+    "po",
+    "we",
+    "xi",
+    "fu",
+    "zor",
+    "al",
+    "tic",
+    "men",
+    "da",
+    "spa",
+    "gi",
+    "no",
+    "vel",
+]
 
 
 @dataclass(slots=True)

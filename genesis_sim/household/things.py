@@ -17,7 +17,7 @@ import numpy.typing as npt
 from genesis_sim.assets import AssetPack
 from genesis_sim.geometry import IDENTITY, Quaternion, axis_angle, multiply, to_matrix, yaw
 from genesis_sim.household.bank import TextureBank
-from genesis_sim.mesh import Mesh, band, blob, pillow, prism, swept, turned_profile
+from genesis_sim.mesh import Mesh, band, blob, from_grid, pillow, prism, swept, turned_profile
 from genesis_sim.objects import muted_colour, random_colour
 from genesis_sim.scene import Colour, Finish, ObjectModel, Pose, Shape, Solid, Triple, place
 
@@ -809,9 +809,7 @@ def tube(rng: Rng, kit: Kit) -> ObjectModel:
         wide, high = radius * (1 + 0.35 * t), radius * (1 - 0.93 * t)
         x = np.full_like(angle, 2 * length * t)
         rows.append(np.stack([x, wide * np.cos(angle), high * np.sin(angle)], 1))
-    from genesis_sim.mesh import from_grid
-
-    body = from_grid(np.stack(rows)[:, ::-1], closed=True)
+    body = from_grid(np.stack(rows), closed=True)
     cap = _rod(0.6 * radius, 0.008, kit.plain(rng), (-0.008, 0, 0), _QUARTER_Y)
     return thing("tube", [solid_mesh(body, kit.printed(rng)), cap])
 
