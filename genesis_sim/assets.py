@@ -138,7 +138,7 @@ def save_pack(path: Path, pack: AssetPack, sources: dict[str, Any]) -> None:
         meshes.append(mesh)
         return len(meshes) - 1
 
-    arrays: dict[str, npt.NDArray[Any]] = {}
+    arrays: dict[str, Any] = {}
 
     def robot(prefix: str, parts: RobotParts) -> dict[str, Any]:
         for name in ("colours", "poses", "hand"):

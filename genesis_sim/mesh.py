@@ -129,16 +129,15 @@ def decimate(
     vertices: npt.NDArray[np.floating], faces: npt.NDArray[np.integer], most_faces: int
 ) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.int64]]:
     """Merge the vertices of each cell of a grid, as fine a one as leaves at most `most_faces`."""
-    vertices = np.asarray(vertices, np.float64)
-    faces = np.asarray(faces, np.int64)
-    if len(faces) <= most_faces:
-        return vertices, faces
-    low, extent = vertices.min(axis=0), float(np.ptp(vertices, axis=0).max())
+    points, corners = np.asarray(vertices, np.float64), np.asarray(faces, np.int64)
+    if len(corners) <= most_faces:
+        return points, corners
+    low, extent = points.min(axis=0), float(np.ptp(points, axis=0).max())
     fine, coarse = 400.0, 2.0
-    best = _clustered(vertices, faces, low, extent / coarse)
+    best = _clustered(points, corners, low, extent / coarse)
     for _ in range(12):
         cells = math.sqrt(fine * coarse)
-        result = _clustered(vertices, faces, low, extent / cells)
+        result = _clustered(points, corners, low, extent / cells)
         if len(result[1]) <= most_faces:
             coarse, best = cells, result
         else:

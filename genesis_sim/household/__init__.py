@@ -1,1 +1,1 @@
-"""Household scenes: things on tables, floors and shelves and in bins, as robots' cameras see them."""
+"""Household scenes: things on tables, floors and shelves and in bins, before a robot's camera."""

@@ -7,9 +7,10 @@ among them, tint and scale them.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import lru_cache
+from itertools import pairwise
 
 import cv2
 import numpy as np
@@ -134,7 +135,7 @@ def _square(rng: Rng, scale: tuple[float, float] | float) -> Floats:
     return noise(rng, (SURFACE, SURFACE), scale)
 
 
-def _tinted(grey: Floats, tint: Sequence[float]) -> Floats:
+def _tinted(grey: Floats, tint: npt.ArrayLike) -> Floats:
     return np.asarray(grey[..., None] * np.asarray(tint, np.float32), np.float32)
 
 
@@ -162,7 +163,7 @@ def _planks(rng: Rng) -> Floats:
     count = int(rng.choice([3, 4, 6, 8]))
     tint, gap = _wood_tint(rng), rng.uniform(0.35, 0.9)
     edges = np.linspace(0, SURFACE, count + 1).astype(int)
-    for top, bottom in zip(edges[:-1], edges[1:], strict=True):
+    for top, bottom in pairwise(edges):
         seam = int(rng.integers(0, SURFACE))
         board = _tinted(_grain(rng, bottom - top, SURFACE), tint)
         board[:, :seam] *= np.float32(rng.uniform(0.75, 0.95))

@@ -11,14 +11,13 @@ import numpy as np
 import numpy.typing as npt
 
 from genesis_sim import gl
-from genesis_sim.assets import AssetPack, find_pack
+from genesis_sim.assets import AssetPack
 from genesis_sim.depth_sensor import Material
 from genesis_sim.frame import Frame, SceneObject
 from genesis_sim.household import robots, rooms, things
 from genesis_sim.household.bank import make_bank
 from genesis_sim.household.scenes import (
     MOST_OBJECTS,
-    OBJECTS,
     HouseholdScene,
     sample_household,
 )
@@ -43,36 +42,34 @@ _LAMP_DISTANCE = 1.2
 class HouseholdRenderer:
     """Random household scenes of one image size.
 
-    num_objects: fewest and most objects of a scene; by default few more often than many.
-    assets: an asset pack; by default the one that genesis_sim.assets.find_pack finds, "none" for
-        procedural shapes alone.
+    num_objects: fewest and most objects of a scene, each number as often; by default none to 20,
+        few more often than many.
+    assets: meshes, textures and robots beside the procedural ones (genesis_sim.assets.find_pack).
 
     A scene depends on these, the size and the seed alone. Holds an OpenGL context, to be used from
     the thread that made it; release it with close() or `with`.
 
     Raises ValueError for a bad size or number of objects, RenderingError where MuJoCo or OpenGL is
-    missing, AssetError for a pack that cannot be read.
+    missing.
     """
 
     def __init__(
         self,
         width: int = 128,
         height: int = 128,
-        num_objects: tuple[int, int] = OBJECTS,
-        assets: AssetPack | str | None = "default",
+        num_objects: tuple[int, int] | None = None,
+        assets: AssetPack | None = None,
     ) -> None:
         for name, value in (("width", width), ("height", height)):
             if not 16 <= value <= 2048:
                 raise ValueError(f"{name} is {value}; expected 16 to 2048 pixels")
-        if not 0 <= num_objects[0] <= num_objects[1] <= MOST_OBJECTS:
+        if num_objects and not 0 <= num_objects[0] <= num_objects[1] <= MOST_OBJECTS:
             raise ValueError(
                 f"num_objects is {num_objects}; expected 0 <= fewest <= most <= {MOST_OBJECTS}"
             )
         self.width, self.height = width, height
         self._num_objects = num_objects
-        self._pack = assets if isinstance(assets, AssetPack) else None
-        if assets == "default":
-            self._pack = find_pack()
+        self._pack = assets
         self._bank = make_bank(self._pack)
         self._skins = tuple(
             self._bank.add("skin", image) for image in (self._pack.skins if self._pack else ())
@@ -132,7 +129,7 @@ class HouseholdRenderer:
         shadows = any(light.shadow for light in scene.lights)
         image = self._screen.colour(shadows=shadows)
         image = _occluded(image, depth, scene.camera.focal, scene.occlusion, scene.occlusion_reach)
-        image = scene.effects.apply(image, rng)
+        image = scene.effects.apply(_exposed(image, scene.exposure), rng)
         materials = np.append(self._materials, np.uint8(Material.DULL))[geoms]
         behind = None
         if (materials == Material.CLEAR).any():
@@ -258,6 +255,13 @@ def _without_slivers(labels: npt.NDArray[np.uint8]) -> npt.NDArray[np.uint8]:
     return np.where(hidden, np.uint8(BACKGROUND), np.arange(256, dtype=np.uint8))[labels]
 
 
+def _exposed(image: npt.NDArray[np.uint8], target: float) -> npt.NDArray[np.uint8]:
+    """The image (H, W, 3) as automatic exposure brightens it, most of the way to the target."""
+    mean = max(float(image.mean()) / 255.0, 0.02)
+    gain = float(np.clip((target / mean) ** 0.8, 0.4, 4.0))
+    return np.asarray(np.clip(image * np.float32(gain), 0, 255), np.uint8)
+
+
 def _occluded(
     image: npt.NDArray[np.uint8],
     depth: npt.NDArray[np.float32],
@@ -276,8 +280,8 @@ def _occluded(
         sigma = max(0.8, scale * 0.5 * reach * focal / middle)
         # Clipped first, so that a far wall does not lighten what stands before it.
         near = np.asarray(cv2.GaussianBlur(depth, (0, 0), sigma), np.float32)
-        below = np.clip((depth - near) / np.float32(scale * reach), 0, 2)
-        dark += below * np.exp(-below)
+        below = np.maximum((depth - near) / np.float32(scale * reach), 0)
+        dark += below * np.exp(-2 * below)
     factor = 1 - np.float32(strength * 0.62) * np.clip(dark, 0, 1)
     return np.asarray(np.clip(image * factor[..., None], 0, 255), np.uint8)
 

@@ -114,7 +114,7 @@ def _repaint(rng: Rng) -> Colour | None:
 def _made_robot(
     rng: Rng, tip: Vector, heading: float, bank: TextureBank, forwards: bool
 ) -> list[Solid]:
-    """An arm of capsules and cylinders in one upright plane, with a two- or three-finger gripper."""
+    """An arm of capsules and cylinders in one upright plane, with a two-finger gripper."""
     skin = Finish(
         random_colour(rng) if rng.random() < 0.5 else (float(rng.uniform(0.5, 0.95)),) * 3,
         bank.pick(rng, "worn", "grain", "scratched") if rng.random() < 0.3 else -1,

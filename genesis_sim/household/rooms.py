@@ -109,10 +109,8 @@ def table_finish(rng: Rng, bank: TextureBank) -> Finish:
         texture = bank.pick(rng, "table wood", "table wood", "planks")
         return Finish(warm, texture, repeat, specular, shine)
     if kind < 0.56:  # laminate
-        grey = float(
-            rng.choice([rng.uniform(0.75, 1.0), rng.uniform(0.02, 0.2), rng.uniform(0.3, 0.75)])
-        )
-        tint = np.clip(grey * np.exp(rng.normal(0, 0.03, 3)), 0, 1)
+        low, high = ((0.75, 1.0), (0.02, 0.2), (0.3, 0.75))[int(rng.integers(3))]
+        tint = np.clip(rng.uniform(low, high) * np.exp(rng.normal(0, 0.03, 3)), 0, 1)
         texture = bank.pick(rng, "speckle", "concrete", "granite") if rng.random() < 0.5 else -1
         return Finish(
             (float(tint[0]), float(tint[1]), float(tint[2])), texture, repeat, specular, shine
@@ -121,9 +119,9 @@ def table_finish(rng: Rng, bank: TextureBank) -> Finish:
         colour = muted_colour(rng) if rng.random() < 0.6 else random_colour(rng)
         return Finish(colour, bank.pick(rng, "cloth", "weave", "folds"), repeat, 0.0)
     if kind < 0.82:
-        tint = float(rng.uniform(0.7, 1.0))
+        shade = float(rng.uniform(0.7, 1.0))
         return Finish(
-            (tint, tint, tint), bank.pick(rng, "checkerboard", "tiles"), repeat, specular, shine
+            (shade, shade, shade), bank.pick(rng, "checkerboard", "tiles"), repeat, specular, shine
         )
     texture = bank.pick(
         rng, "marble", "granite", "concrete", "plaster", "metal", "scratched", "carpet"
@@ -157,8 +155,8 @@ def _table(rng: Rng, bank: TextureBank) -> Setting:
     rim = 0.5 * thick - 0.001
     for sx, sy in ((1, 0), (-1, 0), (0, 1), (0, -1)):
         at = (off[0] + sx * half[0], off[1] + sy * half[1], -0.5 * thick)
-        size = (0.003, half[1] + 0.002, rim) if sx else (half[0] + 0.002, 0.003, rim)
-        solids.append(_box(size, at, edge))
+        strip = (0.003, half[1] + 0.002, rim) if sx else (half[0] + 0.002, 0.003, rim)
+        solids.append(_box(strip, at, edge))
     solids += _legs(rng, off, half, ground, thick, edge)
     if rng.random() < 0.15:
         mat = Finish(muted_colour(rng), bank.pick(rng, "weave", "cloth", "speckle", "sheet"), 3.0)
@@ -322,7 +320,7 @@ def _bin(rng: Rng, bank: TextureBank) -> Setting:
         (x - 0.035, y - 0.03),
         (x + 0.1, y + 0.1),
         ground,
-        (42, 88),
+        (50, 88),
         (0.45, 1.1),
         walls=walls,
         heap=0.75,

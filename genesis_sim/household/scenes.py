@@ -9,7 +9,7 @@ import numpy as np
 
 from genesis_sim.assets import AssetPack
 from genesis_sim.effects import ImageEffects, sample_effects
-from genesis_sim.geometry import look_at, yaw
+from genesis_sim.geometry import Vector, look_at, yaw
 from genesis_sim.household.bank import TextureBank
 from genesis_sim.household.placing import arrange, settle
 from genesis_sim.household.robots import random_robot
@@ -19,11 +19,10 @@ from genesis_sim.scene import Camera, Colour, Light, ObjectModel, Pose, Solid
 
 Rng = np.random.Generator
 
-#: Fewest and most objects of a household scene, unless others are asked for.
-OBJECTS = (0, 20)
-MOST_OBJECTS = 24
+#: Most objects of a scene, and of one that does not say how many.
+MOST_OBJECTS, _USUAL_MOST = 24, 20
 
-_WITH_ROBOT, _HOLDING = 0.36, 0.35
+_WITH_ROBOT, _HOLDING = 0.42, 0.35
 #: Width over height of the cameras' own images, and how many have it.
 _ASPECTS, _ASPECT_SHARES = (4 / 3, 16 / 9, 1.0), (0.6, 0.28, 0.12)
 
@@ -41,6 +40,8 @@ class HouseholdScene:
     ambient: Colour
     lights: list[Light]
     effects: ImageEffects
+    #: Mean grey value (0..1) that the camera's automatic exposure aims at.
+    exposure: float
     #: Strength of the soft shadow in corners and at contacts, and its size in metres.
     occlusion: float
     occlusion_reach: float
@@ -53,9 +54,12 @@ def sample_household(
     skins: tuple[int, ...],
     width: int,
     height: int,
-    num_objects: tuple[int, int] = OBJECTS,
+    num_objects: tuple[int, int] | None = None,
 ) -> HouseholdScene:
-    """Draw a scene for images of this size; num_objects: fewest and most objects."""
+    """Draw a scene for images of this size.
+
+    num_objects: fewest and most objects; by default few more often than many.
+    """
     setting = random_setting(rng, bank)
     clear = float(rng.uniform(0.3, 0.9)) if rng.random() < 0.16 else 0.02
     kit = Kit(bank, random_palette(rng, setting.support, clear=clear), pack, skins)
@@ -85,16 +89,16 @@ def sample_household(
         ambient,
         lights,
         _effects(rng),
+        float(np.clip(0.43 * np.exp(rng.normal(0, 0.28)), 0.12, 0.85)),
         float(rng.uniform(0.25, 1.0)),
         float(rng.uniform(0.02, 0.07)),
     )
 
 
-def _how_many(rng: Rng, num_objects: tuple[int, int], setting: Setting) -> int:
+def _how_many(rng: Rng, num_objects: tuple[int, int] | None, setting: Setting) -> int:
     """Few things seldom, most often four to twelve, a full bin now and then."""
-    fewest, most = num_objects
-    if num_objects != OBJECTS:
-        return int(rng.integers(fewest, most + 1))
+    if num_objects is not None:
+        return int(rng.integers(num_objects[0], num_objects[1] + 1))
     kind = rng.random()
     if kind < 0.03:
         return 0
@@ -104,7 +108,7 @@ def _how_many(rng: Rng, num_objects: tuple[int, int], setting: Setting) -> int:
         return int(rng.integers(2, 11))
     if setting.name == "shelf":
         return int(rng.integers(2, 9))
-    return int(rng.integers(8, most + 1))
+    return int(rng.integers(8, _USUAL_MOST + 1))
 
 
 def _camera(
@@ -133,7 +137,12 @@ def _camera(
     )
     position = target + distance * way
     aspect = float(rng.choice(_ASPECTS, p=_ASPECT_SHARES))
-    view = math.radians(float(rng.choice([rng.uniform(30, 45), rng.uniform(45, 70)])))
+    view = float(rng.uniform(30, 70))
+    if placed and rng.random() < 0.8:  # the things fill a good part of the image
+        spread = [float(np.linalg.norm(pose.position - target)) + m.radius for m, pose in placed]
+        span = float(np.quantile(spread, 0.8)) * float(np.exp(rng.uniform(-0.35, 0.75)))
+        view = float(np.clip(2 * math.degrees(math.atan(span / distance)), 26, 72))
+    view = math.radians(view)
     across = 0.5 * width / math.tan(0.5 * view)
     squeeze = (width / height) / aspect
     focal = across / squeeze
@@ -163,11 +172,15 @@ def _with_robot(
         placed = [*placed[:index], (model, turned), *placed[index + 1 :]]
         tip = position + np.array([0.0, 0.0, 0.4 * model.half_size[2]])
     else:
-        spread = float(rng.choice([0.8, 1.6]))
-        x, y = (float(rng.uniform(-spread, spread)) * side for side in setting.reach)
         highest = max((float(p.position[2]) + m.half_size[2] for m, p in placed), default=0.05)
-        tip = np.array([x, y, highest + float(rng.uniform(0.01, 0.25))])
-    heading = float(rng.uniform(0, 2 * math.pi))
+        for _ in range(6):
+            x, y = (float(rng.uniform(-1.3, 1.3)) * side for side in setting.reach)
+            tip = np.array([x, y, highest + float(rng.uniform(-0.03, 0.2))])
+            if _in_view(camera, tip):
+                break
+    # Seldom from where the camera stands: the arm would hide everything.
+    behind = math.atan2(-camera.position[1], -camera.position[0])
+    heading = behind + float(rng.uniform(-2.3, 2.3))
     if setting.name == "shelf":
         heading = math.pi + float(rng.normal(0, 0.4))
         tip[0] = min(float(tip[0]), -0.05)
@@ -178,11 +191,18 @@ def _with_robot(
     return ([], placed) if near else (robot, placed)
 
 
+def _in_view(camera: Camera, point: Vector) -> bool:
+    """Whether a camera sees a point, if nothing hides it (its image is about centred)."""
+    x, y, z = camera.to_optical(point[None])[0]
+    u, v = camera.focal * camera.squeeze * x / z, camera.focal * y / z
+    return bool(z > 0.15 and abs(u) < camera.centre[0] and abs(v) < camera.centre[1])
+
+
 def _lighting(rng: Rng, setting: Setting) -> tuple[Colour, list[Light]]:
     """Ambient light and one to three lamps; the brightest may throw a hard shadow."""
     soft = float(rng.uniform(0.25, 0.7))
     tint = np.exp(rng.normal(0, 0.06, 3))
-    total = float(rng.uniform(0.75, 1.3))
+    total = float(rng.uniform(0.65, 1.05))
     ambient = soft * total * tint
     count = int(rng.integers(1, 4))
     shares = np.sort(rng.dirichlet(np.full(count, 1.2)))[::-1] * (1 - soft) * total
@@ -208,11 +228,8 @@ def _lighting(rng: Rng, setting: Setting) -> tuple[Colour, list[Light]]:
 def _effects(rng: Rng) -> ImageEffects:
     """A decent camera: training draws blur, noise and compression once more."""
     effects = sample_effects(rng, sketchy=False, moving=False)
-    exposure = float(np.exp(rng.normal(0, 0.22)))
-    r, g, b = (exposure * gain for gain in effects.gain)
     return replace(
         effects,
-        gain=(r, g, b),
         blur=0.35 * effects.blur,
         motion_blur=0.0,
         noise=0.5 * effects.noise,

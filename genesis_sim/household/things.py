@@ -244,7 +244,7 @@ def block(rng: Rng, kit: Kit) -> ObjectModel:
     scale = _between(rng, 0.012, 0.05)
     half = np.clip(scale * np.exp(rng.normal(0, 0.4, 3)), 0.006, 0.08)
     finish = kit.wood(rng) if rng.random() < 0.25 else kit.any(rng)
-    return thing("block", [_box(half, finish)])
+    return thing("block", [_box(half.tolist(), finish)])
 
 
 def book(rng: Rng, kit: Kit) -> ObjectModel:
