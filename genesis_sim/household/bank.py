@@ -298,7 +298,7 @@ def word(rng: Rng) -> str:
 
 
 def _vivid(rng: Rng) -> list[float]:
-    hue, saturation, value = rng.random(), rng.uniform(0.2, 1), rng.uniform(0.2, 1)
+    hue, saturation, value = rng.random(), rng.uniform(0.2, 1), rng.uniform(0.35, 1)
     if rng.random() < 0.3:
         saturation, value = 0.0, float(rng.choice([0.05, 0.5, 1.0]))
     pixel = np.array([[[360 * hue, saturation, value]]], np.float32)

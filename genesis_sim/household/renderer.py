@@ -6,7 +6,6 @@ import math
 from types import TracebackType
 from typing import Any
 
-import cv2
 import numpy as np
 import numpy.typing as npt
 
@@ -80,6 +79,7 @@ class HouseholdRenderer:
         self._screen = Screen(context, self._model, width, height, most_geoms=_GEOMS + 50)
         self._labels = np.full(self._model.ngeom, BACKGROUND, np.uint8)
         self._materials = np.zeros(self._model.ngeom, np.uint8)
+        self._support = np.zeros(self._model.ngeom, bool)
 
     def sample(self, seed: int) -> Frame:
         """A random scene."""
@@ -128,8 +128,9 @@ class HouseholdRenderer:
     ) -> Frame:
         shadows = any(light.shadow for light in scene.lights)
         image = self._screen.colour(shadows=shadows)
-        image = _occluded(image, depth, scene.camera.focal, scene.occlusion, scene.occlusion_reach)
-        image = scene.effects.apply(_exposed(image, scene.exposure), rng)
+        support = np.append(self._support, False)[geoms]
+        image = scene.shading.apply(image, depth, scene.camera.focal, support)
+        image = scene.effects.apply(image, rng)
         materials = np.append(self._materials, np.uint8(Material.DULL))[geoms]
         behind = None
         if (materials == Material.CLEAR).any():
@@ -171,6 +172,8 @@ class HouseholdRenderer:
         finishes = [solid.finish for solid in solids]
         self._materials[:] = Material.DULL
         self._materials[rows] = [_material(finish) for finish in finishes]
+        self._support[:] = False
+        self._support[rows] = [finish is scene.support for finish in finishes]
         self._look(rows, finishes)
         self._write_meshes(solids)
         self._light(scene)
@@ -255,37 +258,6 @@ def _without_slivers(labels: npt.NDArray[np.uint8]) -> npt.NDArray[np.uint8]:
     return np.where(hidden, np.uint8(BACKGROUND), np.arange(256, dtype=np.uint8))[labels]
 
 
-def _exposed(image: npt.NDArray[np.uint8], target: float) -> npt.NDArray[np.uint8]:
-    """The image (H, W, 3) as automatic exposure brightens it, most of the way to the target."""
-    mean = max(float(image.mean()) / 255.0, 0.02)
-    gain = float(np.clip((target / mean) ** 0.8, 0.4, 4.0))
-    return np.asarray(np.clip(image * np.float32(gain), 0, 255), np.uint8)
-
-
-def _occluded(
-    image: npt.NDArray[np.uint8],
-    depth: npt.NDArray[np.float32],
-    focal: float,
-    strength: float,
-    reach: float,
-) -> npt.NDArray[np.uint8]:
-    """The image (H, W, 3) darkened where the surroundings hide the sky: at contacts, in corners.
-
-    Depth stands in for the scene: what lies deeper than the mean of its neighbourhood gets less
-    light, down to a depth of `reach` metres, beyond which the neighbours are another thing.
-    """
-    dark = np.zeros(depth.shape, np.float32)
-    middle = float(np.median(depth))
-    for scale in (0.5, 1.0, 2.0):
-        sigma = max(0.8, scale * 0.5 * reach * focal / middle)
-        # Clipped first, so that a far wall does not lighten what stands before it.
-        near = np.asarray(cv2.GaussianBlur(depth, (0, 0), sigma), np.float32)
-        below = np.maximum((depth - near) / np.float32(scale * reach), 0)
-        dark += below * np.exp(-2 * below)
-    factor = 1 - np.float32(strength * 0.62) * np.clip(dark, 0, 1)
-    return np.asarray(np.clip(image * factor[..., None], 0, 255), np.uint8)
-
-
 def _compile(width: int, height: int, images: list[npt.NDArray[np.uint8]]) -> Any:
     """The model: a pool of geoms and materials, slots for meshes, and the textures."""
     mj = gl.import_mujoco()
@@ -300,7 +272,7 @@ def _compile(width: int, height: int, images: list[npt.NDArray[np.uint8]]) -> An
     spec.visual.quality.numstacks = 10 if small else 14
     spec.visual.quality.numquads = 1
     spec.visual.map.znear, spec.visual.map.zfar = 0.02, 12.0
-    spec.visual.map.shadowclip = 1.0
+    spec.visual.map.shadowclip = 0.8
     spec.visual.headlight.diffuse = [0.0, 0.0, 0.0]
     spec.visual.headlight.specular = [0.0, 0.0, 0.0]
     for number, image in enumerate(images):

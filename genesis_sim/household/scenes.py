@@ -14,8 +14,9 @@ from genesis_sim.household.bank import TextureBank
 from genesis_sim.household.placing import arrange, settle
 from genesis_sim.household.robots import random_robot
 from genesis_sim.household.rooms import Setting, random_setting, room
+from genesis_sim.household.shading import Shading, sample_shading
 from genesis_sim.household.things import Kit, random_palette, random_thing
-from genesis_sim.scene import Camera, Colour, Light, ObjectModel, Pose, Solid
+from genesis_sim.scene import Camera, Colour, Finish, Light, ObjectModel, Pose, Solid
 
 Rng = np.random.Generator
 
@@ -40,11 +41,9 @@ class HouseholdScene:
     ambient: Colour
     lights: list[Light]
     effects: ImageEffects
-    #: Mean grey value (0..1) that the camera's automatic exposure aims at.
-    exposure: float
-    #: Strength of the soft shadow in corners and at contacts, and its size in metres.
-    occlusion: float
-    occlusion_reach: float
+    shading: Shading
+    #: The finish of what things stand on.
+    support: Finish
 
 
 def sample_household(
@@ -89,9 +88,8 @@ def sample_household(
         ambient,
         lights,
         _effects(rng),
-        float(np.clip(0.43 * np.exp(rng.normal(0, 0.28)), 0.12, 0.85)),
-        float(rng.uniform(0.25, 1.0)),
-        float(rng.uniform(0.02, 0.07)),
+        sample_shading(rng),
+        setting.support,
     )
 
 
@@ -104,7 +102,7 @@ def _how_many(rng: Rng, num_objects: tuple[int, int] | None, setting: Setting) -
         return 0
     if kind < 0.08:
         return 1
-    if kind < 0.75:
+    if kind < 0.65:
         return int(rng.integers(2, 11))
     if setting.name == "shelf":
         return int(rng.integers(2, 9))

@@ -49,8 +49,10 @@ class Palette:
     def colour(self, rng: Rng) -> Colour:
         """A colour for the next thing or part."""
         if not self.colours:
-            return random_colour(rng)
-        base = np.array(self.colours[int(rng.integers(len(self.colours)))])
+            # Somewhat lighter than in other modes: most of what is sold is bright.
+            base = np.array(random_colour(rng)) ** 0.75
+        else:
+            base = np.array(self.colours[int(rng.integers(len(self.colours)))])
         r, g, b = np.clip(base * np.exp(rng.normal(0, self.spread, 3)), 0.01, 1)
         return (float(r), float(g), float(b))
 
