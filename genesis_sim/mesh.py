@@ -103,12 +103,16 @@ def from_triangles(vertices: npt.NDArray[np.floating], faces: npt.NDArray[np.int
     # Corner normals: the mean of the neighbouring faces that do not make an edge with this one.
     order = np.argsort(ids, kind="stable")
     starts = np.flatnonzero(np.diff(ids[order], prepend=-1))
-    normals = np.empty((len(ids), 3))
-    face_of = np.repeat(np.arange(len(faces)), 3)
-    for group in np.split(order, starts[1:]):
-        around = face_of[group]
-        alike = unit[around] @ unit[around].T > math.cos(_CREASE)
-        normals[group] = alike @ flat[around]
+    valence = np.diff(starts, append=len(ids))
+    group = np.repeat(np.arange(len(starts)), valence)
+    around = np.full((len(starts), int(valence.max(initial=1))), -1)
+    around[group, np.arange(len(ids)) - starts[group]] = order // 3
+    neighbours = np.empty((len(ids), around.shape[1]), np.int64)
+    neighbours[order] = around[group]
+    own = np.repeat(unit, 3, axis=0)
+    alike = np.einsum("ik,ijk->ij", own, unit[neighbours]) > math.cos(_CREASE)
+    alike &= neighbours >= 0
+    normals = np.einsum("ij,ijk->ik", alike, flat[neighbours])
     normals /= np.maximum(np.linalg.norm(normals, axis=1, keepdims=True), 1e-12)
     side = np.abs(normals).argmax(axis=1)
     points = vertices[ids]

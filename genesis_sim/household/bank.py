@@ -298,9 +298,13 @@ def word(rng: Rng) -> str:
 
 
 def _vivid(rng: Rng) -> list[float]:
-    hue, saturation, value = rng.random(), rng.uniform(0.2, 1), rng.uniform(0.35, 1)
+    # Packaging is loud: red, yellow and blue, strong and bright, or white and black.
+    hue = rng.normal((0.0, 0.13, 0.6)[int(rng.integers(3))], 0.05) % 1.0
+    if rng.random() < 0.4:
+        hue = rng.random()
+    saturation, value = rng.uniform(0.35, 1) ** 0.5, rng.uniform(0.35, 1) ** 0.6
     if rng.random() < 0.3:
-        saturation, value = 0.0, float(rng.choice([0.05, 0.5, 1.0]))
+        saturation, value = 0.0, float(rng.choice([0.05, 0.5, 1.0, 1.0]))
     pixel = np.array([[[360 * hue, saturation, value]]], np.float32)
     return [float(v) for v in cv2.cvtColor(pixel, cv2.COLOR_HSV2RGB)[0, 0]]
 

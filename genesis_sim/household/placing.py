@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
 
 import cv2
 import numpy as np
@@ -21,6 +23,21 @@ _FLAT_TOPS = {"box", "block", "book", "tin", "tub", "can", "gadget", "plate", "j
 _TIME_STEP = 0.004
 #: Steps of physics: a fall of 0.3 m and what follows.
 _STEPS = 260
+
+
+#: Warnings of MuJoCo after which the state has been reset: bad positions, velocities, forces.
+_UNSTABLE = (4, 5, 6)
+
+
+@contextmanager
+def _quiet(mj: Any) -> Iterator[None]:
+    """Keep MuJoCo from writing its warnings to the terminal and into a file."""
+    before = mj.get_mju_user_warning()
+    mj.set_mju_user_warning(lambda message: None)
+    try:
+        yield
+    finally:
+        mj.set_mju_user_warning(before)
 
 
 class _Standing:
@@ -201,7 +218,10 @@ def settle(
     except ValueError:  # a hull without volume; the caller places these objects otherwise
         return arrange(rng, models, reach, 0.6)
     data = mj.MjData(physics)
-    mj.mj_step(physics, data, _STEPS)
+    with _quiet(mj):
+        mj.mj_step(physics, data, _STEPS)
+    if any(data.warning[kind].number for kind in _UNSTABLE):
+        return arrange(rng, models, reach, 0.6)
     result = []
     for k, model in enumerate(models):
         position = data.qpos[7 * k : 7 * k + 3]

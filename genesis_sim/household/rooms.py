@@ -116,7 +116,7 @@ def table_finish(rng: Rng, bank: TextureBank) -> Finish:
             (float(tint[0]), float(tint[1]), float(tint[2])), texture, repeat, specular, shine
         )
     if kind < 0.72:
-        colour = muted_colour(rng) if rng.random() < 0.6 else random_colour(rng)
+        colour = muted_colour(rng) if rng.random() < 0.75 else random_colour(rng)
         return Finish(colour, bank.pick(rng, "cloth", "weave", "folds"), repeat, 0.0)
     if kind < 0.82:
         shade = float(rng.uniform(0.7, 1.0))
@@ -130,18 +130,21 @@ def table_finish(rng: Rng, bank: TextureBank) -> Finish:
 
 
 def floor_finish(rng: Rng, bank: TextureBank) -> Finish:
-    """Carpet, boards, tiles, concrete."""
+    """Carpet, boards, tiles, concrete, most often grey, brown or blue."""
     kind = rng.random()
+    colour = random_colour(rng) if rng.random() < 0.12 else muted_colour(rng)
+    if rng.random() < 0.35:
+        dark = float(rng.uniform(0.15, 0.5))
+        colour = (dark, dark * float(rng.uniform(1, 1.15)), dark * float(rng.uniform(1, 1.4)))
     tone = float(rng.uniform(0.15, 1.0))
     repeat = float(rng.uniform(0.6, 2.5))
     if kind < 0.45:
-        colour = muted_colour(rng) if rng.random() < 0.7 else random_colour(rng)
         return Finish(colour, bank.pick(rng, "carpet"), repeat, 0.0)
     if kind < 0.7:
         warm = (tone, tone * 0.92, tone * 0.8)
         return Finish(warm, bank.pick(rng, "planks", "table wood"), repeat, 0.1)
     texture = bank.pick(rng, "tiles", "concrete", "granite", "speckle", "checkerboard")
-    return Finish(_scaled(muted_colour(rng), 1.0), texture, repeat, 0.1)
+    return Finish(colour, texture, repeat, 0.1)
 
 
 def _table(rng: Rng, bank: TextureBank) -> Setting:
@@ -288,7 +291,7 @@ def _bin(rng: Rng, bank: TextureBank) -> Setting:
     """A tote or carton from above; other ones may stand beside it."""
     x, y = float(rng.uniform(0.13, 0.3)), float(rng.uniform(0.1, 0.22))
     depth = float(rng.uniform(0.06, 0.26))
-    colour = muted_colour(rng) if rng.random() < 0.45 else random_colour(rng)
+    colour = muted_colour(rng) if rng.random() < 0.65 else random_colour(rng)
     carton = rng.random() < 0.2
     if carton:
         tone = float(rng.uniform(0.5, 0.85))
@@ -306,7 +309,7 @@ def _bin(rng: Rng, bank: TextureBank) -> Setting:
     if on_table and ground < -0.1:
         size = (x + float(rng.uniform(0.05, 0.5)), y + float(rng.uniform(0.05, 0.5)))
         solids.append(plate(0, 0, -0.012, size, below, 0.03))
-    if rng.random() < 0.45:  # neighbours with things in them that nobody is to take
+    if rng.random() < 0.45:  # its neighbours
         for sign in (-1, 1):
             if rng.random() < 0.6:
                 shift = Pose(np.array([0.0, sign * (2 * y + float(rng.uniform(0.05, 0.12))), 0.0]))
@@ -375,7 +378,9 @@ def _shelf(rng: Rng, bank: TextureBank) -> Setting:
     width, height = float(rng.uniform(0.13, 0.32)), float(rng.uniform(0.2, 0.36))
     depth = float(rng.uniform(0.1, 0.22))
     shade = float(rng.uniform(0.25, 0.95))
-    tone = (shade, 0.82 * shade, 0.62 * shade) if rng.random() < 0.5 else random_colour(rng)
+    tone = muted_colour(rng) if rng.random() < 0.8 else random_colour(rng)
+    if rng.random() < 0.5:
+        tone = (shade, 0.82 * shade, 0.62 * shade)
     texture = (
         bank.pick(rng, "table wood", "speckle", "planks", "metal") if rng.random() < 0.7 else -1
     )
@@ -437,7 +442,7 @@ def room(rng: Rng, kit: Kit, setting: Setting, camera: Vector) -> list[Solid]:
         solids = [plate(0, 0, 0.0, (6, 6), floor, 0.05, float(rng.uniform(0, 6.3)))]
     view = math.atan2(-camera[1], -camera[0])
     turn = view + float(rng.normal(0, 0.35))
-    base = random_colour(rng) if rng.random() < 0.3 else (0.85, 0.85, 0.83)
+    base = random_colour(rng) if rng.random() < 0.15 else (0.85, 0.85, 0.83)
     grey, mix = float(rng.uniform(0.2, 1.0)), float(rng.uniform(0, 0.5))
     colour = (
         mix * base[0] + (1 - mix) * grey,
@@ -464,7 +469,7 @@ def room(rng: Rng, kit: Kit, setting: Setting, camera: Vector) -> list[Solid]:
         x, y = (float(v) for v in distance * normal)
         solids.append(upright(x, y, setting.ground + 1.4, (4.0, 1.4), angle, finish))
     solids.append(plate(0, 0, setting.ground + 2.8, (6, 6), Finish((0.9, 0.9, 0.88)), 0.02))
-    count = int(rng.integers(0, 8)) if rng.random() < 0.85 else 0
+    count = int(rng.integers(1, 10)) if rng.random() < 0.85 else 0
     for _ in range(count):
         if len(solids) + len(setting.solids) > MAX_SOLIDS - 40:
             break
@@ -482,6 +487,8 @@ def _furniture(rng: Rng, kit: Kit, x: float, y: float, ground: float) -> list[So
     bank, kind = kit.bank, rng.random()
     turn = yaw(float(rng.uniform(0, 2 * math.pi)))
     colour = muted_colour(rng) if rng.random() < 0.6 else random_colour(rng)
+    if rng.random() < 0.4:
+        colour = (float(rng.uniform(0.02, 0.2)),) * 3
     if kind < 0.22:
         half = (
             float(rng.uniform(0.1, 0.3)),

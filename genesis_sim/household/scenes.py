@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import numpy as np
 
 from genesis_sim.assets import AssetPack
-from genesis_sim.effects import ImageEffects, sample_effects
+from genesis_sim.effects import ImageEffects
 from genesis_sim.geometry import Vector, look_at, yaw
 from genesis_sim.household.bank import TextureBank
 from genesis_sim.household.placing import arrange, settle
@@ -138,7 +138,7 @@ def _camera(
     view = float(rng.uniform(30, 70))
     if placed and rng.random() < 0.8:  # the things fill a good part of the image
         spread = [float(np.linalg.norm(pose.position - target)) + m.radius for m, pose in placed]
-        span = float(np.quantile(spread, 0.8)) * float(np.exp(rng.uniform(-0.35, 0.75)))
+        span = float(np.quantile(spread, 0.8)) * float(np.exp(rng.uniform(-0.45, 0.55)))
         view = float(np.clip(2 * math.degrees(math.atan(span / distance)), 26, 72))
     view = math.radians(view)
     across = 0.5 * width / math.tan(0.5 * view)
@@ -146,7 +146,7 @@ def _camera(
     focal = across / squeeze
     centre = (width * (0.5 + rng.normal(0, 0.012)), height * (0.5 + rng.normal(0, 0.012)))
     roll = float(rng.normal(0, 0.04)) if rng.random() < 0.85 else float(rng.uniform(-0.5, 0.5))
-    if rng.random() < 0.1:  # upside down, as cameras on arms often are
+    if rng.random() < 0.05:  # upside down, as cameras on arms often are
         roll += math.pi
     rotation = look_at(position, target, roll=roll)
     return Camera(position, rotation, focal, (float(centre[0]), float(centre[1])), squeeze)
@@ -224,12 +224,21 @@ def _lighting(rng: Rng, setting: Setting) -> tuple[Colour, list[Light]]:
 
 
 def _effects(rng: Rng) -> ImageEffects:
-    """A decent camera: training draws blur, noise and compression once more."""
-    effects = sample_effects(rng, sketchy=False, moving=False)
-    return replace(
-        effects,
-        blur=0.35 * effects.blur,
-        motion_blur=0.0,
-        noise=0.5 * effects.noise,
-        jpeg_quality=max(effects.jpeg_quality, 60) if effects.jpeg_quality else 0,
+    """A decent camera, about white-balanced: training draws its flaws once more."""
+    strong = rng.random() < 0.15
+    cast = np.exp(rng.normal(0, 0.13 if strong else 0.045, 3))
+    haze = float(rng.uniform(0, 0.1 if rng.random() < 0.2 else 0.03))
+    veil = haze * np.exp(rng.normal(0, 0.1, 3))
+    gain = cast * (1 - haze)
+    return ImageEffects(
+        gain=(float(gain[0]), float(gain[1]), float(gain[2])),
+        veil=(float(veil[0]), float(veil[1]), float(veil[2])),
+        gamma=float(np.exp(rng.normal(0.06, 0.16))),
+        saturation=float(rng.uniform(0.8, 1.4)),
+        vignette=float(rng.uniform(0, 0.3)) if rng.random() < 0.4 else 0.0,
+        blur=float(rng.uniform(0, 0.0035)) if rng.random() < 0.6 else 0.0,
+        sharpen=float(rng.uniform(0.2, 1.0)) if rng.random() < 0.3 else 0.0,
+        noise=float(rng.uniform(0, 2.5) if rng.random() < 0.85 else rng.uniform(2.5, 6)),
+        noise_grain=float(rng.uniform(0.4, 0.9)) if rng.random() < 0.4 else 0.0,
+        jpeg_quality=int(rng.integers(60, 98)) if rng.random() < 0.5 else 0,
     )

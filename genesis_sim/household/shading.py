@@ -103,7 +103,7 @@ def sample_shading(rng: Rng) -> Shading:
     return Shading(
         occlusion=float(rng.uniform(0.15, 0.65)),
         reach=float(rng.uniform(0.02, 0.06)),
-        glare=float(rng.uniform(0.05, 0.6)) if rng.random() < 0.25 else 0.0,
+        glare=float(rng.uniform(0.05, 0.4)) if rng.random() < 0.25 else 0.0,
         glare_at=(float(u), float(v)),
         glare_radius=float(rng.uniform(0.05, 0.25)),
         slant=(float(sx), float(sy)),

@@ -133,7 +133,7 @@ class Kit:
         if self.palette.colours and rng.random() < 0.5:
             r, g, b = (0.35 + 0.65 * c for c in self.palette.colour(rng))
             return (r, g, b)
-        r, g, b = np.clip(rng.uniform(0.75, 1.1) * np.exp(rng.normal(0, 0.12, 3)), 0.2, 1)
+        r, g, b = np.clip(rng.uniform(0.85, 1.1) * np.exp(rng.normal(0, 0.08, 3)), 0.2, 1)
         return (float(r), float(g), float(b))
 
     def _shiny(self, rng: Rng, finish: Finish, gloss: float) -> Finish:
@@ -849,7 +849,7 @@ def packed(rng: Rng, kit: Kit) -> ObjectModel:
 
 #: Makers and how often they are called for.
 MAKERS: tuple[tuple[Maker, float], ...] = (
-    (carton, 10), (block, 5), (book, 2), (can, 7), (bottle, 9), (spray, 1.5), (mug, 6), (cup, 5),
+    (carton, 13), (block, 4), (book, 2), (can, 7), (bottle, 9), (spray, 1.5), (mug, 6), (cup, 5),
     (bowl, 5), (plate, 1.5), (jar, 4), (tub, 3), (tin, 3), (banana, 3), (fruit, 4), (ball, 2),
     (bag, 5), (tissue, 1.5), (pen, 5), (scissors, 3), (clamp, 3), (drill, 3), (hammer, 1.5),
     (screwdriver, 2.5), (wrench, 2), (spoon, 2.5), (ring, 2.5), (gadget, 3), (mouse, 2),
@@ -868,7 +868,7 @@ def random_thing(rng: Rng, kit: Kit) -> ObjectModel:
         attitude = multiply(yaw(rng.uniform(0, 6.3)), _random_quarter(rng))
         return turned(model, attitude)
     model = MAKERS[int(rng.choice(len(MAKERS), p=_WEIGHTS))][0](rng, kit)
-    tipped = 0.12 if model.name in _KEEPS_STANDING else 0.3
+    tipped = 0.12 if model.name in _KEEPS_STANDING else 0.25
     if rng.random() < tipped:
         model = turned(model, _random_quarter(rng))
     return model
