@@ -63,8 +63,14 @@ class DepthSensor:
     shift: tuple[float, float] = (0.0, 0.0)
     near: float = 0.0
     far: float = math.inf
-    #: Standard deviation of the smoothing that the camera's matching window brings.
+    #: The matching window: the reach of its smoothing, up to which step of the disparity it melts
+    #: surfaces together, how much it thickens what is near, and how ragged it leaves outlines.
     window: float = 0.0
+    melt: float = 1.0
+    thicken: float = 0.0
+    ragged: float = 0.0
+    #: Whether what lies outside of the second view is lost.
+    one_sided: bool = False
 
     def measure(
         self,
@@ -95,8 +101,13 @@ class DepthSensor:
             seen = _blobs(rng, depth.shape, 0.08 * width) < self.see_through
             truth = np.where(clear, behind, truth).astype(np.float32)
             lost |= clear & ~seen
+        if self.thicken * width >= 0.5:
+            kernel = np.ones((2 * round(self.thicken * width) + 1,) * 2, np.uint8)
+            truth = np.asarray(cv2.erode(truth, kernel), np.float32)
+        if self.ragged > 0:
+            truth = _ragged(rng, truth, self.ragged * width)
         if self.baseline:
-            lost |= _shadowed(truth, focal * self.baseline)
+            lost |= _shadowed(truth, focal * self.baseline, outside=self.one_sided)
         edges, low, high = _edges(truth, max(1, round(self.edge_reach * width)))
         if self.edge_share > 0:
             lost |= edges & (_blobs(rng, depth.shape, 0.02 * width) < self.edge_share)
@@ -133,8 +144,9 @@ class DepthSensor:
         disparity = scale / np.maximum(depth, np.float32(1e-3))
         if self.window * shape[1] > 0.3:
             smooth = cv2.GaussianBlur(disparity, (0, 0), self.window * shape[1])
-            # Not across edges: there the window follows one surface or the other.
-            disparity = np.where(np.abs(smooth - disparity) < 1.0, smooth, disparity)
+            # Not across high edges: there the window follows one surface or the other.
+            near = np.abs(smooth - disparity) < self.melt
+            disparity = np.where(near, smooth, disparity)
         if self.smooth_noise > 0:
             disparity = disparity + np.float32(self.smooth_noise) * _smooth(
                 rng, shape, self.grain * shape[1]
@@ -161,7 +173,7 @@ def sample_sensor(rng: Rng) -> DepthSensor:
             see_through=float(rng.uniform(0, 1)),
         )
     structured = kind < 0.55
-    blobs = float(rng.uniform(0, 0.06)) if rng.random() < 0.5 else 0.0
+    blobs = float(rng.uniform(0, 0.06)) if rng.random() < 0.25 else 0.0
     return DepthSensor(
         baseline=side * float(rng.uniform(0.06, 0.08) if structured else rng.uniform(0.018, 0.06)),
         disparity_step=0.125 if structured else float(rng.choice([0.0, 1 / 32, 1 / 16])),
@@ -178,25 +190,43 @@ def sample_sensor(rng: Rng) -> DepthSensor:
         see_through=float(rng.uniform(0, 1)),
         shift=(float(shift[0]), float(shift[1])),
         near=float(rng.uniform(0.1, 0.4)) if rng.random() < 0.5 else 0.0,
-        far=float(rng.uniform(2.0, 8.0)),
-        window=float(rng.uniform(0, 0.006) if structured else rng.uniform(0.002, 0.012)),
+        far=float(np.exp(rng.uniform(math.log(1.3), math.log(8.0)))),
+        window=float(rng.uniform(0, 0.006) if structured else rng.uniform(0.002, 0.014)),
+        melt=1.0 if structured else float(rng.uniform(1.0, 5.0)),
+        thicken=0.0 if structured else float(rng.uniform(0.0, 0.008)),
+        ragged=float(rng.uniform(0.0, 0.004) if structured else rng.uniform(0.0, 0.009)),
+        one_sided=not structured and bool(rng.random() < 0.4),
     )
 
 
-def _shadowed(depth: Depth, scale: float) -> npt.NDArray[np.bool_]:
-    """Pixels (H, W) that the second view does not see; scale: focal length times baseline."""
+def _shadowed(depth: Depth, scale: float, *, outside: bool) -> npt.NDArray[np.bool_]:
+    """Pixels (H, W) that the second view does not see; scale: focal length times baseline.
+
+    outside: count those beyond the second view's left or right end.
+    """
     columns = np.arange(depth.shape[1], dtype=np.float32)
     # Where each pixel lies in the second view; to the left of it for a view from the right.
     there = columns - np.float32(scale) / np.maximum(depth, np.float32(1e-3))
+    hidden = (there < 0) | (there > columns[-1]) if outside else np.zeros(depth.shape, bool)
     if scale > 0:
         nearest = np.minimum.accumulate(there[:, ::-1], axis=1)[:, ::-1]
-        hidden = np.zeros(depth.shape, bool)
-        hidden[:, :-1] = nearest[:, 1:] < there[:, :-1]
-        return hidden
-    nearest = np.maximum.accumulate(there, axis=1)
-    hidden = np.zeros(depth.shape, bool)
-    hidden[:, 1:] = nearest[:, :-1] > there[:, 1:]
+        hidden[:, :-1] |= nearest[:, 1:] < there[:, :-1]
+    else:
+        nearest = np.maximum.accumulate(there, axis=1)
+        hidden[:, 1:] |= nearest[:, :-1] > there[:, 1:]
     return hidden
+
+
+def _ragged(rng: Rng, depth: Depth, amplitude: float) -> Depth:
+    """The depth image (H, W) with its outlines displaced to and fro by about so many pixels."""
+    grain = max(2.0, 2.5 * amplitude)
+    rows, columns = np.indices(depth.shape, np.float32)
+    columns = columns + np.float32(amplitude) * _smooth(rng, depth.shape, grain)
+    rows = rows + np.float32(amplitude) * _smooth(rng, depth.shape, grain)
+    moved = cv2.remap(depth, columns, rows, cv2.INTER_NEAREST, borderMode=cv2.BORDER_REPLICATE)
+    # Only outlines: surfaces keep the depth that they have at the place itself.
+    jump = np.abs(moved - depth) > 0.015 * depth
+    return np.where(jump, moved, depth).astype(np.float32)
 
 
 def _edges(depth: Depth, reach: int) -> tuple[npt.NDArray[np.bool_], Depth, Depth]:

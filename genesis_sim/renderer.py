@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-import atexit
 import math
-import weakref
 from collections.abc import Iterator
-from dataclasses import dataclass
 from types import TracebackType
 from typing import Any
 
@@ -15,7 +12,7 @@ import numpy.typing as npt
 
 from genesis_sim import gl, motion, objects, robot, textures
 from genesis_sim.environments import MAX_SOLIDS as MAX_ENVIRONMENT
-from genesis_sim.geometry import from_matrix
+from genesis_sim.frame import Frame, SceneObject
 from genesis_sim.sampling import MODES, Mode, check_num_objects, sample_scene
 from genesis_sim.scene import (
     BACKGROUND,
@@ -28,8 +25,8 @@ from genesis_sim.scene import (
     Shape,
     Solid,
 )
+from genesis_sim.screen import Screen, intrinsics, labels_of, remove_specks
 
-_NEAR, _FAR = 0.02, 12.0
 _MAX_LIGHTS = 3
 _ATTEMPTS = 4
 _SHADOW_RINGS = 5
@@ -38,33 +35,6 @@ _COLOUR_TEXTURE = 1
 _HIDDEN = Finish((0.0, 0.0, 0.0), alpha=0.0)
 #: MuJoCo's default geom colour, at which a geom takes its material's colour.
 _USE_MATERIAL = (0.5, 0.5, 0.5, 1.0)
-
-
-@dataclass(frozen=True, slots=True)
-class SceneObject:
-    """Ground truth of one object; it may be outside the image or hidden."""
-
-    label: int
-    name: str
-    #: Centre in the camera's optical frame (x right, y down, z forward), metres (3,).
-    position: npt.NDArray[np.float64]
-    #: Full extents along the object's own axes, metres (3,).
-    size: npt.NDArray[np.float64]
-
-
-@dataclass(frozen=True, slots=True)
-class Frame:
-    """One rendered image with its ground truth."""
-
-    #: RGB, uint8 (H, W, 3).
-    image: npt.NDArray[np.uint8]
-    #: Instance labels, uint8 (H, W): 0 background, 1 robot, 2.. objects.
-    labels: npt.NDArray[np.uint8]
-    #: Distance along the optical axis in metres, float32 (H, W).
-    depth: npt.NDArray[np.float32]
-    #: Pinhole matrix (3, 3) in pixels; pixel (0, 0) has its centre at (0, 0), as in OpenCV and ROS.
-    intrinsics: npt.NDArray[np.float64]
-    objects: list[SceneObject]
 
 
 class TabletopRenderer:
@@ -96,27 +66,13 @@ class TabletopRenderer:
         check_num_objects(num_objects, mode)
         self.width, self.height, self.mode = width, height, mode
         self._num_objects = num_objects
-        self._mujoco = gl.import_mujoco()
-        self._gl = gl.create_context(width, height)
+        mujoco = gl.import_mujoco()
+        context = gl.create_context(width, height)
         most = max(num_objects[1], OBJECTS[1])
-        self._model = self._mujoco.MjModel.from_xml_string(_mjcf(width, height, most))
-        self._data = self._mujoco.MjData(self._model)
+        self._model = mujoco.MjModel.from_xml_string(_mjcf(width, height, most))
         self._pool = _Pool(self._model, most)
         self._fill_textures()
-        mj = self._mujoco
-        self._context = mj.MjrContext(self._model, mj.mjtFontScale.mjFONTSCALE_50)
-        mj.mjr_setBuffer(mj.mjtFramebuffer.mjFB_OFFSCREEN, self._context)
-        self._context.readDepthMap = mj.mjtDepthMap.mjDEPTH_ZEROFAR
-        self._scene = mj.MjvScene(self._model, maxgeom=600)
-        self._option = mj.MjvOption()
-        self._camera = mj.MjvCamera()
-        self._camera.type = mj.mjtCamera.mjCAMERA_FIXED
-        self._camera.fixedcamid = 0
-        self._viewport = mj.MjrRect(0, 0, width, height)
-        self._release = weakref.finalize(self, _release, self._gl, self._context)
-        # MuJoCo ends EGL at exit: registered later, this runs earlier.
-        self._release.atexit = False
-        atexit.register(self._release)
+        self._screen = Screen(context, self._model, width, height, most_geoms=600)
 
     def sample(self, seed: int) -> Frame:
         """A random still scene."""
@@ -149,8 +105,7 @@ class TabletopRenderer:
 
     def close(self) -> None:
         """Free the OpenGL context. Safe to call twice."""
-        self._release()
-        atexit.unregister(self._release)
+        self._screen.close()
 
     def __enter__(self) -> TabletopRenderer:
         return self
@@ -177,49 +132,15 @@ class TabletopRenderer:
 
     def _prepare(self, scene: Scene) -> None:
         """Write a scene into the model and make it ready to draw."""
-        if not self._release.alive:
-            raise RuntimeError("this TabletopRenderer is closed; make a new one")
-        mj = self._mujoco
-        self._gl.make_current()
+        self._screen.enter()
         self._pool.set_scene(scene)
-        self._pool.set_poses(self._data, scene)
-        mj.mj_kinematics(self._model, self._data)
-        mj.mj_camlight(self._model, self._data)
-        mj.mjv_updateScene(
-            self._model,
-            self._data,
-            self._option,
-            None,
-            self._camera,
-            mj.mjtCatBit.mjCAT_ALL,
-            self._scene,
-        )
-        self._aim(scene)
+        self._pool.set_poses(self._screen.data, scene)
+        self._screen.prepare(scene.camera)
 
     def _segment(self) -> tuple[npt.NDArray[np.uint8], npt.NDArray[np.float32]]:
         """Labels and depth (H, W) of the prepared scene."""
-        mj, flags = self._mujoco, self._scene.flags
-        flags[mj.mjtRndFlag.mjRND_SHADOW] = 0
-        flags[mj.mjtRndFlag.mjRND_SEGMENT] = 1
-        flags[mj.mjtRndFlag.mjRND_IDCOLOR] = 1
-        ids = np.empty((self.height, self.width, 3), np.uint8)
-        raw = np.empty((self.height, self.width), np.float32)
-        mj.mjr_render(self._viewport, self._scene, self._context)
-        mj.mjr_readPixels(ids, raw, self._viewport, self._context)
-        # Inverse depth, 1 at the near plane and 0 at the far one (mjDEPTH_ZEROFAR).
-        depth = _NEAR * _FAR / (_NEAR + raw[::-1].astype(np.float64) * (_FAR - _NEAR))
-        return remove_specks(self._labels(ids[::-1])), depth.astype(np.float32)
-
-    def _colour(self, scene: Scene) -> npt.NDArray[np.uint8]:
-        """The prepared scene as an ideal camera sees it, RGB (H, W, 3)."""
-        mj, flags = self._mujoco, self._scene.flags
-        flags[mj.mjtRndFlag.mjRND_SEGMENT] = 0
-        flags[mj.mjtRndFlag.mjRND_IDCOLOR] = 0
-        flags[mj.mjtRndFlag.mjRND_SHADOW] = any(light.shadow for light in scene.lights)
-        image = np.empty((self.height, self.width, 3), np.uint8)
-        mj.mjr_render(self._viewport, self._scene, self._context)
-        mj.mjr_readPixels(image, None, self._viewport, self._context)
-        return np.ascontiguousarray(image[::-1])
+        geoms, depth = self._screen.segment()
+        return remove_specks(labels_of(geoms, self._pool.labels)), depth
 
     def _frame(
         self,
@@ -228,47 +149,14 @@ class TabletopRenderer:
         depth: npt.NDArray[np.float32],
         rng: np.random.Generator,
     ) -> Frame:
-        camera = scene.camera
-        intrinsics = np.array(
-            [
-                [camera.focal, 0.0, camera.centre[0] - 0.5],
-                [0.0, camera.focal, camera.centre[1] - 0.5],
-                [0.0, 0.0, 1.0],
-            ]
-        )
-        positions = camera.to_optical(np.array([pose.position for pose in scene.poses]))
+        positions = scene.camera.to_optical(np.array([pose.position for pose in scene.poses]))
         truth = [
             SceneObject(label, model.name, position, 2.0 * np.array(model.half_size))
             for label, model, position in zip(scene.labels, scene.objects, positions, strict=True)
         ]
-        image = scene.effects.apply(self._colour(scene), rng)
-        return Frame(image, labels, depth, intrinsics, truth)
-
-    def _aim(self, scene: Scene) -> None:
-        """Set the frustum: a crop's principal point lies off its centre, which MJCF cannot say."""
-        camera = scene.camera
-        scale = _NEAR / camera.focal
-        left, right = -camera.centre[0] * scale, (self.width - camera.centre[0]) * scale
-        top, bottom = camera.centre[1] * scale, (camera.centre[1] - self.height) * scale
-        for eye in self._scene.camera:
-            eye.pos = camera.position
-            eye.forward = -camera.rotation[:, 2]
-            eye.up = camera.rotation[:, 1]
-            eye.frustum_center = 0.5 * (left + right)
-            eye.frustum_width = 0.5 * (right - left)
-            eye.frustum_bottom, eye.frustum_top = bottom, top
-            eye.frustum_near, eye.frustum_far = _NEAR, _FAR
-
-    def _labels(self, ids: npt.NDArray[np.uint8]) -> npt.NDArray[np.uint8]:
-        """Labels (H, W) from the segment colours (H, W, 3), which hold segment id + 1."""
-        segment = ids[..., 0].astype(np.int32) | (ids[..., 1].astype(np.int32) << 8)
-        count = self._scene.ngeom
-        table = np.full(count + 1, BACKGROUND, np.uint8)
-        for index in range(count):
-            geom = self._scene.geoms[index]
-            if geom.segid >= 0 and geom.objtype == self._mujoco.mjtObj.mjOBJ_GEOM:
-                table[geom.segid + 1] = self._pool.labels[geom.objid]
-        return table[segment]
+        shadows = any(light.shadow for light in scene.lights)
+        image = scene.effects.apply(self._screen.colour(shadows=shadows), rng)
+        return Frame(image, labels, depth, intrinsics(scene.camera), truth)
 
 
 def _worth_showing(labels: npt.NDArray[np.uint8], rng: np.random.Generator) -> bool:
@@ -276,35 +164,6 @@ def _worth_showing(labels: npt.NDArray[np.uint8], rng: np.random.Generator) -> b
     objects_seen = np.count_nonzero(labels >= FIRST_OBJECT) >= 0.001 * labels.size
     robot_share = np.count_nonzero(labels == ROBOT) / labels.size
     return bool(robot_share < 0.5 and (objects_seen or rng.random() < 0.5))
-
-
-def _release(gl_context: Any, context: Any) -> None:
-    gl_context.make_current()
-    context.free()
-    gl_context.free()
-
-
-def remove_specks(labels: npt.NDArray[np.uint8]) -> npt.NDArray[np.uint8]:
-    """Replace single pixels that share their label with none of their eight neighbours.
-
-    Segmentation is drawn without antialiasing, so edges thinner than a pixel come out as loose
-    dots. Such a pixel takes the label of the pixels above and below where these agree, else of
-    those to the left and right, else of the one above.
-    """
-    padded = np.pad(labels, 1, mode="reflect")
-    height, width = labels.shape
-    alone = np.ones(labels.shape, bool)
-    for dy in range(3):
-        for dx in range(3):
-            if (dy, dx) != (1, 1):
-                alone &= padded[dy : dy + height, dx : dx + width] != labels
-    if not alone.any():
-        return labels
-    result = labels.copy()
-    above, below = padded[:-2, 1:-1], padded[2:, 1:-1]
-    left, right = padded[1:-1, :-2], padded[1:-1, 2:]
-    result[alone] = np.where(above == below, above, np.where(left == right, left, above))[alone]
-    return result
 
 
 class _Pool:
@@ -360,7 +219,7 @@ class _Pool:
         self._light(scene)
 
     def set_poses(self, data: Any, scene: Scene) -> None:
-        """Write joint values, the objects' poses and the camera's."""
+        """Write joint values and the objects' poses."""
         data.mocap_pos[self._base] = scene.robot_base.position
         data.mocap_quat[self._base] = scene.robot_base.rotation
         if scene.robot is not None:
@@ -369,8 +228,6 @@ class _Pool:
         for body, pose in zip(self._bodies, scene.poses, strict=False):
             data.mocap_pos[body] = pose.position
             data.mocap_quat[body] = pose.rotation
-        self._model.cam_pos[0] = scene.camera.position
-        self._model.cam_quat[0] = from_matrix(scene.camera.rotation)
 
     def _write(self, start: int, solids: list[Solid], count: int) -> None:
         model, n = self._model, len(solids)
@@ -476,7 +333,7 @@ def _mjcf(width: int, height: int, most_objects: int) -> str:
     <global offwidth="{width}" offheight="{height}"/>
     <quality shadowsize="{shadow}" offsamples="4"
       numslices="{slices}" numstacks="{slices // 2}" numquads="1"/>
-    <map znear="{_NEAR}" zfar="{_FAR}" shadowclip="0.55"/>
+    <map znear="0.02" zfar="12" shadowclip="0.55"/>
     <headlight ambient=".4 .4 .4" diffuse="0 0 0" specular="0 0 0"/>
   </visual>
   <default>

@@ -14,6 +14,7 @@ import numpy as np
 
 from genesis_sim.effects import ImageEffects
 from genesis_sim.geometry import IDENTITY, Quaternion, Vector, multiply, to_matrix
+from genesis_sim.mesh import Mesh
 
 Triple = tuple[float, float, float]
 Colour = tuple[float, float, float]
@@ -32,6 +33,7 @@ class Shape(IntEnum):
     ELLIPSOID = 4
     CYLINDER = 5
     BOX = 6
+    MESH = 7
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,13 +50,17 @@ class Finish:
 
 @dataclass(frozen=True, slots=True)
 class Solid:
-    """One primitive. `size` holds half sizes in MuJoCo's order for the shape (metres)."""
+    """One primitive or mesh. `size` holds half sizes in MuJoCo's order for the shape (metres).
+
+    Meshes (household scenes) have their own size; theirs is not used.
+    """
 
     shape: Shape
     size: Triple
     position: Triple
     finish: Finish
     rotation: Quaternion = IDENTITY
+    mesh: Mesh | None = None
 
 
 @dataclass(slots=True)
@@ -106,12 +112,16 @@ class Light:
 
 @dataclass(slots=True)
 class Camera:
-    """A pinhole camera: pose, and intrinsics in pixels of the image to render (x right, y down)."""
+    """A pinhole camera: pose, and intrinsics in pixels of the image to render (x right, y down).
+
+    squeeze: horizontal over vertical focal length; below 1 where a wide image was made square.
+    """
 
     position: Vector
     rotation: Vector
     focal: float
     centre: tuple[float, float]
+    squeeze: float = 1.0
 
     def to_optical(self, points: Vector) -> Vector:
         """World points (N, 3) in the optical frame: x right, y down, z forward."""
@@ -143,6 +153,5 @@ def place(solid: Solid, pose: Pose) -> Solid:
     """The solid moved from its object's frame into the world."""
     position = pose.position + to_matrix(pose.rotation) @ np.array(solid.position)
     x, y, z = (float(v) for v in position)
-    return Solid(
-        solid.shape, solid.size, (x, y, z), solid.finish, multiply(pose.rotation, solid.rotation)
-    )
+    rotation = multiply(pose.rotation, solid.rotation)
+    return Solid(solid.shape, solid.size, (x, y, z), solid.finish, rotation, solid.mesh)

@@ -111,6 +111,7 @@ def _parser() -> ArgumentParser:
 
 def _dispatch(command: str, **commands: Namespace) -> None:
     from genesis_sim import RenderingError
+    from genesis_sim.assets import AssetError
 
     options = vars(commands[command])
     if command == "merge":
@@ -119,7 +120,7 @@ def _dispatch(command: str, **commands: Namespace) -> None:
     run = Run(**{name: options.pop(name) for name in Run.__dataclass_fields__})
     try:
         prepare(_kinds()[command](**options), run)
-    except RenderingError as error:
+    except (AssetError, RenderingError) as error:
         raise DatasetError(str(error)) from error
     except OSError as error:
         if error.filename is not None:

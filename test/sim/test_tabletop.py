@@ -11,8 +11,8 @@ import pytest
 from numpy.typing import NDArray
 
 from genesis_sim import Frame, RenderingError, TabletopRenderer
-from genesis_sim.renderer import remove_specks
 from genesis_sim.sampling import Mode
+from genesis_sim.screen import remove_specks
 
 SIZE = 96
 

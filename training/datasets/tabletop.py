@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -11,9 +12,10 @@ from typing import Any, ClassVar, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
+from genesis_sim.assets import default_path
 from genesis_sim.depth_sensor import sample_sensor
-from genesis_sim.renderer import Frame, TabletopRenderer
-from genesis_sim.sampling import MODES, Mode, check_num_objects
+from genesis_sim.frame import Frame
+from genesis_sim.modes import SceneMode, SceneRenderer, check_num_objects, make_renderer
 from genesis_sim.scene import OBJECTS, ROBOT
 from training.datasets.images import expose
 from training.datasets.layout import DEPTH_RANGE, RGB, RGBD, SPLITS, Float32, UInt8, UInt16
@@ -33,9 +35,12 @@ class Tabletop:
     Args:
         image_size: height and width of the images in pixels
         mode: sketchy (red cube, green block and blue ball in a basket), varied (1 to 6 objects of
-            any shape, anywhere) or mixed (half of each)
-        min_objects: fewest objects in a varied scene; with mode varied only
-        max_objects: most objects in a varied scene, up to 16; with mode varied only
+            any shape, anywhere), mixed (half of each) or household (none to 20 everyday things on
+            tables, floors and shelves and in bins, robots of several kinds)
+        min_objects: fewest objects in a scene, with mode varied (from 1) or household (from 0)
+        max_objects: most objects in a scene, with mode varied (up to 16) or household (up to 24)
+        assets: asset pack for mode household (docs/assets.md); by default the one that
+            GENESIS_SIM_ASSETS names or that is in the cache, procedural shapes alone without one
         depth: add the depth as a fourth channel
         sensor_depth: add depths, as a depth camera measures them, and intrinsics; see layout.py
         exposure: mean grey value, 0 to 1, that all images are exposed to, as a camera's automatic
@@ -49,9 +54,10 @@ class Tabletop:
     """
 
     image_size: int = 128
-    mode: Mode = "mixed"
+    mode: SceneMode = "mixed"
     min_objects: int = OBJECTS[0]
     max_objects: int = OBJECTS[1]
+    assets: Path | None = None
     depth: bool = False
     sensor_depth: bool = False
     exposure: float = 0.0
@@ -66,20 +72,28 @@ class Tabletop:
 
     def __post_init__(self) -> None:
         check_num_objects((self.min_objects, self.max_objects), self.mode)
+        if self.assets is not None and self.mode != "household":
+            raise ValueError(f"assets is only for mode household, not {self.mode}")
         if not 0 <= self.exposure < 1:
             raise ValueError(f"exposure is {self.exposure}; expected 0 to below 1")
 
     def options(self) -> dict[str, Any]:
         """All that shapes the arrays.
 
-        Newer options are named where they are used: data made before them stay what they are.
+        Newer options are named where they are used: data made before them stay what they are. Of an
+        asset pack it is the content that counts, not where it lies.
         """
         newer = {"min_objects", "max_objects", "depth", "sensor_depth", "exposure"}
-        return {
+        options = {
             name: value
             for name in self.__dataclass_fields__
             if (value := getattr(self, name)) != getattr(type(self), name) or name not in newer
         }
+        del options["assets"]
+        if self.mode == "household":
+            pack = self.assets or default_path()
+            options["assets"] = pack and hashlib.sha256(pack.read_bytes()).hexdigest()[:16]
+        return options
 
     def tasks(self) -> list[Chunk]:
         """Chunks of the images of each split."""
@@ -100,6 +114,7 @@ class Tabletop:
                     split=task.split,
                     seed=self.seed,
                     num_objects=(self.min_objects, self.max_objects),
+                    assets=self.assets,
                     depth=self.depth,
                     sensor_depth=self.sensor_depth,
                     exposure=self.exposure,
@@ -131,9 +146,8 @@ class Scenes:
     intrinsics: Float32 | None
 
 
-_renderers: dict[tuple[int, int, str, tuple[int, int]], TabletopRenderer] = {}
-"""The renderers of this process, by process, image size, mode and number of objects; making one
-takes a second."""
+_renderers: dict[tuple[object, ...], SceneRenderer] = {}
+"""The renderers of this process, by process and arguments; making one takes a second or more."""
 
 
 def render_range(
@@ -141,10 +155,11 @@ def render_range(
     stop: int,
     *,
     image_size: int,
-    mode: Mode,
+    mode: SceneMode,
     split: str,
     seed: int = 0,
     num_objects: tuple[int, int] = OBJECTS,
+    assets: Path | None = None,
     depth: bool = False,
     sensor_depth: bool = False,
     exposure: float = 0.0,
@@ -154,10 +169,8 @@ def render_range(
     No two splits share a scene. sensor_depth: fill depths and intrinsics; the images stay the same.
 
     Raises ValueError for an unknown mode or split, a bad range or number of objects,
-    RenderingError without OpenGL.
+    RenderingError without OpenGL, AssetError for a pack that cannot be read.
     """
-    if mode not in MODES:
-        raise ValueError(f"mode is {mode!r}; expected one of {', '.join(MODES)}")
     if split not in SPLITS:
         raise ValueError(f"split is {split!r}; expected one of {', '.join(SPLITS)}")
     if not 0 <= start <= stop:
@@ -165,9 +178,9 @@ def render_range(
     # Mesa's rasteriser would start a thread per core in every process. The process id is part of
     # the key because an OpenGL context does not survive a fork.
     os.environ.setdefault("LP_NUM_THREADS", "0")
-    key = (os.getpid(), image_size, mode, num_objects)
+    key = (os.getpid(), image_size, mode, num_objects, assets)
     if key not in _renderers:
-        _renderers[key] = TabletopRenderer(image_size, image_size, mode, num_objects)
+        _renderers[key] = make_renderer(image_size, image_size, mode, num_objects, assets)
     renderer = _renderers[key]
     shape = (stop - start, image_size, image_size)
     images = np.empty((*shape, RGBD if depth else RGB), np.uint8)
@@ -196,7 +209,14 @@ def _depth_channel(frame: Frame) -> UInt8:
 def _sensor_depth(frame: Frame, seed: int) -> UInt16:
     """Millimetres (H, W) as a random depth camera of this seed measures them, 0 = unknown."""
     rng = np.random.default_rng([seed, _SENSOR_STREAM])
-    depth = sample_sensor(rng).measure(frame.depth, frame.image, frame.intrinsics[0, 0], rng)
+    depth = sample_sensor(rng).measure(
+        frame.depth,
+        frame.image,
+        frame.intrinsics[0, 0],
+        rng,
+        materials=frame.materials,
+        behind=frame.behind,
+    )
     millimetres: UInt16 = np.rint(1000 * depth).clip(0, 65_535).astype(np.uint16)
     return millimetres
 

@@ -1,0 +1,232 @@
+"""Where things stand: apart, touching, stacked, leaning and in bowls, or settled by physics."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import cv2
+import numpy as np
+import numpy.typing as npt
+
+from genesis_sim import gl
+from genesis_sim.geometry import Quaternion, axis_angle, multiply, to_matrix, yaw
+from genesis_sim.household.things import hull_points
+from genesis_sim.scene import ObjectModel, Pose, Shape, Solid
+
+Rng = np.random.Generator
+Outline = npt.NDArray[np.float32]
+
+_FLAT_TOPS = {"box", "block", "book", "tin", "tub", "can", "gadget", "plate", "jar", "cereal"}
+_TIME_STEP = 0.004
+#: Steps of physics: a fall of 0.3 m and what follows.
+_STEPS = 260
+
+
+#: Warnings of MuJoCo after which the state has been reset: bad positions, velocities, forces.
+_UNSTABLE = (4, 5, 6)
+
+
+@contextmanager
+def _quiet(mj: Any) -> Iterator[None]:
+    """Keep MuJoCo from writing its warnings to the terminal and into a file."""
+    before = mj.get_mju_user_warning()
+    mj.set_mju_user_warning(lambda message: None)
+    try:
+        yield
+    finally:
+        mj.set_mju_user_warning(before)
+
+
+class _Standing:
+    """A placed object: its pose, outline on the plane, and how high it reaches."""
+
+    def __init__(self, model: ObjectModel, points: npt.NDArray[np.float64]) -> None:
+        self.model = model
+        self._points = points
+        self.pose = Pose(np.zeros(3))
+        self.outline: Outline = np.zeros((0, 2), np.float32)
+        self.top = 0.0
+        self.upright = True
+
+    def stand(self, x: float, y: float, floor: float, rotation: Quaternion) -> None:
+        """Put the object down at (x, y), so that its lowest point touches the floor."""
+        points = self._points @ to_matrix(rotation).T
+        low = float(points[:, 2].min())
+        self.pose = Pose(np.array([x, y, floor - low]), rotation)
+        self.top = floor - low + float(points[:, 2].max())
+        flat = (points[:, :2] + np.array([x, y])).astype(np.float32)
+        self.outline = cv2.convexHull(flat[:, None])[:, 0]
+
+
+def arrange(
+    rng: Rng, models: Sequence[ObjectModel], reach: tuple[float, float], crowd: float
+) -> list[tuple[ObjectModel, Pose]]:
+    """Objects on a plane at height 0 within x and y of `reach`; those without room are left out.
+
+    crowd: share of the objects that stand close to, on or against another one.
+    """
+    placed: list[_Standing] = []
+    # Large ones first: the others find their place around and upon them.
+    order = sorted(models, key=lambda model: -model.radius * float(np.exp(rng.normal(0, 0.4))))
+    for model in order:
+        standing = _Standing(model, hull_points(model.solids))
+        if _find_place(rng, standing, placed, reach, crowd):
+            placed.append(standing)
+    return [(standing.model, standing.pose) for standing in placed]
+
+
+def _find_place(
+    rng: Rng,
+    standing: _Standing,
+    placed: list[_Standing],
+    reach: tuple[float, float],
+    crowd: float,
+) -> bool:
+    for _ in range(16):
+        rotation = yaw(float(rng.uniform(0, 2 * math.pi)))
+        if placed and rng.random() < crowd:
+            other = placed[int(rng.integers(len(placed)))]
+            kind = rng.random()
+            if kind < 0.22 and _put_upon(rng, standing, other, rotation):
+                return True
+            if kind < 0.30:
+                lean = axis_angle((math.cos(kind * 99), math.sin(kind * 99), 0.0), 0.35)
+                rotation = multiply(lean, rotation)
+            if _put_beside(rng, standing, other, placed, reach, rotation):
+                return True
+            continue
+        x, y = (float(rng.uniform(-side, side)) for side in reach)
+        standing.stand(x, y, 0.0, rotation)
+        if not any(_overlap(standing, other) for other in placed):
+            return True
+    return False
+
+
+def _put_upon(rng: Rng, standing: _Standing, other: _Standing, rotation: Quaternion) -> bool:
+    """On a flat top, or into a bowl."""
+    x, y = (float(v) for v in other.pose.position[:2])
+    ours, theirs = standing.model, other.model
+    if theirs.name == "bowl" and other.upright and ours.radius < 0.75 * theirs.half_size[0]:
+        spread = 0.25 * theirs.half_size[0]
+        floor = float(other.pose.position[2]) - 0.75 * theirs.half_size[2]
+        dx, dy = rng.normal(0, spread, 2)
+        standing.stand(x + float(dx), y + float(dy), floor, rotation)
+        return True
+    smaller = ours.radius < 1.15 * theirs.radius
+    if theirs.name not in _FLAT_TOPS or not other.upright or not smaller or other.top > 0.25:
+        return False
+    dx, dy = rng.normal(0, 0.2, 2) * np.array(theirs.half_size[:2])
+    standing.stand(x + float(dx), y + float(dy), other.top, rotation)
+    # What carries something carries nothing else, and its outline already keeps others off.
+    other.upright = False
+    return True
+
+
+def _put_beside(
+    rng: Rng,
+    standing: _Standing,
+    other: _Standing,
+    placed: list[_Standing],
+    reach: tuple[float, float],
+    rotation: Quaternion,
+) -> bool:
+    """As close to another one as it goes in a random direction, or with a narrow gap."""
+    angle = float(rng.uniform(0, 2 * math.pi))
+    way = np.array([math.cos(angle), math.sin(angle)])
+    start = other.pose.position[:2]
+    near, far = 0.0, standing.model.radius + other.model.radius + 0.05
+    for _ in range(9):
+        middle = 0.5 * (near + far)
+        x, y = (float(v) for v in start + middle * way)
+        standing.stand(x, y, 0.0, rotation)
+        if _overlap(standing, other):
+            near = middle
+        else:
+            far = middle
+    gap = 0.0 if rng.random() < 0.5 else float(rng.uniform(0, 0.03))
+    x, y = (float(v) for v in start + (far + gap) * way)
+    if abs(x) > reach[0] or abs(y) > reach[1]:
+        return False
+    standing.stand(x, y, 0.0, rotation)
+    return not any(_overlap(standing, each) for each in placed)
+
+
+def _overlap(a: _Standing, b: _Standing) -> bool:
+    distance = a.pose.position[:2] - b.pose.position[:2]
+    if float(np.hypot(*distance)) > a.model.radius + b.model.radius + 0.02:
+        return False
+    area, _ = cv2.intersectConvexConvex(a.outline, b.outline)
+    return area > 1e-7
+
+
+def settle(
+    rng: Rng,
+    models: Sequence[ObjectModel],
+    reach: tuple[float, float],
+    walls: Sequence[Solid],
+    *,
+    spread: float = 1.0,
+) -> list[tuple[ObjectModel, Pose]]:
+    """Objects dropped in a heap onto the plane at height 0, between walls where there are any.
+
+    What falls out of `reach` (with some margin) is left out. Each object collides as its convex
+    hull. spread: share of the reach above which they are dropped.
+    """
+    mj = gl.import_mujoco()
+    spec = mj.MjSpec()
+    spec.option.timestep = _TIME_STEP
+    spec.option.iterations = 12
+    spec.option.ls_iterations = 6
+    spec.option.cone = mj.mjtCone.mjCONE_PYRAMIDAL
+    spec.worldbody.add_geom(type=mj.mjtGeom.mjGEOM_PLANE, size=[2, 2, 0.1])
+    for wall in walls:
+        spec.worldbody.add_geom(
+            type=mj.mjtGeom.mjGEOM_BOX, size=wall.size, pos=wall.position, quat=wall.rotation
+        )
+    begun: list[tuple[npt.NDArray[np.float64], float]] = []
+    for k, model in enumerate(models):
+        tilt = axis_angle((1.0, 0.0, 0.0), float(rng.normal(0, 0.5)))
+        rotation = multiply(yaw(float(rng.uniform(0, 6.3))), tilt)
+        radius = float(np.linalg.norm(model.half_size))
+        start = np.array([*(rng.uniform(-spread * side, spread * side) for side in reach), radius])
+        # As low as it goes without touching another: overlapping bodies fly apart.
+        while any(np.linalg.norm(start - at) < radius + other for at, other in begun):
+            start[2] += 0.03
+        begun.append((start, radius))
+        body = spec.worldbody.add_body(pos=start, quat=rotation)
+        body.add_freejoint()
+        friction = [float(rng.uniform(0.4, 1.0)), 0.01, 0.001]
+        if len(model.solids) == 1 and model.solids[0].shape == Shape.BOX:
+            body.add_geom(
+                type=mj.mjtGeom.mjGEOM_BOX,
+                size=model.half_size,
+                density=400,
+                friction=friction,
+            )
+            continue
+        mesh = spec.add_mesh(name=f"hull_{k}")
+        mesh.uservert = hull_points(model.solids).ravel()
+        mesh.maxhullvert = 40
+        body.add_geom(
+            type=mj.mjtGeom.mjGEOM_MESH, meshname=mesh.name, density=400, friction=friction
+        )
+    try:
+        physics = spec.compile()
+    except ValueError:  # a hull without volume; the caller places these objects otherwise
+        return arrange(rng, models, reach, 0.6)
+    data = mj.MjData(physics)
+    with _quiet(mj):
+        mj.mj_step(physics, data, _STEPS)
+    if any(data.warning[kind].number for kind in _UNSTABLE):
+        return arrange(rng, models, reach, 0.6)
+    result = []
+    for k, model in enumerate(models):
+        position = data.qpos[7 * k : 7 * k + 3]
+        inside = all(abs(position[i]) < 1.25 * reach[i] + 0.02 for i in range(2))
+        if inside and position[2] > -0.02 and np.isfinite(data.qpos[7 * k : 7 * k + 7]).all():
+            w, x, y, z = (float(v) for v in data.qpos[7 * k + 3 : 7 * k + 7])
+            result.append((model, Pose(position.copy(), (w, x, y, z))))
+    return result

@@ -1,0 +1,62 @@
+"""The kinds of generated scenes by name, and the renderer of each."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Literal, Protocol, get_args
+
+from genesis_sim import sampling
+from genesis_sim.assets import find_pack, load_pack
+from genesis_sim.frame import Frame
+from genesis_sim.household.renderer import HouseholdRenderer
+from genesis_sim.household.scenes import MOST_OBJECTS
+from genesis_sim.renderer import TabletopRenderer
+from genesis_sim.scene import OBJECTS
+
+SceneMode = Literal["sketchy", "varied", "mixed", "household"]
+SCENE_MODES: tuple[str, ...] = get_args(SceneMode)
+
+
+class SceneRenderer(Protocol):
+    """What draws random scenes of one kind and size."""
+
+    def sample(self, seed: int) -> Frame:
+        """A random scene, a function of the seed."""
+
+    def close(self) -> None:
+        """Free the OpenGL context. Safe to call twice."""
+
+
+def check_num_objects(num_objects: tuple[int, int], mode: SceneMode) -> None:
+    """ValueError unless scenes of this mode can have these numbers, fewest and most, of objects."""
+    if mode != "household":
+        sampling.check_num_objects(num_objects, mode)
+    elif not 0 <= num_objects[0] <= num_objects[1] <= MOST_OBJECTS:
+        raise ValueError(
+            f"num_objects is {num_objects}; expected 0 <= fewest <= most <= {MOST_OBJECTS}"
+        )
+
+
+def make_renderer(
+    width: int,
+    height: int,
+    mode: SceneMode,
+    num_objects: tuple[int, int] = OBJECTS,
+    assets: Path | None = None,
+) -> SceneRenderer:
+    """The renderer of a mode.
+
+    Args:
+        num_objects: fewest and most objects; the default is the mode's own mixture
+        assets: an asset pack for household scenes, by default the one that is found
+
+    Raises ValueError, RenderingError and AssetError as the renderers do.
+    """
+    if mode not in SCENE_MODES:
+        raise ValueError(f"mode is {mode!r}; expected one of {', '.join(SCENE_MODES)}")
+    check_num_objects(num_objects, mode)
+    if mode != "household":
+        return TabletopRenderer(width, height, mode, num_objects)
+    pack = find_pack() if assets is None else load_pack(assets)
+    own = None if num_objects == OBJECTS else num_objects
+    return HouseholdRenderer(width, height, num_objects=own, assets=pack)
