@@ -157,7 +157,7 @@ def _randomness(model: SlotModel, seed: int, indices: NDArray[np.int64]) -> Rand
 
 
 def score(model: SlotModel, batch: ScoredBatch, out: GenesisOutput) -> Metrics:
-    """Every metric of a forward pass without gradients, to be joined with others by ``mean_over_images``.
+    """Every metric of a forward pass without gradients; ``mean_over_images`` puts batches together.
 
     None for what needs masks, without masks; for what needs the decoder, where it was not run; and
     for what the model cannot do.
