@@ -90,6 +90,28 @@ def scaled_segment_covering(
     return _weighted_mean(best_iou, sizes)
 
 
+def objects_found(
+    true: ArrayLike, pred: ArrayLike, threshold: float
+) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """How many foreground objects have a predicted segment of at least this IoU, and all of them.
+
+    Args:
+        true: (B, H, W) ground-truth labels, 0 = background.
+        pred: (B, H, W) predicted labels.
+        threshold: in (0, 1]; a common one is 0.5, above which a segment is one object's at most.
+
+    Returns:
+        (B,) and (B,), to be summed up over images.
+
+    Raises:
+        ValueError: the maps differ in shape, are not (B, H, W), or are not integers.
+    """
+    best_iou, sizes = _covering(true, pred, foreground_only=True)
+    present = sizes > 0
+    found: NDArray[np.int64] = ((best_iou >= threshold) & present).sum(1, dtype=np.int64)
+    return found, present.sum(1, dtype=np.int64)
+
+
 def count_components(true: ArrayLike) -> NDArray[np.int64]:
     """Number of scene components per image: its foreground objects plus one for the background.
 

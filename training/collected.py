@@ -23,11 +23,19 @@ METRICS = {
     "msc": ("MSC", 2),
     "ari_fg": ("ARI-FG", 2),
     "msc_fg": ("MSC-FG", 2),
+    "r50": ("R50", 2),
+    "r75": ("R75", 2),
+    "kind_accuracy": ("Kinds", 3),
+    "robot_told": ("Robot told", 3),
+    "robot_recall": ("Robot recall", 3),
+    "latent_r2": ("Latents R2", 3),
+    "mse": ("MSE", 4),
     "elbo": ("ELBO", 0),
     "fid": ("FID", 1),
 }
 """How a metric is headed, and its decimals."""
-SCORES_OF_MASKS = {"ari", "msc", "ari_fg", "msc_fg"}
+SCORES_OF_MASKS = {"ari", "msc", "ari_fg", "msc_fg", "r50", "r75"}
+OF_THE_DECODER = {"elbo", "fid", "mse", "latent_r2"}
 UNSAID_OPTIONS = {
     "name", "unit", "source",  # where it comes from
     "train", "val", "test", "frames",  # of the test images, info.json has the number
@@ -149,7 +157,7 @@ class Result:
         """A metric for fixed or flexible slots; of these masks, if it is a score of masks."""
         of_masks = metric in SCORES_OF_MASKS
         if not decoder_is_trained(self.trained) and (
-            (of_masks and masks == "decoder") or metric in ("elbo", "fid")
+            (of_masks and masks == "decoder") or metric in OF_THE_DECODER
         ):
             return None  # it would be about random weights
         if metric == "fid":
@@ -157,7 +165,10 @@ class Result:
         values = self.metrics.get(mode) or {}
         if of_masks:
             values = values.get(masks) or {}
-        return values.get(metric)
+        value = values.get(metric)
+        if metric == "latent_r2" and value is not None and value <= 0:
+            return None  # these latents were never trained to be readable
+        return value
 
     @property
     def shape(self) -> str:
@@ -287,6 +298,14 @@ class Report(Collected):
 
     def in_slots_table(self, result: Result) -> bool:
         return bool(result.metrics.get("flexible"))
+
+    def knows(self, metric: str) -> bool:
+        """Whether any of the results has a metric, of fixed slots and either kind of masks."""
+        return any(
+            result.value(metric, "fixed", masks) is not None
+            for result in self.results
+            for masks in self.masks
+        )
 
     def headings(self, datasets: Sequence[Data], metrics: Sequence[str]) -> list[str]:
         return [METRICS[metric][0] for metric in metrics]  # there is one data set

@@ -81,8 +81,12 @@ def evaluate(
         ``images``, ``stop_threshold``, and for ``fixed`` and ``flexible`` number of slots the means
         over images of ``elbo``, ``nll``, ``kl`` (nats), ``mse``, ``slots``, ``slots_mae`` and, for
         ``decoder`` and ``attention`` masks, ``ari``, ``ari_fg``, ``msc``, ``msc_fg``, ``sc``,
-        ``sc_fg``. What needs ground truth is None where the data set has no masks, and what the
-        model cannot do is None.
+        ``sc_fg``. Over all images: ``r50`` and ``r75`` of both masks, the share of the objects that
+        a segment has with an IoU of at least .5, .75; ``kind_accuracy``, ``robot_told`` and
+        ``robot_recall`` (see ``object_scores.kind_ratios``); ``latent_r2``, how well the latents'
+        readable dimensions say what the attention masks show (R2, see ``losses.latent_anchor``).
+        What needs ground truth is None where the data set has no masks, and what the model cannot
+        do is None.
     """
     if num_images < 1 or batch_size < 1:
         raise ValueError(

@@ -252,7 +252,8 @@ def summarise(scores: Sequence[ObjectScores]) -> Summary:
 
 # Kinds
 
-OBJECT, ROBOT, SURROUNDINGS = _KINDS = ("object", "robot", "surroundings")
+OBJECT, ROBOT, SURROUNDINGS = KINDS = ("object", "robot", "surroundings")
+"""What a slot can be, in the order of a model's ``kind_logits``."""
 
 
 class KindScores(NamedTuple):
@@ -287,14 +288,14 @@ def score_kinds(
         robot: the labels of the robot in ``truth``.
         min_area: slots that win a smaller share of the image are left out.
     """
-    shown = np.where(truth > 0, _KINDS.index(OBJECT), _KINDS.index(SURROUNDINGS))
-    shown[np.isin(truth, list(robot))] = _KINDS.index(ROBOT)
+    shown = np.where(truth > 0, KINDS.index(OBJECT), KINDS.index(SURROUNDINGS))
+    shown[np.isin(truth, list(robot))] = KINDS.index(ROBOT)
     true: list[str] = []
     said: list[str] = []
     for slot, kind in enumerate(kinds):
         own = shown[(slots == slot) & (truth != IGNORED)]
         if own.size and own.size >= min_area * truth.size:
-            true.append(_KINDS[int(np.bincount(own, minlength=3).argmax())])
+            true.append(KINDS[int(np.bincount(own, minlength=3).argmax())])
             said.append(kind)
     pairs = list(zip(true, said, strict=True))
     things = [(t, s) for t, s in pairs if t != SURROUNDINGS]
@@ -308,16 +309,23 @@ def score_kinds(
     )
 
 
-def summarise_kinds(scores: Sequence[KindScores]) -> Summary:
-    """Shares over all images; None where there is nothing to take a share of.
+def kind_ratios(scores: Sequence[KindScores]) -> dict[str, tuple[int, int]]:
+    """Numbers of slots over all images, and of those that they are a share of.
 
-    ``kind_accuracy``: slots of the right kind. ``robot_told``: slots on objects or the robot that
-    are called robot if and only if they are. ``robot_recall``: slots on the robot called so.
+    ``kind_accuracy``: slots of the right kind. ``robot_told``: slots on objects or the robot, in
+    images with a robot, that are called robot if and only if they are. ``robot_recall``: slots on
+    the robot that are called so.
     """
     total = KindScores(*(sum(values) for values in zip(*scores, strict=True)))
-    parts = {
+    with_robot = [score for score in scores if score.robots]
+    return {
         "kind_accuracy": (total.right, total.slots),
-        "robot_told": (total.told, total.things if total.robots else 0),
+        "robot_told": (sum(s.told for s in with_robot), sum(s.things for s in with_robot)),
         "robot_recall": (total.robots_found, total.robots),
     }
-    return {name: part / whole if whole else None for name, (part, whole) in parts.items()}
+
+
+def summarise_kinds(scores: Sequence[KindScores]) -> Summary:
+    """Shares over all images, see ``kind_ratios``; None where there is nothing to share."""
+    ratios = kind_ratios(scores).items()
+    return {name: part / whole if whole else None for name, (part, whole) in ratios}

@@ -18,19 +18,51 @@ from genesis_core import SlotModel, SlotOutput
 from genesis_core.metrics import (
     adjusted_rand_index,
     mean_segment_covering,
+    objects_found,
     scaled_segment_covering,
     slot_count_error,
 )
-from genesis_core.models.losses import images_at, log_masks_at
+from genesis_core.models.losses import images_at, log_masks_at, readable_latents
 from genesis_core.models.points import back_project
 from training.datasets.images import resize_image, resize_labels
 from training.datasets.prepared import DatasetError, PreparedDataset
+from training.object_scores import KINDS, kind_ratios, score_kinds
 from training.objective import Randomness
 
 MASK_SOURCES = ("attention", "decoder")
 
+SMALLEST_READABLE = 1e-3
+"""A slot that attends to a smaller share of an image does not count for the readable latents."""
+
 Metrics = dict[str, Any]
-"""Metrics by name: numbers, one value per image (N,), None, or metrics again."""
+"""Metrics by name: values per image (N,), a ratio or a fit, means over images, None, or metrics."""
+
+
+class Ratio(NamedTuple):
+    """One number over all images: the sum of one count over the sum of another."""
+
+    part: int
+    whole: int
+
+    @staticmethod
+    def pool(ratios: Sequence[Ratio]) -> float | None:
+        whole = sum(ratio.whole for ratio in ratios)
+        return sum(ratio.part for ratio in ratios) / whole if whole else None
+
+
+class Fit(NamedTuple):
+    """Values and what they should be, (N, D) each: one number is the mean over D of R2 over N."""
+
+    values: NDArray[np.float64]
+    targets: NDArray[np.float64]
+
+    @staticmethod
+    def pool(fits: Sequence[Fit]) -> float | None:
+        values, targets = (np.concatenate(parts) for parts in zip(*fits, strict=True))
+        spread = np.square(targets - targets.mean(0)).sum(0) if len(targets) else np.zeros(1)
+        if not spread.all():
+            return None
+        return float(np.mean(1 - np.square(values - targets).sum(0) / spread))
 
 
 class ScoredBatch(NamedTuple):
@@ -42,6 +74,8 @@ class ScoredBatch(NamedTuple):
     """Instance labels (B, H, W), where the data set has them."""
     inputs: dict[str, Tensor]
     """What else the forward pass takes: its randomness and, where there is depth, points."""
+    robot_label: int | None = None
+    """The label of the robot in the masks, if the data set says so."""
 
 
 def batches(
@@ -63,6 +97,7 @@ def batches(
             load_images(dataset, chosen, model),
             load_masks(dataset, chosen, model),
             _randomness(model, seed, chosen) | load_points(dataset, chosen, model),
+            dataset.robot_label,
         )
 
 
@@ -137,7 +172,7 @@ def _randomness(model: SlotModel, seed: int, indices: NDArray[np.int64]) -> Rand
 
 
 def score(model: SlotModel, batch: ScoredBatch, out: SlotOutput) -> Metrics:
-    """One value per image for every metric of a forward pass.
+    """Every metric of a forward pass without gradients; ``mean_over_images`` puts batches together.
 
     None for what needs masks, without masks; for what needs the decoder, where it was not run; and
     for what the model cannot do.
@@ -157,6 +192,8 @@ def score(model: SlotModel, batch: ScoredBatch, out: SlotOutput) -> Metrics:
         **{name: None if v is None else v.cpu().numpy() for name, v in values.items()},
         "slots": slots.astype(np.float64),
         "slots_mae": None if masks is None else slot_count_error(masks, slots),
+        "latent_r2": _readable(images, out),
+        **_kinds(batch, out),
         "decoder": _segmentation(masks, out.log_masks),
         "attention": _segmentation(masks, out.log_attention),
     }
@@ -172,20 +209,55 @@ def _segmentation(masks: NDArray[np.uint8] | None, log_masks: Tensor | None) -> 
         "msc": mean_segment_covering,
         "sc": scaled_segment_covering,
     }
-    scores = {}
+    scores: Metrics = {}
     for name, metric in metrics.items():
         scores[name] = metric(masks, segments)
         scores[f"{name}_fg"] = metric(masks, segments, foreground_only=True)
+    for name, threshold in (("r50", 0.5), ("r75", 0.75)):
+        found, objects = objects_found(masks, segments, threshold)
+        scores[name] = Ratio(int(found.sum()), int(objects.sum()))
     return scores
 
 
+def _readable(images: Tensor, out: SlotOutput) -> Fit | None:
+    """How well the latents' readable dimensions say what the attention masks show."""
+    if out.log_attention is None or out.latent_mean is None:
+        return None
+    seen = images_at(images, out.log_attention.shape[-1])
+    share, targets = readable_latents(seen, out.log_attention)
+    if out.latent_mean.shape[2] < targets.shape[2]:
+        return None
+    kept = (share >= SMALLEST_READABLE) & out.used[:, : share.shape[1]]
+    values = out.latent_mean[..., : targets.shape[2]]
+    return Fit(values[kept].double().cpu().numpy(), targets[kept].double().cpu().numpy())
+
+
+def _kinds(batch: ScoredBatch, out: SlotOutput) -> Metrics:
+    """Shares of slots of the right kind, see ``object_scores.summarise_kinds``."""
+    names = ("kind_accuracy", "robot_told", "robot_recall")
+    logits = out.kind_logits
+    if logits is None or batch.masks is None or out.log_attention is None:
+        return dict.fromkeys(names)
+    attention = log_masks_at(out.log_attention, batch.masks.shape[-1])
+    slots = attention[:, :, 0].argmax(dim=1).cpu().numpy()
+    robot = () if batch.robot_label is None else (batch.robot_label,)
+    said = logits.argmax(dim=2).cpu().numpy()
+    scores = [
+        score_kinds(truth, own, [KINDS[kind] for kind in kinds], robot)
+        for truth, own, kinds in zip(batch.masks, slots, said, strict=True)
+    ]
+    return {name: Ratio(*parts) for name, parts in kind_ratios(scores).items()}
+
+
 def mean_over_images(scored: Sequence[Metrics]) -> Metrics:
-    """Means of per-image values over all batches, in the same nesting."""
+    """Means of per-image values over all batches, ratios and fits over all images; nested alike."""
     result: Metrics = {}
     for key, value in scored[0].items():
         values = [batch[key] for batch in scored]
         if value is None:
             result[key] = None
+        elif isinstance(value, (Ratio, Fit)):
+            result[key] = value.pool(values)
         elif isinstance(value, dict):
             result[key] = mean_over_images(values)
         else:

@@ -146,18 +146,33 @@ def latent_anchor(images: Tensor, log_attention: Tensor, latent_mean: Tensor) ->
         log_attention: (B, K, 1, H, W); a mask of less than a thousandth of the image counts less.
         latent_mean: (B, K, D), D >= C + 4.
     """
-    channels = images.shape[1]
-    known = channels + 4
+    share, target = readable_latents(images, log_attention.detach())
+    known = target.shape[2]
     if latent_mean.shape[2] < known:
         raise ValueError(
             f"latents have {latent_mean.shape[2]} dimensions; to anchor them takes {known}"
         )
-    share, means, covariances = _region_moments(images, log_attention.detach())
-    spread = covariances.diagonal(dim1=2, dim2=3)[..., channels:].clamp_min(0).sqrt()
-    target = torch.cat([2 * means[..., :channels] - 1, means[..., channels:], 2 * spread], dim=2)
     errors = (latent_mean[..., :known].float() - target).square().mean(dim=2)
     weights = (share / 1e-3).clamp_max(1)
     return (weights * errors).sum(dim=1) / weights.sum(dim=1).clamp_min(1e-3)
+
+
+def readable_latents(images: Tensor, log_attention: Tensor) -> tuple[Tensor, Tensor]:
+    """What the first C + 4 dimensions of a slot's latent are to say, see ``latent_anchor``.
+
+    Args:
+        images: (B, C, H, W) in [0, 1].
+        log_attention: (B, K, 1, H, W).
+
+    Returns:
+        Each slot's share of the image (B, K), and the dimensions (B, K, C + 4).
+    """
+    channels = images.shape[1]
+    share, means, covariances = _region_moments(images, log_attention)
+    spread = covariances.diagonal(dim1=2, dim2=3)[..., channels:].clamp_min(0).sqrt()
+    return share, torch.cat(
+        [2 * means[..., :channels] - 1, means[..., channels:], 2 * spread], dim=2
+    )
 
 
 def region_mixture(images: Tensor, log_masks: Tensor, *, place_weight: float = 0.5) -> Tensor:

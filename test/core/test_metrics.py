@@ -13,6 +13,7 @@ from genesis_core.metrics import (
     adjusted_rand_index,
     count_components,
     mean_segment_covering,
+    objects_found,
     scaled_segment_covering,
     slot_count_error,
 )
@@ -133,6 +134,15 @@ def test_unusable_label_maps_are_refused(
 def test_slot_counts_of_another_batch_are_refused() -> None:
     with pytest.raises(ValueError, match=r"\(2,\).*3 images"):
         slot_count_error(np.zeros((3, 4, 4), int), [1, 2])
+
+
+def test_objects_found_are_counted_per_image() -> None:
+    """IoUs of 2/4 and 2/2 in the first image; the second one has no object."""
+    true = np.concatenate([row(1, 1, 2, 2, 0, 0), row(0, 0, 0, 0, 0, 0)])
+    pred = np.concatenate([row(5, 5, 6, 6, 5, 5), row(1, 2, 3, 3, 3, 3)])
+    for threshold, expected in ((0.5, 2), (0.51, 1), (1.0, 1)):
+        found, objects = objects_found(true, pred, threshold)
+        assert (found.tolist(), objects.tolist()) == ([expected, 0], [2, 0])
 
 
 @pytest.mark.parametrize(

@@ -20,11 +20,11 @@ from genesis_core import (
     config_from_dict,
     save_model,
 )
-from genesis_core.models.losses import sgmm_nll
+from genesis_core.models.losses import readable_latents, sgmm_nll
 from training.datasets.prepared import DatasetError, PreparedDataset
 from training.evaluate import evaluate, image_statistics, main, sample_statistics
 from training.fid import frechet_distance
-from training.scoring import choose_images
+from training.scoring import ScoredBatch, choose_images, mean_over_images, score
 from training.tables import report
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -132,6 +132,40 @@ def test_flexible_slots_that_stop_at_once_leave_one_segment(dataset: PreparedDat
         assert scores["msc_fg"] == pytest.approx(OBJECT_SHARE * np.mean([n > 0 for n in OBJECTS]))
         assert scores["msc"] == pytest.approx(np.mean([1 / (n + 1) for n in OBJECTS]))
         assert scores["sc_fg"] == scores["msc_fg"]  # equal areas
+
+
+def test_objects_found_are_a_share_of_all_objects(dataset: PreparedDataset) -> None:
+    """One segment, the whole image, is nobody's; an object of the whole image would be found."""
+    flexible = evaluate(tiny_model(), dataset, stop_threshold=64 * 64)["flexible"]
+    assert flexible["attention"]["r50"] == flexible["attention"]["r75"] == 0
+    dataset.masks = np.array(dataset.masks)
+    dataset.masks[1] = 1  # the only object of its image, of nine in all
+    dataset.masks[2, :24] = 2  # its two objects have 1 and 3 quarters: IoU .75
+    dataset.masks[2, 24:] = 1
+    flexible = evaluate(tiny_model(), dataset, stop_threshold=64 * 64)["flexible"]
+    assert flexible["attention"]["r50"] == flexible["decoder"]["r75"] == pytest.approx(2 / 9)
+
+
+@torch.no_grad()
+def test_readable_latents_are_scored_by_the_variance_they_explain() -> None:
+    torch.manual_seed(0)
+    model, images = tiny_model(), torch.rand(3, 3, 32, 32)
+    out = model(images)
+    assert out.log_attention is not None and out.latent_mean is not None
+    _, targets = readable_latents(images, out.log_attention)
+    mean = targets.mean((0, 1), keepdim=True)
+    scored = {}
+    for name, said in {
+        "right": targets,
+        "nothing": mean.expand_as(targets),
+        "half": (targets + mean) / 2,
+    }.items():
+        out.latent_mean = torch.cat([said, torch.randn(3, SLOTS, 1)], dim=2)
+        batch = ScoredBatch(images, None, {})
+        scored[name] = mean_over_images([score(model, batch, out)])["latent_r2"]
+    assert scored["right"] == pytest.approx(1)
+    assert scored["nothing"] == pytest.approx(0, abs=1e-6)
+    assert scored["half"] == pytest.approx(0.75, abs=1e-6)  # a quarter of the variance is left
 
 
 def test_decoder_and_attention_masks_are_scored_apart(dataset: PreparedDataset) -> None:
