@@ -59,13 +59,19 @@ def decoder_is_trained(trained: dict[str, Any] | None) -> bool:
 
 
 def save_model(
-    model: SlotModel, path: str | os.PathLike[str], metadata: dict[str, Any] | None = None
+    model: SlotModel,
+    path: str | os.PathLike[str],
+    metadata: dict[str, Any] | None = None,
+    *,
+    dtype: torch.dtype = torch.float32,
 ) -> None:
     """Write weights, config and metadata; by rename, so an interruption leaves no half file.
 
     Args:
         metadata: JSON-serialisable facts about the weights; ``mask_source`` ("decoder" or
-            "attention") says which masks are the better ones. Default: ``model.metadata``.
+            "attention") says which masks are the better ones; ``stop_threshold``, where a flexible
+            number of slots stops. Default: ``model.metadata``.
+        dtype: of the weights in the file; float16 halves it. They are read as float32.
 
     Raises:
         FileNotFoundError: the folder does not exist.
@@ -76,7 +82,10 @@ def save_model(
         _CONFIG_KEY: json.dumps(model.config.to_dict()),
         _INFO_KEY: json.dumps(info),
     }
-    weights = {k: v.detach().cpu().contiguous() for k, v in model.state_dict().items()}
+    weights = {
+        k: v.detach().to("cpu", dtype if v.is_floating_point() else v.dtype).contiguous()
+        for k, v in model.state_dict().items()
+    }
     path = Path(path)
     if not path.parent.is_dir():
         raise FileNotFoundError(f"cannot write {path}: the folder {path.parent} does not exist")

@@ -5,6 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Literal, Protocol, get_args
 
+import numpy as np
+
 from genesis_sim import sampling
 from genesis_sim.assets import find_pack, load_pack
 from genesis_sim.frame import Frame
@@ -13,7 +15,7 @@ from genesis_sim.household.scenes import MOST_OBJECTS
 from genesis_sim.renderer import TabletopRenderer
 from genesis_sim.scene import OBJECTS
 
-SceneMode = Literal["sketchy", "varied", "mixed", "household"]
+SceneMode = Literal["sketchy", "varied", "mixed", "household", "general"]
 SCENE_MODES: tuple[str, ...] = get_args(SceneMode)
 
 
@@ -29,7 +31,9 @@ class SceneRenderer(Protocol):
 
 def check_num_objects(num_objects: tuple[int, int], mode: SceneMode) -> None:
     """ValueError unless scenes of this mode can have these numbers, fewest and most, of objects."""
-    if mode != "household":
+    if mode == "general" and num_objects != OBJECTS:
+        raise ValueError(f"num_objects is {num_objects}: only for modes varied and household")
+    if mode != "household" and mode != "general":
         sampling.check_num_objects(num_objects, mode)
     elif not 0 <= num_objects[0] <= num_objects[1] <= MOST_OBJECTS:
         raise ValueError(
@@ -55,8 +59,26 @@ def make_renderer(
     if mode not in SCENE_MODES:
         raise ValueError(f"mode is {mode!r}; expected one of {', '.join(SCENE_MODES)}")
     check_num_objects(num_objects, mode)
-    if mode != "household":
+    if mode != "household" and mode != "general":
         return TabletopRenderer(width, height, mode, num_objects)
     pack = find_pack() if assets is None else load_pack(assets)
     own = None if num_objects == OBJECTS else num_objects
-    return HouseholdRenderer(width, height, num_objects=own, assets=pack)
+    household = HouseholdRenderer(width, height, num_objects=own, assets=pack)
+    if mode == "household":
+        return household
+    return GeneralRenderer(household, TabletopRenderer(width, height, "mixed"))
+
+
+class GeneralRenderer:
+    """Three quarters household scenes, one eighth sketchy ones, one eighth varied ones."""
+
+    def __init__(self, household: SceneRenderer, mixed: SceneRenderer) -> None:
+        self._household, self._mixed = household, mixed
+
+    def sample(self, seed: int) -> Frame:
+        chosen = np.random.default_rng([seed, 1]).random()
+        return (self._household if chosen < 0.75 else self._mixed).sample(seed)
+
+    def close(self) -> None:
+        self._household.close()
+        self._mixed.close()

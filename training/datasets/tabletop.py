@@ -72,8 +72,8 @@ class Tabletop:
 
     def __post_init__(self) -> None:
         check_num_objects((self.min_objects, self.max_objects), self.mode)
-        if self.assets is not None and self.mode != "household":
-            raise ValueError(f"assets is only for mode household, not {self.mode}")
+        if self.assets is not None and self.mode not in ("household", "general"):
+            raise ValueError(f"assets is only for modes household and general, not {self.mode}")
         if not 0 <= self.exposure < 1:
             raise ValueError(f"exposure is {self.exposure}; expected 0 to below 1")
 
@@ -90,7 +90,7 @@ class Tabletop:
             if (value := getattr(self, name)) != getattr(type(self), name) or name not in newer
         }
         del options["assets"]
-        if self.mode == "household":
+        if self.mode in ("household", "general"):
             pack = self.assets or default_path()
             options["assets"] = pack and hashlib.sha256(pack.read_bytes()).hexdigest()[:16]
         return options

@@ -1,0 +1,214 @@
+"""Train a recipe on a rented GPU in minutes: render, train, evaluate, one folder with the results.
+
+    python -m training.rented --config general --minutes 9 --output rented
+
+Needs no network. All processor cores render scenes while the GPU already trains: first on the few
+scenes that are there after half a minute, then, from that model on, on all of them. How many
+scenes to render and how many steps to take follows from the speed that is measured on the way.
+Run again with the same folder, it goes on where it was.
+
+    OUTPUT/results/model.safetensors    the model, in half precision
+    OUTPUT/results/scores.json          evaluate.py on held-out scenes of each mode
+    OUTPUT/results/curves.png           how it learned
+    OUTPUT/results/report.txt           machine, speeds, scenes, steps
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import torch
+from jsonargparse import ArgumentParser
+
+from genesis_core import load_model, save_model
+from genesis_core.files import write_atomically
+from training.command_line import call
+from training.run_folder import METRICS, MODEL, read_metrics
+
+MODES = ("household", "sketchy", "varied")  # of the held-out scenes
+_START, _END = 25.0, 75.0  # seconds that starting a training, and evaluating, take
+_WARM_SHARE = 0.45  # of the time, in which scenes are rendered and a first model trained
+
+
+def run(
+    config: str = "general",
+    minutes: float = 9.0,
+    output: Path = Path("rented"),
+    assets: Path | None = None,
+    encoder_weights: str | None = None,
+    image_size: int = 256,
+    mode: str = "general",
+    first_scenes: int = 2_400,
+    held_out_scenes: int = 160,
+    workers: int | None = None,
+    settings: str = "",
+) -> None:
+    """Render scenes, train on them and evaluate, within a given time.
+
+    Args:
+        config: the recipe, of config/training or a file; its data must be generated scenes.
+        minutes: for everything.
+        output: folder for everything; what it holds already is used.
+        assets: asset pack for household scenes, see docs/assets.md.
+        encoder_weights: where the recipe's encoder gets its weights, if other than it says.
+        image_size: of the scenes, in pixels.
+        mode: which scenes.
+        first_scenes: how many scenes to begin training with.
+        held_out_scenes: how many scenes of each mode to evaluate on.
+        workers: processes that render; by default one for each core but two.
+        settings: further settings for training, such as "--batch_size 32".
+    """
+    deadline = time.monotonic() + 60 * minutes
+    results = output / "results"
+    results.mkdir(parents=True, exist_ok=True)
+    report = _Report(results / "report.txt")
+    gpu = torch.cuda.get_device_name() if torch.cuda.is_available() else "no GPU: this will be slow"
+    report.line(f"{gpu}; {os.cpu_count()} cores; PyTorch {torch.__version__}")
+    count = workers or max(1, (os.cpu_count() or 1) - 2)
+    render = [*_command("prepare"), "tabletop", "--image_size", str(image_size)]
+    render += ["--sensor_depth", "true", "--workers", str(count)]
+    render += [] if assets is None else ["--assets", str(assets)]
+
+    first, whole = output / "first", output / "whole"
+    began = time.monotonic()
+    _call([*render, "--mode", mode, *_sizes(first_scenes, 128, 1), "--output", str(first)])
+    rate = (first_scenes + 128) / (time.monotonic() - began)
+    report.line(f"rendered {rate:.0f} scenes/s at {image_size} px with {count} processes")
+
+    train = [*_command("train"), "--config", config, *settings.split()]
+    train += [] if encoder_weights is None else ["--encoder_weights", encoder_weights]
+    warm, final = output / "warm", output / "final"
+    if not (final / MODEL).exists():
+        warm_seconds = _WARM_SHARE * (deadline - time.monotonic())
+        scenes = _remembered(output / "scenes.json", int(0.75 * rate * warm_seconds))
+        rendering = subprocess.Popen(
+            [*render, "--mode", mode, *_sizes(scenes, 256, 1), "--output", str(whole)]
+        )
+        try:
+            _train_while(rendering, train, first, warm)
+        finally:
+            _end(rendering)
+        if rendering.returncode:
+            raise ChildProcessError(f"rendering failed with status {rendering.returncode}")
+    speed = _images_per_second(warm)
+    report.line(f"first training: {speed:.0f} images/s, {_last_step(warm)} steps")
+
+    batch = _batch_size(warm)
+    left = deadline - time.monotonic() - _START - _END
+    steps = _remembered(output / "steps.json", max(100, int(0.93 * left * speed / batch)))
+    start = ["--encoder_weights", "null", "--init", str(warm / MODEL)]
+    _call([*train, *_run(whole, final, steps), *start, "--eval_every", str(max(1, steps // 8))])
+    report.line(f"second training: {_images_per_second(final):.0f} images/s, {steps} steps")
+
+    for name in MODES:
+        held_out = output / f"test_{name}"
+        _call([*render, "--mode", name, *_sizes(1, 1, held_out_scenes), "--output", str(held_out)])
+        score = ["--checkpoint", str(final / MODEL), "--data", str(held_out)]
+        target = results / f"scores_{name}.json"
+        _call([*_command("evaluate"), *score, "--output", str(target)])
+    model = load_model(final / MODEL)
+    save_model(model, results / MODEL, dtype=torch.float16)
+    for folder, name in ((warm, "warm"), (final, "final")):
+        shutil.copy(folder / METRICS, results / f"metrics_{name}.jsonl")
+    curves = ["--runs", str(warm), str(final), "--metric", "train/mask_supervision"]
+    _call([*_command("curves"), *curves, "--output", str(results / "curves.png"), "--window", "10"])
+    report.line(f"done, {deadline - time.monotonic():.0f} s before the time was up")
+
+
+def _command(name: str) -> list[str]:
+    return [sys.executable, "-m", f"training.{name}"]
+
+
+def _sizes(train: int, val: int, test: int) -> list[str]:
+    return ["--train", str(train), "--val", str(val), "--test", str(test)]
+
+
+def _run(data: Path, folder: Path, steps: int) -> list[str]:
+    return [
+        "--data.path", str(data), "--run", str(folder), "--steps", str(steps), "--resume", "true",
+    ]  # fmt: skip
+
+
+def _call(command: list[str]) -> None:
+    """Run a command of this folder; ChildProcessError where it fails."""
+    print(f"$ {' '.join(command[1:])}", flush=True)
+    status = subprocess.run(command, check=False).returncode
+    if status:
+        raise ChildProcessError(f"{command[2]} failed with status {status}")
+
+
+def _train_while(other: subprocess.Popen[bytes], train: list[str], data: Path, run: Path) -> None:
+    """Train, at a constant rate, until another process has ended."""
+    endless = [*_run(data, run, 10**9), "--optimizer.schedule", "constant", "--eval_every", "0"]
+    command = [*train, *endless]
+    print(f"$ {' '.join(command[1:])}", flush=True)
+    training = subprocess.Popen(command)
+    try:
+        while other.poll() is None and training.poll() is None:
+            time.sleep(0.5)
+    finally:
+        _end(training)
+    if training.returncode or not (run / MODEL).exists():
+        raise ChildProcessError(f"training failed with status {training.returncode}")
+
+
+def _end(process: subprocess.Popen[bytes]) -> None:
+    """Let a process save what it has, and end."""
+    if process.poll() is None:
+        process.send_signal(signal.SIGINT)
+        process.wait()
+
+
+def _remembered(path: Path, value: int) -> int:
+    """A number that an earlier run settled on, else this one, for the next."""
+    if path.exists():
+        return int(json.loads(path.read_text()))
+    write_atomically(path, json.dumps(value).encode())
+    return value
+
+
+def _lines(folder: Path) -> list[dict[str, Any]]:
+    return [line for line in read_metrics(folder / METRICS) if line["kind"] == "train"]
+
+
+def _images_per_second(folder: Path) -> float:
+    speeds = sorted(line["images_per_second"] for line in _lines(folder))
+    return float(speeds[len(speeds) // 2])
+
+
+def _last_step(folder: Path) -> int:
+    return int(_lines(folder)[-1]["step"])
+
+
+def _batch_size(folder: Path) -> int:
+    return int(load_model(folder / MODEL).metadata["trained"]["batch_size"])
+
+
+class _Report:
+    """Lines for people, on the screen and in a file."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+
+    def line(self, text: str) -> None:
+        print(text, flush=True)
+        with self._path.open("a") as file:
+            file.write(f"{text}\n")
+
+
+def main(arguments: list[str] | None = None) -> None:
+    parser = ArgumentParser(prog="rented.py", description=str(__doc__).partition("\n")[0])
+    parser.add_function_arguments(run, as_positional=False)
+    call(run, parser, arguments)
+
+
+if __name__ == "__main__":
+    main()
