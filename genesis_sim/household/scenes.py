@@ -23,7 +23,7 @@ Rng = np.random.Generator
 #: Most objects of a scene, and of one that does not say how many.
 MOST_OBJECTS, _USUAL_MOST = 24, 20
 
-_WITH_ROBOT, _HOLDING = 0.42, 0.35
+_WITH_ROBOT, _HOLDING = 0.46, 0.35
 #: Width over height of the cameras' own images, and how many have it.
 _ASPECTS, _ASPECT_SHARES = (4 / 3, 16 / 9, 1.0), (0.6, 0.28, 0.12)
 
@@ -60,7 +60,7 @@ def sample_household(
     num_objects: fewest and most objects; by default few more often than many.
     """
     setting = random_setting(rng, bank)
-    clear = float(rng.uniform(0.3, 0.9)) if rng.random() < 0.16 else 0.02
+    clear = float(rng.uniform(0.3, 0.9)) if rng.random() < 0.22 else 0.02
     kit = Kit(bank, random_palette(rng, setting.support, clear=clear), pack, skins)
     count = _how_many(rng, num_objects, setting)
     models = [random_thing(rng, kit) for _ in range(count)]
@@ -138,7 +138,7 @@ def _camera(
     view = float(rng.uniform(30, 70))
     if placed and rng.random() < 0.8:  # the things fill a good part of the image
         spread = [float(np.linalg.norm(pose.position - target)) + m.radius for m, pose in placed]
-        span = float(np.quantile(spread, 0.8)) * float(np.exp(rng.uniform(-0.45, 0.55)))
+        span = float(np.quantile(spread, 0.8)) * float(np.exp(rng.uniform(-0.55, 0.45)))
         view = float(np.clip(2 * math.degrees(math.atan(span / distance)), 26, 72))
     view = math.radians(view)
     across = 0.5 * width / math.tan(0.5 * view)
