@@ -11,10 +11,10 @@ from genesis_sim.assets import (
     default_path,
     find_pack,
     load_pack,
-    main,
     save_pack,
 )
-from genesis_sim.build_assets import build_pack
+from genesis_sim.assets.__main__ import main
+from genesis_sim.assets.build import build_pack
 
 
 def test_what_is_written_is_read(small_pack: AssetPack, tmp_path: Path) -> None:
