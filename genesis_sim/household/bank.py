@@ -105,6 +105,7 @@ def _own_textures() -> list[tuple[str, Image]]:
     made += [("print", _print_box(rng)) for _ in range(48)]
     made += [("wrap", _bytes(_wrap(rng))) for _ in range(48)]
     made += [("sheet", _bytes(_sheet(rng))) for _ in range(8)]
+    made += [("tags", _bytes(_tags(rng))) for _ in range(4)]
     made += [("keyboard", _bytes(_keyboard(rng))) for _ in range(3)]
     made += [("screen", _bytes(_screen(rng))) for _ in range(6)]
     return made
@@ -450,6 +451,22 @@ def _sheet(rng: Rng) -> Floats:
         w, h = int(rng.uniform(60, 200)), int(rng.uniform(30, 90))
         x, y = int(rng.integers(8, SURFACE - w - 8)), int(rng.integers(50, SURFACE - h - 8))
         (_small_print if rng.random() < 0.7 else _motif)(rng, image, (x, y, w, h))
+    return image
+
+
+def _tags(rng: Rng) -> Floats:
+    """A board of square markers, by which cameras are located."""
+    image = np.full((SURFACE, SURFACE, 3), 1.0, np.float32)
+    count = int(rng.integers(2, 6))
+    step = SURFACE // count
+    cell = max(2, int(0.7 * step) // 8)
+    for row in range(count):
+        for column in range(count):
+            bits = np.zeros((8, 8), np.float32)
+            bits[1:7, 1:7] = rng.random((6, 6)) < 0.5
+            tag = np.kron(bits, np.ones((cell, cell), np.float32))
+            y, x = row * step + (step - 8 * cell) // 2, column * step + (step - 8 * cell) // 2
+            image[y : y + 8 * cell, x : x + 8 * cell] = tag[..., None]
     return image
 
 

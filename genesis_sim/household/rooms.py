@@ -162,7 +162,9 @@ def _table(rng: Rng, bank: TextureBank) -> Setting:
         solids.append(_box(strip, at, edge))
     solids += _legs(rng, off, half, ground, thick, edge)
     if rng.random() < 0.15:
-        mat = Finish(muted_colour(rng), bank.pick(rng, "weave", "cloth", "speckle", "sheet"), 3.0)
+        mat = Finish(muted_colour(rng), bank.pick(rng, "weave", "cloth", "speckle"), 3.0)
+        if rng.random() < 0.4:  # a board with markers, which fills it once
+            mat = Finish((0.95, 0.95, 0.95), bank.pick(rng, "tags", "sheet"), 2.2)
         size = (float(rng.uniform(0.15, 0.3)), float(rng.uniform(0.12, 0.25)))
         solids.append(plate(0, 0, 0.0015, size, mat, 0.003, float(rng.uniform(0, 6.3))))
     reach = (
@@ -234,7 +236,7 @@ def _on_the_desk(
         elif kind < 0.5:
             solids += _monitor(rng, bank, x, y, 0.0, turn)
         elif kind < 0.75:
-            paper = Finish((0.95, 0.95, 0.95), bank.pick(rng, "sheet"), 4.0)
+            paper = Finish((0.95, 0.95, 0.95), bank.pick(rng, "sheet", "sheet", "tags"), 4.0)
             solids.append(plate(x, y, 0.0012, (0.105, 0.148), paper, 0.002, turn))
         else:
             bar = Finish((float(rng.uniform(0.5, 0.8)),) * 3, specular=0.5)
