@@ -19,7 +19,8 @@ from genesis_sim.geometry import (
     yaw,
 )
 from genesis_sim.household.bank import TextureBank
-from genesis_sim.household.things import Kit, Palette, random_thing
+from genesis_sim.household.kit import Kit, Palette
+from genesis_sim.household.things import random_thing
 from genesis_sim.objects import muted_colour, random_colour
 from genesis_sim.scene import Colour, Finish, Pose, Shape, Solid, Triple, place
 

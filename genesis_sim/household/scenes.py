@@ -11,11 +11,12 @@ from genesis_sim.assets import AssetPack
 from genesis_sim.effects import ImageEffects
 from genesis_sim.geometry import Vector, look_at, yaw
 from genesis_sim.household.bank import TextureBank
+from genesis_sim.household.kit import Kit, random_palette
 from genesis_sim.household.placing import arrange, settle
 from genesis_sim.household.robots import random_robot
 from genesis_sim.household.rooms import Setting, random_setting, room
 from genesis_sim.household.shading import Shading, sample_shading
-from genesis_sim.household.things import Kit, random_palette, random_thing
+from genesis_sim.household.things import random_thing
 from genesis_sim.scene import Camera, Colour, Finish, Light, ObjectModel, Pose, Solid
 
 Rng = np.random.Generator

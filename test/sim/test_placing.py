@@ -8,16 +8,10 @@ from numpy.typing import NDArray
 from genesis_sim import RenderingError, gl
 from genesis_sim.geometry import to_matrix
 from genesis_sim.household.bank import make_bank
+from genesis_sim.household.kit import Kit, Palette
+from genesis_sim.household.parts import MAX_SOLIDS, hull_points, turned
 from genesis_sim.household.placing import arrange, settle
-from genesis_sim.household.things import (
-    MAKERS,
-    MAX_SOLIDS,
-    Kit,
-    Palette,
-    hull_points,
-    random_thing,
-    turned,
-)
+from genesis_sim.household.things import MAKERS, random_thing
 from genesis_sim.mesh import (
     MAX_FACES,
     MAX_VERTICES,
