@@ -13,7 +13,7 @@ import numpy.typing as npt
 
 from genesis_sim import gl
 from genesis_sim.geometry import Quaternion, axis_angle, multiply, to_matrix, yaw
-from genesis_sim.household.things import hull_points
+from genesis_sim.household.parts import hull_points
 from genesis_sim.scene import ObjectModel, Pose, Shape, Solid
 
 Rng = np.random.Generator

@@ -13,7 +13,7 @@ from genesis_sim import gl
 from genesis_sim.assets import AssetPack
 from genesis_sim.depth_sensor import Material
 from genesis_sim.frame import Frame, SceneObject
-from genesis_sim.household import robots, rooms, things
+from genesis_sim.household import parts, robots, rooms
 from genesis_sim.household.bank import make_bank
 from genesis_sim.household.scenes import (
     MOST_OBJECTS,
@@ -24,7 +24,7 @@ from genesis_sim.mesh import MAX_FACES, MAX_VERTICES, Mesh
 from genesis_sim.scene import BACKGROUND, FIRST_OBJECT, ROBOT, Finish, Light, Solid, place
 from genesis_sim.screen import Screen, intrinsics, labels_of, remove_specks
 
-_GEOMS = rooms.MAX_SOLIDS + robots.MAX_SOLIDS + MOST_OBJECTS * things.MAX_SOLIDS
+_GEOMS = rooms.MAX_SOLIDS + robots.MAX_SOLIDS + MOST_OBJECTS * parts.MAX_SOLIDS
 #: Meshes of a scene: a robot's, and two or three for each object.
 _MESHES = robots.MAX_SOLIDS + 3 * MOST_OBJECTS + 8
 _MAX_LIGHTS = 3
@@ -315,7 +315,7 @@ def _compile(width: int, height: int, images: list[npt.NDArray[np.uint8]]) -> An
 
 def _add_slot(mj: Any, spec: Any, slot: int) -> None:
     """A mesh with room for any other, and a geom without which it would not be compiled."""
-    rows, columns = 41, MAX_VERTICES // 40
+    rows = 41
     columns = MAX_VERTICES // rows
     theta = np.linspace(0.05, math.pi - 0.05, rows)[:, None]
     phi = np.linspace(0, 2 * math.pi, columns, endpoint=False)[None, :]

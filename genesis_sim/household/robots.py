@@ -31,8 +31,6 @@ Rng = np.random.Generator
 #: Most solids of a robot.
 MAX_SOLIDS = 64
 
-_UPRIGHT: Quaternion = (1.0, 0.0, 0.0, 0.0)
-
 
 def random_robot(
     rng: Rng,

@@ -19,7 +19,8 @@ from genesis_sim.geometry import (
     yaw,
 )
 from genesis_sim.household.bank import TextureBank
-from genesis_sim.household.things import Kit, Palette, random_thing
+from genesis_sim.household.kit import Kit, Palette
+from genesis_sim.household.things import random_thing
 from genesis_sim.objects import muted_colour, random_colour
 from genesis_sim.scene import Colour, Finish, Pose, Shape, Solid, Triple, place
 
@@ -92,6 +93,14 @@ def _rod(a: Vector, b: Vector, radius: float, finish: Finish) -> Solid:
     return Solid(Shape.CYLINDER, (radius, half, 0.0), (x, y, z), finish, align_z(b - a))
 
 
+def strong_colour(rng: Rng) -> Colour:
+    """A colour of large surfaces that is neither grey nor as strong as a toy's."""
+    colour = np.array(random_colour(rng))
+    mix = float(rng.uniform(0.0, 0.6))
+    r, g, b = (float(v) for v in mix * float(colour.mean()) + (1 - mix) * colour)
+    return (r, g, b)
+
+
 def _scaled(colour: Colour, factor: float) -> Colour:
     r, g, b = (min(1.0, factor * c) for c in colour)
     return (r, g, b)
@@ -116,7 +125,7 @@ def table_finish(rng: Rng, bank: TextureBank) -> Finish:
             (float(tint[0]), float(tint[1]), float(tint[2])), texture, repeat, specular, shine
         )
     if kind < 0.72:
-        colour = muted_colour(rng) if rng.random() < 0.75 else random_colour(rng)
+        colour = muted_colour(rng) if rng.random() < 0.75 else strong_colour(rng)
         return Finish(colour, bank.pick(rng, "cloth", "weave", "folds"), repeat, 0.0)
     if kind < 0.82:
         shade = float(rng.uniform(0.7, 1.0))
@@ -132,7 +141,7 @@ def table_finish(rng: Rng, bank: TextureBank) -> Finish:
 def floor_finish(rng: Rng, bank: TextureBank) -> Finish:
     """Carpet, boards, tiles, concrete, most often grey, brown or blue."""
     kind = rng.random()
-    colour = random_colour(rng) if rng.random() < 0.12 else muted_colour(rng)
+    colour = strong_colour(rng) if rng.random() < 0.12 else muted_colour(rng)
     if rng.random() < 0.35:
         dark = float(rng.uniform(0.15, 0.5))
         colour = (dark, dark * float(rng.uniform(1, 1.15)), dark * float(rng.uniform(1, 1.4)))
@@ -162,7 +171,9 @@ def _table(rng: Rng, bank: TextureBank) -> Setting:
         solids.append(_box(strip, at, edge))
     solids += _legs(rng, off, half, ground, thick, edge)
     if rng.random() < 0.15:
-        mat = Finish(muted_colour(rng), bank.pick(rng, "weave", "cloth", "speckle", "sheet"), 3.0)
+        mat = Finish(muted_colour(rng), bank.pick(rng, "weave", "cloth", "speckle"), 3.0)
+        if rng.random() < 0.4:  # a board with markers, which fills it once
+            mat = Finish((0.95, 0.95, 0.95), bank.pick(rng, "tags", "sheet"), 2.2)
         size = (float(rng.uniform(0.15, 0.3)), float(rng.uniform(0.12, 0.25)))
         solids.append(plate(0, 0, 0.0015, size, mat, 0.003, float(rng.uniform(0, 6.3))))
     reach = (
@@ -234,7 +245,7 @@ def _on_the_desk(
         elif kind < 0.5:
             solids += _monitor(rng, bank, x, y, 0.0, turn)
         elif kind < 0.75:
-            paper = Finish((0.95, 0.95, 0.95), bank.pick(rng, "sheet"), 4.0)
+            paper = Finish((0.95, 0.95, 0.95), bank.pick(rng, "sheet", "sheet", "tags"), 4.0)
             solids.append(plate(x, y, 0.0012, (0.105, 0.148), paper, 0.002, turn))
         else:
             bar = Finish((float(rng.uniform(0.5, 0.8)),) * 3, specular=0.5)
@@ -267,7 +278,7 @@ def _monitor(rng: Rng, bank: TextureBank, x: float, y: float, z: float, turn: fl
 def cable(rng: Rng, start: Vector) -> list[Solid]:
     """A cable lying about."""
     shade = float(rng.uniform(0.02, 0.15)) if rng.random() < 0.7 else float(rng.uniform(0.6, 0.95))
-    look = Finish((shade, shade, shade) if rng.random() < 0.8 else random_colour(rng), specular=0.2)
+    look = Finish((shade, shade, shade) if rng.random() < 0.8 else strong_colour(rng), specular=0.2)
     radius = float(rng.uniform(0.002, 0.005))
     direction = float(rng.uniform(0, 2 * math.pi))
     point = start.astype(float)
@@ -291,7 +302,7 @@ def _bin(rng: Rng, bank: TextureBank) -> Setting:
     """A tote or carton from above; other ones may stand beside it."""
     x, y = float(rng.uniform(0.13, 0.3)), float(rng.uniform(0.1, 0.22))
     depth = float(rng.uniform(0.06, 0.26))
-    colour = muted_colour(rng) if rng.random() < 0.65 else random_colour(rng)
+    colour = muted_colour(rng) if rng.random() < 0.65 else strong_colour(rng)
     carton = rng.random() < 0.2
     if carton:
         tone = float(rng.uniform(0.5, 0.85))
@@ -313,7 +324,7 @@ def _bin(rng: Rng, bank: TextureBank) -> Setting:
         for sign in (-1, 1):
             if rng.random() < 0.6:
                 shift = Pose(np.array([0.0, sign * (2 * y + float(rng.uniform(0.05, 0.12))), 0.0]))
-                other = finish if rng.random() < 0.6 else Finish(random_colour(rng), texture, 3.0)
+                other = finish if rng.random() < 0.6 else Finish(strong_colour(rng), texture, 3.0)
                 more, _ = _tote(rng, bank, (x, y), depth, other, other)
                 solids += [place(solid, shift) for solid in more]
     return Setting(
@@ -378,7 +389,7 @@ def _shelf(rng: Rng, bank: TextureBank) -> Setting:
     width, height = float(rng.uniform(0.13, 0.32)), float(rng.uniform(0.2, 0.36))
     depth = float(rng.uniform(0.1, 0.22))
     shade = float(rng.uniform(0.25, 0.95))
-    tone = muted_colour(rng) if rng.random() < 0.8 else random_colour(rng)
+    tone = muted_colour(rng) if rng.random() < 0.8 else strong_colour(rng)
     if rng.random() < 0.5:
         tone = (shade, 0.82 * shade, 0.62 * shade)
     texture = (
@@ -442,7 +453,7 @@ def room(rng: Rng, kit: Kit, setting: Setting, camera: Vector) -> list[Solid]:
         solids = [plate(0, 0, 0.0, (6, 6), floor, 0.05, float(rng.uniform(0, 6.3)))]
     view = math.atan2(-camera[1], -camera[0])
     turn = view + float(rng.normal(0, 0.35))
-    base = random_colour(rng) if rng.random() < 0.15 else (0.85, 0.85, 0.83)
+    base = strong_colour(rng) if rng.random() < 0.15 else (0.85, 0.85, 0.83)
     grey, mix = float(rng.uniform(0.2, 1.0)), float(rng.uniform(0, 0.5))
     colour = (
         mix * base[0] + (1 - mix) * grey,
@@ -486,7 +497,7 @@ def _furniture(rng: Rng, kit: Kit, x: float, y: float, ground: float) -> list[So
     """A cabinet, chair, shelf, box, screen, post or heap of things on the room's floor."""
     bank, kind = kit.bank, rng.random()
     turn = yaw(float(rng.uniform(0, 2 * math.pi)))
-    colour = muted_colour(rng) if rng.random() < 0.6 else random_colour(rng)
+    colour = muted_colour(rng) if rng.random() < 0.6 else strong_colour(rng)
     if rng.random() < 0.4:
         colour = (float(rng.uniform(0.02, 0.2)),) * 3
     if kind < 0.22:

@@ -11,11 +11,12 @@ from genesis_sim.assets import AssetPack
 from genesis_sim.effects import ImageEffects
 from genesis_sim.geometry import Vector, look_at, yaw
 from genesis_sim.household.bank import TextureBank
+from genesis_sim.household.kit import Kit, random_palette
 from genesis_sim.household.placing import arrange, settle
 from genesis_sim.household.robots import random_robot
 from genesis_sim.household.rooms import Setting, random_setting, room
 from genesis_sim.household.shading import Shading, sample_shading
-from genesis_sim.household.things import Kit, random_palette, random_thing
+from genesis_sim.household.things import random_thing
 from genesis_sim.scene import Camera, Colour, Finish, Light, ObjectModel, Pose, Solid
 
 Rng = np.random.Generator
@@ -23,7 +24,7 @@ Rng = np.random.Generator
 #: Most objects of a scene, and of one that does not say how many.
 MOST_OBJECTS, _USUAL_MOST = 24, 20
 
-_WITH_ROBOT, _HOLDING = 0.42, 0.35
+_WITH_ROBOT, _HOLDING = 0.46, 0.35
 #: Width over height of the cameras' own images, and how many have it.
 _ASPECTS, _ASPECT_SHARES = (4 / 3, 16 / 9, 1.0), (0.6, 0.28, 0.12)
 
@@ -60,10 +61,10 @@ def sample_household(
     num_objects: fewest and most objects; by default few more often than many.
     """
     setting = random_setting(rng, bank)
-    clear = float(rng.uniform(0.3, 0.9)) if rng.random() < 0.16 else 0.02
+    clear = float(rng.uniform(0.3, 0.9)) if rng.random() < 0.22 else 0.02
     kit = Kit(bank, random_palette(rng, setting.support, clear=clear), pack, skins)
     count = _how_many(rng, num_objects, setting)
-    models = [random_thing(rng, kit) for _ in range(count)]
+    models = _choose(rng, kit, count)
     if setting.name == "shelf":
         models = [model for model in models if model.half_size[2] < 0.12]
     if models and rng.random() < setting.heap:
@@ -91,6 +92,15 @@ def sample_household(
         sample_shading(rng),
         setting.support,
     )
+
+
+def _choose(rng: Rng, kit: Kit, count: int) -> list[ObjectModel]:
+    """So many things, in some scenes several of each, as in a warehouse."""
+    kinds = count
+    if rng.random() < 0.14:
+        kinds = min(count, int(rng.integers(1, 4)))
+    models = [random_thing(rng, kit) for _ in range(kinds)]
+    return [models[k % kinds] for k in range(count)]
 
 
 def _how_many(rng: Rng, num_objects: tuple[int, int] | None, setting: Setting) -> int:
@@ -138,7 +148,9 @@ def _camera(
     view = float(rng.uniform(30, 70))
     if placed and rng.random() < 0.8:  # the things fill a good part of the image
         spread = [float(np.linalg.norm(pose.position - target)) + m.radius for m, pose in placed]
-        span = float(np.quantile(spread, 0.8)) * float(np.exp(rng.uniform(-0.45, 0.55)))
+        # Or the room around them is in view too.
+        low, high = (0.1, 0.8) if rng.random() < 0.33 else (-0.7, 0.2)
+        span = float(np.quantile(spread, 0.8)) * float(np.exp(rng.uniform(low, high)))
         view = float(np.clip(2 * math.degrees(math.atan(span / distance)), 26, 72))
     view = math.radians(view)
     across = 0.5 * width / math.tan(0.5 * view)
@@ -198,7 +210,7 @@ def _in_view(camera: Camera, point: Vector) -> bool:
 
 def _lighting(rng: Rng, setting: Setting) -> tuple[Colour, list[Light]]:
     """Ambient light and one to three lamps; the brightest may throw a hard shadow."""
-    soft = float(rng.uniform(0.25, 0.7))
+    soft = float(rng.uniform(0.32, 0.75))
     tint = np.exp(rng.normal(0, 0.06, 3))
     total = float(rng.uniform(0.65, 1.05))
     ambient = soft * total * tint
@@ -234,7 +246,7 @@ def _effects(rng: Rng) -> ImageEffects:
         gain=(float(gain[0]), float(gain[1]), float(gain[2])),
         veil=(float(veil[0]), float(veil[1]), float(veil[2])),
         gamma=float(np.exp(rng.normal(0.06, 0.16))),
-        saturation=float(rng.uniform(0.8, 1.4)),
+        saturation=float(rng.uniform(0.8, 1.4)) if rng.random() < 0.97 else 0.0,
         vignette=float(rng.uniform(0, 0.3)) if rng.random() < 0.4 else 0.0,
         blur=float(rng.uniform(0, 0.0035)) if rng.random() < 0.6 else 0.0,
         sharpen=float(rng.uniform(0.2, 1.0)) if rng.random() < 0.3 else 0.0,

@@ -108,5 +108,5 @@ def sample_shading(rng: Rng) -> Shading:
         glare_radius=float(rng.uniform(0.05, 0.25)),
         slant=(float(sx), float(sy)),
         fall=float(rng.normal(-0.05, 0.2)),
-        exposure=float(np.clip(0.42 * np.exp(rng.normal(0, 0.28)), 0.12, 0.85)),
+        exposure=float(np.clip(0.46 * np.exp(rng.normal(0, 0.28)), 0.15, 0.85)),
     )

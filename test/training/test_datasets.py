@@ -56,6 +56,25 @@ def test_data_without_masks(tmp_path: Path) -> None:
     assert BatchLoader(dataset, batch_size=4, seed=0).batch(0)[1] is None
 
 
+def test_depths_and_intrinsics_are_there_where_they_were_written(tmp_path: Path) -> None:
+    plain = PreparedDataset(write_split(tmp_path / "plain"), "train")
+    assert plain.depths is None and plain.intrinsics is None and plain.robot_label is None
+    folder = write_split(tmp_path / "deep") / "train"
+    depths = np.full((COUNT, SIZE, SIZE), 1234, np.uint16)
+    np.save(folder / "depths.npy", depths)
+    with pytest.raises(DatasetError, match=r"intrinsics\.npy is missing"):
+        PreparedDataset(tmp_path / "deep", "train")
+    np.save(folder / "intrinsics.npy", np.ones((COUNT, 4), np.float32))
+    deep = PreparedDataset(tmp_path / "deep", "train")
+    assert (
+        deep.depths is not None and deep.depths.dtype == np.uint16 and deep.depths[3, 0, 0] == 1234
+    )
+    assert deep.intrinsics is not None and deep.intrinsics.shape == (COUNT, 4)
+    np.save(folder / "depths.npy", depths.astype(np.float32))
+    with pytest.raises(DatasetError, match=r"depths\.npy holds float32 .* says uint16"):
+        PreparedDataset(tmp_path / "deep", "train")
+
+
 def test_every_epoch_is_a_shuffle_of_its_own_without_replacement(dataset: PreparedDataset) -> None:
     loader = BatchLoader(dataset, batch_size=5, seed=0)
     # The batches run on across the ends of epochs, 23 images each.

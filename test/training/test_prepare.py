@@ -528,6 +528,71 @@ def test_tabletop_with_depth_and_more_objects(
     assert "num_objects is (2, 6): only for mode varied, not mixed" in message
 
 
+def test_tabletop_with_the_depth_of_a_camera(tmp_path: Path) -> None:
+    try:
+        renderer = TabletopRenderer(32, 32, "varied")
+    except RenderingError as error:
+        pytest.skip(str(error))
+    sizes = ("--image-size", "32", "--train", "3", "--val", "1", "--test", "1")
+    options = ("--mode", "varied", "--sensor-depth", "true")
+    prepare("tabletop", None, tmp_path / "out", *sizes, *options)
+    prepare("tabletop", None, tmp_path / "plain", *sizes, "--mode", "varied")
+    dataset = PreparedDataset(tmp_path / "out", "train")
+    plain = PreparedDataset(tmp_path / "plain", "train")
+    assert dataset.depths is not None and dataset.intrinsics is not None
+    assert dataset.depths.shape == (3, 32, 32) and dataset.depths.dtype == np.uint16
+    assert dataset.intrinsics.shape == (3, 4) and dataset.intrinsics.dtype == np.float32
+    assert dataset.robot_label == plain.robot_label == 1
+    assert plain.depths is None and plain.intrinsics is None
+    # The sensor changes neither images nor masks.
+    np.testing.assert_array_equal(dataset.images, plain.images)
+    np.testing.assert_array_equal(dataset.masks, plain.masks)
+    with renderer:
+        for index in range(3):
+            frame = renderer.sample(scene_seed(0, "train", index))
+            k = frame.intrinsics
+            np.testing.assert_allclose(
+                dataset.intrinsics[index], [k[0, 0], k[1, 1], k[0, 2], k[1, 2]], rtol=1e-6
+            )
+            # Millimetres, where the sensor measured something, off by its noise alone.
+            known = dataset.depths[index] > 0
+            error = dataset.depths[index][known] - 1000 * frame.depth[known]
+            assert np.median(np.abs(error)) < 15
+
+
+def test_tabletop_of_a_household(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("GENESIS_SIM_ASSETS", "")
+    try:
+        TabletopRenderer(32, 32, "varied").close()
+    except RenderingError as error:
+        pytest.skip(str(error))
+    sizes = ("--image-size", "32", "--train", "4", "--val", "1", "--test", "1")
+    options = ("--mode", "household", "--sensor-depth", "true", "--max-objects", "12")
+    prepare("tabletop", None, tmp_path / "out", *sizes, *options)
+    dataset = PreparedDataset(tmp_path / "out", "train")
+    assert dataset.masks is not None and dataset.masks.any()
+    assert dataset.depths is not None and (dataset.depths > 0).mean() > 0.3
+    # Which pack it was made with belongs to the options: data of others do not mix with it.
+    assert dataset.info["options"]["assets"] is None
+    pack = tmp_path / "pack.npz"
+    pack.write_bytes(b"no pack")
+    message = error_of(
+        capsys, "tabletop", None, tmp_path / "out", *sizes, *options, "--assets", str(pack)
+    )
+    assert "assets was None, now" in message
+    message = error_of(
+        capsys, "tabletop", None, tmp_path / "new", *sizes, *options, "--assets", str(pack)
+    )
+    assert "pack.npz is no asset pack" in message
+    message = error_of(capsys, "tabletop", None, tmp_path / "bad", *sizes, "--assets", str(pack))
+    assert "assets is only for mode household, not mixed" in message
+    many = ("--mode", "household", "--max-objects", "25")
+    message = error_of(capsys, "tabletop", None, tmp_path / "bad", *sizes, *many)
+    assert "expected 0 <= fewest <= most <= 24" in message
+
+
 def test_tabletop_exposed_alike(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     try:
         renderer = TabletopRenderer(32, 32, "mixed")

@@ -19,7 +19,7 @@ import numpy as np
 import numpy.typing as npt
 
 from genesis_sim import gl
-from genesis_sim.assets import AssetError, AssetPack, PackObject, RobotParts
+from genesis_sim.assets.pack import AssetError, AssetPack, PackObject, RobotParts
 from genesis_sim.mesh import Mesh, decimate, from_triangles, joined
 
 _SURFACE, _SKIN = 256, 128

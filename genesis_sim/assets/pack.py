@@ -8,10 +8,8 @@ where it is found; without it they are made of procedural shapes alone.
 
 from __future__ import annotations
 
-import argparse
 import json
 import os
-import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
@@ -27,7 +25,8 @@ Image = npt.NDArray[np.uint8]
 
 #: Names the pack's file, where it is not the default one. Empty: use none.
 VARIABLE = "GENESIS_SIM_ASSETS"
-_DEFAULT = Path("~/.cache/genesis_ros/assets.npz")
+#: Where a pack is looked for otherwise.
+DEFAULT = Path("~/.cache/genesis_ros/assets.npz")
 _FORMAT = 1
 
 
@@ -90,7 +89,7 @@ def default_path() -> Path | None:
                 f"python -m genesis_sim.assets build --output {named}"
             )
         return Path(named).expanduser()
-    path = _DEFAULT.expanduser()
+    path = DEFAULT.expanduser()
     return path if path.is_file() else None
 
 
@@ -213,46 +212,3 @@ def _unpack_robot(
         arrays[f"{prefix}_poses"],
         arrays[f"{prefix}_hand"],
     )
-
-
-def main(arguments: list[str] | None = None) -> None:
-    """Command line; exits with 1 and a message where the pack cannot be made."""
-    parser = argparse.ArgumentParser(
-        prog="python -m genesis_sim.assets", description="Make or look into an asset pack."
-    )
-    commands = parser.add_subparsers(dest="command", required=True)
-    build = commands.add_parser("build", help="make the pack from installed packages")
-    build.add_argument("--output", type=Path, default=_DEFAULT.expanduser(), help="file to write")
-    build.add_argument(
-        "--packages",
-        type=Path,
-        action="append",
-        help="folder or wheel with pybullet_data and robosuite, instead of the installed ones; "
-        "may be given several times",
-    )
-    info = commands.add_parser("info", help="say what a pack holds")
-    info.add_argument("file", type=Path, nargs="?", help="the pack; by default the one in use")
-    options = parser.parse_args(arguments)
-    try:
-        if options.command == "build":
-            from genesis_sim.build_assets import build_pack
-
-            pack, sources = build_pack(options.packages)
-            save_pack(options.output, pack, sources)
-            path = options.output
-        else:
-            path = options.file or default_path()
-            if path is None:
-                raise AssetError("there is no asset pack; make one with the command build")
-        pack = load_pack(path)
-    except AssetError as error:
-        sys.exit(str(error))
-    print(
-        f"{path}: {path.stat().st_size / 1e6:.1f} MB, {len(pack.objects)} objects, "
-        f"{len(pack.surfaces)} materials, arms {', '.join(arm.name for arm in pack.arms)}, "
-        f"grippers {', '.join(gripper.name for gripper in pack.grippers)}"
-    )
-
-
-if __name__ == "__main__":
-    main()
