@@ -389,6 +389,8 @@ def _unlike_the_papers(content: dict[str, Any]) -> str | None:
         return f"evaluated on the split {content['data']['split']}, not test"
     if content.get("hard_masks"):
         return "evaluated with hard masks"
+    if content.get("no_depth"):
+        return "evaluated with depth left aside"
     return None
 
 

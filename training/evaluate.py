@@ -59,6 +59,7 @@ def evaluate(
     batch_size: int = 32,
     seed: int = 0,
     hard_masks: bool = False,
+    no_depth: bool = False,
 ) -> Metrics:
     """Segmentation metrics, slots used and ELBO on a random choice of images, fixed by the seed.
 
@@ -73,6 +74,7 @@ def evaluate(
             Of no effect on a model whose number of slots is fixed.
         hard_masks: IC-SBP's masks are zeros and ones; the number of slots is then flexible even
             where it is called fixed.
+        no_depth: leave depth aside, where data set and model have it.
 
     Raises:
         ValueError: an option that this model does not have, or that is out of range.
@@ -81,8 +83,9 @@ def evaluate(
         ``images``, ``stop_threshold``, and for ``fixed`` and ``flexible`` number of slots the means
         over images of ``elbo``, ``nll``, ``kl`` (nats), ``mse``, ``slots``, ``slots_mae`` and, for
         ``decoder`` and ``attention`` masks, ``ari``, ``ari_fg``, ``msc``, ``msc_fg``, ``sc``,
-        ``sc_fg``. Over all images: ``r50`` and ``r75`` of both masks, the share of the objects that
-        a segment has with an IoU of at least .5, .75; ``kind_accuracy``, ``robot_told`` and
+        ``sc_fg``. Over all images: ``r50`` and ``r75`` of both masks, the share of the objects,
+        without a robot that the data set names, that have a segment with an IoU of at least .5,
+        .75; ``kind_accuracy``, ``robot_told`` and
         ``robot_recall`` (see ``object_scores.kind_ratios``); ``latent_r2``, how well the latents'
         readable dimensions say what the attention masks show (R2, see ``losses.latent_anchor``).
         What needs ground truth is None where the data set has no masks, and what the model cannot
@@ -107,7 +110,9 @@ def evaluate(
         thresholds["flexible"] = stop_threshold
     per_image: dict[str, list[Metrics]] = {mode: [] for mode in thresholds}
     with tqdm(total=len(chosen), desc="evaluate", unit="image") as progress:
-        for batch in batches(model, dataset, chosen, seed=seed, batch_size=batch_size):
+        for batch in batches(
+            model, dataset, chosen, seed=seed, batch_size=batch_size, depth=not no_depth
+        ):
             for mode, threshold in thresholds.items():
                 out = model(batch.images, **batch.inputs, stop_threshold=threshold, **options)
                 per_image[mode].append(score(model, batch, out))
@@ -180,6 +185,7 @@ def run(
     batch_size: int = 32,
     seed: int = 0,
     hard_masks: bool = False,
+    no_depth: bool = False,
     output: Path | None = None,
 ) -> dict[str, Any]:
     """Evaluate checkpoints on a prepared data set.
@@ -201,6 +207,7 @@ def run(
         batch_size: images at a time; only speed and memory depend on it.
         seed: of the choice of images, of seed scores, posterior noise and samples.
         hard_masks: make IC-SBP's masks zeros and ones (GENESIS-V2 only).
+        no_depth: leave depth aside, where data set and model have it.
         output: JSON file for the results.
     """
     dataset = PreparedDataset(data, split)
@@ -232,6 +239,7 @@ def run(
             batch_size=batch_size,
             seed=seed,
             hard_masks=hard_masks,
+            no_depth=no_depth,
         )
         if extractor is not None and model.generative:
             size = model.config.image_size
@@ -257,6 +265,7 @@ def run(
         "data": {"path": str(data), "split": split, **dataset.info},
         "seed": seed,
         "hard_masks": hard_masks,
+        "no_depth": no_depth,
         "models": models,
     }
     print(report(results))
@@ -289,7 +298,12 @@ def main(arguments: list[str] | None = None) -> None:
         action="store_true",
         help="make IC-SBP's masks zeros and ones (GENESIS-V2 only)",
     )
-    skip: set[str | int] = {"checkpoint", "fid", "hard_masks"}
+    parser.add_argument(
+        "--no_depth",
+        action="store_true",
+        help="leave depth aside, where data set and model have it",
+    )
+    skip: set[str | int] = {"checkpoint", "fid", "hard_masks", "no_depth"}
     parser.add_function_arguments(run, skip=skip, as_positional=False)
     call(run, parser, arguments)
 

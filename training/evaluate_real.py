@@ -2,8 +2,8 @@
 
     python -m training.evaluate --real photos --checkpoint tabletop [--sheets pictures]
 
-Each image is segmented as the node does it, at its own size, and its objects are compared with the
-labels: per group of images and together, as a table in Markdown, and with --output as JSON. A
+Each image is segmented as the node does it, at its own size, and its objects are compared with
+the labels: per group of images and together, as a table in Markdown, and with --output as JSON. A
 checkpoint that uses depth is measured without, and with it on the images that have it. What is
 background is what the checkpoint says of each slot, where it tells kinds; else the largest segment
 that touches the border, or (--background node) what the node's rule makes background.
@@ -24,13 +24,14 @@ from tqdm import tqdm
 
 from genesis_core import Scene, Segmenter, find_checkpoint
 from genesis_core.files import write_atomically
-from genesis_core.perception.scene_objects import find_objects
+from genesis_core.perception import find_objects
 from training.collected import short_names
 from training.command_line import call
 from training.labelled_images import LabelledImage, find_labelled
 from training.object_scores import (
     IGNORED,
     OBJECT,
+    ROBOT,
     KindScores,
     ObjectScores,
     Summary,
@@ -48,13 +49,6 @@ Fit = Literal["resize", "crop"]
 
 SMALLEST_OBJECT = 1e-4
 """Smaller true objects, as a share of the image, are not scored."""
-NODE_RULE = {
-    "mask_floor": 0.1,
-    "background_border": 0.3,
-    "background_span": 0.7,
-    "clutter_score": 0.5,
-}
-"""The node's settings by default."""
 WORST = 24
 """How many images a sheet shows."""
 RGB, WITH_DEPTH, RGB_OF_THOSE = "RGB", "RGB and depth", "RGB of the images with depth"
@@ -128,7 +122,7 @@ def measure(
         slots = np.maximum(slots, 0)
         truth = _objects_of(labels, source.robot)
         scores = score_objects(truth, slots, found)
-        kinds = _kinds(scene)
+        kinds = None if scene.kinds is None else scene.kinds.tolist()
         yield Measured(
             source,
             scores,
@@ -158,12 +152,14 @@ def found_objects(scene: Scene, background: Background, min_area: float) -> NDAr
     Raises:
         ValueError: "kinds" of a checkpoint that does not tell them.
     """
-    kinds = _kinds(scene)
+    kinds = scene.kinds
     if background == "auto":
         background = "largest" if kinds is None else "kinds"
     if background == "node":
-        found = find_objects(scene, min_area=min_area, **NODE_RULE)
-        objects = [item.label for item in found.objects if not item.background]
+        found = find_objects(scene, min_area=min_area)
+        objects = [
+            item.label for item in found.objects if not item.background and item.kind != ROBOT
+        ]
         return _numbered(found.labels, objects)
     labels = np.asarray(scene.labels).astype(np.int64)
     slots, sizes = np.unique(labels[labels >= 0], return_counts=True)
@@ -196,10 +192,6 @@ def _numbered(labels: NDArray[Any], chosen: Sequence[int]) -> NDArray[np.int64]:
         numbers[label] = number
     numbered: NDArray[np.int64] = np.where(labels >= 0, numbers[np.maximum(labels, 0)], 0)
     return numbered
-
-
-def _kinds(scene: Scene) -> Sequence[str] | None:
-    return getattr(scene, "kinds", None)
 
 
 def _drawing(
@@ -270,7 +262,7 @@ def run(
     background: Background = "auto",
     min_area: float = 0.0005,
     fit: Fit = "resize",
-    stop_threshold: float | None = None,
+    stop_threshold: float = -1,
     num_slots: int | None = None,
     mask_source: str = "auto",
     device: str = "auto",
@@ -286,8 +278,8 @@ def run(
         background: what is background: auto, kinds, node or largest.
         min_area: smaller segments, as a share of the image, count as background.
         fit: resize squeezes the whole image into the model's square input, crop takes the centre.
-        stop_threshold: where a flexible number of slots stops, in pixels at 64x64; by default as
-            the checkpoint says.
+        stop_threshold: where a flexible number of slots stops, in pixels at 64x64; 0 for a fixed
+            number, -1 for what the checkpoint says.
         num_slots: number of slots K, instead of the checkpoint's.
         mask_source: which masks to use: auto, decoder or attention.
         device: auto, cpu, cuda or cuda:n.
@@ -309,7 +301,7 @@ def run(
             mask_source=mask_source,
             fit=fit,
         )
-        inputs = _measure_inputs(
+        inputs = measure_inputs(
             segmenter, images, depth=not no_depth, background=background, min_area=min_area,
             draw=sheets is not None,
         )  # fmt: skip
@@ -354,7 +346,7 @@ def run(
     return results
 
 
-def _measure_inputs(
+def measure_inputs(
     segmenter: Segmenter, images: Sequence[LabelledImage], *, depth: bool, **options: Any
 ) -> dict[str, list[Measured]]:
     """What was found, by what the model was given."""
@@ -364,22 +356,17 @@ def _measure_inputs(
 
     def with_depth(source: LabelledImage, image: NDArray[np.uint8]) -> Scene:
         size = image.shape[:2]
-        given: Any = {"depth": source.read_depth(*size), "intrinsics": source.intrinsics(*size)}
-        return segmenter(image, **given)
+        return segmenter(image, source.read_depth(*size), source.intrinsics(*size))
 
     progress = tqdm(images, desc=RGB, unit="image")
     inputs = {RGB: list(measure(without, progress, **options))}
     deep = [source for source in images if source.depth is not None]
-    if depth and deep and _uses_depth(segmenter):
+    if depth and deep and segmenter.uses_depth:
         progress = tqdm(deep, desc=WITH_DEPTH, unit="image")
         inputs[WITH_DEPTH] = list(measure(with_depth, progress, **options))
         if len(deep) < len(images):  # to compare with
             inputs[RGB_OF_THOSE] = [one for one in inputs[RGB] if one.source.depth is not None]
     return inputs
-
-
-def _uses_depth(segmenter: Segmenter) -> bool:
-    return bool(getattr(segmenter, "uses_depth", False))
 
 
 def main(arguments: list[str] | None = None) -> None:

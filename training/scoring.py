@@ -85,8 +85,9 @@ def batches(
     *,
     seed: int,
     batch_size: int,
+    depth: bool = True,
 ) -> Iterator[ScoredBatch]:
-    """These images of a data set, batch by batch.
+    """These images of a data set, batch by batch; without depth if so asked.
 
     Raises:
         DatasetError: the model is made for another number of channels.
@@ -96,7 +97,8 @@ def batches(
         yield ScoredBatch(
             load_images(dataset, chosen, model),
             load_masks(dataset, chosen, model),
-            _randomness(model, seed, chosen) | load_points(dataset, chosen, model),
+            _randomness(model, seed, chosen)
+            | (load_points(dataset, chosen, model) if depth else {}),
             dataset.robot_label,
         )
 
@@ -194,16 +196,16 @@ def score(model: SlotModel, batch: ScoredBatch, out: SlotOutput) -> Metrics:
         "slots_mae": None if masks is None else slot_count_error(masks, slots),
         "latent_r2": _readable(images, out),
         **_kinds(batch, out),
-        "decoder": _segmentation(masks, out.log_masks),
-        "attention": _segmentation(masks, out.log_attention),
+        "decoder": _segmentation(batch, out.log_masks),
+        "attention": _segmentation(batch, out.log_attention),
     }
 
 
-def _segmentation(masks: NDArray[np.uint8] | None, log_masks: Tensor | None) -> Metrics | None:
+def _segmentation(batch: ScoredBatch, log_masks: Tensor | None) -> Metrics | None:
+    masks = batch.masks
     if masks is None or log_masks is None:
         return None
-    at_images_size = log_masks_at(log_masks, masks.shape[-1])
-    segments = at_images_size[:, :, 0].argmax(dim=1).cpu().numpy()
+    segments = _segments(log_masks, masks.shape[-1])
     metrics = {
         "ari": adjusted_rand_index,
         "msc": mean_segment_covering,
@@ -213,10 +215,17 @@ def _segmentation(masks: NDArray[np.uint8] | None, log_masks: Tensor | None) -> 
     for name, metric in metrics.items():
         scores[name] = metric(masks, segments)
         scores[f"{name}_fg"] = metric(masks, segments, foreground_only=True)
+    objects_only = masks if batch.robot_label is None else masks * (masks != batch.robot_label)
     for name, threshold in (("r50", 0.5), ("r75", 0.75)):
-        found, objects = objects_found(masks, segments, threshold)
+        found, objects = objects_found(objects_only, segments, threshold)
         scores[name] = Ratio(int(found.sum()), int(objects.sum()))
     return scores
+
+
+def _segments(log_masks: Tensor, size: int) -> NDArray[np.int64]:
+    """Each pixel's slot, (B, size, size)."""
+    segments: NDArray[np.int64] = log_masks_at(log_masks, size)[:, :, 0].argmax(1).cpu().numpy()
+    return segments
 
 
 def _readable(images: Tensor, out: SlotOutput) -> Fit | None:
@@ -238,8 +247,7 @@ def _kinds(batch: ScoredBatch, out: SlotOutput) -> Metrics:
     logits = out.kind_logits
     if logits is None or batch.masks is None or out.log_attention is None:
         return dict.fromkeys(names)
-    attention = log_masks_at(out.log_attention, batch.masks.shape[-1])
-    slots = attention[:, :, 0].argmax(dim=1).cpu().numpy()
+    slots = _segments(out.log_attention, batch.masks.shape[-1])
     robot = () if batch.robot_label is None else (batch.robot_label,)
     said = logits.argmax(dim=2).cpu().numpy()
     scores = [

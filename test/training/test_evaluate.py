@@ -25,6 +25,7 @@ from training.datasets.prepared import DatasetError, PreparedDataset
 from training.evaluate import evaluate, image_statistics, main, sample_statistics
 from training.fid import frechet_distance
 from training.scoring import ScoredBatch, choose_images, mean_over_images, score
+from training.tables import main as tabulate
 from training.tables import report
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -144,6 +145,65 @@ def test_objects_found_are_a_share_of_all_objects(dataset: PreparedDataset) -> N
     dataset.masks[2, 24:] = 1
     flexible = evaluate(tiny_model(), dataset, stop_threshold=64 * 64)["flexible"]
     assert flexible["attention"]["r50"] == flexible["decoder"]["r75"] == pytest.approx(2 / 9)
+
+
+def test_the_robot_is_not_an_object_to_be_found(dataset: PreparedDataset) -> None:
+    dataset.masks = np.array(dataset.masks)
+    dataset.masks[1] = 3  # the whole image, and so found; one of nine
+    found = evaluate(tiny_model(), dataset, stop_threshold=64 * 64)["flexible"]["attention"]
+    assert found["r50"] == pytest.approx(1 / 9)
+    dataset.robot_label = 3
+    without = evaluate(tiny_model(), dataset, stop_threshold=64 * 64)["flexible"]["attention"]
+    assert without["r50"] == 0
+    assert without["ari_fg"] == found["ari_fg"]
+
+
+def test_depth_is_used_unless_left_aside(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = write_dataset(tmp_path / "data")
+    _, labels = scenes()
+    np.save(folder / "test" / "depths.npy", 1000 + 100 * labels.astype(np.uint16))
+    camera = np.tile(np.array([40, 40, 16, 16], np.float32), (len(labels), 1))
+    np.save(folder / "test" / "intrinsics.npy", camera)
+    torch.manual_seed(0)
+    config = GenesisV2Config(
+        image_size=32, feature_dim=8, latent_dim=8, num_slots=SLOTS, points=True
+    )
+    save_model(GenesisV2(config), tmp_path / "model.safetensors")
+    command = ["--checkpoint", str(tmp_path / "model.safetensors"), "--data", str(folder)]
+    found = {}
+    for name, options in {"with": [], "without": ["--no-depth"]}.items():
+        output = tmp_path / f"{name}.json"
+        main([*command, "--device", "cpu", *options, "--output", str(output)])
+        found[name] = json.loads(output.read_text())["models"][0]["metrics"]["fixed"]
+    assert found["with"]["elbo"] != found["without"]["elbo"]
+    tabulate(["--runs", str(tmp_path)])
+    assert "without.json" in (err := capsys.readouterr().err)
+    assert "evaluated with depth left aside" in err
+
+
+@torch.no_grad()
+def test_slots_are_scored_by_their_kind() -> None:
+    """Two slots: the left half of the image, which is called an object, and the right one."""
+    masks = np.zeros((1, 32, 32), np.uint8)
+    masks[:, :, :20] = 2  # all of the left half, and less than half of the right one
+    images = torch.rand(1, 3, 32, 32)
+    out = tiny_model()(images)
+    halves = torch.zeros(1, SLOTS, 1, 32, 32)
+    halves[:, 0, ..., :16] = halves[:, 1, ..., 16:] = 1
+    out.log_attention = halves.log()
+    out.kind_logits = torch.zeros(1, SLOTS, 3)
+    out.kind_logits[0, 0, 0] = out.kind_logits[0, 1, 2] = 1  # object, surroundings
+
+    def scored(robot_label: int | None) -> dict[str, Any]:
+        batch = ScoredBatch(images, masks, {}, robot_label)
+        return mean_over_images([score(tiny_model(), batch, out)])
+
+    assert scored(None)["kind_accuracy"] == 1
+    assert scored(None)["robot_told"] is None
+    assert scored(2)["kind_accuracy"] == 0.5
+    assert scored(2)["robot_told"] == scored(2)["robot_recall"] == 0
 
 
 @torch.no_grad()

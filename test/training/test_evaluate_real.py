@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,13 +13,14 @@ import pytest
 import torch
 from numpy.typing import NDArray
 
-from genesis_core import GenesisV2, GenesisV2Config, Scene, save_model
+from genesis_core import GenesisV2, GenesisV2Config, Scene, Segmenter, save_model
 from training.datasets.layout import DatasetError
 from training.evaluate import main
 from training.evaluate_real import (
     Background,
     found_objects,
     measure,
+    measure_inputs,
     summarise_groups,
     table,
     worst,
@@ -57,12 +59,13 @@ def write_index(folder: Path, *entries: dict[str, Any]) -> None:
     (folder / "index.json").write_text(json.dumps(entries))
 
 
-def scene(labels: Labels, count: int = 0) -> Scene:
+def scene(labels: Labels, count: int = 0, kinds: Sequence[str] | None = None) -> Scene:
     """A scene in which every pixel is sure of its slot; -1 was not seen."""
     count = count or int(labels.max()) + 1
     masks = (labels[None] == np.arange(count)[:, None, None]).astype(np.float32)
     empty = np.zeros((count, 2), np.float32)
-    return Scene(masks, labels, empty, empty, np.ones(count, np.float32), count)
+    known = None if kinds is None else np.array(kinds)
+    return Scene(masks, labels, empty, empty, np.ones(count, np.float32), count, kinds=known)
 
 
 # Reading
@@ -182,6 +185,14 @@ def test_kinds_cannot_be_had_of_every_checkpoint() -> None:
         found_objects(scene(TRUTH), "kinds", 0.0005)
 
 
+@pytest.mark.parametrize("background", ["auto", "kinds", "node"])
+def test_a_checkpoint_that_tells_kinds_says_what_an_object_is(background: Background) -> None:
+    slots = painted((1, LEFT), (2, RIGHT), (3, (slice(0, 4), slice(0, WIDTH))))
+    kinds = ["surroundings", "object", "robot", "surroundings"]
+    found = found_objects(scene(slots, kinds=kinds), background, min_area=0.0005)
+    assert (found == painted((1, LEFT))).all()
+
+
 # Measuring
 
 
@@ -213,6 +224,16 @@ def test_tiny_objects_are_not_scored_and_the_robot_is_no_object(tmp_path: Path) 
     assert one.scores is not None
     assert (one.scores.objects, one.scores.on_background) == (1, 1)  # the arm, by the papers' rule
     assert one.kinds is None
+
+
+def test_kinds_are_measured_where_the_index_names_the_robot(tmp_path: Path) -> None:
+    images = labelled(tmp_path, TRUTH, names=["cup", "robot"])
+    for said, expected in (("robot", (1, 1, 1)), ("object", (2 / 3, 1 / 2, 0))):
+        kinds = ["surroundings", "object", said]
+        (one,) = measure(lambda source, image, k=kinds: scene(TRUTH, kinds=k), images)
+        summary = summarise_groups([one])["all"]
+        shown = ("kind_accuracy", "robot_told", "robot_recall")
+        assert tuple(summary[name] for name in shown) == pytest.approx(expected)
 
 
 def test_groups_are_summed_up_apart_and_together(tmp_path: Path) -> None:
@@ -274,6 +295,66 @@ def test_command_prints_and_writes_a_table_json_and_sheets(
     assert sheet is not None
     height, width = sheet.shape[:2]
     assert width > 4 * 240 and height > 2 * 180
+
+
+class SeesDepth(Segmenter):
+    """Finds with depth what it cannot find without: what is nearer than the table."""
+
+    @property
+    def uses_depth(self) -> bool:
+        return True
+
+    def __call__(self, images: Any, depth: Any = None, intrinsics: Any = None, **_: Any) -> Any:
+        if depth is None:
+            return scene(painted(), count=3)
+        assert intrinsics.tolist() == [[54, 0, 30], [0, 54, 20], [0, 0, 1]]
+        return scene(((depth > 0) & (depth < 1)).astype(np.int64), count=3)
+
+
+def test_depth_is_given_in_metres_to_a_model_that_uses_it(tmp_path: Path) -> None:
+    for name in ("deep", "flat"):
+        write_image(tmp_path, name, TRUTH)
+    millimetres = np.where(TRUTH == 1, 800, 1500).astype(np.uint16)
+    cv2.imwrite(str(tmp_path / "deep.depth.png"), millimetres)
+    save_model(tiny_model(), tmp_path / "model.safetensors")
+    segmenter, images = SeesDepth(tmp_path / "model.safetensors"), find_labelled(tmp_path)
+    inputs = measure_inputs(segmenter, images, depth=True)
+    recalls = {
+        name: [(one.source.name, one.scores.overlap.recall) for one in measured if one.scores]
+        for name, measured in inputs.items()
+    }
+    assert recalls == {
+        "RGB": [("deep", 0), ("flat", 0)],
+        "RGB and depth": [("deep", 0.5)],
+        "RGB of the images with depth": [("deep", 0)],
+    }
+    assert list(measure_inputs(segmenter, images, depth=False)) == ["RGB"]
+
+
+def test_command_measures_a_checkpoint_that_sees_depth_and_tells_kinds(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    write_image(tmp_path / "data", "x", TRUTH, depth=True)
+    config = GenesisV2Config(
+        image_size=32, feature_dim=8, latent_dim=8, num_slots=4, points=True, kinds=True
+    )
+    torch.manual_seed(0)
+    save_model(GenesisV2(config), tmp_path / "deep.safetensors")
+    output, sheets = tmp_path / "real.json", tmp_path / "sheets"
+    command = ["--real", str(tmp_path / "data"), "--device", "cpu", "--output", str(output)]
+    command += ["--checkpoint", str(tmp_path / "deep.safetensors"), "--sheets", str(sheets)]
+    main(command)
+    inputs = json.loads(output.read_text())["models"][0]["inputs"]
+    assert list(inputs) == ["RGB", "RGB and depth"]
+    for measured in inputs.values():
+        summary = measured["groups"]["all"]
+        assert 0 <= summary["kind_accuracy"] <= 1
+        assert summary["robot_told"] is None, "no image has a robot"
+    assert inputs["RGB"] != inputs["RGB and depth"]
+    assert "Kinds" in capsys.readouterr().out
+    assert len(list(sheets.iterdir())) == 2
+    main([*command, "--no-depth"])
+    assert list(json.loads(output.read_text())["models"][0]["inputs"]) == ["RGB"]
 
 
 def test_sheets_show_the_worst_first(tmp_path: Path) -> None:
