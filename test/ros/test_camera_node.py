@@ -19,7 +19,6 @@ from sensor_msgs.msg import CameraInfo, CompressedImage, Image
 from genesis_ros.messages.depth import depth_metres, intrinsics
 from genesis_ros.messages.images import to_rgb
 from genesis_ros.processes.child_process import ChildProcess
-from genesis_sim import RenderingError, TabletopRenderer
 
 COLOURS = [(200, 30, 30), (30, 200, 30), (30, 30, 200)]
 NODE = "/camera/camera"
@@ -191,13 +190,11 @@ def test_rendered_scenes_come_with_intrinsics(client: Any, start_camera: StartCa
     np.testing.assert_array_equal(np.reshape(infos[0].p, (3, 4))[:, :3].ravel(), infos[0].k)
 
 
-def test_generated_scenes_come_with_depth(client: Any, start_camera: StartCamera) -> None:
+def test_generated_scenes_come_with_depth(
+    client: Any, start_camera: StartCamera, render: Any
+) -> None:
     """Registered to the image and of its time: millimetres, and the camera's intrinsics."""
-    try:
-        with TabletopRenderer(64, 48, "sketchy") as renderer:
-            expected = next(iter(renderer.sequence(3, 1)))
-    except RenderingError as error:
-        pytest.skip(f"no rendering here: {error}")
+    expected = render(lambda renderer: next(iter(renderer.sequence(3, 1))), 64, 48)
     with (
         client.listen(Image, "/camera/image_raw", heard=False) as images,
         client.listen(Image, "/camera/depth/image_raw", heard=False) as depths,

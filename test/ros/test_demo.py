@@ -24,7 +24,6 @@ from genesis_ros.masks import label_image
 from genesis_ros.messages.images import to_rgb
 from genesis_ros.messages.pixels import mono8_pixels
 from genesis_ros.msg import ObjectMasks
-from genesis_sim import RenderingError, TabletopRenderer
 
 FRAMES = 6
 COLOURS = [(200, 30, 30), (30, 200, 30), (30, 30, 200), (200, 200, 30)]
@@ -217,12 +216,11 @@ def test_wrong_arguments_are_told_at_once(tmp_path: Path) -> None:
         assert "Traceback" not in errors
 
 
-def test_generated_scenes_are_told_in_metres(trained_checkpoint: Path, tmp_path: Path) -> None:
-    """The table has a position and the size of a box for most objects; the bag has them, too."""
-    try:
-        TabletopRenderer(64, 48, "sketchy").close()
-    except RenderingError as error:
-        pytest.skip(f"no rendering here: {error}")
+def test_generated_scenes_are_told_in_metres(
+    trained_checkpoint: Path, render: Any, tmp_path: Path
+) -> None:
+    """The table has a position and the size of a box for most objects."""
+    render(lambda renderer: None, 64, 48)  # or skips
     output = tmp_path / "output"
     demo = start(
         *("--frames", 5, "--output", output, "--checkpoint", trained_checkpoint),
