@@ -37,6 +37,7 @@ _START_TIMEOUT = 300.0  # loading a model on a slow machine takes a while
 _FRAME_TIMEOUT = 60.0
 _POLL = 0.2
 _FRAMES_PER_SCENE = 40  # several scenes in one run
+_FRAMES_PER_STILL = 10  # of household scenes, in which nothing moves
 _HEADER = "frame latency  found       #label area (centroid x, y) score [position, size of its box]"
 
 
@@ -171,7 +172,9 @@ def _camera_parameters(options: argparse.Namespace) -> dict[str, object]:
         "rate": options.rate,
         "mode": options.mode,
         "seed": options.seed,
-        "frames_per_scene": _FRAMES_PER_SCENE,
+        "frames_per_scene": (
+            _FRAMES_PER_STILL if options.mode == "household" else _FRAMES_PER_SCENE
+        ),
         "transport": "raw",
         # The perception node and the planner, so that neither misses the first frames.
         "wait_for_subscribers": 2,
