@@ -4,6 +4,8 @@ Topics, below the node's namespace (`camera` unless it is remapped):
     image_raw               sensor_msgs/Image, rgb8
     image_raw/compressed    sensor_msgs/CompressedImage, JPEG
     camera_info             sensor_msgs/CameraInfo, zero intrinsics where the source knows none
+    depth/image_raw         sensor_msgs/Image, 16UC1, of generated scenes only
+    depth/camera_info       sensor_msgs/CameraInfo, the same as the image's
 
 Run it with `ros2 run genesis_ros camera_node` or `python -m genesis_ros.camera_node`.
 """
@@ -27,11 +29,11 @@ from rclpy.task import Future
 from sensor_msgs.msg import CameraInfo, CompressedImage, Image
 from std_msgs.msg import Header
 
-from genesis_ros.messages.camera_info import camera_info
 from genesis_ros.messages.images import jpeg_message, to_message
+from genesis_ros.messages.rgbd import camera_info, depth_message
 from genesis_ros.processes.interruption import raise_unless_ending
 from genesis_ros.simulated_camera.frame_source import FrameSource, SourceError, SourceFrame, play
-from genesis_ros.simulated_camera.sources import open_path, open_tabletop
+from genesis_ros.simulated_camera.sources import open_path, open_scenes
 
 SOURCES = ("tabletop", "path")
 TRANSPORTS = ("raw", "compressed", "both")
@@ -73,6 +75,10 @@ class CameraNode(Node):
             )
         if self._value("camera_info"):
             self._info = self.create_publisher(CameraInfo, "camera_info", _QUEUE_DEPTH)
+        self._depth = self._depth_info = None
+        if self._value("depth") and self._source.has_depth:
+            self._depth = self.create_publisher(Image, "depth/image_raw", _QUEUE_DEPTH)
+            self._depth_info = self.create_publisher(CameraInfo, "depth/camera_info", _QUEUE_DEPTH)
 
         rate = self._value("rate")
         self._timer = self.create_timer(1.0 / rate, self._publish_next)
@@ -113,7 +119,8 @@ class CameraNode(Node):
             "mode",
             "sketchy",
             "Generated scenes: sketchy (the cube, block and ball of the Sketchy data set), "
-            "varied (one to six objects of any shape, size and colour) or mixed (some of each).",
+            "varied (one to six objects of any shape, size and colour), mixed (some of each) or "
+            "household (everyday things on tables, shelves and in bins).",
         )
         declare("seed", 0, "Seed of the first generated scene.", **integers(0, 2**31 - 1))
         declare(
@@ -128,6 +135,7 @@ class CameraNode(Node):
         )
         declare("jpeg_quality", 90, "JPEG quality of compressed images.", **integers(1, 100))
         declare("camera_info", True, "Also publish camera_info.")
+        declare("depth", True, "Also publish depth images, where the source has depth.")
         declare(
             "wait_for_subscribers",
             0,
@@ -149,7 +157,7 @@ class CameraNode(Node):
         self._choice("transport", TRANSPORTS)
         if self._choice("source", SOURCES) == "path":
             return open_path(self._value("path"), topic=self._value("bag_topic"), warn=warn)
-        return open_tabletop(
+        return open_scenes(
             width=self._value("width"),
             height=self._value("height"),
             mode=self._value("mode"),
@@ -215,6 +223,10 @@ class CameraNode(Node):
         size = frame.image.shape[0], frame.image.shape[1]
         if self._info is not None:
             self._info.publish(camera_info(frame.intrinsics, size, header))
+        # Before the image, so that whoever pairs them need not wait.
+        if self._depth and self._depth_info and frame.depth is not None:
+            self._depth_info.publish(camera_info(frame.intrinsics, size, header))
+            self._depth.publish(depth_message(frame.depth, header))
         if self._raw is not None:
             self._raw.publish(to_message(frame.image, header))
         if self._compressed is not None:

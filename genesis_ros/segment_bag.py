@@ -9,6 +9,9 @@ which the image was received: /genesis/object_masks, /genesis/label_image and /g
 several cameras all their masks on the first of these, and each camera's own results on
 /genesis/<camera>/object_masks, label_image and overlay.
 
+With --depth-topic, objects get positions and sizes, OUT also gets markers, and a checkpoint that
+takes depth sees it. The depth images must be registered to the images.
+
 OUT can be read at any time, while it grows and whatever ends the program:
 - SIGINT, SIGTERM, SIGHUP: it holds all that was done.
 - SIGKILL: all but the last seconds, for any rosbag2 reader. A kill in the few milliseconds in which
@@ -28,29 +31,23 @@ import shutil
 import sqlite3
 import sys
 import textwrap
-import time
-from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Sequence
 from contextlib import ExitStack, suppress
 from functools import cache
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
-from tqdm import tqdm
 
 from genesis_core import Perception
-from genesis_core.perception import Tracker
-from genesis_ros.bags.images import colour_topics, image_topics, read_message
-from genesis_ros.bags.reader import BagError, BagMessage, BagReader, storage_files
+from genesis_ros.bags.images import colour_topics, image_topics
+from genesis_ros.bags.reader import BagError, BagReader, storage_files
+from genesis_ros.bags.segmentation import BagCamera, Segmentation, SegmentError, say
 from genesis_ros.bags.writer import STORAGES, LiveBagWriter
-from genesis_ros.messages.images import ImageMessage
-from genesis_ros.messages.pixels import ImageError
+from genesis_ros.messages.depth_pairing import DepthPairing, info_beside
 from genesis_ros.node.camera_names import camera_names
 from genesis_ros.node.parameter_file import read_parameter_file
 from genesis_ros.node.parameters import RULES, NodeSettings, ParameterError, check
-from genesis_ros.outputs import OUTPUTS, Output, Result
-from genesis_ros.pipeline import CameraMessage, perceive
 from genesis_ros.processes.interruption import Interrupted, Interruption
 
 DAMAGED = 3
@@ -58,39 +55,11 @@ DAMAGED = 3
 
 PARAMETERS = (
     "checkpoint", "device", "precision", "max_slots", "stop_threshold", "mask_source", "fit",
-    "min_area", "mask_floor", "background_border", "background_span", "clutter_score", "tracking",
-    "track_max_age", "track_min_similarity", "overlay_alpha",
+    "use_depth", "depth_tolerance", "min_area", "mask_floor", "background_border",
+    "background_span", "clutter_score", "tracking", "track_max_age", "track_min_similarity",
+    "overlay_alpha",
 )  # fmt: skip
 """Parameters of the perception node that are options here, too."""
-
-_NAMESPACE = "/genesis"
-_CUDA_BATCH = 16  # images; on a CPU they take as long one by one
-
-
-class SegmentError(RuntimeError):
-    """The program cannot go on; the message says why."""
-
-
-class _BagCamera:
-    """Where a camera's results go, and its tracks."""
-
-    def __init__(self, topic: str, name: str, *, several: bool) -> None:
-        self.topic = topic
-        self.name = name
-        self.tracker = Tracker()
-        self._several = several
-
-    def topics(self, output: Output) -> list[str]:
-        """Where this camera's messages of an output go."""
-        return [
-            f"{_NAMESPACE}/{topic}" for topic in output.topics(self.name, several=self._several)
-        ]
-
-
-class _BagImage(NamedTuple):
-    camera: _BagCamera
-    message: ImageMessage
-    received: int  # ns since the epoch
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -105,10 +74,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         damaged = _run(options, settings, interruption)
     except Interrupted:
-        _say("interrupted before the first image; nothing was written")
+        say("interrupted before the first image; nothing was written")
         damaged = False
     except (SegmentError, BagError, OSError, sqlite3.Error, torch.OutOfMemoryError) as error:
-        _say(f"segment_bag failed: {error}")
+        say(f"segment_bag failed: {error}")
         return 1
     return interruption.exit_status or (DAMAGED if damaged else 0)
 
@@ -117,9 +86,9 @@ def _run(options: argparse.Namespace, settings: NodeSettings, interruption: Inte
     """Segment the bag; whether the input was damaged."""
     source, target = options.input.expanduser(), options.output.expanduser()
     _check_target(source, target, options.overwrite)
-    with BagReader(source, _say, interruption.check) as reader:
-        cameras = _cameras(reader, options.topic)
-        run = _Segmentation(_load(settings), cameras, settings, with_overlay=options.overlay)
+    with BagReader(source, say, interruption.check) as reader:
+        cameras = _cameras(reader, options)
+        run = Segmentation(_load(settings), cameras, settings, with_overlay=options.overlay)
         interruption.check()
         with ExitStack() as output:
 
@@ -134,124 +103,6 @@ def _run(options: argparse.Namespace, settings: NodeSettings, interruption: Inte
                 run.process(reader, writer, interruption, copy=options.copy)
         run.report(target, interrupted=interruption.exit_status != 0)
         return reader.damaged
-
-
-class _Segmentation:
-    """One pass over a bag."""
-
-    def __init__(
-        self,
-        perception: Perception,
-        cameras: Mapping[str, _BagCamera],
-        settings: NodeSettings,
-        *,
-        with_overlay: bool,
-    ) -> None:
-        self._perception = perception
-        self._cameras = cameras
-        self._overlay_alpha = settings.overlay_alpha
-        self._outputs = [
-            output
-            for output in OUTPUTS
-            if not output.needs_depth and (with_overlay or not output.for_people)
-        ]
-        self._done: Counter[str] = Counter()  # images by topic
-        self._skipped: Counter[tuple[str, str]] = Counter()  # by topic and kind of problem
-        self._started = time.monotonic()
-
-    def process(
-        self,
-        reader: BagReader,
-        writer: Callable[[], LiveBagWriter],
-        interruption: Interruption,
-        *,
-        copy: bool,
-    ) -> None:
-        """Segment image after image into the bag that `writer` opens. Raises Interrupted."""
-        copied = _to_copy(reader, self._cameras) if copy else set()
-        total = sum(reader.topics[topic].size for topic in self._cameras)
-        batch_size = _CUDA_BATCH if self._perception.segmenter.device.type == "cuda" else 1
-        batch: list[_BagImage] = []
-        interval = 0.5 if sys.stderr.isatty() else 10.0  # s
-        with tqdm(total=total, unit="image", mininterval=interval) as progress:
-            for item in reader.messages({*self._cameras, *copied}):
-                interruption.check()
-                if item.topic.name in copied:
-                    self._copy(item, writer(), copied)
-                camera = self._cameras.get(item.topic.name)
-                if camera is None:
-                    continue
-                image = self._read(item, camera)
-                progress.update()
-                batch += [image] if image else []
-                if len(batch) >= batch_size:
-                    self._write(batch, writer)
-                    batch = []
-            self._write(batch, writer)
-
-    def report(self, target: Path, *, interrupted: bool) -> None:
-        """Say what was done.
-
-        Raises SegmentError if it was nothing.
-        """
-        for (topic, _), count in self._skipped.items():
-            if count > 1:
-                _say(f"{topic}: {count} images skipped in all for the reason above")
-        done, skipped = self._done.total(), self._skipped.total()
-        if not done and not interrupted:
-            raise SegmentError("there was no usable image")
-        rate = done / max(time.monotonic() - self._started, 1e-3)
-        _say(
-            f"{'interrupted; ' if interrupted else ''}{target}: segmented {done} images "
-            f"(cameras: {len(self._done)}), skipped {skipped} ({rate:.1f} images/s)"
-        )
-
-    def _read(self, item: BagMessage, camera: _BagCamera) -> _BagImage | None:
-        try:
-            return _BagImage(camera, read_message(item), item.stamp)
-        except ImageError as error:
-            self._skip(camera.topic, error.kind, item.stamp, error)
-            return None
-
-    def _skip(self, topic: str, kind: str, stamp: int, error: Exception) -> None:
-        """Count an image that cannot be used, and name the first of each kind."""
-        if not self._skipped[topic, kind]:
-            _say(f"{topic} at {stamp / 1e9:.3f} s: skipped: {error}")
-        self._skipped[topic, kind] += 1
-
-    def _write(self, batch: Sequence[_BagImage], writer: Callable[[], LiveBagWriter]) -> None:
-        messages = [
-            CameraMessage(
-                image.message, image.received, image.camera.name, tracker=image.camera.tracker
-            )
-            for image in batch
-        ]
-        for image, outcome in zip(batch, perceive(self._perception, messages), strict=True):
-            camera = image.camera
-            if isinstance(outcome, ImageError):
-                self._skip(camera.topic, outcome.kind, image.received, outcome)
-            elif isinstance(outcome, ValueError):  # masks that are not finite, too many slots
-                self._skip(camera.topic, "scene", image.received, outcome)
-            elif isinstance(outcome, Exception):
-                raise outcome
-            else:
-                writer().write_together(self._results(camera, outcome), image.received)
-                self._done[camera.topic] += 1
-
-    def _results(self, camera: _BagCamera, result: Result) -> list[tuple[str, Any]]:
-        """Everything that the node would publish about an image, and on which topics."""
-        results = []
-        for output in self._outputs:
-            message = output.make(result, self._overlay_alpha)
-            results += [(topic, message) for topic in camera.topics(output)]
-        return results
-
-    def _copy(self, item: BagMessage, writer: LiveBagWriter, copied: set[str]) -> None:
-        try:
-            writer.copy(item)
-        except LookupError as error:
-            copied.discard(item.topic.name)
-            _say(f"{item.topic.name}: not copied: {error}")
 
 
 # --- before it starts ------------------------------------------------------------------------
@@ -275,12 +126,12 @@ def _is_bag(folder: Path) -> bool:
     return all(path in known or path.name.endswith("-journal") for path in folder.iterdir())
 
 
-def _cameras(reader: BagReader, wanted: Sequence[str]) -> dict[str, _BagCamera]:
+def _cameras(reader: BagReader, options: argparse.Namespace) -> dict[str, BagCamera]:
     """The cameras by topic: those asked for, or those whose name does not say otherwise.
 
     Raises SegmentError if there is none.
     """
-    known = image_topics(reader)
+    known, wanted = image_topics(reader), options.topic
     there = f"it has {', '.join(sorted(known))}" if known else "it has no images at all"
     for topic in wanted:
         if topic not in known:
@@ -290,25 +141,43 @@ def _cameras(reader: BagReader, wanted: Sequence[str]) -> dict[str, _BagCamera]:
         raise SegmentError(f"no colour images in the bag; {there}; choose with --topic")
     bases = [topic.removesuffix("/compressed") for topic in topics]
     names = camera_names(bases, [""] * len(topics))
-    for topic, name in zip(topics, names, strict=True):
-        _say(f"{topic}: {known[topic].size} images, camera {name}")
+    pairings = _depth(reader, topics, options.depth_topic, options.camera_info_topic)
+    for topic, name, depth in zip(topics, names, pairings, strict=True):
+        beside = f", depth {depth.topic}" if depth else ""
+        say(f"{topic}: {known[topic].size} images, camera {name}{beside}")
     return {
-        topic: _BagCamera(topic, name, several=len(topics) > 1)
-        for topic, name in zip(topics, names, strict=True)
+        topic: BagCamera(topic, name, depth, several=len(topics) > 1)
+        for topic, name, depth in zip(topics, names, pairings, strict=True)
     }
 
 
-def _to_copy(reader: BagReader, cameras: Mapping[str, _BagCamera]) -> set[str]:
-    """The topics of the input, except those that hold such results already."""
-    ours = {
-        topic
-        for camera in cameras.values()
-        for output in OUTPUTS
-        for topic in camera.topics(output)
-    }
-    for topic in sorted(ours & set(reader.topics)):
-        _say(f"{topic}: not copied, as new results are written to it")
-    return set(reader.topics) - ours
+def _depth(
+    reader: BagReader, topics: Sequence[str], given: Sequence[str], infos: Sequence[str]
+) -> list[DepthPairing | None]:
+    """The depth of each image topic, None where there is none.
+
+    Raises SegmentError if the bag lacks a topic, or there are not as many as image topics.
+    """
+    pairings: list[DepthPairing | None] = []
+    for option, values in (("--depth-topic", given), ("--camera-info-topic", infos)):
+        if values and len(values) != len(topics):
+            raise SegmentError(
+                f"{option} is given {len(values)} times for {len(topics)} image topics "
+                f"({', '.join(topics)}); give it once for each, in their order, '' for none"
+            )
+    for index in range(len(topics)):
+        depth = given[index] if given else ""
+        if not depth:
+            pairings.append(None)
+            continue
+        info = (infos[index] if infos else "") or info_beside(depth)
+        for topic, kind in ((depth, "sensor_msgs/msg/Image"), (info, "sensor_msgs/msg/CameraInfo")):
+            found = reader.topics.get(topic)
+            if found is None or found.type != kind:
+                what = f"is {found.type}" if found else "is not in the bag"
+                raise SegmentError(f"{topic} {what}; depth needs a {kind} on it")
+        pairings.append(DepthPairing(depth, info))
+    return pairings
 
 
 def _load(settings: NodeSettings) -> Perception:
@@ -317,9 +186,9 @@ def _load(settings: NodeSettings) -> Perception:
     except (OSError, ValueError, RuntimeError) as error:
         raise SegmentError(str(error)) from error
     segmenter, checkpoint = perception.segmenter, perception.checkpoint
-    _say(f"loaded {checkpoint} on {segmenter.device} ({segmenter.precision})")
+    say(f"loaded {checkpoint} on {segmenter.device} ({segmenter.precision})")
     if not perception.latents_are_trained:
-        _say(f"{checkpoint} was trained for its masks only: the latents mean nothing")
+        say(f"{checkpoint} was trained for its masks only: the latents mean nothing")
     return perception
 
 
@@ -342,6 +211,21 @@ def _parser() -> argparse.ArgumentParser:
         default=[],
         help="image topic, may be given several times; without it every colour camera "
         "(not: depth, infrared, masks; not: compressed where the bag has the same images raw)",
+    )
+    parser.add_argument(
+        "--depth-topic",
+        action="append",
+        default=[],
+        metavar="TOPIC",
+        help="depth images (16UC1 in mm or 32FC1 in m) registered to the images, for positions and "
+        "for checkpoints that take depth; one per image topic, in their order, '' for none",
+    )
+    parser.add_argument(
+        "--camera-info-topic",
+        action="append",
+        default=[],
+        metavar="TOPIC",
+        help="intrinsics of the depth images; without it camera_info beside each depth topic",
     )
     parser.add_argument("--storage", choices=STORAGES, default="mcap", help="of OUT (mcap)")
     parser.add_argument("--overwrite", action="store_true", help="replace OUT if it is a bag")
@@ -370,7 +254,7 @@ def _settings(options: argparse.Namespace) -> NodeSettings:
     """Raises ParameterError and OSError, naming what is wrong."""
     values: dict[str, Any] = {}
     if options.params is not None:
-        given = read_parameter_file(options.params, _say)
+        given = read_parameter_file(options.params, say)
         values.update({name: value for name, value in given.items() if name in PARAMETERS})
     for name in PARAMETERS:
         text = getattr(options, name)
@@ -387,11 +271,6 @@ def _value(name: str, text: str) -> object:
     with suppress(ValueError):
         return kind(text)
     return text
-
-
-def _say(text: str) -> None:
-    """To people, above the progress bar."""
-    tqdm.write(text, file=sys.stderr)
 
 
 if __name__ == "__main__":

@@ -35,6 +35,10 @@ TOPIC_ARGUMENTS = {
 }
 
 
+# Of the simulated camera, where it plays generated scenes.
+SIMULATED_DEPTH = "/camera/depth/image_raw"
+
+
 def generate_launch_description() -> LaunchDescription:
     """The arguments and the nodes; called by ros2 launch."""
     params_file = config_file("perception.yaml")
@@ -68,7 +72,7 @@ def generate_launch_description() -> LaunchDescription:
                 "camera_input",
                 default_value="",
                 description="What that camera plays: image folder, video or bag; "
-                "empty: generated tabletop scenes",
+                "empty: generated scenes, with depth",
             ),
             OpaqueFunction(function=start_perception),
             OpaqueFunction(
@@ -93,6 +97,8 @@ def start_perception(context: LaunchContext) -> list[Node]:
     for name, (parameter, _) in TOPIC_ARGUMENTS.items():
         if topics := LaunchConfiguration(name).perform(context):
             given[parameter] = [topic.strip() for topic in topics.split(",")]
+    if plays_scenes(context) and not {"image_topics", "depth_topics"} & given.keys():
+        given["depth_topics"] = [SIMULATED_DEPTH]
     return [
         Node(
             package="genesis_ros",
@@ -104,6 +110,14 @@ def start_perception(context: LaunchContext) -> list[Node]:
             output="screen",
         )
     ]
+
+
+def plays_scenes(context: LaunchContext) -> bool:
+    """Whether a simulated camera is started whose images have depth."""
+    camera, path = (
+        LaunchConfiguration(name).perform(context) for name in ("camera", "camera_input")
+    )
+    return camera == "true" and not path
 
 
 def start_camera(context: LaunchContext) -> list[Node]:

@@ -19,8 +19,15 @@ from pathlib import Path
 
 import numpy as np
 
-from genesis_ros.demo.planner import IMAGE_TOPIC, FrameResult, Planner, running_planner
-from genesis_ros.demo.recorder import DemoRecorder, count_objects
+from genesis_ros.demo.planner import (
+    DEPTH_TOPIC,
+    IMAGE_TOPIC,
+    FrameResult,
+    Planner,
+    running_planner,
+)
+from genesis_ros.demo.recorder import DemoRecorder, count_objects, found_objects
+from genesis_ros.msg import ObjectMask
 from genesis_ros.processes.child_process import ChildProcess
 from genesis_ros.processes.interruption import Interrupted, Interruption
 from genesis_ros.simulated_camera.frame_source import SourceError
@@ -30,7 +37,8 @@ _START_TIMEOUT = 300.0  # loading a model on a slow machine takes a while
 _FRAME_TIMEOUT = 60.0
 _POLL = 0.2
 _FRAMES_PER_SCENE = 40  # several scenes in one run
-_HEADER = "frame latency  found       #label area (centroid x, y) score"
+_FRAMES_PER_STILL = 10  # of household scenes, in which nothing moves
+_HEADER = "frame latency  found       #label area (centroid x, y) score [position, size of its box]"
 
 
 class DemoError(RuntimeError):
@@ -76,12 +84,14 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument(
         "--input",
         default="",
-        help="image folder, glob pattern, video or bag; without it generated tabletop scenes",
+        help="image folder, glob pattern, video or bag; without it generated scenes, with depth",
     )
     parser.add_argument("--frames", type=int, default=100, help="frames to process")
     parser.add_argument("--output", type=Path, default=Path("demo_output"), help="result folder")
     parser.add_argument("--rate", type=float, default=10.0, help="camera images per second")
-    parser.add_argument("--mode", default="sketchy", help="scenes: sketchy, varied or mixed")
+    parser.add_argument(
+        "--mode", default="sketchy", help="generated scenes: sketchy, varied, mixed or household"
+    )
     parser.add_argument("--seed", type=int, default=0, help="first generated scene")
     parser.add_argument(
         "--checkpoint", default="", help="model to run; without it the one that ships"
@@ -132,6 +142,7 @@ def _run(options: argparse.Namespace, terminal: Terminal, interruption: Interrup
                 "checkpoint": options.checkpoint,
                 "device": options.device,
                 "image_topics": [IMAGE_TOPIC],
+                "depth_topics": ["" if options.input else DEPTH_TOPIC],
                 "stale_timeout": 10.0,
             },
         )
@@ -161,7 +172,9 @@ def _camera_parameters(options: argparse.Namespace) -> dict[str, object]:
         "rate": options.rate,
         "mode": options.mode,
         "seed": options.seed,
-        "frames_per_scene": _FRAMES_PER_SCENE,
+        "frames_per_scene": (
+            _FRAMES_PER_STILL if options.mode == "household" else _FRAMES_PER_SCENE
+        ),
         "transport": "raw",
         # The perception node and the planner, so that neither misses the first frames.
         "wait_for_subscribers": 2,
@@ -234,19 +247,31 @@ def _check_alive(children: Sequence[ChildProcess]) -> None:
 
 def describe(number: int, result: FrameResult) -> str:
     """One line about a frame: its number, the masks' latency, and per object its label, area,
-    centroid and score. Of the background only the labels are told."""
-    objects = [
-        f"#{item.label} {item.area} px ({item.centroid_x:.0f}, {item.centroid_y:.0f}) "
-        f"{item.score:.2f}"
-        for item in result.objects
-        if not item.background
-    ]
-    background = " ".join(f"#{item.label}" for item in result.objects if item.background)
+    centroid and score, with depth its position and the size of its box. Of robot and background
+    only the labels are told."""
+    others: dict[str, list[str]] = {"robot": [], "background": []}
+    for item in result.objects:
+        if item.background or item.kind == ObjectMask.KIND_ROBOT:
+            others["background" if item.background else "robot"].append(f"#{item.label}")
+    told = "; ".join(f"{name} {' '.join(labels)}" for name, labels in others.items() if labels)
     return (
         f"{number:5d} {result.latency * 1e3:6.0f} ms  {count_objects(result):10s}  "
-        + " | ".join(objects)
-        + (f"  (background {background})" if background else "")
+        + " | ".join(map(_describe_object, found_objects(result)))
+        + (f"  ({told})" if told else "")
     )
+
+
+def _describe_object(item: ObjectMask) -> str:
+    text = (
+        f"#{item.label} {item.area} px ({item.centroid_x:.0f}, {item.centroid_y:.0f}) "
+        f"{item.score:.2f}"
+    )
+    if not item.has_position:
+        return text
+    position, size = item.position, item.size
+    place = ", ".join(f"{getattr(position, axis):.2f}" for axis in "xyz")
+    extent = "x".join(f"{getattr(size, axis) * 100:.0f}" for axis in "xyz")
+    return f"{text} [({place}) m, {extent} cm]"
 
 
 def summarise(results: Sequence[FrameResult], image_stamps: Sequence[int]) -> str:

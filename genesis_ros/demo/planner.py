@@ -21,6 +21,7 @@ from sensor_msgs.msg import Image
 from genesis_ros.msg import ObjectMask, ObjectMasks
 
 IMAGE_TOPIC = "/camera/image_raw"
+DEPTH_TOPIC = "/camera/depth/image_raw"
 MASKS_TOPIC = "/genesis/object_masks"
 LABELS_TOPIC = "/genesis/label_image"
 OVERLAY_TOPIC = "/genesis/overlay"

@@ -16,6 +16,7 @@ from genesis_ros.demo.planner import (
     FrameResult,
 )
 from genesis_ros.messages.images import jpeg_message, to_rgb
+from genesis_ros.msg import ObjectMask
 
 
 class DemoRecorder:
@@ -71,7 +72,16 @@ class DemoRecorder:
             write_image(self._sheet_path, contact_sheet(self._sampler.pairs()))
 
 
+def found_objects(result: FrameResult) -> list[ObjectMask]:
+    """The objects of a frame, without background and robot."""
+    return [
+        item
+        for item in result.objects
+        if not item.background and item.kind != ObjectMask.KIND_ROBOT
+    ]
+
+
 def count_objects(result: FrameResult) -> str:
-    """The number of objects in words; background slots are not counted."""
-    number = sum(not item.background for item in result.objects)
+    """The number of objects in words."""
+    number = len(found_objects(result))
     return f"{number} object" if number == 1 else f"{number} objects"

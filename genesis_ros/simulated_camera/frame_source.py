@@ -25,6 +25,8 @@ class SourceFrame:
     """What a message about this frame calls it: a file name or a position in the source."""
     intrinsics: NDArray[np.float64] | None = None
     """(3, 3) pinhole matrix in pixels, None where the source does not know it."""
+    depth: NDArray[np.float32] | None = None
+    """(H, W) [m] along the optical axis, 0 where unknown; None where the source has none."""
 
 
 class FrameSource(ABC):
@@ -32,6 +34,8 @@ class FrameSource(ABC):
 
     description: str
     """What is played, for the log."""
+    has_depth = False
+    """Whether its frames have depth."""
 
     @abstractmethod
     def frames(self, epoch: int = 0) -> Iterator[SourceFrame]:

@@ -11,7 +11,7 @@ import itertools
 import re
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, cast
+from typing import TYPE_CHECKING, Any, Protocol
 
 import cv2
 import numpy as np
@@ -22,8 +22,7 @@ from genesis_ros.messages.jpeg import is_cut_off
 from genesis_ros.simulated_camera.frame_source import FrameSource, SourceError, SourceFrame
 
 if TYPE_CHECKING:
-    from genesis_sim import TabletopRenderer
-    from genesis_sim.sampling import Mode
+    from genesis_sim import Frame
 
 IMAGE_SUFFIXES = frozenset({".bmp", ".jpeg", ".jpg", ".png", ".ppm", ".tif", ".tiff", ".webp"})
 
@@ -111,20 +110,46 @@ class VideoSource(FrameSource):
 # --- generated scenes ------------------------------------------------------------------------
 
 
-class TabletopSource(FrameSource):
-    """Rendered robot tabletop scenes; every pass is the next scene, `seed` the first one."""
+class SceneRenderer(Protocol):
+    """What is needed of a renderer of genesis_sim."""
 
-    def __init__(self, renderer: TabletopRenderer, seed: int, frames_per_scene: int) -> None:
+    width: int
+    height: int
+
+    def sample(self, seed: int) -> Frame:
+        """A random scene, a function of the seed."""
+
+    def close(self) -> None:
+        """Free what it holds."""
+
+
+class SceneSource(FrameSource):
+    """Rendered scenes before a robot's camera; every pass is the next one, `seed` the first.
+
+    Scenes of a renderer without sequences stand still.
+    """
+
+    has_depth = True
+
+    def __init__(
+        self, renderer: SceneRenderer, mode: str, seed: int, frames_per_scene: int
+    ) -> None:
         size = f"{renderer.width}x{renderer.height}"
-        self.description = f"generated tabletop scenes ({renderer.mode}, {size}, seed {seed})"
+        self.description = f"generated {mode} scenes ({size}, seed {seed})"
         self._renderer = renderer
         self._seed = seed
         self._frames_per_scene = frames_per_scene
 
     def frames(self, epoch: int = 0) -> Iterator[SourceFrame]:
         seed = self._seed + epoch
-        for index, frame in enumerate(self._renderer.sequence(seed, self._frames_per_scene)):
-            yield SourceFrame(frame.image, f"scene {seed} frame {index}", frame.intrinsics)
+        for index, frame in enumerate(self._scene(seed)):
+            name = f"scene {seed} frame {index}"
+            yield SourceFrame(frame.image, name, frame.intrinsics, frame.depth)
+
+    def _scene(self, seed: int) -> Iterable[Frame]:
+        if sequence := getattr(self._renderer, "sequence", None):
+            return sequence(seed, self._frames_per_scene)
+        return itertools.repeat(self._renderer.sample(seed), self._frames_per_scene)
 
     def close(self) -> None:
         self._renderer.close()
@@ -133,7 +158,7 @@ class TabletopSource(FrameSource):
 # --- which source ----------------------------------------------------------------------------
 
 
-def open_tabletop(
+def open_scenes(
     *, width: int, height: int, mode: str, seed: int, frames_per_scene: int, warn: Warn
 ) -> FrameSource:
     """Rendered scenes, or, on a machine that cannot render, the recording of such scenes.
@@ -142,16 +167,17 @@ def open_tabletop(
         SourceError: there is no such mode or size.
     """
     # The renderer needs MuJoCo, which the other sources can do without.
-    from genesis_sim import RenderingError, TabletopRenderer
+    import genesis_sim
 
+    make_renderer: Any = getattr(genesis_sim, "make_renderer", genesis_sim.TabletopRenderer)
     try:
-        renderer = TabletopRenderer(width, height, cast("Mode", mode))
-    except RenderingError as error:
+        renderer = make_renderer(width, height, mode)
+    except genesis_sim.RenderingError as error:
         warn(f"playing recorded scenes, as this machine cannot render new ones: {error}")
         return VideoSource(TABLETOP_CLIP, size=(width, height))
     except ValueError as error:
         raise SourceError(str(error)) from error
-    return TabletopSource(renderer, seed, frames_per_scene)
+    return SceneSource(renderer, mode, seed, frames_per_scene)
 
 
 def open_path(path: str, *, topic: str = "", warn: Warn) -> FrameSource:

@@ -26,6 +26,7 @@ import pytest
 import rclpy
 import torch
 import yaml
+from diagnostic_msgs.msg import DiagnosticArray, DiagnosticStatus
 from lifecycle_msgs.msg import Transition
 from lifecycle_msgs.srv import ChangeState, GetState
 from rcl_interfaces.msg import SetParametersResult
@@ -38,6 +39,7 @@ from rclpy.qos import QoSProfile
 from sensor_msgs.msg import Image
 
 from genesis_core import GenesisV2, GenesisV2Config, default_checkpoint, save_model
+from genesis_sim import RenderingError, TabletopRenderer
 
 ROOT = Path(__file__).resolve().parents[2]
 TIMEOUT = 60.0  # s; generous, a loaded machine only takes longer to pass
@@ -211,6 +213,20 @@ class Client:
         response = self.call(DescribeParameters, f"{node}/describe_parameters", request)
         return list(response.descriptors)
 
+    @staticmethod
+    def status(report: DiagnosticArray, name: str) -> tuple[DiagnosticStatus, dict[str, str]]:
+        """The one status of this name, and its values."""
+        (status,) = [status for status in report.status if status.name == name]
+        return status, {value.key: value.value for value in status.values}
+
+    @classmethod
+    def frame_counts(cls, report: DiagnosticArray, name: str) -> dict[str, int]:
+        """A camera's totals: received, processed, dropped..."""
+        _, values = cls.status(report, name)
+        return {
+            key.split()[1]: int(text) for key, text in values.items() if key.startswith("frames ")
+        }
+
     def close(self) -> None:
         self._executor.shutdown()
         self.node.destroy_node()
@@ -249,6 +265,25 @@ def trained_checkpoint() -> Path:
     if not path.is_file():
         pytest.skip(f"no shipped checkpoint {path.name}")
     return path
+
+
+@pytest.fixture(scope="session")
+def render() -> Callable[..., Any]:
+    """Frames of rendered scenes: render(use, width, height, mode); skips where nothing renders.
+
+    use: what to make of the renderer.
+    """
+
+    def frames(
+        use: Callable[[TabletopRenderer], Any], width: int, height: int, mode: Any = "sketchy"
+    ) -> Any:
+        try:
+            with TabletopRenderer(width, height, mode) as renderer:
+                return use(renderer)
+        except RenderingError as error:
+            pytest.skip(f"no rendering here: {error}")
+
+    return frames
 
 
 @pytest.fixture(scope="session")

@@ -16,6 +16,7 @@ import pytest
 from rcl_interfaces.srv import ListParameters
 from sensor_msgs.msg import CameraInfo, CompressedImage, Image
 
+from genesis_ros.messages.depth import depth_metres, intrinsics
 from genesis_ros.messages.images import to_rgb
 from genesis_ros.processes.child_process import ChildProcess
 
@@ -187,3 +188,39 @@ def test_rendered_scenes_come_with_intrinsics(client: Any, start_camera: StartCa
     assert focal_x == pytest.approx(focal_y)
     assert (centre_x, centre_y) == pytest.approx((79.5, 59.5), abs=2)
     np.testing.assert_array_equal(np.reshape(infos[0].p, (3, 4))[:, :3].ravel(), infos[0].k)
+
+
+def test_generated_scenes_come_with_depth(
+    client: Any, start_camera: StartCamera, render: Any
+) -> None:
+    """Registered to the image and of its time: millimetres, and the camera's intrinsics."""
+    expected = render(lambda renderer: next(iter(renderer.sequence(3, 1))), 64, 48)
+    with (
+        client.listen(Image, "/camera/image_raw", heard=False) as images,
+        client.listen(Image, "/camera/depth/image_raw", heard=False) as depths,
+        client.listen(CameraInfo, "/camera/depth/camera_info", heard=False) as infos,
+    ):
+        start_camera(
+            width=64,
+            height=48,
+            seed=3,
+            frames_per_scene=1,
+            mode="sketchy",
+            rate=5.0,
+            wait_for_subscribers=1,
+        )
+        client.until(lambda: images and depths and infos, "an image with depth")
+    image, depth, info = images[0], depths[0], infos[0]
+    assert depth.header == info.header == image.header
+    np.testing.assert_array_equal(to_rgb(image), expected.image)
+    np.testing.assert_allclose(depth_metres(depth), expected.depth, atol=0.0006)
+    np.testing.assert_array_equal(intrinsics(info, 48, 64), expected.intrinsics)
+    assert depth.encoding == "16UC1"
+
+
+def test_depth_can_be_left_out(client: Any, start_camera: StartCamera) -> None:
+    camera = start_camera(width=64, height=48, depth="false", rate=20.0)
+    with client.listen(Image, "/camera/image_raw") as images:
+        client.until(lambda: images, "an image")
+        assert not client.node.count_publishers("/camera/depth/image_raw")
+    assert camera.exit_status is None

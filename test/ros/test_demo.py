@@ -214,3 +214,29 @@ def test_wrong_arguments_are_told_at_once(tmp_path: Path) -> None:
         assert demo.returncode == status
         assert text in errors
         assert "Traceback" not in errors
+
+
+def test_generated_scenes_are_told_in_metres(
+    trained_checkpoint: Path, render: Any, tmp_path: Path
+) -> None:
+    """The table has a position and the size of a box for most objects."""
+    render(lambda renderer: None, 64, 48)  # or skips
+    output = tmp_path / "output"
+    demo = start(
+        *("--frames", 5, "--output", output, "--checkpoint", trained_checkpoint),
+        *("--device", "cpu", "--rate", 2),
+    )
+    printed, errors = demo.communicate(timeout=TIMEOUT)
+    assert demo.returncode == 0, printed + errors
+    table = [line for line in printed.splitlines() if TABLE_ROW.match(line)]
+    assert len(table) == 5
+    boxes = re.findall(
+        r"#\d+ \d+ px \(\d+, \d+\) \d\.\d\d \[\((-?[\d.]+), (-?[\d.]+), ([\d.]+)\) m, "
+        r"(\d+)x(\d+)x(\d+) cm\]",
+        printed,
+    )
+    assert len(boxes) >= 5
+    for box in boxes:
+        x, y, z, *size = map(float, box)
+        assert max(abs(x), abs(y)) < 1 < 10 * z < 30  # on a table before the camera
+        assert max(size) < 80

@@ -1,6 +1,6 @@
 """Depth into the model and kinds out of it, through the real node.
 
-Most tests have rules in the model's place (stand_in_node.py): what the model saw then shows in the
+Most tests have rules in the model's place (stand_in.py): what the model saw then shows in the
 masks. The images are 64x48: dark, with a red square at the left and a green one at the right.
 """
 
@@ -23,7 +23,7 @@ from genesis_ros.masks import MaskedObject, objects, targets
 from genesis_ros.messages.images import to_message, to_rgb
 from genesis_ros.msg import ObjectMask, ObjectMasks
 
-STAND_IN = Path(__file__).with_name("stand_in_node.py")
+STAND_IN = Path(__file__).with_name("stand_in.py")
 HEIGHT, WIDTH = 48, 64
 RED, GREEN, NEAR = (
     (slice(10, 20), slice(5, 15)),

@@ -105,11 +105,6 @@ def track_ids(message: ObjectMasks) -> list[int]:
     return [item.track_id for item in message.objects]
 
 
-def values_of(message: DiagnosticArray, name: str) -> tuple[str, dict[str, str]]:
-    (status,) = [status for status in message.status if status.name == name]
-    return status.message, {value.key: value.value for value in status.values}
-
-
 def test_each_camera_has_its_own_name_topics_and_size(
     client: Any, rig: Rig, photo: np.ndarray
 ) -> None:
@@ -157,10 +152,13 @@ def test_a_camera_that_dies_or_changes_does_not_disturb_the_other(
 
         def silent() -> bool:
             rig.ask("left", photo)
-            return bool(reports) and "no image for" in values_of(reports[-1], f"{NODE}: {RIGHT}")[0]
+            return (
+                bool(reports)
+                and "no image for" in client.status(reports[-1], f"{NODE}: {RIGHT}")[0].message
+            )
 
         client.until(silent, "a report that one camera is silent")
-        assert "Hz" in values_of(reports[-1], f"{NODE}: {LEFT}")[0]
+        assert "Hz" in client.status(reports[-1], f"{NODE}: {LEFT}")[0].message
     node.wait_for_log(f"no image on {RIGHT} for")
     rig.cameras["arm"] = client.publisher(Image, RIGHT)
     for shape in ((24, 32), (7, 5), (96, 128)):  # and it comes back, ever different
@@ -198,8 +196,8 @@ def test_pause_and_go_on(client: Any, rig: Rig, photo: np.ndarray) -> None:
         lost = rig.publish("left", photo)
 
         def told() -> bool:
-            state = values_of(reports[-1], NODE)[1]["state"]
-            count = values_of(reports[-1], f"{NODE}: {LEFT}")[1]["frames paused"]
+            state = client.status(reports[-1], NODE)[1]["state"]
+            count = client.status(reports[-1], f"{NODE}: {LEFT}")[1]["frames paused"]
             return state == "paused" and count == "1"
 
         client.until(lambda: reports and told(), "a report about the pause")
@@ -318,7 +316,7 @@ def test_depth_that_does_not_fit_costs_the_positions_only(
             if problem is not None:
 
                 def told(problem: str = problem) -> bool:
-                    text = values_of(reports[-1], f"{NODE}: {RIGHT}")[0]
+                    text = client.status(reports[-1], f"{NODE}: {RIGHT}")[0].message
                     return text.startswith("no positions: ") and problem in text
 
                 client.until(lambda: reports and told(), f"a report that says {problem!r}")

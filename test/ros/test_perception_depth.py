@@ -14,7 +14,7 @@ from genesis_core import default_checkpoint
 from genesis_ros.masks import MaskedObject, objects, point_subset
 from genesis_ros.messages.images import to_message
 from genesis_ros.msg import ObjectMasks
-from genesis_sim import Frame, RenderingError, TabletopRenderer
+from genesis_sim import Frame
 
 TOPIC, DEPTH = "/rgbd/color/image_raw", "/rgbd/depth/image_rect_raw"
 INFO = "/rgbd/depth/camera_info"  # beside the depth image: found without being named
@@ -27,12 +27,8 @@ pytestmark = pytest.mark.skipif(
 
 
 @pytest.fixture(scope="module")
-def frames() -> list[Frame]:
-    try:
-        with TabletopRenderer(640, 480, "sketchy") as renderer:
-            return [renderer.sample(seed) for seed in SEEDS]
-    except RenderingError as error:
-        pytest.skip(f"no rendering here: {error}")
+def frames(render: Any) -> list[Frame]:
+    return render(lambda renderer: [renderer.sample(seed) for seed in SEEDS], 640, 480)
 
 
 @pytest.fixture(scope="module")

@@ -57,13 +57,6 @@ def node(start: Any, tmp_path: Path) -> Iterator[Any]:
         assert "Traceback" not in node.log
 
 
-def frames(report: DiagnosticArray) -> dict[str, int]:
-    """The camera's totals."""
-    (status,) = [status for status in report.status if status.name == f"{NODE}: {TOPIC}"]
-    values = {value.key: value.value for value in status.values}
-    return {key.split()[1]: int(text) for key, text in values.items() if key.startswith("frames ")}
-
-
 def test_a_camera_that_is_killed_and_comes_back(client: Any, node: Any) -> None:
     """Again and again, without a farewell, and with other qualities of service."""
     script = Path(__file__).with_name("publish_images.py")
@@ -73,7 +66,7 @@ def test_a_camera_that_is_killed_and_comes_back(client: Any, node: Any) -> None:
     ):
 
         def at_rest() -> bool:
-            last = [frames(report) for report in reports[-3:]]
+            last = [client.frame_counts(report, f"{NODE}: {TOPIC}") for report in reports[-3:]]
             return len(last) == 3 and last[0] == last[2] and last[2]["processed"] >= len(masks)
 
         for reliable in (True, False, True, False):
@@ -88,7 +81,7 @@ def test_a_camera_that_is_killed_and_comes_back(client: Any, node: Any) -> None:
             client.until(at_rest, "all frames counted")
             numbers = [int(message.header.frame_id) for message in masks[before:]]
             assert numbers == sorted(set(numbers)), "an old frame was served after a newer one"
-        counts = frames(reports[-1])
+        counts = client.frame_counts(reports[-1], f"{NODE}: {TOPIC}")
     assert counts["received"] == sum(counts[outcome] for outcome in OUTCOMES)
     assert counts["refused"] == counts["failed"] == 0
 
@@ -156,7 +149,11 @@ def test_a_signal_in_the_middle_of_a_long_frame(client: Any, start: Any, tmp_pat
             for _ in range(3):
                 publisher.publish(large)
             client.until(
-                lambda: reports and frames(reports[-1])["received"] >= 3, "the next in work"
+                lambda: (
+                    reports
+                    and client.frame_counts(reports[-1], f"{NODE}: {TOPIC}")["received"] >= 3
+                ),
+                "the next in work",
             )
         started = time.monotonic()
         node.send(signal.SIGTERM)

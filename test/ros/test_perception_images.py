@@ -93,18 +93,13 @@ def camera(node: Any, client: Any) -> Iterator[Camera]:
         yield Camera(client, masks)
 
 
-def status_of(message: DiagnosticArray, name: str) -> tuple[DiagnosticStatus, dict[str, str]]:
-    (status,) = [status for status in message.status if status.name == name]
-    return status, {value.key: value.value for value in status.values}
-
-
 def wait_for_counts(
     client: Any, reports: list[DiagnosticArray], source: str = TOPIC, **counts: int
 ) -> None:
     """Wait for a report in which these totals hold."""
 
     def hold() -> bool:
-        _, values = status_of(reports[-1], f"{NODE}: {source}")
+        _, values = client.status(reports[-1], f"{NODE}: {source}")
         return all(int(values[f"frames {name}"]) == count for name, count in counts.items())
 
     client.until(lambda: reports and hold(), f"diagnostics with {counts}")
@@ -115,7 +110,7 @@ def counts_now(client: Any, reports: list[DiagnosticArray]) -> dict[str, int]:
     found: list[dict[str, int]] = []
 
     def steady() -> bool:
-        _, values = status_of(reports[-1], f"{NODE}: {TOPIC}")
+        _, values = client.status(reports[-1], f"{NODE}: {TOPIC}")
         found.append({k.split()[1]: int(v) for k, v in values.items() if k.startswith("frames ")})
         return len(found) > 2 and found[-1] == found[-3]
 
@@ -237,7 +232,7 @@ def test_bad_image_is_refused_and_the_next_good_one_served(
         before = counts_now(client, reports)
         lost = camera.publish(bad)
         wait_for_counts(client, reports, refused=before["refused"] + 1)
-        levels = [status_of(report, f"{NODE}: {TOPIC}")[0] for report in reports]
+        levels = [client.status(report, f"{NODE}: {TOPIC}")[0] for report in reports]
         (refusal,) = [s.message for s in levels if "1 unusable frames: " in s.message]
     problem = refusal.partition("1 unusable frames: ")[2]
     with pytest.raises(ValueError) as error:
@@ -291,7 +286,7 @@ def test_silence_is_reported(client: Any, camera: Camera, photo: np.ndarray, nod
     with client.listen(DiagnosticArray, "/diagnostics") as reports:
 
         def silent() -> bool:
-            status, _ = status_of(reports[-1], f"{NODE}: {TOPIC}")
+            status, _ = client.status(reports[-1], f"{NODE}: {TOPIC}")
             return status.level == DiagnosticStatus.WARN and "no image for" in status.message
 
         client.until(lambda: reports and silent(), "a warning about silence")
@@ -305,15 +300,15 @@ def test_diagnostics_name_model_rate_latency_and_slots(
         camera.ask(to_message(photo, Image().header))
 
         def complete() -> bool:
-            return "total maximum [ms]" in status_of(reports[-1], f"{NODE}: {TOPIC}")[1]
+            return "total maximum [ms]" in client.status(reports[-1], f"{NODE}: {TOPIC}")[1]
 
         client.until(lambda: reports and complete(), "a report about the image")
         report = reports[-1]
     assert report.header.stamp.sec > 0
-    status, values = status_of(report, NODE)
+    status, values = client.status(report, NODE)
     assert (status.level, status.message) == (DiagnosticStatus.OK, "active")
     assert (values["model"], values["device"], values["precision"]) == ("tiny", "cpu", "fp32")
-    status, values = status_of(report, f"{NODE}: {TOPIC}")
+    status, values = client.status(report, f"{NODE}: {TOPIC}")
     assert (status.level, values["topic"]) == (DiagnosticStatus.OK, TOPIC)
     assert float(values["rate [Hz]"]) > 0
     for part in ("queue", "inference", "total"):

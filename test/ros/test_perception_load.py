@@ -110,20 +110,16 @@ def served(client: Any) -> Served:
     return Served(client)
 
 
-def counts_of(report: DiagnosticArray, topic: str) -> dict[str, int]:
-    """A camera's totals."""
-    (status,) = [status for status in report.status if status.name == f"{NODE}: {topic}"]
-    values = {value.key: value.value for value in status.values}
-    return {key.split()[1]: int(text) for key, text in values.items() if key.startswith("frames ")}
-
-
 def counts_at_rest(client: Any) -> list[dict[str, int]]:
     """Each camera's totals, once they stand still."""
     with client.listen(DiagnosticArray, "/diagnostics") as reports:
         seen: list[list[dict[str, int]]] = []
 
         def steady() -> bool:
-            seen[:] = [[counts_of(report, topic) for topic in TOPICS] for report in reports]
+            seen[:] = [
+                [client.frame_counts(report, f"{NODE}: {topic}") for topic in TOPICS]
+                for report in reports
+            ]
             return len(seen) > 2 and seen[-1] == seen[-2] == seen[-3]
 
         client.until(steady, "diagnostics that do not change any more")
@@ -206,9 +202,12 @@ def test_it_listens_to_its_user_under_load(
         def wait_for_paused(more: int) -> None:
             reports.clear()
             client.until(lambda: reports, "a report")
-            first = counts_of(reports[0], TOPICS[0])["paused"]
+            first = client.frame_counts(reports[0], f"{NODE}: {TOPICS[0]}")["paused"]
             client.until(
-                lambda: counts_of(reports[-1], TOPICS[0])["paused"] >= first + more,
+                lambda: (
+                    client.frame_counts(reports[-1], f"{NODE}: {TOPICS[0]}")["paused"]
+                    >= first + more
+                ),
                 f"{more} more frames that are left aside",
             )
 

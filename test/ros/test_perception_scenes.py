@@ -18,7 +18,7 @@ from genesis_core import default_checkpoint
 from genesis_ros.masks import label_image
 from genesis_ros.messages.images import to_message
 from genesis_ros.msg import ObjectMasks
-from genesis_sim import Frame, RenderingError, TabletopRenderer
+from genesis_sim import Frame
 
 TOPIC = "/scenes_test/image_raw"
 SEEDS = range(1000, 1008)
@@ -31,13 +31,9 @@ pytestmark = pytest.mark.skipif(
 
 
 @pytest.fixture(scope="module")
-def frames() -> list[Frame]:
+def frames(render: Any) -> list[Frame]:
     """Still scenes of a cube, a block and a ball in a basket, 320x240."""
-    try:
-        with TabletopRenderer(320, 240, "sketchy") as renderer:
-            return [renderer.sample(seed) for seed in SEEDS]
-    except RenderingError as error:
-        pytest.skip(f"no rendering here: {error}")
+    return render(lambda renderer: [renderer.sample(seed) for seed in SEEDS], 320, 240)
 
 
 @pytest.fixture(scope="module")
@@ -50,13 +46,11 @@ def node(ros: None, node_process: Any, tmp_path_factory: pytest.TempPathFactory)
 
 
 @pytest.fixture(scope="module")
-def sequences() -> list[list[Frame]]:
+def sequences(render: Any) -> list[list[Frame]]:
     """Scenes in which the arm pushes, lifts and hides objects, 12 images a second."""
-    try:
-        with TabletopRenderer(320, 240, "sketchy") as renderer:
-            return [list(renderer.sequence(seed, LENGTH)) for seed in (2000, 2001)]
-    except RenderingError as error:
-        pytest.skip(f"no rendering here: {error}")
+    return render(
+        lambda renderer: [list(renderer.sequence(seed, LENGTH)) for seed in (2000, 2001)], 320, 240
+    )
 
 
 def overlap(first: np.ndarray, second: np.ndarray) -> float:

@@ -24,8 +24,9 @@ from mcap.reader import make_reader
 from rclpy.serialization import deserialize_message
 from rosbags.highlevel import AnyReader
 from rosbags.rosbag2 import Reader
-from sensor_msgs.msg import CompressedImage, Image
+from sensor_msgs.msg import CameraInfo, CompressedImage, Image
 from std_msgs.msg import Header, String
+from visualization_msgs.msg import MarkerArray
 
 from genesis_core import Segmenter
 from genesis_core.perception import find_objects
@@ -33,14 +34,16 @@ from genesis_ros.bags.reader import BagReader
 from genesis_ros.bags.writer import LiveBagWriter
 from genesis_ros.masks import full_masks, label_image
 from genesis_ros.messages.images import to_message
-from genesis_ros.msg import ObjectMasks
+from genesis_ros.msg import ObjectMask, ObjectMasks
 from genesis_ros.segment_bag import PARAMETERS, main
 
 ROOT = Path(__file__).resolve().parents[2]
 START = 1_700_000_000_000_000_000  # ns, when the first image was taken
 PERIOD = 33_000_000  # ns
 DELAY = 5_000_000  # ns from taken to received
-MASKS, LABELS, OVERLAY = (f"/genesis/{name}" for name in ("object_masks", "label_image", "overlay"))
+MASKS, LABELS, OVERLAY, MARKERS = (
+    f"/genesis/{name}" for name in ("object_masks", "label_image", "overlay", "markers")
+)
 
 
 class Sent(NamedTuple):
@@ -114,7 +117,8 @@ def segment(*arguments: object, status: int = 0, **options: Any) -> str:
 
 def contents(path: Path) -> dict[str, list[Found]]:
     """A bag by topic, as rosbags reads a sound one."""
-    kinds = {"Image": Image, "ObjectMasks": ObjectMasks, "String": String}
+    types = (Image, MarkerArray, ObjectMasks, String)
+    kinds = {kind.__name__: kind for kind in types}
     found: dict[str, list[Found]] = {}
     with Reader(path) as reader:
         assert reader.message_count == sum(item.msgcount for item in reader.connections)
@@ -215,6 +219,76 @@ def test_several_cameras_and_what_to_write(tmp_path: Path, tiny_checkpoint: Path
     labels = messages_of["/genesis/left/label_image"][0].data.reshape(48, 64)
     assert not labels[:, :8].any()  # outside the centre square
     assert labels[:, 8:56].all()
+
+
+STAND_IN = Path(__file__).with_name("stand_in.py")
+DEPTH, INFO = "/eye/depth/image_raw", "/eye/depth/camera_info"
+
+
+def depth_of(number: int, metres: float = 0.4, delay: int = 0) -> list[Sent]:
+    """A depth image with the image's stamp, and its intrinsics; received later than the image."""
+    pixels = np.full((48, 64), round(metres * 1000), "<u2")
+    image = Image(
+        header=header(number), height=48, width=64, encoding="16UC1", step=128, data=bytes(pixels)
+    )
+    matrix = [60.0, 0, 31.5, 0, 60.0, 23.5, 0, 0, 1.0]
+    info = CameraInfo(header=header(number), height=48, width=64, k=matrix)
+    return [
+        Sent(INFO, received(number) + delay, info),
+        Sent(DEPTH, received(number) + delay, image),
+    ]
+
+
+def with_rules(*arguments: object) -> subprocess.CompletedProcess[str]:
+    """segment_bag with rules in the model's place, which take depth."""
+    return subprocess.run(
+        [sys.executable, str(STAND_IN), "segment_bag", *map(str, arguments)],
+        cwd=ROOT,
+        env={**ENVIRONMENT, "PYTHONPATH": f"{ROOT}{os.pathsep}{os.environ.get('PYTHONPATH', '')}"},
+        text=True,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        timeout=200,
+        check=False,
+    )
+
+
+def test_depth(tmp_path: Path, tiny_checkpoint: Path) -> None:
+    """Each image gets the depth of its own time, early or late; the model sees it."""
+    messages = [raw(number) for number in range(9)]
+    for number, delay in ((0, -2), (1, 20_000_000), (2, 50_000_000), (4, 1), (6, 1)):
+        messages += depth_of(number, delay=delay)
+    messages += depth_of(5, metres=0.0, delay=1)
+    messages[-3].message.data = bytes(5)  # the depth of image 6 is cut off
+    source = record(tmp_path / "in", sorted(messages, key=lambda item: item.stamp))
+    result = with_rules(
+        *(source, tmp_path / "out", "--checkpoint", tiny_checkpoint, "--depth-topic", DEPTH)
+    )
+    assert result.returncode == 0, result.stdout
+    found = contents(tmp_path / "out")
+    check_results({name: items for name, items in found.items() if name != MARKERS}, range(9))
+    assert [item.stamp for item in found[MARKERS]] == [received(number) for number in range(9)]
+    # Near things are a slot of their own that covers all of the image.
+    near = [[item.kind for item in masks.message.objects] for masks in found[MASKS]]
+    saw = [number for number, kinds in enumerate(near) if kinds == [ObjectMask.KIND_OBJECT]]
+    assert saw == [0, 1, 2, 4]
+    for number, masks in enumerate(found[MASKS]):
+        placed = [item.position.z for item in masks.message.objects if item.has_position]
+        assert placed == pytest.approx([0.4] if number in saw else [])
+        boxes = [item for item in found[MARKERS][number].message.markers if item.type == 1]
+        assert len(boxes) == len(placed)
+    assert "/eye/image_raw: no positions: no depth image of the image's time" in result.stdout
+    assert "/eye/image_raw: 5 of 9 images had no usable depth" in result.stdout
+    assert "segmented 9 images (cameras: 1), skipped 0" in result.stdout
+    assert "the model saw the depth of 4" in result.stdout
+    result = with_rules(
+        *(source, tmp_path / "never", "--checkpoint", tiny_checkpoint, "--depth-topic", DEPTH),
+        *("--use_depth", "never", "--depth_tolerance", "0.5"),
+    )
+    assert "saw the depth" not in result.stdout
+    masks = contents(tmp_path / "never")[MASKS]
+    assert all(len(item.message.objects) == 2 for item in masks)
+    assert any(found.has_position for item in masks for found in item.message.objects)
 
 
 def test_unusable_images_are_named_once_and_counted(tmp_path: Path, tiny_checkpoint: Path) -> None:
@@ -405,6 +479,9 @@ def test_refusals(
         ([masks], "no colour images in the bag; it has /eye/mask_image; choose with --topic"),
         ([pictures, "--topic", "/other"], "no image topic '/other' in the bag; it has /eye/depth,"),
         ([useless], "there was no usable image"),
+        ([pictures, "--depth-topic", "/no"], "/no is not in the bag; depth needs a sensor_msgs"),
+        ([pictures, "--depth-topic", "/eye/depth"], "/eye/camera_info is not in the bag"),
+        ([pictures, "--depth-topic", "/a", "--depth-topic", "/b"], "2 times for 1 image topics"),
         ([pictures, "--checkpoint", wrong], str(wrong)),
         ([pictures, "--checkpoint", tmp_path / "none.ckpt"], "none.ckpt"),
         ([pictures, "--device", "cuda:77"], "cuda"),

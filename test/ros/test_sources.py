@@ -131,14 +131,14 @@ def test_the_recorded_clip_moves() -> None:
 
 
 def test_scenes_are_repeatable_and_go_on() -> None:
-    from genesis_ros.simulated_camera.sources import TabletopSource
+    from genesis_ros.simulated_camera.sources import SceneSource
     from genesis_sim import RenderingError, TabletopRenderer
 
     try:
         renderer = TabletopRenderer(64, 48, "sketchy")
     except RenderingError as error:
         pytest.skip(str(error))
-    source = TabletopSource(renderer, seed=5, frames_per_scene=3)
+    source = SceneSource(renderer, "sketchy", seed=5, frames_per_scene=3)
     first, again = ([frame.image for frame in source.frames(0)] for _ in range(2))
     (other, *_) = source.frames(1)
     assert len(first) == 3

@@ -1,8 +1,8 @@
-"""The perception node with rules in the model's place, which take depth and tell kinds.
+"""The perception node, or segment_bag, with rules in the model's place, that take depth.
 
-What the node does with depth and kinds then shows in every pixel. Slots: 0 whatever is dark
-(surroundings), 1 green (robot), 2 red (object), 3 nearer than half a metre (object; only with
-depth). Everything but the model is the node's own.
+The rules tell kinds, too. What the programs do with depth and kinds then shows in every pixel.
+Slots: 0 whatever is dark (surroundings), 1 green (robot), 2 red (object), 3 nearer than half a
+metre (object; only with depth). Everything but the model is the programs' own.
 """
 
 from __future__ import annotations
@@ -54,6 +54,10 @@ def _scene(image: np.ndarray, depth: Any, matrix: Any, quantised: bool) -> Scene
 
 if __name__ == "__main__":
     pipeline.Segmenter = RuleSegmenter  # type: ignore[misc]
-    from genesis_ros.perception_node import main
+    if sys.argv[1] == "segment_bag":
+        from genesis_ros import segment_bag
 
-    sys.exit(main())
+        sys.exit(segment_bag.main(sys.argv[2:]))
+    from genesis_ros import perception_node
+
+    sys.exit(perception_node.main())
