@@ -7,12 +7,12 @@ python -m examples.planner
 import rclpy
 from rclpy.node import Node
 
-from genesis_ros.masks import objects
+from genesis_ros.masks import targets
 from genesis_ros.msg import ObjectMasks
 
 
 def on_masks(message: ObjectMasks) -> None:
-    tracked = [item for item in objects(message) if item.id and not item.background]
+    tracked = [item for item in targets(message) if item.id]
     if tracked:
         largest = max(tracked, key=lambda item: item.area)
         print(largest.id, largest.area, largest.centroid, largest.position, flush=True)

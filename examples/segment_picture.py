@@ -8,8 +8,7 @@ import argparse
 import cv2
 
 from genesis_core import Segmenter, default_checkpoint
-from genesis_core.perception.overlay import draw_overlay
-from genesis_core.perception.scene_objects import find_objects
+from genesis_core.perception import draw_overlay, find_objects
 
 
 def main() -> None:
@@ -24,7 +23,7 @@ def main() -> None:
 
     segmenter = Segmenter(default_checkpoint())
     scene = segmenter(image)  # masks (K, H, W) that sum to 1, labels (H, W), latents (K, D), scores
-    found = find_objects(scene, min_area=0.0005, mask_floor=0.1, background_border=0.3)
+    found = find_objects(scene)
 
     for item in found.objects:
         kind = "background" if item.background else "object"

@@ -11,9 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from genesis_core import Segmenter, default_checkpoint
-from genesis_core.perception.overlay import draw_overlay
-from genesis_core.perception.scene_objects import find_objects
-from genesis_core.perception.tracking import Tracker
+from genesis_core.perception import Tracker, draw_overlay, find_objects
 
 
 def main() -> None:
@@ -31,7 +29,7 @@ def main() -> None:
     segmenter, tracker = Segmenter(default_checkpoint()), Tracker()
     for number, image in enumerate(frames(video, arguments.frames)):
         scene = segmenter(image, quantised=True)  # 8-bit masks: enough for pixels, and faster
-        found = find_objects(scene, min_area=0.0005, mask_floor=0.1, background_border=0.3)
+        found = find_objects(scene)
         ids = tracker.update(found, stamp=number / rate)
 
         objects = [track for track, item in zip(ids, found.objects, strict=True)

@@ -16,8 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from genesis_core import Segmenter
-from genesis_core.perception.overlay import draw_overlay
-from genesis_core.perception.scene_objects import find_objects
+from genesis_core.perception import draw_overlay, find_objects
 from training import train
 from training.datasets.images import centre_crop, expose, read_rgb, resize_image
 from training.datasets.parts import PartWriter
@@ -95,7 +94,7 @@ def main() -> None:
 
     segmenter = Segmenter(run / "model.safetensors", mask_source="attention")
     image = read_rgb(folder.pictures()[0])
-    found = find_objects(segmenter(image), min_area=0.0005, mask_floor=0.1, background_border=0.3)
+    found = find_objects(segmenter(image))
     overlay = draw_overlay(image, found, alpha=0.5)
     cv2.imwrite(str(arguments.output / "objects.png"), cv2.cvtColor(overlay, cv2.COLOR_RGB2BGR))
 

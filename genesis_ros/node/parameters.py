@@ -185,8 +185,8 @@ class NodeSettings:
     )
     use_depth: str = _parameter(
         "auto",
-        "auto: the model sees the depth image beside the image, if the checkpoint takes depth, and "
-        "the image alone while there is no depth for it. never: depth only gives positions.",
+        "What depth is for. auto: a checkpoint that takes depth sees it, too, and finds objects in "
+        "the colours alone while there is none. never: depth gives positions and sizes only.",
         choices=("auto", "never"),
         live=True,
     )
