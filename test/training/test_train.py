@@ -620,6 +620,36 @@ def test_float16_on_cuda_trains_and_resumes(data: Path, tmp_path: Path) -> None:
     assert metrics(tmp_path)[-1]["nll"] < metrics(tmp_path)[0]["nll"]
 
 
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="CUDA graphs need a CUDA device")
+def test_a_step_captured_as_a_graph_is_the_plain_step(
+    data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    settings = {
+        **ALL_TERMS,
+        "device": "cuda",
+        "steps": 8,
+        "optimizer.warmup_steps": 5,
+        "optimizer.ema_decay": 0.9,
+        "objective.noise_warmup_steps": 6,
+        "data.augment.crop_scale": 0.6,
+        "data.augment.jpeg": 0.5,
+        "data.augment.noise": 5,
+    }
+    train(tmp_path / "captured", data, settings)
+    monkeypatch.setattr(Trainer, "_build_captured", lambda self: None)
+    train(tmp_path / "plain", data, settings)
+    captured, plain = metrics(tmp_path / "captured"), metrics(tmp_path / "plain")
+    assert len(captured) == 8
+    for line, other in zip(captured, plain, strict=True):
+        for name in ("loss", "nll", "kl", "beta", "mask_supervision", "learning_rate"):
+            assert line[name] == pytest.approx(other[name], rel=1e-3), (line["step"], name)
+    found, expected = (load_model(tmp_path / name / MODEL) for name in ("captured", "plain"))
+    for (name, value), other in zip(
+        found.state_dict().items(), expected.state_dict().values(), strict=True
+    ):
+        torch.testing.assert_close(value, other, rtol=1e-2, atol=1e-4, msg=name)
+
+
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="on a CPU, compiling takes minutes")
 def test_compiled_training_agrees_with_plain_training(data: Path, tmp_path: Path) -> None:
     for compiled in (False, True):
