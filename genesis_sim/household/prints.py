@@ -75,9 +75,13 @@ def _write(rng: Rng, image: Floats, text: str, box: tuple[int, int, int, int]) -
     scale = min(wide / max(w, 1), high / max(h + base, 1))
     thick = max(1, round(scale * rng.uniform(1.5, 5)))
     place = (x, y + round(scale * h))
-    if rng.random() < 0.4:
-        cv2.putText(image, text, place, font, scale, _vivid(rng), thick + 2, cv2.LINE_AA)
-    cv2.putText(image, text, place, font, scale, _vivid(rng), thick, cv2.LINE_AA)
+    widths = [thick + 2, thick] if rng.random() < 0.4 else [thick]  # with an outline, or without
+    for width in widths:
+        # Drawn apart: OpenCV 5 writes into images of 8 bits only.
+        ink = np.zeros(image.shape[:2], np.uint8)
+        cv2.putText(ink, text, place, font, scale, 255, width, cv2.LINE_AA)
+        share = ink[..., None] / np.float32(255)
+        image += share * (np.array(_vivid(rng), np.float32) - image)
 
 
 def _small_print(rng: Rng, image: Floats, box: tuple[int, int, int, int]) -> None:

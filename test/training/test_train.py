@@ -49,7 +49,7 @@ from training.datasets.sprites import render_range
 from training.evaluate import evaluate
 from training.objective import Objective, ObjectiveConfig
 from training.run_folder import CHECKPOINT, METRICS, MODEL, RunFolder, read_metrics
-from training.train import main
+from training.train import Trainer, main
 from training.train_config import OptimizerConfig, TrainConfig, parse
 
 pytestmark = pytest.mark.usefixtures("one_thread")  # runs are compared bit by bit
