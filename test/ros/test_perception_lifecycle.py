@@ -269,7 +269,7 @@ def test_another_model_runs_and_refuses_what_it_cannot_do(
     result = client.set_parameter(NODE, "stop_threshold", 20.0)
     assert not result.successful
     assert f"{model} model, whose number of slots is fixed" in result.reason
-    assert client.get_parameter(NODE, "stop_threshold") == 0.0
+    assert client.get_parameter(NODE, "stop_threshold") == -1.0
     with client.listen(ObjectMasks, MASKS) as masks:
         answer = ask(client, photo, masks)
     assert 1 <= len(answer.objects) <= 3
