@@ -6,10 +6,13 @@ graph starts them all at once: forward pass, backward pass, clipping, Adam, GECO
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable
 
 import torch
 from torch import Tensor
+
+logger = logging.getLogger(__name__)
 
 WARM_UP_STEPS = 3
 """Real steps before the recording: libraries choose their algorithms, Adam makes its state."""
@@ -39,6 +42,7 @@ class CapturedStep:
         self._graph: torch.cuda.CUDAGraph | None = None
         self._terms: dict[str, Tensor] = {}
         self._calls = 0
+        self._failed = False
 
     def __call__(self, number: int) -> dict[str, Tensor]:
         """Take a step of this number. The tensors returned are overwritten by the next one."""
@@ -52,11 +56,25 @@ class CapturedStep:
                     self._terms = self._step()
                 torch.cuda.current_stream().wait_stream(self._side)
                 return self._terms
+            if self._graph is None and not self._failed:
+                self._record()
             if self._graph is None:
-                torch.cuda.synchronize()
-                graph = torch.cuda.CUDAGraph()
-                with torch.cuda.graph(graph):
-                    self._terms = self._step()
-                self._graph = graph
+                return self._step()
             self._graph.replay()
             return self._terms
+
+    def _record(self) -> None:
+        torch.cuda.synchronize()
+        graph = torch.cuda.CUDAGraph()
+        try:
+            with torch.cuda.graph(graph):
+                self._terms = self._step()
+        except RuntimeError as error:
+            # Nothing of the step was done: it was only written down.
+            self._failed = True
+            reason = str(error).strip().partition("\n")[0]
+            logger.warning(
+                "the step cannot be recorded as a CUDA graph, and runs slower: %s", reason
+            )
+        else:
+            self._graph = graph

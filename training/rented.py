@@ -34,7 +34,7 @@ from training.command_line import call
 from training.run_folder import METRICS, MODEL, read_metrics
 
 MODES = ("household", "sketchy", "varied")  # of the held-out scenes
-_START, _END = 25.0, 75.0  # seconds that starting a training, and evaluating, take
+_START, _END = 45.0, 75.0  # seconds that starting a training, and evaluating, take
 _WARM_SHARE = 0.45  # of the time, in which scenes are rendered and a first model trained
 
 
@@ -47,6 +47,7 @@ def run(
     image_size: int = 256,
     mode: str = "general",
     first_scenes: int = 2_400,
+    most_scenes: int = 24_000,
     held_out_scenes: int = 160,
     workers: int | None = None,
     settings: str = "",
@@ -62,7 +63,8 @@ def run(
         image_size: of the scenes, in pixels.
         mode: which scenes.
         first_scenes: how many scenes to begin training with.
-        held_out_scenes: how many scenes of each mode to evaluate on.
+        most_scenes: how many scenes to render at most, however fast it goes.
+        held_out_scenes: how many scenes of each mode to evaluate on; 0 leaves that out.
         workers: processes that render; by default one for each core but two.
         settings: further settings for training, such as "--batch_size 32".
     """
@@ -88,7 +90,9 @@ def run(
     warm, final = output / "warm", output / "final"
     if not (final / MODEL).exists():
         warm_seconds = _WARM_SHARE * (deadline - time.monotonic())
-        scenes = _remembered(output / "scenes.json", int(0.75 * rate * warm_seconds))
+        scenes = _remembered(
+            output / "scenes.json", min(most_scenes, int(0.75 * rate * warm_seconds))
+        )
         rendering = subprocess.Popen(
             [*render, "--mode", mode, *_sizes(scenes, 256, 1), "--output", str(whole)]
         )
@@ -102,13 +106,13 @@ def run(
     report.line(f"first training: {speed:.0f} images/s, {_last_step(warm)} steps")
 
     batch = _batch_size(warm)
-    left = deadline - time.monotonic() - _START - _END
+    left = deadline - time.monotonic() - _START - (_END if held_out_scenes else 10)
     steps = _remembered(output / "steps.json", max(100, int(0.93 * left * speed / batch)))
     start = ["--encoder_weights", "null", "--init", str(warm / MODEL)]
     _call([*train, *_run(whole, final, steps), *start, "--eval_every", str(max(1, steps // 8))])
     report.line(f"second training: {_images_per_second(final):.0f} images/s, {steps} steps")
 
-    for name in MODES:
+    for name in MODES if held_out_scenes else ():
         held_out = output / f"test_{name}"
         _call([*render, "--mode", name, *_sizes(1, 1, held_out_scenes), "--output", str(held_out)])
         score = ["--checkpoint", str(final / MODEL), "--data", str(held_out)]

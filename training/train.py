@@ -26,7 +26,7 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor
-from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
+from torch.optim.swa_utils import AveragedModel
 from torch.utils.tensorboard import SummaryWriter
 from tqdm import tqdm
 
@@ -112,9 +112,8 @@ class Trainer:
         self.scaler = torch.amp.GradScaler(self.device.type, enabled=self.precision == "fp16")
         self.ema = None
         if config.optimizer.ema_decay:
-            average = get_ema_multi_avg_fn(config.optimizer.ema_decay)
-            self.ema = AveragedModel(self.model, multi_avg_fn=average)
-            # It asks whether this is zero each time, which on CUDA would wait for the device.
+            self.ema = AveragedModel(self.model)
+            # To ask whether it is zero would wait for the device.
             self.ema.n_averaged = self.ema.n_averaged.cpu()
         if self.processes.is_main:
             self.folder.claim()
@@ -406,9 +405,24 @@ class Trainer:
         self.scaler.update()
         if self.geco is not None and "nll" in terms:
             self.geco.update(terms["nll"])
-        if self.ema is not None:
-            self.ema.update_parameters(self.model)
+        self._update_average()
         return terms
+
+    @torch.no_grad()
+    def _update_average(self) -> None:
+        """The moving average of the weights; the first one is the weights themselves.
+
+        AveragedModel's own way copies from the host, which a CUDA graph cannot.
+        """
+        if self.ema is None:
+            return
+        averages: list[Tensor] = [*self.ema.module.parameters()]
+        weights: list[Tensor] = [*self.model.parameters()]
+        if self.ema.n_averaged == 0:
+            torch._foreach_copy_(averages, weights)
+        else:
+            torch._foreach_lerp_(averages, weights, 1 - self.config.optimizer.ema_decay)
+        self.ema.n_averaged += 1
 
     def _set_learning_rate(self) -> None:
         for group in self.optimizer.param_groups:

@@ -213,7 +213,7 @@ def test_cuda_training_step_never_waits_for_the_device(
         out = model(images)
         losses = model.losses(images, out)
         kl = losses.kl.sum(dim=1).mean() + losses.mask_kl.mean()
-        supervised = mask_supervision(out.clusters, labels).mean()
+        supervised = mask_supervision(out.clusters, labels, num_labels=5).mean()
         supervised = supervised + region_mixture(images, out.log_attention).mean()
         supervised = supervised + latent_anchor(images, out.log_attention, out.latent_mean).mean()
         optimizer.zero_grad(set_to_none=True)
