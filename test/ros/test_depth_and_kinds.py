@@ -265,6 +265,7 @@ def test_the_robot_is_grey_and_has_no_box(eye: Eye) -> None:
     np.testing.assert_allclose(overlay[inside], (picture()[inside].astype(int) + 128) / 2, atol=1)
 
 
+@pytest.mark.slow
 def test_a_checkpoint_with_depth_and_kinds(client: Any, node_process: Any, tmp_path: Path) -> None:
     """The real model, untrained: kinds are told, and background follows them."""
     try:

@@ -172,6 +172,7 @@ def test_one_camera(tmp_path: Path, tiny_checkpoint: Path, storage: str) -> None
         assert len(contents(tmp_path / name)["/eye/image_raw"]) == 5
 
 
+@pytest.mark.slow
 def test_several_cameras_and_what_to_write(tmp_path: Path, tiny_checkpoint: Path) -> None:
     """Parameters from a file and the command line; the input's topics copied bit by bit."""
     messages = [raw(number, "/left/image_raw") for number in range(4)]
@@ -291,6 +292,7 @@ def test_depth(tmp_path: Path, tiny_checkpoint: Path) -> None:
     assert any(found.has_position for item in masks for found in item.message.objects)
 
 
+@pytest.mark.slow
 def test_unusable_images_are_named_once_and_counted(tmp_path: Path, tiny_checkpoint: Path) -> None:
     messages = [raw(number) for number in range(9)]
     for number in (1, 2, 3):
@@ -309,6 +311,7 @@ def test_unusable_images_are_named_once_and_counted(tmp_path: Path, tiny_checkpo
     assert "segmented 5 images (cameras: 1), skipped 4" in output
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("storage", ["mcap", "sqlite3"])
 def test_a_cut_off_input(tmp_path: Path, tiny_checkpoint: Path, storage: str) -> None:
     source = record(
@@ -353,6 +356,7 @@ def long_bag(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return record(tmp_path_factory.mktemp("long") / "in", map(raw, range(3000)))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_interrupted(
     tmp_path: Path, tiny_checkpoint: Path, long_bag: Path, number: signal.Signals
@@ -374,6 +378,7 @@ def test_interrupted(
     assert summary.statistics.message_count == 3 * done
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("storage", ["mcap", "sqlite3"])
 def test_killed(tmp_path: Path, tiny_checkpoint: Path, long_bag: Path, storage: str) -> None:
     """The bag can be read without repair, even if metadata.yaml is out of date."""
@@ -391,6 +396,7 @@ def test_killed(tmp_path: Path, tiny_checkpoint: Path, long_bag: Path, storage: 
         assert len(list(reader.messages([MASKS]))) == len(found[MASKS])
 
 
+@pytest.mark.slow
 def test_full_disk(tmp_path: Path, tiny_checkpoint: Path, long_bag: Path) -> None:
     """Here a limit of the file size: what was complete before stays complete."""
     limit = 120_000
@@ -536,6 +542,7 @@ def test_wrong_parameter_files(
     assert message in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_the_shipped_parameter_file_and_the_help(tmp_path: Path) -> None:
     output = segment("--help")
     for name in PARAMETERS:

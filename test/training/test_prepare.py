@@ -690,6 +690,7 @@ def wait_until(process: subprocess.Popen[bytes], condition: Callable[[], bool]) 
         time.sleep(0.002)
 
 
+@pytest.mark.slow
 def test_killed_at_any_moment_and_resumed(tmp_path: Path) -> None:
     prepare("sprites", None, tmp_path / "unbroken", *SPRITES)
     output = tmp_path / "broken"

@@ -49,7 +49,7 @@ from training.datasets.sprites import render_range
 from training.evaluate import evaluate
 from training.objective import Objective, ObjectiveConfig
 from training.run_folder import CHECKPOINT, METRICS, MODEL, RunFolder, read_metrics
-from training.train import main
+from training.train import Trainer, main
 from training.train_config import OptimizerConfig, TrainConfig, parse
 
 pytestmark = pytest.mark.usefixtures("one_thread")  # runs are compared bit by bit
@@ -843,6 +843,7 @@ def _signal_at_step(run: Path, step: int, number: signal.Signals) -> None:
     signal.raise_signal(number)
 
 
+@pytest.mark.slow
 def test_what_was_logged_after_the_checkpoint_is_logged_once(data: Path, tmp_path: Path) -> None:
     """A kill leaves lines of steps that are repeated, and half a line."""
     train(tmp_path, data, {"steps": 2, "eval_every": 1})
@@ -1127,6 +1128,7 @@ def start(
     )
 
 
+@pytest.mark.slow
 def test_a_run_killed_at_any_moment_ends_with_the_same_weights(
     data: Path, unlabelled: Path, tmp_path: Path
 ) -> None:
@@ -1159,6 +1161,7 @@ def test_a_run_killed_at_any_moment_ends_with_the_same_weights(
 TORCHRUN = ["torch.distributed.run", "--standalone", "--nproc-per-node=2", "-m", "--"]
 
 
+@pytest.mark.slow
 def test_two_processes_train_as_one(data: Path, unlabelled: Path, tmp_path: Path) -> None:
     """The same global batches, so the same losses, beta and weights but for the order of sums.
 
@@ -1190,6 +1193,7 @@ def test_two_processes_train_as_one(data: Path, unlabelled: Path, tmp_path: Path
             assert torch.allclose(other, value, rtol=0, atol=2e-5), name
 
 
+@pytest.mark.slow
 def test_machines_stop_together_and_need_one_run_folder(data: Path, tmp_path: Path) -> None:
     """Two processes with nothing in common but torchrun's variables, as if on two machines.
 
