@@ -143,7 +143,7 @@ def check_results(found: dict[str, list[Found]], numbers: Iterable[int]) -> None
 
 
 @pytest.mark.usefixtures("one_thread")  # as the command has: its numbers are ours to the last bit
-@pytest.mark.parametrize("storage", ["mcap", "sqlite3"])
+@pytest.mark.parametrize("storage", ["mcap", pytest.param("sqlite3", marks=pytest.mark.slow)])
 def test_one_camera(tmp_path: Path, tiny_checkpoint: Path, storage: str) -> None:
     """Every image gives what the node would publish about it."""
     source = record(tmp_path / "in", map(raw, range(5)), storage)
@@ -254,6 +254,7 @@ def with_rules(*arguments: object) -> subprocess.CompletedProcess[str]:
     )
 
 
+@pytest.mark.slow
 def test_depth(tmp_path: Path, tiny_checkpoint: Path) -> None:
     """Each image gets the depth of its own time, early or late; the model sees it."""
     messages = [raw(number) for number in range(9)]

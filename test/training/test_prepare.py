@@ -560,6 +560,7 @@ def test_tabletop_with_the_depth_of_a_camera(tmp_path: Path) -> None:
             assert np.median(np.abs(error)) < 15
 
 
+@pytest.mark.slow
 def test_tabletop_of_a_household(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -232,6 +232,7 @@ def distinct() -> list[tuple[str, ...]]:
     return sorted(chosen.values())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("files", distinct(), ids="+".join)
 def test_configs_train_two_steps(
     files: tuple[str, ...], full_size_data: dict[tuple[int, int], Path], tmp_path: Path
