@@ -134,6 +134,7 @@ def test_parameters_are_described_and_guarded_while_it_loops(
     assert camera.exit_status == 0
 
 
+@pytest.mark.slow
 def test_bad_parameters_end_it_with_the_reason(
     client: Any, start_camera: StartCamera, tmp_path: Path
 ) -> None:

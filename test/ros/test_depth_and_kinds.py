@@ -173,6 +173,7 @@ def test_without_depth_the_model_sees_colour_alone(eye: Eye) -> None:
     assert places(eye.see(None)) == WITHOUT
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("depth", "reason"),
     [

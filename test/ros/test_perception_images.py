@@ -245,6 +245,7 @@ def test_bad_image_is_refused_and_the_next_good_one_served(
     assert "Traceback" not in node.log
 
 
+@pytest.mark.slow
 def test_the_same_problem_is_logged_once(
     node: Any, client: Any, camera: Camera, encode: Callable[..., Image], photo: np.ndarray
 ) -> None:
