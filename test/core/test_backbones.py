@@ -76,6 +76,7 @@ def _plainly(weights: dict[str, Tensor], images: Tensor) -> list[Tensor]:
     return [maps[stage] for stage in (0, 1, 2, 4, 6)]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("size", [64, 96])
 def test_the_trunk_is_the_published_network(size: int) -> None:
     weights = _published()
@@ -118,6 +119,7 @@ def _inputs(size: int = 64) -> tuple[Tensor, Tensor]:
     return images, back_project(depth, torch.tensor([[60.0, 60.0, 32.0, 32.0]]).expand(2, 4))
 
 
+@pytest.mark.slow
 @torch.no_grad()
 def test_depth_matters_and_images_without_it_are_images_of_colour(
     backbone: PretrainedBackbone | PaperBackbone,
@@ -128,6 +130,7 @@ def test_depth_matters_and_images_without_it_are_images_of_colour(
     assert torch.equal(backbone(images, torch.zeros_like(points)), without)
 
 
+@pytest.mark.slow
 @torch.no_grad()
 def test_images_do_not_look_at_each_other(backbone: PretrainedBackbone | PaperBackbone) -> None:
     """One without depth beside one with it gives what it gives alone."""
@@ -138,6 +141,7 @@ def test_images_do_not_look_at_each_other(backbone: PretrainedBackbone | PaperBa
     torch.testing.assert_close(together[1:], backbone(images[1:], None), atol=1e-4, rtol=1e-4)
 
 
+@pytest.mark.slow
 @torch.no_grad()
 def test_frozen_weights_give_the_same() -> None:
     torch.manual_seed(0)
@@ -148,6 +152,7 @@ def test_frozen_weights_give_the_same() -> None:
     torch.testing.assert_close(backbone(images, points), expected, atol=1e-4, rtol=1e-4)
 
 
+@pytest.mark.slow
 def test_gradients_reach_every_weight() -> None:
     torch.manual_seed(0)
     backbone = PretrainedBackbone(16, points=True)

@@ -65,6 +65,7 @@ def contents(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
 # Our own
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "variant",
     [
@@ -298,6 +299,7 @@ def test_bad_arguments_are_the_callers_mistake(checkpoint: Path) -> None:
 # Reference checkpoints
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "variant",
     [

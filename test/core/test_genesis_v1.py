@@ -198,6 +198,7 @@ def reference_state(model: GenesisV1) -> dict[str, Tensor]:
     return state
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("size", "prefix"), [(32, "module."), (64, ""), (128, "")])
 def test_a_reference_checkpoint_is_the_same_model(
     size: int, prefix: str, build_small: ModelBuilder, tmp_path: Path
@@ -236,6 +237,7 @@ def test_what_a_reference_checkpoint_does_not_state_is_assumed_with_a_warning(
     assert "differ between slots; 0.6 is used for all" in caplog.text
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("entry", "value", "message"),
     [

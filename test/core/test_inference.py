@@ -133,6 +133,7 @@ def test_on_a_cpu_it_is_the_model_under_autocast(
     assert all(after[key].dtype == value.dtype for key, value in before.items())
 
 
+@pytest.mark.slow
 def test_importing_the_package_does_not_load_a_compiler() -> None:
     """torch.compile's machinery takes seconds to load, and many do without it."""
     code = (

@@ -129,6 +129,7 @@ def test_nothing_kept(way: Callable[..., Settled]) -> None:
     assert len(found.boxes) == len(found.areas) == len(found.own_shares) == 0
 
 
+@pytest.mark.slow
 def test_without_a_compiler_images_are_segmented_all_the_same(tmp_path: Path) -> None:
     """One warning that says why, and the same masks, made by array operations."""
     script = """

@@ -6,6 +6,8 @@ import sys
 
 import pytest
 
+pytestmark = pytest.mark.slow
+
 # How many pages the system has to hand out during passes that are all alike, before and after.
 COUNT_PAGE_FAULTS = """
 import resource, sys, threading

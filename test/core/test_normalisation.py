@@ -140,6 +140,7 @@ def test_other_layouts_take_pytorchs_operations() -> None:
     torch.testing.assert_close(double, expected.double(), rtol=1e-5, atol=1e-6)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("problem", ["no compiler", "no sense", "no cache"])
 def test_without_a_compiler_training_goes_on(problem: str, tmp_path: Path) -> None:
     """One warning that says why, and the same result."""
@@ -177,6 +178,7 @@ assert x.grad is not None
     assert reason[problem] in result.stderr
 
 
+@pytest.mark.slow
 @needs_compiler
 def test_what_was_compiled_and_is_damaged_is_compiled_again(tmp_path: Path) -> None:
     script = """

@@ -49,6 +49,7 @@ def test_segment_picture_finds_and_draws_the_objects(tmp_path: Path) -> None:
     assert (drawn == picture())[:100].mean() > 0.9  # the table keeps its colours
 
 
+@pytest.mark.slow
 @needs_model
 def test_track_video_keeps_ids(tmp_path: Path) -> None:
     clip = ROOT / "genesis_ros" / "data" / "tabletop.mp4"
@@ -63,6 +64,7 @@ def test_track_video_keeps_ids(tmp_path: Path) -> None:
     assert count == 6
 
 
+@pytest.mark.slow
 def test_train_on_a_folder_gives_a_model_and_a_picture(tmp_path: Path) -> None:
     (tmp_path / "pictures").mkdir()
     for number in range(12):

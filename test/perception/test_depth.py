@@ -311,6 +311,7 @@ def as_camera_sees(frame: Frame, rng: np.random.Generator) -> np.ndarray:
     return depth
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["exact", "camera"])
 def test_rendered_objects_with_their_exact_masks(frames: list[Frame], kind: str) -> None:
     rng = np.random.default_rng(0)
@@ -353,6 +354,7 @@ def test_rendered_balls_are_where_their_geometry_says(frames: list[Frame]) -> No
     assert seen >= 3
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(
     not default_checkpoint().is_file(), reason=f"no shipped checkpoint {default_checkpoint().name}"
 )

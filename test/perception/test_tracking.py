@@ -330,6 +330,7 @@ def sequences(request: pytest.FixtureRequest) -> list[list[np.ndarray]]:
         return [[frame.labels for frame in renderer.sequence(seed, 50)] for seed in range(300, 304)]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("disturbance", "allowed"), [("truth", 0), ("dropouts", 1), ("merges", 3)])
 def test_rendered_sequences(
     sequences: list[list[np.ndarray]], disturbance: str, allowed: int

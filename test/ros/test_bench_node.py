@@ -2,7 +2,11 @@
 
 from pathlib import Path
 
+import pytest
+
 from benchmarks import bench
+
+pytestmark = pytest.mark.slow
 
 
 def test_the_node_is_measured(tmp_path: Path) -> None:

@@ -67,6 +67,7 @@ def stamp(message: Any) -> tuple[int, int]:
     return message.header.stamp.sec, message.header.stamp.nanosec
 
 
+@pytest.mark.slow
 def test_plays_a_folder_once_without_losing_a_frame(
     client: Any, start_camera: StartCamera, folder: Path
 ) -> None:
@@ -133,6 +134,7 @@ def test_parameters_are_described_and_guarded_while_it_loops(
     assert camera.exit_status == 0
 
 
+@pytest.mark.slow
 def test_bad_parameters_end_it_with_the_reason(
     client: Any, start_camera: StartCamera, tmp_path: Path
 ) -> None:
@@ -174,6 +176,7 @@ def test_recorded_scenes_stand_in_where_nothing_can_be_rendered(
     assert "recorded scenes" in camera.last_words()
 
 
+@pytest.mark.slow
 def test_rendered_scenes_come_with_intrinsics(client: Any, start_camera: StartCamera) -> None:
     camera = start_camera(width=160, height=120, mode="varied", seed=3, rate=30.0)
     with (
@@ -190,6 +193,7 @@ def test_rendered_scenes_come_with_intrinsics(client: Any, start_camera: StartCa
     np.testing.assert_array_equal(np.reshape(infos[0].p, (3, 4))[:, :3].ravel(), infos[0].k)
 
 
+@pytest.mark.slow
 def test_generated_scenes_come_with_depth(
     client: Any, start_camera: StartCamera, render: Any
 ) -> None:

@@ -86,6 +86,7 @@ def run(
     return printed, output
 
 
+@pytest.mark.slow
 def test_prints_a_line_per_frame_and_a_summary(run: tuple[str, Path]) -> None:
     printed, output = run
     rows = TABLE_ROW.findall(printed)
@@ -97,10 +98,12 @@ def test_prints_a_line_per_frame_and_a_summary(run: tuple[str, Path]) -> None:
     assert not [path for path in output.iterdir() if path.name.startswith(".")]
 
 
+@pytest.mark.slow
 def test_leaves_no_process_behind(run: tuple[str, Path], folder: Path) -> None:
     assert processes_naming(folder) == []
 
 
+@pytest.mark.slow
 def test_bag_holds_every_frame_with_its_stamp(run: tuple[str, Path]) -> None:
     _, output = run
     types = {
@@ -129,6 +132,7 @@ def test_bag_holds_every_frame_with_its_stamp(run: tuple[str, Path]) -> None:
         np.testing.assert_array_equal(mono8_pixels(labels), label_image(masks))
 
 
+@pytest.mark.slow
 def test_pictures_show_image_and_overlay(run: tuple[str, Path]) -> None:
     _, output = run
     sheet = cv2.imread(str(output / "overlay_sheet.png"))
@@ -145,6 +149,7 @@ def test_pictures_show_image_and_overlay(run: tuple[str, Path]) -> None:
     assert shapes == [(48, 128, 3)] * FRAMES
 
 
+@pytest.mark.slow
 def test_interrupting_it_keeps_what_there_is(
     folder: Path, tiny_checkpoint: Path, tmp_path: Path
 ) -> None:
@@ -193,6 +198,7 @@ def test_a_dying_camera_ends_it_with_a_clear_message(
     assert processes_naming(tmp_path) == []
 
 
+@pytest.mark.slow
 def test_a_missing_checkpoint_ends_it_with_the_reason(folder: Path, tmp_path: Path) -> None:
     checkpoint = tmp_path / "missing.safetensors"
     demo = start("--input", folder, "--output", tmp_path / "output", "--checkpoint", checkpoint)
@@ -216,6 +222,7 @@ def test_wrong_arguments_are_told_at_once(tmp_path: Path) -> None:
         assert "Traceback" not in errors
 
 
+@pytest.mark.slow
 def test_generated_scenes_are_told_in_metres(
     trained_checkpoint: Path, render: Any, tmp_path: Path
 ) -> None:

@@ -173,6 +173,7 @@ def test_without_depth_the_model_sees_colour_alone(eye: Eye) -> None:
     assert places(eye.see(None)) == WITHOUT
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("depth", "reason"),
     [
@@ -265,6 +266,7 @@ def test_the_robot_is_grey_and_has_no_box(eye: Eye) -> None:
     np.testing.assert_allclose(overlay[inside], (picture()[inside].astype(int) + 128) / 2, atol=1)
 
 
+@pytest.mark.slow
 def test_a_checkpoint_with_depth_and_kinds(client: Any, node_process: Any, tmp_path: Path) -> None:
     """The real model, untrained: kinds are told, and background follows them."""
     try:

@@ -26,6 +26,7 @@ IMAGES = 20
 SHARED_MEMORY = Path("/dev/shm")
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(
     "fastrtps" not in rclpy.get_rmw_implementation_identifier(), reason="Fast DDS is not in use"
 )

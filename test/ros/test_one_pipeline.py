@@ -23,6 +23,8 @@ from genesis_ros.messages.images import to_message
 from genesis_ros.outputs import OUTPUTS
 from genesis_ros.simulated_camera.sources import TABLETOP_CLIP, VideoSource
 
+pytestmark = pytest.mark.slow
+
 ROOT = Path(__file__).resolve().parents[2]
 START = 1_700_000_000_000_000_000  # ns
 IMAGES = 6

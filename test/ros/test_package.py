@@ -13,6 +13,8 @@ from pathlib import Path
 
 import pytest
 
+pytestmark = pytest.mark.slow
+
 ROOT = Path(__file__).resolve().parents[2]
 PYTHON_PACKAGES = ("genesis_core", "genesis_ros")
 EXECUTABLES = ("perception_node", "camera_node", "demo", "segment_bag")

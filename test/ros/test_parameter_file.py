@@ -32,8 +32,8 @@ def changed_file(tmp_path: Path, tiny_checkpoint: Path) -> Path:
 @pytest.mark.parametrize(
     ("arguments", "name"),
     [
-        ((), "/genesis/perception"),
-        (("-r", "__node:=eyes"), "/genesis/eyes"),
+        pytest.param((), "/genesis/perception", marks=pytest.mark.slow),
+        pytest.param(("-r", "__node:=eyes"), "/genesis/eyes", marks=pytest.mark.slow),
         (("-r", "__ns:=/robot1/head", "-r", "__node:=eyes"), "/robot1/head/eyes"),
     ],
 )
@@ -51,6 +51,7 @@ def test_file_given_at_start(
         assert client.get_parameter(name, "device") == "cpu"
 
 
+@pytest.mark.slow
 def test_file_loaded_while_the_node_is_active(
     client: Any, node_process: Any, tmp_path: Path, changed_file: Path
 ) -> None:

@@ -142,6 +142,7 @@ def test_masks_do_not_depend_on_the_other_camera(rig: Rig, photo: np.ndarray) ->
     np.testing.assert_allclose(full_masks(together), full_masks(alone), atol=2 / 255)
 
 
+@pytest.mark.slow
 def test_a_camera_that_dies_or_changes_does_not_disturb_the_other(
     client: Any, rig: Rig, photo: np.ndarray, node: Any
 ) -> None:

@@ -21,9 +21,13 @@ INFO = "/rgbd/depth/camera_info"  # beside the depth image: found without being 
 SEEDS = range(1000, 1006)
 SMALLEST = 0.005  # share of the image
 
-pytestmark = pytest.mark.skipif(
-    not default_checkpoint().is_file(), reason=f"no shipped checkpoint {default_checkpoint().name}"
-)
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.skipif(
+        not default_checkpoint().is_file(),
+        reason=f"no shipped checkpoint {default_checkpoint().name}",
+    ),
+]
 
 
 @pytest.fixture(scope="module")

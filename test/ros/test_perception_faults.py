@@ -23,6 +23,8 @@ from sensor_msgs.msg import Image
 from genesis_ros.messages.images import to_message
 from genesis_ros.msg import ObjectMasks
 
+pytestmark = pytest.mark.slow
+
 TOPIC = "/faults_test/image_raw"
 MASKS = "/genesis/object_masks"
 NODE = "/genesis/perception"

@@ -29,6 +29,8 @@ from genesis_ros.messages.images import to_message
 from genesis_ros.msg import ObjectMasks
 from genesis_ros.srv import SegmentImage
 
+pytestmark = pytest.mark.slow
+
 RAW = [f"/raw_{number}/image_raw" for number in range(5)]
 COMPRESSED = [f"/compressed_{number}/image_raw/compressed" for number in range(5)]
 DEEP, DEPTH, INFO = "/deep/image_raw", "/deep/depth", "/deep/camera_info"

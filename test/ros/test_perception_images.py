@@ -184,6 +184,7 @@ def test_encoding(
     np.testing.assert_array_equal(full_masks(message), full_masks(plain))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("shape", [(1, 1), (2, 300), (333, 7), (240, 320), (480, 640)])
 def test_image_size(camera: Camera, shape: tuple[int, int]) -> None:
     pixels = np.random.default_rng(0).integers(0, 255, (*shape, 3), dtype=np.uint8)
@@ -244,6 +245,7 @@ def test_bad_image_is_refused_and_the_next_good_one_served(
     assert "Traceback" not in node.log
 
 
+@pytest.mark.slow
 def test_the_same_problem_is_logged_once(
     node: Any, client: Any, camera: Camera, encode: Callable[..., Image], photo: np.ndarray
 ) -> None:
@@ -320,6 +322,7 @@ def test_diagnostics_name_model_rate_latency_and_slots(
     assert int(values["slots maximum"]) == 4
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("reliability", [ReliabilityPolicy.BEST_EFFORT, ReliabilityPolicy.RELIABLE])
 def test_cameras_of_either_reliability_are_heard(
     client: Any, node: Any, photo: np.ndarray, reliability: ReliabilityPolicy

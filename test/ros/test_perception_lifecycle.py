@@ -93,6 +93,7 @@ def test_driven_from_outside(client: Any, start: Start, photo: np.ndarray) -> No
     assert "Traceback" not in node.log
 
 
+@pytest.mark.slow
 def test_wrong_settings_are_refused_and_can_be_corrected(
     client: Any, start: Start, photo: np.ndarray, tiny_checkpoint: Path, tmp_path: Path
 ) -> None:
@@ -147,6 +148,7 @@ def test_wrong_settings_are_refused_and_can_be_corrected(
     assert "Traceback" not in node.log
 
 
+@pytest.mark.slow
 def test_no_image_topic_and_a_camera_of_too_low_reliability(client: Any, start: Start) -> None:
     node = start(image_topics=[], qos_reliability="reliable")
     node.wait_for_log("cannot configure: parameter image_topics is None; expected a list of texts")
@@ -225,6 +227,7 @@ def test_parameters_of_a_running_node(
         assert not ask(client, photo, masks).objects
 
 
+@pytest.mark.slow
 def test_simulated_time_that_stands_still(client: Any, start: Start, photo: np.ndarray) -> None:
     """Nobody publishes /clock; the node still hears its camera and tells how it is."""
     node = start(use_sim_time=True)
@@ -244,6 +247,7 @@ def test_simulated_time_that_stands_still(client: Any, start: Start, photo: np.n
         client.until(answered, "object masks and diagnostics")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("signal_number", [signal.SIGINT, signal.SIGTERM])
 def test_a_signal_while_the_model_is_loaded(
     start: Start, tmp_path: Path, signal_number: int
@@ -256,6 +260,7 @@ def test_a_signal_while_the_model_is_loaded(
     assert "active: " not in node.log
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("model", BASELINES)
 def test_another_model_runs_and_refuses_what_it_cannot_do(
     model: str, client: Any, start: Start, tmp_path: Path, photo: np.ndarray
@@ -277,6 +282,7 @@ def test_another_model_runs_and_refuses_what_it_cannot_do(
     assert "Traceback" not in node.log
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("signal_number", [signal.SIGINT, signal.SIGTERM])
 def test_a_signal_ends_it_cleanly_in_the_middle_of_work(
     client: Any, start: Start, photo: np.ndarray, signal_number: int
@@ -297,6 +303,7 @@ def test_a_signal_ends_it_cleanly_in_the_middle_of_work(
     assert "Traceback" not in node.log and "Error" not in node.log
 
 
+@pytest.mark.slow
 def test_a_model_that_fails_costs_the_frame_only(
     client: Any, start: Start, tmp_path: Path, photo: np.ndarray
 ) -> None:

@@ -33,6 +33,8 @@ from genesis_ros.msg import ObjectMasks
 from genesis_ros.node.services import MAX_WAITING_REQUESTS
 from genesis_ros.srv import SegmentImage
 
+pytestmark = pytest.mark.slow
+
 NAMES = ("front", "rear", "left", "right")
 TOPICS = [f"/{name}/image_raw" for name in NAMES]
 MASKS = "/genesis/object_masks"

@@ -25,9 +25,13 @@ SEEDS = range(1000, 1008)
 LENGTH = 40
 SMALLEST = 0.005  # share of the image; smaller objects are a pixel or two at the model's size
 
-pytestmark = pytest.mark.skipif(
-    not default_checkpoint().is_file(), reason=f"no shipped checkpoint {default_checkpoint().name}"
-)
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.skipif(
+        not default_checkpoint().is_file(),
+        reason=f"no shipped checkpoint {default_checkpoint().name}",
+    ),
+]
 
 
 @pytest.fixture(scope="module")

@@ -57,6 +57,7 @@ def test_the_readme_shows_the_example() -> None:
     assert shown_planner().strip() == code.strip()
 
 
+@pytest.mark.slow
 def test_planner_picks_the_largest_tracked_object(client: Any, node: Any, tmp_path: Path) -> None:
     output = tmp_path / "planner.txt"
     camera = client.publisher(Image, DEFAULT_TOPIC)

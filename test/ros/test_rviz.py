@@ -12,6 +12,8 @@ from sensor_msgs.msg import Image
 
 from genesis_ros.messages.images import to_message
 
+pytestmark = pytest.mark.slow
+
 CONFIG = Path(__file__).resolve().parents[2] / "config" / "perception.rviz"
 # Which message type a display of RViz subscribes to.
 TYPES = {

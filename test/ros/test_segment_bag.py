@@ -143,7 +143,7 @@ def check_results(found: dict[str, list[Found]], numbers: Iterable[int]) -> None
 
 
 @pytest.mark.usefixtures("one_thread")  # as the command has: its numbers are ours to the last bit
-@pytest.mark.parametrize("storage", ["mcap", "sqlite3"])
+@pytest.mark.parametrize("storage", ["mcap", pytest.param("sqlite3", marks=pytest.mark.slow)])
 def test_one_camera(tmp_path: Path, tiny_checkpoint: Path, storage: str) -> None:
     """Every image gives what the node would publish about it."""
     source = record(tmp_path / "in", map(raw, range(5)), storage)
@@ -172,6 +172,7 @@ def test_one_camera(tmp_path: Path, tiny_checkpoint: Path, storage: str) -> None
         assert len(contents(tmp_path / name)["/eye/image_raw"]) == 5
 
 
+@pytest.mark.slow
 def test_several_cameras_and_what_to_write(tmp_path: Path, tiny_checkpoint: Path) -> None:
     """Parameters from a file and the command line; the input's topics copied bit by bit."""
     messages = [raw(number, "/left/image_raw") for number in range(4)]
@@ -253,6 +254,7 @@ def with_rules(*arguments: object) -> subprocess.CompletedProcess[str]:
     )
 
 
+@pytest.mark.slow
 def test_depth(tmp_path: Path, tiny_checkpoint: Path) -> None:
     """Each image gets the depth of its own time, early or late; the model sees it."""
     messages = [raw(number) for number in range(9)]
@@ -291,6 +293,7 @@ def test_depth(tmp_path: Path, tiny_checkpoint: Path) -> None:
     assert any(found.has_position for item in masks for found in item.message.objects)
 
 
+@pytest.mark.slow
 def test_unusable_images_are_named_once_and_counted(tmp_path: Path, tiny_checkpoint: Path) -> None:
     messages = [raw(number) for number in range(9)]
     for number in (1, 2, 3):
@@ -309,6 +312,7 @@ def test_unusable_images_are_named_once_and_counted(tmp_path: Path, tiny_checkpo
     assert "segmented 5 images (cameras: 1), skipped 4" in output
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("storage", ["mcap", "sqlite3"])
 def test_a_cut_off_input(tmp_path: Path, tiny_checkpoint: Path, storage: str) -> None:
     source = record(
@@ -353,6 +357,7 @@ def long_bag(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return record(tmp_path_factory.mktemp("long") / "in", map(raw, range(3000)))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_interrupted(
     tmp_path: Path, tiny_checkpoint: Path, long_bag: Path, number: signal.Signals
@@ -374,6 +379,7 @@ def test_interrupted(
     assert summary.statistics.message_count == 3 * done
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("storage", ["mcap", "sqlite3"])
 def test_killed(tmp_path: Path, tiny_checkpoint: Path, long_bag: Path, storage: str) -> None:
     """The bag can be read without repair, even if metadata.yaml is out of date."""
@@ -391,6 +397,7 @@ def test_killed(tmp_path: Path, tiny_checkpoint: Path, long_bag: Path, storage: 
         assert len(list(reader.messages([MASKS]))) == len(found[MASKS])
 
 
+@pytest.mark.slow
 def test_full_disk(tmp_path: Path, tiny_checkpoint: Path, long_bag: Path) -> None:
     """Here a limit of the file size: what was complete before stays complete."""
     limit = 120_000
@@ -536,6 +543,7 @@ def test_wrong_parameter_files(
     assert message in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_the_shipped_parameter_file_and_the_help(tmp_path: Path) -> None:
     output = segment("--help")
     for name in PARAMETERS:

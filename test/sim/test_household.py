@@ -13,6 +13,8 @@ from genesis_sim.assets import AssetPack
 from genesis_sim.depth_sensor import Material
 from genesis_sim.scene import FIRST_OBJECT, ROBOT
 
+pytestmark = pytest.mark.slow
+
 SIZE = 96
 
 

@@ -127,6 +127,7 @@ def write_data(path: Path) -> Path:
     return path
 
 
+@pytest.mark.slow
 def test_a_model_of_ones_own(stripes: type[SlotModel], tmp_path: Path) -> None:
     data, run = write_data(tmp_path / "data"), tmp_path / "runs" / "stripes"
     settings = {

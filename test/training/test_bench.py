@@ -16,6 +16,7 @@ from genesis_core import GenesisV2, GenesisV2Config
 PARTS = ("model", "training", "data")
 
 
+@pytest.mark.slow
 def test_everything_is_measured_and_written(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

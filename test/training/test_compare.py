@@ -12,6 +12,8 @@ import pytest
 from genesis_core import load_model
 from training.compare import ENTRIES, main
 
+pytestmark = pytest.mark.slow
+
 ROOT = Path(__file__).resolve().parents[2]
 
 

@@ -527,6 +527,7 @@ def test_mistakes_are_named(
     assert str(error.value).startswith(message)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("form", [["-m", "training.evaluate"], [str(EVALUATE)]], ids=["-m", "file"])
 def test_runs_from_anywhere(form: list[str], tmp_path: Path, checkpoint: Path) -> None:
     """As a module, and as a file; scripts/ros_env.sh puts the checkout on the path."""

@@ -41,6 +41,7 @@ def test_inner_levels_keep_their_weights(small: GenesisV2, size: int, extra: int
     assert out.log_attention.shape == (1, 4, 1, size, size)
 
 
+@pytest.mark.slow
 def test_from_the_command_line(small: GenesisV2, tmp_path: Path) -> None:
     source, target = tmp_path / "small.safetensors", tmp_path / "large.safetensors"
     save_model(small, source, {"mask_source": "attention", "trained": {"steps": 7}})

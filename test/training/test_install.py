@@ -11,6 +11,8 @@ from pathlib import Path
 
 import pytest
 
+pytestmark = pytest.mark.slow
+
 ROOT = Path(__file__).resolve().parents[2]
 METADATA = ("setup.py", "pyproject.toml", "package.xml", "MANIFEST.in", "LICENSE")
 FOLDERS = ("genesis_core", "genesis_ros", "genesis_sim", "training", "config")

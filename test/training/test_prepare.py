@@ -560,6 +560,7 @@ def test_tabletop_with_the_depth_of_a_camera(tmp_path: Path) -> None:
             assert np.median(np.abs(error)) < 15
 
 
+@pytest.mark.slow
 def test_tabletop_of_a_household(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -690,6 +691,7 @@ def wait_until(process: subprocess.Popen[bytes], condition: Callable[[], bool]) 
         time.sleep(0.002)
 
 
+@pytest.mark.slow
 def test_killed_at_any_moment_and_resumed(tmp_path: Path) -> None:
     prepare("sprites", None, tmp_path / "unbroken", *SPRITES)
     output = tmp_path / "broken"

@@ -10,6 +10,8 @@ import pytest
 from genesis_core import load_model
 from training.quickstart import main
 
+pytestmark = pytest.mark.slow
+
 
 def test_generates_trains_evaluates_and_draws(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]

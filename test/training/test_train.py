@@ -232,6 +232,7 @@ def distinct() -> list[tuple[str, ...]]:
     return sorted(chosen.values())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("files", distinct(), ids="+".join)
 def test_configs_train_two_steps(
     files: tuple[str, ...], full_size_data: dict[tuple[int, int], Path], tmp_path: Path
@@ -843,6 +844,7 @@ def _signal_at_step(run: Path, step: int, number: signal.Signals) -> None:
     signal.raise_signal(number)
 
 
+@pytest.mark.slow
 def test_what_was_logged_after_the_checkpoint_is_logged_once(data: Path, tmp_path: Path) -> None:
     """A kill leaves lines of steps that are repeated, and half a line."""
     train(tmp_path, data, {"steps": 2, "eval_every": 1})
@@ -1127,6 +1129,7 @@ def start(
     )
 
 
+@pytest.mark.slow
 def test_a_run_killed_at_any_moment_ends_with_the_same_weights(
     data: Path, unlabelled: Path, tmp_path: Path
 ) -> None:
@@ -1159,6 +1162,7 @@ def test_a_run_killed_at_any_moment_ends_with_the_same_weights(
 TORCHRUN = ["torch.distributed.run", "--standalone", "--nproc-per-node=2", "-m", "--"]
 
 
+@pytest.mark.slow
 def test_two_processes_train_as_one(data: Path, unlabelled: Path, tmp_path: Path) -> None:
     """The same global batches, so the same losses, beta and weights but for the order of sums.
 
@@ -1190,6 +1194,7 @@ def test_two_processes_train_as_one(data: Path, unlabelled: Path, tmp_path: Path
             assert torch.allclose(other, value, rtol=0, atol=2e-5), name
 
 
+@pytest.mark.slow
 def test_machines_stop_together_and_need_one_run_folder(data: Path, tmp_path: Path) -> None:
     """Two processes with nothing in common but torchrun's variables, as if on two machines.
 
