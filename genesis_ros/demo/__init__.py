@@ -90,7 +90,7 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--output", type=Path, default=Path("demo_output"), help="result folder")
     parser.add_argument("--rate", type=float, default=10.0, help="camera images per second")
     parser.add_argument(
-        "--mode", default="sketchy", help="generated scenes: sketchy, varied, mixed or household"
+        "--mode", default="household", help="generated scenes: sketchy, varied, mixed or household"
     )
     parser.add_argument("--seed", type=int, default=0, help="first generated scene")
     parser.add_argument(

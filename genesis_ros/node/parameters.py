@@ -117,7 +117,7 @@ class NodeSettings:
     checkpoint: str = _parameter(
         "",
         "The model: the path of a checkpoint, or one that ships with the package: tabletop, "
-        "tabletop_small (faster) or tabletop_unsupervised. Empty: tabletop.",
+        "tabletop_sketchy, tabletop_small (faster) or tabletop_unsupervised. Empty: tabletop.",
     )
     device: str = _parameter(
         "auto",

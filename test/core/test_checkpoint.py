@@ -166,7 +166,9 @@ def test_checkpoints_are_found_by_path_and_by_name(
     assert find_checkpoint("tabletop") == Path("tabletop"), "a user's own file comes first"
 
 
-@pytest.mark.parametrize("name", ["tabletop", "tabletop_small", "tabletop_unsupervised"])
+@pytest.mark.parametrize(
+    "name", ["tabletop", "tabletop_sketchy", "tabletop_small", "tabletop_unsupervised"]
+)
 def test_shipped_checkpoints_load_and_segment(name: str) -> None:
     model = load_model(find_checkpoint(name))
     size = model.config.image_size

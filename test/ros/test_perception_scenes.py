@@ -22,6 +22,7 @@ from genesis_sim import Frame
 
 TOPIC = "/scenes_test/image_raw"
 SEEDS = range(1000, 1008)
+CHECKPOINT = "tabletop_sketchy"
 LENGTH = 40
 SMALLEST = 0.005  # share of the image; smaller objects are a pixel or two at the model's size
 
@@ -42,7 +43,8 @@ def frames(render: Any) -> list[Frame]:
 
 @pytest.fixture(scope="module")
 def node(ros: None, node_process: Any, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
-    parameters = {"image_topics": [TOPIC], "device": "cpu"}
+    # The model for such scenes; the default one knows many others, and these less well.
+    parameters = {"image_topics": [TOPIC], "device": "cpu", "checkpoint": CHECKPOINT}
     directory = tmp_path_factory.mktemp("node")
     with node_process("genesis_ros.perception_node", directory, parameters) as node:
         node.wait_for_log("active: ")
@@ -85,7 +87,7 @@ def test_objects_are_where_they_are(node: Any, client: Any, frames: list[Frame])
             client.until(lambda number=number: len(masks) == number, f"masks of scene {number}")
             message = masks[-1]
             assert message.header == header
-            assert message.model == default_checkpoint().stem
+            assert message.model == CHECKPOINT
             assert any(item.background for item in message.objects)
             labels = label_image(message)
             behind = [item.label for item in message.objects if item.background]

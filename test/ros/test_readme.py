@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import cv2
 import numpy as np
 import pytest
 from sensor_msgs.msg import Image
@@ -21,6 +22,7 @@ from genesis_ros.msg import ObjectMasks
 ROOT = Path(__file__).resolve().parents[2]
 README = ROOT / "README.md"
 EXAMPLE = ROOT / "examples" / "planner.py"
+CLIP = ROOT / "genesis_ros" / "data" / "tabletop.mp4"
 DEFAULT_TOPIC = "/camera/image_raw"
 MASKS = "/genesis/object_masks"
 
@@ -37,11 +39,10 @@ def shown_planner() -> str:
 
 
 def scene() -> np.ndarray:
-    """A bright table with a large red and a small blue object, (240, 320, 3)."""
-    image = np.full((240, 320, 3), (170, 175, 165), np.uint8)
-    image[110:180, 60:130] = (190, 30, 30)
-    image[140:170, 220:250] = (30, 60, 190)
-    return image
+    """A basket with a red cube, a smaller blue ball and a green block, RGB (480, 640, 3)."""
+    video = cv2.VideoCapture(str(CLIP))
+    images = [video.read()[1] for _ in range(9)]
+    return cv2.cvtColor(images[-1], cv2.COLOR_BGR2RGB)
 
 
 @pytest.fixture
@@ -97,4 +98,4 @@ def test_planner_picks_the_largest_tracked_object(client: Any, node: Any, tmp_pa
         assert int(number) in {item.id for item in candidates if item.area == int(area)}
         # The red one.
         x, y = map(float, centroid.split(", "))
-        assert (x, y) == pytest.approx((94.5, 144.5), abs=12)
+        assert (x, y) == pytest.approx((435, 157), abs=10)
