@@ -197,7 +197,10 @@ def test_depth_that_is_unknown_everywhere_is_no_depth(
 @pytest.mark.parametrize(
     ("points", "message"),
     [
-        (torch.rand(2, 4, 16, 16), r"points have shape \(2, 4, 16, 16\); expected \(2, 4, 32, 32\)"),
+        (
+            torch.rand(2, 4, 16, 16),
+            r"points have shape \(2, 4, 16, 16\); expected \(2, 4, 32, 32\)",
+        ),
         (torch.rand(2, 3, 32, 32), r"points have shape \(2, 3, 32, 32\)"),
         (torch.rand(1, 4, 32, 32), r"points have shape \(1, 4, 32, 32\)"),
         (torch.ones(2, 4, 32, 32, dtype=torch.int32), "points are torch.int32; expected floating"),
@@ -397,7 +400,9 @@ def test_a_model_of_colour_alone_leaves_depth_aside(make: ModelFactory, tmp_path
     assert_scenes_agree(scene, segment(image), tolerance=0)
 
 
-def points_by_hand(depth: Depth, matrix: Matrix, size: int, left: int, side: tuple[int, int]) -> Tensor:
+def points_by_hand(
+    depth: Depth, matrix: Matrix, size: int, left: int, side: tuple[int, int]
+) -> Tensor:
     """Points of the depth at the middle of each pixel of the model, one by one: (1, 4, S, S)."""
     points = torch.zeros(1, 4, size, size)
     for row in range(size):
@@ -428,7 +433,11 @@ def test_intrinsics_follow_resizing_and_cropping(
     out = load_model(tmp_path / "model.safetensors")(images, points=points, **mean_noise())
     scene = segment(grey, depth=depth, intrinsics=matrix)
     np.testing.assert_allclose(scene.latent_mean, out.latent_mean[0].numpy(), atol=1e-4)
-    for changed in (camera(124.0, 70.0, 55.0), camera(120.0, 78.0, 55.0), camera(120.0, 70.0, 60.0)):
+    for changed in (
+        camera(124.0, 70.0, 55.0),
+        camera(120.0, 78.0, 55.0),
+        camera(120.0, 70.0, 60.0),
+    ):
         other = segment(grey, depth=depth, intrinsics=changed)
         assert not np.allclose(other.latent_mean, out.latent_mean[0].numpy(), atol=1e-4)
 
@@ -440,7 +449,7 @@ def mean_noise() -> dict[str, Tensor]:
 @pytest.mark.parametrize(
     ("depth", "intrinsics", "error", "message"),
     [
-        (np.ones((60, 80), np.uint16), camera(), TypeError, "depth 0 is uint16; expected a float32"),
+        (np.ones((60, 80), np.uint16), camera(), TypeError, "depth 0 is uint16; expected a float"),
         (np.ones((60, 80)), camera(), TypeError, "depth 0 is float64; expected a float32 array"),
         ([[1.0]], camera(), TypeError, "depth 0 is list; expected a float32 array"),
         (np.full((60, 80), 900, np.float32), camera(), ValueError, "are these millimetres?"),
@@ -593,7 +602,7 @@ def test_a_threshold_can_be_set_aside_and_taken_up_again(
 def test_a_threshold_that_is_none_is_the_checkpoints_fault(
     carried: Any, make: ModelFactory, tmp_path: Path
 ) -> None:
-    with pytest.raises(CheckpointError, match="has stop_threshold .*; expected pixels at 64x64"):
+    with pytest.raises(CheckpointError, match=r"has stop_threshold .*; expected pixels at 64x64"):
         segmenter(make("unet"), tmp_path, {"stop_threshold": carried})
 
 

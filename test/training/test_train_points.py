@@ -15,7 +15,7 @@ from genesis_core import ConfigError, GenesisV2, GenesisV2Config, load_model, sa
 from genesis_core.models.base import KINDS
 from genesis_core.models.losses import kind_supervision, labels_at
 from training import pretrained
-from training.augment import Batch
+from training.augment import AugmentConfig, Batch
 from training.batches import AugmentedLoader
 from training.datasets.prepared import PreparedDataset
 from training.datasets.sprites import render_range
@@ -180,16 +180,13 @@ def test_data_with_and_without_depth_train_together(
         unlabelled = write_data(tmp_path / "depth", masks=False)
     mixed = {"data.unlabelled_path": unlabelled, "data.unlabelled_fraction": 0.5, "steps": 2}
     train(tmp_path / "mixed", labelled, mixed)
-    (tmp_path / "without").mkdir()
     without = write_data(tmp_path / "none", depth=False)
     train(tmp_path / "other", without, {**mixed, "data.unlabelled_path": flat})
     # The same pictures: what differs is depth.
     assert differing(tmp_path / "mixed", tmp_path / "other") != []
 
 
-def test_depth_is_left_aside_by_models_that_do_not_take_it(
-    data: Path, tmp_path: Path
-) -> None:
+def test_depth_is_left_aside_by_models_that_do_not_take_it(data: Path, tmp_path: Path) -> None:
     without = write_data(tmp_path / "without", depth=False)
     settings = {"model.points": False, "steps": 1}
     train(tmp_path / "first", data, settings)
@@ -208,7 +205,7 @@ def test_kinds_are_those_of_the_labels(data: Path) -> None:
     config = ObjectiveConfig(mask_supervision=1.0, kind_supervision=1.0)
     dataset = PreparedDataset(data, "train")
     objective = Objective(model, config, num_labels=4, robot_label=dataset.robot_label)
-    loader = AugmentedLoader(dataset, _no_augmentation(), image_size=32, batch_size=3, seed=0,
+    loader = AugmentedLoader(dataset, AugmentConfig(), image_size=32, batch_size=3, seed=0,
                              with_points=True)  # fmt: skip
     batch = loader.batch(0)
     drawn = step_randomness(model, 0, loader.places(0))
@@ -232,12 +229,6 @@ def test_kinds_are_those_of_the_labels(data: Path) -> None:
     torch.testing.assert_close(terms["kind_supervision"], alone)
 
 
-def _no_augmentation() -> Any:
-    from training.augment import AugmentConfig
-
-    return AugmentConfig()
-
-
 @pytest.mark.parametrize("term", ["mask_supervision", "kind_supervision"])
 def test_supervision_asks_for_labels(term: str, flat: Path, tmp_path: Path) -> None:
     zero = {"objective.mask_supervision": 0, "objective.kind_supervision": 0}
@@ -248,7 +239,7 @@ def test_supervision_asks_for_labels(term: str, flat: Path, tmp_path: Path) -> N
 @pytest.mark.parametrize(
     ("settings", "phrase"),
     [
-        ({"model.kinds": False}, "objective.kind_supervision is 50.0, but the model tells no kinds"),
+        ({"model.kinds": False}, "kind_supervision is 50.0, but the model tells no kinds"),
         ({"objective.kind_supervision": -1}, "objective.kind_supervision is -1.0; expected 0 or"),
         ({"optimizer.pretrained_lr_scale": 0}, "optimizer.pretrained_lr_scale is 0"),
         ({"model.encoder": "resnet"}, "encoder is 'resnet'; expected one of unet, efficientnet"),
