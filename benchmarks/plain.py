@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from genesis_core import GenesisV2, GenesisV2Config
-from genesis_core.models.latents import posterior_moments
+from genesis_core.models.backbones import PaperBackbone
 from genesis_core.models.layers import BroadcastDecoder, UNet, UpConv
 
 
@@ -33,6 +33,10 @@ class PlainUNet(UNet):
         return x
 
 
+class PlainBackbone(PaperBackbone, PlainUNet):
+    """The paper's backbone around the UNet above, which comes before ``UNet`` in its bases."""
+
+
 class PlainDecoder(BroadcastDecoder):
     """Transposed convolutions as such."""
 
@@ -47,14 +51,19 @@ class PlainDecoder(BroadcastDecoder):
 
 
 class PlainGenesisV2(GenesisV2):
-    """See the module's text."""
+    """See the module's text. An encoder that the paper does not have is the model's own."""
 
     def __init__(self, config: GenesisV2Config) -> None:
         super().__init__(config)
-        width = config.feature_dim
-        self.backbone = PlainUNet(config.image_size, config.image_channels, width)
+        if config.encoder == "unet":
+            self.backbone = PlainBackbone(
+                config.image_size, config.image_channels, config.feature_dim, config.points
+            )
         self.decoder = PlainDecoder(
-            config.image_size, config.latent_dim, width, config.image_channels + 1
+            config.decoded_size,
+            config.latent_dim,
+            config.decoder_dim or config.feature_dim,
+            config.image_channels + 1,
         )
 
     @classmethod
@@ -66,10 +75,9 @@ class PlainGenesisV2(GenesisV2):
             parameter.data = parameter.data.contiguous()
         return plain.to(next(model.parameters()).device).train(model.training)
 
-    def posterior(self, features: Tensor, masks: Tensor) -> tuple[Tensor, Tensor]:
+    def slot_features(self, features: Tensor, masks: Tensor) -> Tensor:
         """Pools what the whole feature head makes of every pixel."""
         head: nn.Sequential = self.feature_head
         pixels = head(features).flatten(2).transpose(1, 2)
         weights = masks.flatten(2)
-        pooled = (weights @ pixels) / (weights.sum(dim=2, keepdim=True) + 1e-5)
-        return posterior_moments(self.latent_head(pooled))
+        return (weights @ pixels) / (weights.sum(dim=2, keepdim=True) + 1e-5)

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 
 import pytest
 import torch
+from torch import Tensor
 
 
 @pytest.fixture(scope="module")
@@ -31,3 +32,37 @@ def compiler() -> None:
     """For tests of what is compiled on its first use."""
     if shutil.which("g++") is None and "CI" not in os.environ:
         pytest.skip("needs a C++ compiler")
+
+
+@pytest.fixture(scope="session")
+def published_weights() -> dict[str, Tensor]:
+    """Weights with EfficientNet-Lite0's published names and shapes, but drawn at random."""
+    from genesis_core.models.efficientnet import STAGES
+
+    generator = torch.Generator().manual_seed(0)
+    weights: dict[str, Tensor] = {}
+
+    def add(conv: str, norm: str, out: int, channels: int, kernel: int) -> None:
+        fan = channels * kernel**2
+        shape = (out, channels, kernel, kernel)
+        weights[f"{conv}.weight"] = torch.randn(shape, generator=generator) * (2 / fan) ** 0.5
+        for name, low, high in (
+            ("weight", 0.5, 1.5),
+            ("bias", -0.5, 0.5),
+            ("running_mean", -0.5, 0.5),
+            ("running_var", 0.5, 2.0),
+        ):
+            drawn = low + (high - low) * torch.rand(out, generator=generator)
+            weights[f"{norm}.{name}"] = drawn
+
+    add("_conv_stem", "_bn0", 32, 3, 3)
+    index, channels = 0, 32
+    for stage in STAGES:
+        for _ in range(stage.blocks):
+            block, wide = f"_blocks.{index}.", channels * stage.expand
+            if stage.expand > 1:
+                add(f"{block}_expand_conv", f"{block}_bn0", wide, channels, 1)
+            add(f"{block}_depthwise_conv", f"{block}_bn1", wide, 1, stage.kernel)
+            add(f"{block}_project_conv", f"{block}_bn2", stage.channels, wide, 1)
+            index, channels = index + 1, stage.channels
+    return weights

@@ -8,8 +8,9 @@ scenes to render and how many steps to take follows from the speed that is measu
 Run again with the same folder, it goes on where it was.
 
     OUTPUT/results/model.safetensors    the model, in half precision
-    OUTPUT/results/scores.json          evaluate.py on held-out scenes of each mode
-    OUTPUT/results/curves.png           how it learned
+    OUTPUT/results/scores_MODE.json     evaluate.py on held-out scenes of each mode
+    OUTPUT/results/metrics_RUN.jsonl    what both trainings, warm and final, logged
+    OUTPUT/results/curves.png           how they learned
     OUTPUT/results/report.txt           machine, speeds, scenes, steps
 """
 
@@ -90,9 +91,8 @@ def run(
     warm, final = output / "warm", output / "final"
     if not (final / MODEL).exists():
         warm_seconds = _WARM_SHARE * (deadline - time.monotonic())
-        scenes = _remembered(
-            output / "scenes.json", min(most_scenes, int(0.75 * rate * warm_seconds))
-        )
+        scenes = max(first_scenes, int(0.75 * rate * warm_seconds))
+        scenes = _remembered(output / "scenes.json", min(most_scenes, scenes))
         rendering = subprocess.Popen(
             [*render, "--mode", mode, *_sizes(scenes, 256, 1), "--output", str(whole)]
         )
@@ -150,18 +150,25 @@ def _call(command: list[str]) -> None:
 
 
 def _train_while(other: subprocess.Popen[bytes], train: list[str], data: Path, run: Path) -> None:
-    """Train, at a constant rate, until another process has ended."""
+    """Train, at a constant rate, until another process has ended; and for a few steps at least."""
     endless = [*_run(data, run, 10**9), "--optimizer.schedule", "constant", "--eval_every", "0"]
     command = [*train, *endless]
     print(f"$ {' '.join(command[1:])}", flush=True)
+    began = time.time()
     training = subprocess.Popen(command)
     try:
-        while other.poll() is None and training.poll() is None:
+        # Before it has logged something, it has nothing to save.
+        while training.poll() is None and (other.poll() is None or not _logged(run, began)):
             time.sleep(0.5)
     finally:
         _end(training)
     if training.returncode or not (run / MODEL).exists():
         raise ChildProcessError(f"training failed with status {training.returncode}")
+
+
+def _logged(run: Path, since: float) -> bool:
+    metrics = run / METRICS
+    return metrics.exists() and metrics.stat().st_mtime > since and bool(_lines(run))
 
 
 def _end(process: subprocess.Popen[bytes]) -> None:

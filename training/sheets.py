@@ -92,7 +92,8 @@ def reconstruction_sheet(
         for slot in range(attention.shape[1]):
             name = f"{slot + 1}" if used[i, slot] else f"{slot + 1} (unused)"
             shown = used[i, slot]
-            top.append(_tile(f"attention {name}", attention[i, slot] if shown else None, picture))
+            mask = attention[i, slot] if shown else None
+            top.append(_tile(f"attention {name}", mask, picture))
             mask = decoder[i, slot] if shown and decoder is not None else None
             middle.append(_tile(f"decoder {name}", mask, picture))
             component = components[i, slot] if shown and components is not None else None
@@ -180,10 +181,12 @@ def overlay(picture: Picture, labels: NDArray[np.integer], background: bool = Fa
 
     Args:
         picture: uint8 RGB (H, W, 3).
-        labels: (H, W); label k has the k-th colour. Negative labels are left as they are.
+        labels: (H, W), or smaller; label k has the k-th colour. Negative labels are left as they
+            are.
         background: label 0 is background: left as it is, and colours start at label 1.
     """
-    picture, labels = _enlarge(picture), _enlarge(labels.astype(np.int16))
+    labels = _as_large_as(labels.astype(np.int16), picture)
+    picture, labels = _enlarge(picture), _enlarge(labels)
     first = 1 if background else 0
     painted = slot_colours(int(labels.max(initial=0)) + 1)[np.maximum(labels - first, 0)]
     blended = (1 - OVERLAY_OPACITY) * picture + OVERLAY_OPACITY * painted
@@ -249,7 +252,9 @@ def _tile(
     if content is None:
         assert like is not None
         content = np.full_like(like, UNUSED if caption else BACKGROUND)
-    elif content.ndim == 2:
+    elif like is not None:
+        content = _as_large_as(content, like)
+    if content.ndim == 2:
         content = (255 * content[..., None].repeat(3, axis=2)).round().astype(np.uint8)
     content = _enlarge(content)
     strip = np.full((CAPTION_HEIGHT, content.shape[1], 3), BACKGROUND, np.uint8)
@@ -261,6 +266,14 @@ def _tile(
         strip, caption, place, cv2.FONT_HERSHEY_SIMPLEX, scale, CAPTION_COLOUR, 1, cv2.LINE_AA
     )
     return np.concatenate([strip, content])
+
+
+def _as_large_as(array: NDArray[Any], like: Picture) -> NDArray[Any]:
+    """(H, W[, C]) at the height and width of a picture: masks may be smaller than images."""
+    height, width = like.shape[:2]
+    if array.shape[:2] == (height, width):
+        return array
+    return cv2.resize(array, (width, height), interpolation=cv2.INTER_NEAREST)
 
 
 def _enlarge(array: NDArray[Any]) -> NDArray[Any]:

@@ -147,7 +147,13 @@ class Trainer:
             except RuntimeError as error:
                 raise ConfigError(f"init {init} does not fit the model: {error}") from error
         elif config.encoder_weights and start_new:
-            model.load_encoder(encoder_weights(config.encoder_weights))
+            weights = encoder_weights(config.encoder_weights)
+            try:
+                model.load_encoder(weights)
+            except (KeyError, RuntimeError) as error:
+                raise ConfigError(
+                    f"encoder_weights {config.encoder_weights} do not fit the encoder: {error}"
+                ) from error
         if (std := config.objective.initial_std) is not None:
             model.set_posterior_std(std)
         parts = dict(model.named_children())
@@ -264,11 +270,12 @@ class Trainer:
                     f"model.image_channels is {config.model.image_channels}, but the images in "
                     f"{loader.dataset.path} have {channels} channels; set it to {channels}"
                 )
-        if config.objective.mask_supervision and loaders[0].dataset.masks is None:
-            raise ConfigError(
-                f"objective.mask_supervision needs instance masks, which {config.data.path} has "
-                "not; set it to 0, or use data with masks"
-            )
+        for term in ("mask_supervision", "kind_supervision"):
+            if getattr(config.objective, term) and loaders[0].dataset.masks is None:
+                raise ConfigError(
+                    f"objective.{term} needs instance masks, which {config.data.path} has not; set "
+                    "it to 0, or use data with masks"
+                )
         return loaders, places
 
     # Training

@@ -73,7 +73,10 @@ def log_masks_at(log_masks: Tensor, size: int) -> Tensor:
         masks = F.interpolate(masks, (size, size), mode="area")
     else:
         masks = F.interpolate(masks, (size, size), mode="bilinear", align_corners=False)
-    return masks[:, :, None].log()
+    masks = masks[:, :, None]
+    # The logarithm of zero would make every gradient that it is multiplied with no number.
+    smallest = torch.finfo(masks.dtype).tiny
+    return masks.clamp_min(smallest).log().masked_fill(masks == 0, -torch.inf)
 
 
 def sgmm_nll(images: Tensor, log_masks: Tensor, means: Tensor, pixel_std: float) -> Tensor:

@@ -17,8 +17,6 @@ from typing import NamedTuple
 import cv2
 import numpy as np
 import numpy.typing as npt
-from scipy.optimize import linear_sum_assignment
-from scipy.spatial.distance import cdist, pdist
 
 from genesis_core.perception.scene_objects import SceneObjects
 
@@ -59,6 +57,9 @@ class Tracker:
     """
 
     def __init__(self, *, max_age: float = 5.0, min_similarity: float = 0.2) -> None:
+        import scipy.optimize  # loads here what the first image should not wait for
+        import scipy.spatial.distance  # noqa: F401
+
         self._next_id = 1
         self.reset()
         self.configure(max_age=max_age, min_similarity=min_similarity)
@@ -95,6 +96,8 @@ class Tracker:
             return ()
         seen = _measure(found)
         if len(seen.latents) > 1:
+            from scipy.spatial.distance import pdist
+
             self._learn_scale(float(np.mean(pdist(seen.latents))))
         ids = np.zeros(len(found.objects), np.int64)
         tracks = self._tracks
@@ -121,6 +124,8 @@ class Tracker:
 
     def _assign(self, tracks: _Tracks, seen: _Seen, stamp: float) -> tuple[Index, Index]:
         """Which tracks (M,) are which objects (M,)."""
+        from scipy.optimize import linear_sum_assignment
+
         similarity = _similarity(tracks, seen, stamp, self._latent_scale)
         similarity[similarity < self._min_similarity] = 0
         # Squares: one sure match and one new object rather than two doubtful matches.
@@ -211,6 +216,8 @@ def _measure(found: SceneObjects) -> _Seen:
 
 def _similarity(tracks: _Tracks, seen: _Seen, stamp: float, latent_scale: float) -> Array:
     """How alike each track and object are (T, N), 0..1."""
+    from scipy.spatial.distance import cdist
+
     shifts = tracks.shifts(stamp)
     drift = np.minimum(_DRIFT * (stamp - tracks.last_seen), _MOST_DRIFT)
     reach = _REACH * tracks.sizes + drift

@@ -13,37 +13,6 @@ from genesis_core.models.points import back_project
 from genesis_core.ops.convolution import freeze
 
 
-def _published() -> dict[str, Tensor]:
-    """Weights with the names and shapes of the published ones, but drawn at random."""
-    generator = torch.Generator().manual_seed(0)
-    weights: dict[str, Tensor] = {}
-
-    def add(conv: str, norm: str, out: int, channels: int, kernel: int) -> None:
-        fan = channels * kernel**2
-        shape = (out, channels, kernel, kernel)
-        weights[f"{conv}.weight"] = torch.randn(shape, generator=generator) * (2 / fan) ** 0.5
-        for name, low, high in (
-            ("weight", 0.5, 1.5),
-            ("bias", -0.5, 0.5),
-            ("running_mean", -0.5, 0.5),
-            ("running_var", 0.5, 2.0),
-        ):
-            drawn = low + (high - low) * torch.rand(out, generator=generator)
-            weights[f"{norm}.{name}"] = drawn
-
-    add("_conv_stem", "_bn0", 32, 3, 3)
-    index, channels = 0, 32
-    for stage in STAGES:
-        for _ in range(stage.blocks):
-            block, wide = f"_blocks.{index}.", channels * stage.expand
-            if stage.expand > 1:
-                add(f"{block}_expand_conv", f"{block}_bn0", wide, channels, 1)
-            add(f"{block}_depthwise_conv", f"{block}_bn1", wide, 1, stage.kernel)
-            add(f"{block}_project_conv", f"{block}_bn2", stage.channels, wide, 1)
-            index, channels = index + 1, stage.channels
-    return weights
-
-
 def _plainly(weights: dict[str, Tensor], images: Tensor) -> list[Tensor]:
     """The published network step by step: SAME padding, batch normalisation, ReLU6."""
 
@@ -78,8 +47,10 @@ def _plainly(weights: dict[str, Tensor], images: Tensor) -> list[Tensor]:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("size", [64, 96])
-def test_the_trunk_is_the_published_network(size: int) -> None:
-    weights = _published()
+def test_the_trunk_is_the_published_network(
+    size: int, published_weights: dict[str, Tensor]
+) -> None:
+    weights = published_weights
     trunk = EfficientNetLite0()
     trunk.load_published(weights)
     images = torch.rand(2, 3, size, size, generator=torch.Generator().manual_seed(1))
@@ -92,8 +63,8 @@ def test_the_trunk_is_the_published_network(size: int) -> None:
     )
 
 
-def test_weights_of_another_network_are_refused() -> None:
-    weights = _published()
+def test_weights_of_another_network_are_refused(published_weights: dict[str, Tensor]) -> None:
+    weights = dict(published_weights)
     del weights["_blocks.3._project_conv.weight"]
     with pytest.raises(KeyError, match=r"_blocks\.3\._project_conv"):
         EfficientNetLite0().load_published(weights)

@@ -17,7 +17,11 @@ from genesis_core.models.losses import (
     COLOUR_STD,
     PLACE_STD,
     gaussian_floor,
+    images_at,
+    kind_supervision,
+    labels_at,
     latent_anchor,
+    log_masks_at,
     mask_consistency,
     mask_distillation,
     mask_supervision,
@@ -373,6 +377,106 @@ def test_labels_of_the_wrong_size_are_refused() -> None:
     clusters = ICSBP(3, "gaussian")(torch.rand(2, 4, 6, 8), torch.rand(2, 6, 8))
     with pytest.raises(ValueError, match=r"labels have shape \(2, 8, 6\); expected \(2, 6, 8\)"):
         mask_supervision(clusters, torch.zeros(2, 8, 6, dtype=torch.int64))
+
+
+def test_mask_supervision_is_what_a_slow_loop_gives() -> None:
+    generator = torch.Generator().manual_seed(3)
+    labels = torch.randint(0, 6, (3, 6, 7), generator=generator)
+    labels[1] = labels[1].clamp(2, 3)
+    clusters = ICSBP(5, "gaussian")(
+        torch.randn(3, 4, 6, 7, generator=generator), torch.rand(3, 6, 7, generator=generator)
+    )
+    expected = []
+    for image in range(3):
+        alpha, flat = clusters.log_alpha[image].exp().flatten(1), labels[image].flatten()
+        steps = []
+        for step, seed in enumerate(clusters.seeds[image].tolist()):
+            target = flat[seed]
+            inside = -alpha[step][flat == target].log().mean()
+            others = [
+                -torch.log(1 - alpha[step][flat == label]).mean()
+                for label in flat.unique()
+                if label != target
+            ]
+            steps.append(inside + sum(others) / len(others))
+        expected.append(sum(steps) / len(steps))
+    for count in (None, 6, 9):  # labels that no pixel has change nothing
+        actual = mask_supervision(clusters, labels, count)
+        torch.testing.assert_close(actual, torch.stack(expected), rtol=1e-4, atol=1e-4)
+
+
+# Kinds
+
+
+def test_kind_supervision_by_hand() -> None:
+    """The first slot has three pixels of an object and one of the robot; the second is all robot,
+    but takes half as many pixels as it takes to count whole.
+    """
+    pixels = 4_000
+    masks = torch.zeros(1, 3, 1, 1, pixels)
+    masks[0, 0, ..., :4] = 1
+    masks[0, 1, ..., 4:6] = 1  # 2 of 4000 pixels are half a thousandth
+    kinds = torch.full((1, 1, pixels), 2)
+    kinds[..., :3], kinds[..., 3:6] = 0, 1
+    logits = torch.tensor([[[1.0, 0.5, -1.0], [0.0, 2.0, 0.0], [9.0, 0.0, 0.0]]])
+    log_p = logits[0].log_softmax(dim=1)
+    first = -(0.75 * log_p[0, 0] + 0.25 * log_p[0, 1])
+    second = -log_p[1, 1]
+    actual = kind_supervision(logits, masks.log(), kinds)
+    assert actual.shape == (1,)
+    assert actual.item() == pytest.approx(float((first + 0.5 * second) / 1.5), rel=1e-5)
+
+
+def test_kind_supervision_teaches_the_kinds_and_not_the_masks() -> None:
+    generator = torch.Generator().manual_seed(0)
+    logits = torch.randn(2, 3, 3, generator=generator).requires_grad_()
+    log_masks = torch.randn(2, 3, 1, 8, 8, generator=generator).log_softmax(dim=1).requires_grad_()
+    kinds = torch.randint(0, 3, (2, 8, 8), generator=generator)
+    kind_supervision(logits, log_masks, kinds).sum().backward()
+    assert log_masks.grad is None
+    assert logits.grad is not None and logits.grad.abs().sum() > 0
+    nothing = kind_supervision(logits, torch.full_like(log_masks, -torch.inf), kinds)
+    assert nothing.tolist() == [0, 0]
+
+
+# Sizes
+
+
+def test_images_are_averaged() -> None:
+    images = torch.arange(16.0).reshape(1, 1, 4, 4)
+    assert images_at(images, 2)[0, 0].tolist() == [[2.5, 4.5], [10.5, 12.5]]
+    assert images_at(images, 4) is images
+
+
+def test_labels_are_those_near_the_middle() -> None:
+    labels = torch.arange(16).reshape(1, 4, 4)
+    assert labels_at(labels, 2)[0].tolist() == [[5, 7], [13, 15]]
+    assert labels_at(torch.arange(81).reshape(1, 9, 9), 3)[0, 0].tolist() == [10, 13, 16]
+    assert torch.equal(labels_at(labels, 4), labels)
+
+
+def test_probabilities_are_averaged_and_interpolated() -> None:
+    first = torch.tensor([[0.1, 0.3, 0.0, 0.0], [0.5, 0.7, 0.0, 0.0]])
+    log_masks = torch.stack([first, 1 - first])[None, :, None].log()
+    half = log_masks_at(log_masks[..., :2], 1).exp()  # 2 x 2 pixels to one
+    assert half.flatten().tolist() == pytest.approx([0.4, 0.6])
+    wide = log_masks_at(log_masks[..., 1:3], 4).exp()
+    assert wide[0, 0, 0, 0].tolist() == pytest.approx([0.3, 0.225, 0.075, 0.0])
+    torch.testing.assert_close(wide.sum(dim=1), torch.ones(1, 1, 4, 4))
+    assert log_masks_at(log_masks, 4) is log_masks
+
+
+@pytest.mark.parametrize("size", [4, 16])
+def test_slots_that_take_no_part_stay_so_at_other_sizes(size: int) -> None:
+    """Without a gradient that is no number, for the slots that do take part."""
+    logits = torch.randn(1, 3, 1, 8, 8, generator=torch.Generator().manual_seed(0))
+    logits.requires_grad_()
+    unused = torch.tensor([False, False, True]).reshape(1, 3, 1, 1, 1)
+    log_masks = log_masks_at(logits.masked_fill(unused, -torch.inf).log_softmax(dim=1), size)
+    assert (log_masks[:, 2] == -torch.inf).all()
+    torch.testing.assert_close(log_masks.exp().sum(dim=1), torch.ones(1, 1, size, size))
+    log_masks.exp().square().sum().backward()
+    assert logits.grad is not None and logits.grad.isfinite().all()
 
 
 # GECO

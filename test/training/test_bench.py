@@ -3,6 +3,7 @@
 import json
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -74,10 +75,14 @@ def test_bad_arguments_are_refused(arguments: list[str], message: str) -> None:
     assert str(error.value).startswith(message)
 
 
-def test_the_plain_model_computes_the_same() -> None:
+@pytest.mark.parametrize(
+    "variant", [{}, {"points": True, "kinds": True, "decoder_size": 16, "decoder_dim": 16}]
+)
+def test_the_plain_model_computes_the_same(variant: dict[str, Any]) -> None:
     """Values, and gradients of all weights."""
     torch.manual_seed(0)
-    model = GenesisV2(GenesisV2Config(image_size=32, num_slots=3, feature_dim=8, latent_dim=6))
+    config = {"image_size": 32, "num_slots": 3, "feature_dim": 8, "latent_dim": 6, **variant}
+    model = GenesisV2(GenesisV2Config(**config))
     with torch.no_grad():
         model.embedding.gate.fill_(1.0)
         for parameter in model.parameters():
@@ -86,13 +91,19 @@ def test_the_plain_model_computes_the_same() -> None:
     plain = PlainGenesisV2.like(model)
     model.to(memory_format=torch.channels_last)
     images, scores, noise = torch.rand(2, 3, 32, 32), torch.rand(2, 1, 32, 32), torch.randn(2, 3, 6)
-    outputs = [one(images, seed_scores=scores, noise=noise) for one in (model, plain)]
+    given = {"seed_scores": scores, "noise": noise}
+    if model.takes_points:
+        given["points"] = torch.rand(2, 4, 32, 32).round(decimals=1)  # a few of them unknown
+    outputs = [one(images, **given) for one in (model, plain)]
     for name in ("log_attention", "log_masks", "latent_mean", "latent_std", "reconstruction"):
         ours, theirs = (getattr(out, name) for out in outputs)
         torch.testing.assert_close(ours, theirs, rtol=1e-3, atol=1e-4)
     for one, out in zip((model, plain), outputs, strict=True):
         losses = one.losses(images, out)
-        (losses.nll.mean() + losses.kl.sum(dim=1).mean()).backward()
+        loss = losses.nll.mean() + losses.kl.sum(dim=1).mean()
+        if out.kind_logits is not None:
+            loss = loss + 100 * out.kind_logits.square().mean()
+        loss.backward()
     largest = max(float(parameter.grad.abs().max()) for parameter in plain.parameters())
     for (name, ours), theirs in zip(model.named_parameters(), plain.parameters(), strict=True):
         # Some biases cancel, in distances or in a norm: their gradient is rounding alone.

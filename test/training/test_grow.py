@@ -90,3 +90,35 @@ def test_widths_that_no_wider_model_has(small: GenesisV2) -> None:
     for width in (8, 12, 4):
         with pytest.raises(ValueError, match=f"feature_dim is {width}; expected twice"):
             widen(small, width)
+
+
+def test_only_the_papers_encoder_grows() -> None:
+    model = GenesisV2(
+        GenesisV2Config(
+            image_size=64, num_slots=3, feature_dim=8, latent_dim=8, encoder="efficientnet_lite0"
+        )
+    )
+    for grow in (lambda: enlarge(model, 128), lambda: widen(model, 16)):
+        with pytest.raises(ValueError, match="encoder is efficientnet_lite0; only the paper's"):
+            grow()
+
+
+def test_a_model_with_depth_and_kinds_grows_with_them() -> None:
+    """The points are channels of the input, and stay what they were."""
+    torch.manual_seed(1)
+    small = GenesisV2(
+        GenesisV2Config(
+            image_size=32, num_slots=3, feature_dim=8, latent_dim=8, points=True, kinds=True
+        )
+    ).eval()
+    grown = enlarge(small, 64)
+    assert grown.takes_points and grown.tells_kinds
+    wide = widen(small, 16).eval()
+    points = torch.rand(2, 4, 32, 32, generator=torch.Generator().manual_seed(0)).round(decimals=1)
+    images = torch.rand(2, 3, 32, 32, generator=torch.Generator().manual_seed(1))
+    with torch.no_grad():
+        expected, out = small(images, points=points), wide(images, points=points)
+    for name in ("log_attention", "latent_mean", "kind_logits"):
+        torch.testing.assert_close(
+            getattr(out, name), getattr(expected, name), atol=1e-4, rtol=1e-3
+        )

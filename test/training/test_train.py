@@ -195,6 +195,7 @@ def full_size_data(tmp_path_factory: pytest.TempPathFactory) -> dict[tuple[int, 
             ("32", 32, False),
             ("64", 64, False),
             ("128", 128, False),
+            ("192", 192, False),
             ("32_depth", 32, True),
             ("64_depth", 64, True),
         )
@@ -235,7 +236,10 @@ def distinct() -> list[tuple[str, ...]]:
 @pytest.mark.slow
 @pytest.mark.parametrize("files", distinct(), ids="+".join)
 def test_configs_train_two_steps(
-    files: tuple[str, ...], full_size_data: dict[tuple[int, int], Path], tmp_path: Path
+    files: tuple[str, ...],
+    full_size_data: dict[tuple[int, int], Path],
+    published_weights: dict[str, torch.Tensor],
+    tmp_path: Path,
 ) -> None:
     """Each model with each objective, of the true size; two slots and one image a step."""
     config = settings_of(files)
@@ -247,6 +251,9 @@ def test_configs_train_two_steps(
     if config.init:
         save_model(build_model(expected), tmp_path / "init.safetensors")
         settings["init"] = tmp_path / "init.safetensors"
+    if config.encoder_weights:
+        torch.save(published_weights, tmp_path / "encoder.pth")
+        settings["encoder_weights"] = tmp_path / "encoder.pth"
     main([*layered(files), *arguments(settings)])
     assert [line["step"] for line in metrics(tmp_path / "run")] == [1, 2]
     assert load_model(tmp_path / "run" / MODEL).config == expected

@@ -96,6 +96,18 @@ def test_reconstruction_sheet_shows_every_part_in_its_place() -> None:
     np.testing.assert_allclose(shown_truth[15, 15], expected, atol=1)
 
 
+def test_masks_and_reconstructions_that_are_smaller_than_the_image_are_enlarged() -> None:
+    """As those of EfficientNet-Lite0 and of decoders of another size are."""
+    image = torch.rand(1, 3, SIZE, SIZE, generator=torch.Generator().manual_seed(0))
+    whole, out = halves(), halves()
+    assert out.log_attention is not None and out.log_masks is not None
+    assert out.means is not None and out.reconstruction is not None
+    out.log_attention = out.log_attention[..., ::2, ::2]
+    out.log_masks, out.means = out.log_masks[..., ::4, ::4], out.means[..., ::4, ::4]
+    out.reconstruction = out.reconstruction[..., ::4, ::4]
+    assert (reconstruction_sheet(image, out) == reconstruction_sheet(image, whole)).all()
+
+
 def test_images_follow_one_another_and_small_ones_are_enlarged() -> None:
     torch.manual_seed(0)
     model = GenesisV2(GenesisV2Config(image_size=32, feature_dim=8, latent_dim=8, num_slots=SLOTS))

@@ -1,0 +1,83 @@
+"""The command for a rented GPU, on the CPU, with a few tiny scenes."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors import safe_open
+
+from genesis_core import Segmenter, load_model
+from training.run_folder import MODEL, read_metrics
+
+ROOT = Path(__file__).resolve().parents[2]
+TINY = " ".join(
+    f"--{name}={value}"
+    for name, value in {
+        "model.image_size": 32,
+        "model.encoder": "unet",
+        "model.num_slots": 4,
+        "model.feature_dim": 8,
+        "model.latent_dim": 8,
+        "model.decoder_size": 16,
+        "model.decoder_dim": 8,
+        "encoder_weights": "null",
+        "objective.decoded_images": 0,
+        "batch_size": 2,
+        "eval_images": 2,
+        "log_every": 1,
+        "device": "cpu",
+    }.items()
+)
+
+
+def rented(output: Path, *options: str) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", "training.rented", "--output", str(output), *options]
+    command += ["--minutes", "0.1", "--image_size", "32", "--workers", "1", "--mode", "sketchy"]
+    command += ["--first_scenes", "4", "--most_scenes", "6", f"--settings={TINY}"]
+    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+
+
+@pytest.mark.slow
+def test_renders_trains_evaluates_and_goes_on_where_it_was(tmp_path: Path) -> None:
+    result = rented(tmp_path, "--held_out_scenes", "0")
+    assert result.returncode == 0, result.stdout + result.stderr
+    results = tmp_path / "results"
+    names = {path.name for path in results.iterdir()}
+    assert names == {
+        "model.safetensors", "curves.png", "report.txt", "metrics_warm.jsonl",
+        "metrics_final.jsonl",
+    }  # fmt: skip
+    report = (results / "report.txt").read_text()
+    for part in ("scenes/s at 32 px with 1 processes", "first training:", "second training:"):
+        assert part in report
+    # In half precision, ready for a node, and trained from the first model on.
+    with safe_open(results / "model.safetensors", framework="pt") as file:
+        assert file.get_tensor("icsbp.log_scale").dtype == torch.float16
+    model = load_model(results / "model.safetensors")
+    assert model.takes_points and model.tells_kinds
+    assert model.metadata["trained"]["steps"] == 100
+    first = load_model(tmp_path / "warm" / MODEL).metadata["trained"]
+    assert first["steps"] >= 1 and model.metadata["trained"]["started_from"] == first
+    Segmenter(results / "model.safetensors", device="cpu")
+    assert len(read_metrics(results / "metrics_final.jsonl")) >= 100
+    # Again, now with scenes to evaluate on: what is there is not made again.
+    warm = (tmp_path / "warm" / MODEL).stat().st_mtime_ns
+    result = rented(tmp_path, "--held_out_scenes", "1")
+    assert result.returncode == 0, result.stdout + result.stderr
+    assert (tmp_path / "warm" / MODEL).stat().st_mtime_ns == warm
+    assert "is finished at step 100" in result.stdout + result.stderr
+    for mode in ("household", "sketchy", "varied"):
+        scores = json.loads((results / f"scores_{mode}.json").read_text())
+        assert scores["models"][0]["metrics"]["fixed"]["kind_accuracy"] is not None
+
+
+def test_a_step_that_fails_ends_it_with_its_name(tmp_path: Path) -> None:
+    result = rented(tmp_path, "--held_out_scenes", "0", "--workers", "0")
+    assert result.returncode == 1
+    assert "training.prepare failed with status" in result.stderr
+    assert "Traceback" not in result.stderr

