@@ -23,13 +23,14 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import torch
 from jsonargparse import ArgumentParser
 
-from genesis_core import load_model, save_model
+from genesis_core import SlotModel, build_model, load_model, save_model
 from genesis_core.files import write_atomically
 from training.command_line import call
 from training.run_folder import METRICS, MODEL, read_metrics
@@ -50,6 +51,8 @@ def run(
     first_scenes: int = 2_400,
     most_scenes: int = 24_000,
     held_out_scenes: int = 160,
+    stop_threshold: float = 12.0,
+    kind_distance: float = 0.3,
     workers: int | None = None,
     settings: str = "",
 ) -> None:
@@ -66,6 +69,8 @@ def run(
         first_scenes: how many scenes to begin training with.
         most_scenes: how many scenes to render at most, however fast it goes.
         held_out_scenes: how many scenes of each mode to evaluate on; 0 leaves that out.
+        stop_threshold: what the result carries, see ``Segmenter``.
+        kind_distance: of the result, if the model tells kinds; see ``GenesisV2Config``.
         workers: processes that render; by default one for each core but two.
         settings: further settings for training, such as "--batch_size 32".
     """
@@ -118,13 +123,27 @@ def run(
         score = ["--checkpoint", str(final / MODEL), "--data", str(held_out)]
         target = results / f"scores_{name}.json"
         _call([*_command("evaluate"), *score, "--output", str(target)])
-    model = load_model(final / MODEL)
-    save_model(model, results / MODEL, dtype=torch.float16)
+    save_model(
+        _ready(final / MODEL, stop_threshold, kind_distance), results / MODEL, dtype=torch.float16
+    )
     for folder, name in ((warm, "warm"), (final, "final")):
         shutil.copy(folder / METRICS, results / f"metrics_{name}.jsonl")
     curves = ["--runs", str(warm), str(final), "--metric", "train/mask_supervision"]
     _call([*_command("curves"), *curves, "--output", str(results / "curves.png"), "--window", "10"])
     report.line(f"done, {deadline - time.monotonic():.0f} s before the time was up")
+
+
+def _ready(path: Path, stop_threshold: float, kind_distance: float) -> SlotModel:
+    """The trained model with what inference needs besides its weights."""
+    trained = load_model(path)
+    model = trained
+    if trained.tells_kinds:
+        model = build_model(replace(trained.config, kind_distance=kind_distance))  # type: ignore[call-arg]
+        model.load_state_dict(trained.state_dict())
+    model.metadata = trained.metadata
+    if model.flexible_slots:
+        model.metadata["stop_threshold"] = stop_threshold
+    return model
 
 
 def _command(name: str) -> list[str]:

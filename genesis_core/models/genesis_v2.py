@@ -64,6 +64,9 @@ class GenesisV2Config(GenerativeConfig):
         points: whether the encoder also takes what a depth camera measured (not in the paper).
         kinds: whether a head says of each slot if it is an object, the robot or surroundings (not
             in the paper).
+        kind_distance: how much a difference of kinds parts two pixels for IC-SBP: the weight of the
+            squared distance between their probabilities of the kinds, beside that of their
+            embeddings; 0 leaves kinds aside. For models with ``kinds``.
         decoder_size: height and width of what is decoded, a power of two from 16 to 256; 0 for the
             image's. The likelihood is then of the image averaged to that size.
         decoder_dim: the decoder's width, a multiple of 8; 0 for ``feature_dim``.
@@ -85,6 +88,7 @@ class GenesisV2Config(GenerativeConfig):
     encoder: str = "unet"
     points: bool = False
     kinds: bool = False
+    kind_distance: float = 0.0
     decoder_size: int = 0
     decoder_dim: int = 0
     model: Literal["genesis_v2"] = "genesis_v2"
@@ -112,6 +116,11 @@ class GenesisV2Config(GenerativeConfig):
                 f"image_channels is {self.image_channels}; encoder {self.encoder} takes 3. Depth "
                 "reaches it as points"
             )
+        distance = self.kind_distance
+        if isinstance(distance, bool) or not 0 <= distance < math.inf:
+            raise ConfigError(f"kind_distance is {distance!r}; expected 0 or more")
+        if distance and not self.kinds:
+            raise ConfigError(f"kind_distance is {distance}, but kinds is false: there are none")
         size = self.decoder_size
         if size not in (0, 16, 32, 64, 128, 256) or (not size and self.decoded_size % 16):
             raise ConfigError(
@@ -239,14 +248,35 @@ class GenesisV2(SlotModel):
     ) -> tuple[Tensor, Clusters]:
         """Backbone and IC-SBP: features (B, C, H, W) and clusters; see ``forward``."""
         features = self.backbone(images, points)
+        embeddings = self.embedding(features)
+        if self.config.kind_distance:
+            weight = math.sqrt(self.config.kind_distance)
+            kinds = self.pixel_kinds(features).softmax(dim=1)
+            embeddings = torch.cat([embeddings, weight * kinds], dim=1)
         clusters = self.icsbp(
-            self.embedding(features),
+            embeddings,
             seed_scores[:, 0],
             stop_threshold=stop_threshold,
             num_slots=num_slots,
             hard=hard_masks,
         )
         return features, clusters
+
+    def pixel_kinds(self, features: Tensor) -> Tensor:
+        """What the kinds' head says of each pixel by itself: logits (B, 3, H, W) float32.
+
+        Args:
+            features: (B, C, H, W) from the backbone.
+        """
+        block, conv = self.feature_head
+        assert isinstance(conv, nn.Conv2d) and conv.bias is not None
+        assert self.kind_head is not None
+        # The head is linear, and so is the convolution before it: of a slot's mean features it
+        # gives the mean of this.
+        weight = self.kind_head.weight @ conv.weight.flatten(1)
+        bias = self.kind_head.weight @ conv.bias + self.kind_head.bias
+        pixels = block(features).permute(0, 2, 3, 1)
+        return F.linear(pixels, weight, bias).permute(0, 3, 1, 2).float()
 
     def slot_features(self, features: Tensor, masks: Tensor) -> Tensor:
         """Each slot's features, averaged in its mask: (B, K, 2C) float32.

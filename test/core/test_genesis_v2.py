@@ -589,3 +589,46 @@ print([name for name in heavy if name in sys.modules])
     )
     assert result.returncode == 0, result.stderr
     assert result.stdout.strip() == "[]"
+
+
+def _with_kinds(kind_distance: float = 0.0) -> GenesisV2:
+    torch.manual_seed(0)
+    config = GenesisV2Config(
+        image_size=32, num_slots=4, feature_dim=8, latent_dim=8, kinds=True,
+        kind_distance=kind_distance,
+    )  # fmt: skip
+    return GenesisV2(config).eval()
+
+
+@torch.no_grad()
+def test_a_slots_kind_is_the_mean_of_its_pixels() -> None:
+    model, images = _with_kinds(), torch.rand(2, 3, 32, 32)
+    out = model(images, decode=False)
+    pixels = model.pixel_kinds(model.backbone(images)).flatten(2)  # (B, 3, HW)
+    masks = out.log_attention.exp().flatten(2)
+    means = (masks @ pixels.transpose(1, 2)) / masks.sum(dim=2, keepdim=True)
+    torch.testing.assert_close(out.kind_logits, means, atol=1e-4, rtol=1e-4)
+
+
+@torch.no_grad()
+def test_pixels_of_another_kind_join_a_slot_the_less_the_larger_the_distance() -> None:
+    images = torch.rand(1, 3, 32, 32)
+    plain, parted = _with_kinds(), _with_kinds(5.0)
+    for model in (plain, parted):
+        model.kind_head.weight.mul_(200)  # untrained, it would tell all pixels alike
+    kinds = plain.pixel_kinds(plain.backbone(images)).softmax(dim=1).flatten(2)[0]  # (3, HW)
+    first, other = (m(images, decode=False).clusters for m in (plain, parted))
+    seed = int(first.seeds[0, 0])
+    assert seed == int(other.seeds[0, 0])
+    lost = (first.log_alpha - other.log_alpha)[0, 0].flatten()
+    squared = (kinds - kinds[:, seed : seed + 1]).square().sum(dim=0)
+    expected = 5.0 * squared / plain.icsbp.log_scale.exp()
+    assert expected.max() > 1
+    torch.testing.assert_close(lost, expected, atol=1e-3, rtol=1e-3)
+
+
+def test_kind_distance_needs_kinds() -> None:
+    with pytest.raises(ConfigError, match="kind_distance is 1"):
+        GenesisV2Config(kind_distance=1.0)
+    with pytest.raises(ConfigError, match="kind_distance is -1"):
+        GenesisV2Config(kinds=True, kind_distance=-1.0)
