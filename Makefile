@@ -7,13 +7,16 @@ PYTHON ?= $(or $(VENV_PYTHON),python3)
 # Images, a folder, a video or a bag for the demo; without it the demo renders scenes.
 INPUT ?=
 FRAMES ?= 100
+# For gpu-training.
+RECIPE ?= general
+MINUTES ?= 9
 # More arguments for pytest: make test ARGS="-k tracker -x"
 ARGS ?=
 # FAST=1 leaves out the tests that take long.
 
 RUN := scripts/run
 
-.PHONY: help setup build demo quickstart test fast-ros fast-rest lint docs bench clean
+.PHONY: help setup build demo quickstart gpu-training test fast-ros fast-rest lint docs bench clean
 
 help:
 	@echo "make setup   install everything pinned into .venv (ROS 2, PyTorch, tools; once)"
@@ -22,6 +25,8 @@ help:
 	@echo "             [INPUT=folder, video or bag] [FRAMES=100]"
 	@echo "make quickstart  train a small model in minutes: data, training, scores, pictures in"
 	@echo "             runs/quickstart/"
+	@echo "make gpu-training  on a rented GPU: render, train and evaluate within MINUTES;"
+	@echo "             results in runs/rented/results/  [RECIPE=general] [MINUTES=9]"
 	@echo "make test    all tests  [FAST=1: those of two minutes]  [ARGS=\"-k name\"]"
 	@echo "make lint    ruff and mypy"
 	@echo "make docs    write docs/parameters.md and config/perception.yaml from the node's parameters"
@@ -42,6 +47,9 @@ demo: build
 
 quickstart: setup
 	@$(RUN) python3 -m training.quickstart --output runs/quickstart
+
+gpu-training: setup
+	@$(RUN) python3 -m training.rented --config $(RECIPE) --minutes $(MINUTES) --output runs/rented $(ARGS)
 
 test: build
 ifdef FAST
