@@ -37,6 +37,7 @@ from training.run_folder import METRICS, MODEL, read_metrics
 
 MODES = ("household", "sketchy", "varied")  # of the held-out scenes
 _START, _END = 45.0, 75.0  # seconds that starting a training, and evaluating, take
+_RENDER_START = 20.0  # seconds that a preparation takes besides rendering
 _WARM_SHARE = 0.45  # of the time, in which scenes are rendered and a first model trained
 
 
@@ -88,7 +89,9 @@ def run(
     first, whole = output / "first", output / "whole"
     began = time.monotonic()
     _call([*render, "--mode", mode, *_sizes(first_scenes, 128, 1), "--output", str(first)])
-    rate = (first_scenes + 128) / (time.monotonic() - began)
+    took = time.monotonic() - began
+    # Starting and joining take as long for few scenes as for many.
+    rate = (first_scenes + 128) / max(took - _RENDER_START, 0.3 * took)
     report.line(f"rendered {rate:.0f} scenes/s at {image_size} px with {count} processes")
 
     train = [*_command("train"), "--config", config, *settings.split()]
