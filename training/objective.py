@@ -200,7 +200,7 @@ class Objective(nn.Module):
                 terms["latent_anchor"] = anchor
                 loss = loss + config.latent_anchor * anchor
             if config.kind_supervision and labels is not None:
-                kinds = self._kinds(encoded, labels, len(images)).mean()
+                kinds = self._kinds(encoded, labels).mean()
                 terms["kind_supervision"] = kinds
                 loss = loss + config.kind_supervision * kinds
         else:
@@ -218,11 +218,9 @@ class Objective(nn.Module):
             loss = loss + config.mask_supervision * terms["mask_supervision"]
         return loss, {name: value.detach() for name, value in terms.items()}
 
-    def _kinds(self, encoded: SlotOutput, labels: Tensor, count: int) -> Tensor:
-        """Kind supervision of the labelled images among those encoded, the last of ``count``."""
+    def _kinds(self, encoded: SlotOutput, labels: Tensor) -> Tensor:
+        """Kind supervision of the labelled images, the first of all, which all are encoded."""
         assert encoded.kind_logits is not None and encoded.log_attention is not None
-        first = count - len(encoded.latents)
-        labels = labels[first:]
         kinds = torch.full_like(labels, KINDS.index("object"))
         kinds = kinds.masked_fill(labels == 0, KINDS.index("surroundings"))
         if self.robot_label is not None:

@@ -81,7 +81,7 @@ def run(
     report = _Report(results / "report.txt")
     gpu = torch.cuda.get_device_name() if torch.cuda.is_available() else "no GPU: this will be slow"
     report.line(f"{gpu}; {os.cpu_count()} cores; PyTorch {torch.__version__}")
-    count = workers or max(1, (os.cpu_count() or 1) - 2)
+    count = max(1, (os.cpu_count() or 1) - 2) if workers is None else workers
     render = [*_command("prepare"), "tabletop", "--image_size", str(image_size)]
     render += ["--sensor_depth", "true", "--workers", str(count)]
     render += [] if assets is None else ["--assets", str(assets)]

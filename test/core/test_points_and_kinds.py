@@ -58,8 +58,12 @@ def make(make_model: ModelFactory) -> ModelFactory:
         model = make_model(**{**SMALL[encoder], **config})
         branch = getattr(model.backbone, "branch", None)
         if branch is not None:
+            generator = torch.Generator().manual_seed(1)
             for conv in branch.to_trunk:  # zero in a new model: the trunk would not see depth
-                torch.nn.init.normal_(conv.weight, std=0.05, generator=torch.manual_seed(1))
+                torch.nn.init.normal_(conv.weight, std=0.05, generator=generator)
+            for name, value in branch.named_parameters():
+                if value.ndim == 1:  # biases of zero would hide what the branch makes of nothing
+                    value.data += 0.3 * torch.rand(value.shape, generator=generator)
         return model
 
     return build

@@ -41,12 +41,12 @@ def tile(sheet: NDArray[np.uint8], row: int, column: int, group: int = 0) -> NDA
     return sheet[top : top + SIZE, left : left + SIZE]
 
 
-def halves() -> SlotOutput:
+def halves(size: int = SIZE) -> SlotOutput:
     """Two slots that halve the image, left red and right blue, and an unused third slot."""
-    masks = torch.zeros(1, SLOTS, 1, SIZE, SIZE)
-    masks[:, 0, :, :, : SIZE // 2] = 1
-    masks[:, 1, :, :, SIZE // 2 :] = 1
-    means = torch.zeros(1, SLOTS, 3, SIZE, SIZE)
+    masks = torch.zeros(1, SLOTS, 1, size, size)
+    masks[:, 0, :, :, : size // 2] = 1
+    masks[:, 1, :, :, size // 2 :] = 1
+    means = torch.zeros(1, SLOTS, 3, size, size)
     means[:, 0, 0] = 1.0
     means[:, 1, 2] = 1.0
     return SlotOutput(
@@ -98,8 +98,8 @@ def test_reconstruction_sheet_shows_every_part_in_its_place() -> None:
 
 def test_masks_and_reconstructions_that_are_smaller_than_the_image_are_enlarged() -> None:
     """As those of EfficientNet-Lite0 and of decoders of another size are."""
-    image = torch.rand(1, 3, SIZE, SIZE, generator=torch.Generator().manual_seed(0))
-    whole, out = halves(), halves()
+    image = torch.rand(1, 3, 2 * SIZE, 2 * SIZE, generator=torch.Generator().manual_seed(0))
+    whole, out = halves(2 * SIZE), halves(2 * SIZE)
     assert out.log_attention is not None and out.log_masks is not None
     assert out.means is not None and out.reconstruction is not None
     out.log_attention = out.log_attention[..., ::2, ::2]
