@@ -12,6 +12,7 @@ import sqlite3
 from collections import Counter
 from collections.abc import Callable, Collection, Iterator
 from contextlib import closing, suppress
+from itertools import islice
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from types import TracebackType
@@ -102,6 +103,20 @@ class BagReader:
             )
         return topics
 
+    def first(self, topic: str, most: int) -> list[BagMessage]:
+        """The first messages of a topic, as far as they can be read; damage is not reported."""
+        found: list[BagMessage] = []
+        for file in self._files:
+            if all(item.name != topic for item in file.topics):
+                continue
+            read = _read if file.sound else _salvage
+            with suppress(Exception):
+                messages = read(file.path, [topic])
+                found += map(_unpacked, islice(messages, most - len(found)))
+            if len(found) >= most:
+                break
+        return found
+
     def messages(self, topics: Collection[str]) -> Iterator[BagMessage]:
         """Messages of these topics, file by file, and within a file by the time of reception.
 
@@ -109,10 +124,7 @@ class BagReader:
         """
         for file in self._files:
             for message in self._messages(file, topics):
-                if message.data.startswith(_ZSTD_MAGIC):
-                    with suppress(Exception):
-                        message = message._replace(data=_decompress(message.data))
-                yield message
+                yield _unpacked(message)
 
     def _messages(self, file: _File, topics: Collection[str]) -> Iterator[BagMessage]:
         if not file.sound:
@@ -250,6 +262,14 @@ def storage_files(folder: Path) -> list[Path]:
     suffixes = {*BAG_SUFFIXES, *(suffix + COMPRESSED_SUFFIX for suffix in BAG_SUFFIXES)}
     files = [path for path in folder.iterdir() if path.name.endswith(tuple(suffixes))]
     return sorted(files, key=lambda path: (len(path.name), path.name))
+
+
+def _unpacked(message: BagMessage) -> BagMessage:
+    """As it was before rosbag2 compressed it by itself."""
+    if message.data.startswith(_ZSTD_MAGIC):
+        with suppress(Exception):
+            return message._replace(data=_decompress(message.data))
+    return message
 
 
 def _decompress(data: bytes) -> bytes:
