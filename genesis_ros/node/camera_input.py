@@ -18,11 +18,10 @@ from genesis_ros.messages.image_clock import ImageClock, ImageTime
 from genesis_ros.messages.images import ImageMessage
 from genesis_ros.node.depth_camera import DepthCamera
 from genesis_ros.node.frame_statistics import FrameStatistics
-from genesis_ros.node.parameters import NodeSettings
+from genesis_ros.node.parameters import COMPRESSED_SUFFIX, NodeSettings
 from genesis_ros.node.subscription import Candidate, FollowingSubscription
 from genesis_ros.pipeline import CameraMessage
 
-COMPRESSED_SUFFIX = "/compressed"
 _DEPTH_WAIT = 0.02  # s; a model on a GPU may be faster than the depth image is registered
 # The newest only: an image that waits in a queue costs time, and is old when it is taken out.
 _QUEUE = 1
