@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 
 from genesis_core.checkpoint import decoder_is_trained, find_checkpoint
 from genesis_core.perception.depth import (
+    MIN_PIXELS,
     Measurement,
     check_depth,
     known,
@@ -267,6 +268,11 @@ class _ViewDepth:
             return measured
         for item, result in zip(wanted, results, strict=True):
             measured[item.label - 1] = result
+        if wanted and all(result is None for result in results):
+            self.problem = (
+                f"{image.source}: {np.count_nonzero(known(image.depth))} of {image.depth.size} "
+                f"pixels are usable, fewer than {MIN_PIXELS} on each of {len(wanted)} objects"
+            )
         return measured
 
     def _fetch(self) -> DepthImage | None:

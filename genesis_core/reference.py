@@ -67,6 +67,12 @@ _MONET_NAMES: _Names = (
     (r"att_process\.core\.(.*)", r"attention.unet.\1"),
 )
 
+_WRAPPERS = ("model_state_dict", "state_dict", "model")
+_DEEPEST = 3  # of them within each other
+# Left by data-parallel training and by Lightning; torch.compile's may be anywhere in a name.
+_PREFIXES = ("module.", "model.")
+_COMPILED = "_orig_mod."
+
 _Weights = dict[str, Tensor]
 _Inferred = tuple[ModelConfig, dict[str, Any]]
 
@@ -84,9 +90,7 @@ def read_reference(
     Raises:
         ConfigError, AttributeError, TypeError, IndexError: it holds something else.
     """
-    state: dict[str, Tensor] = content.get("model_state_dict", content)  # type: ignore[attr-defined]
-    # "module." is left by data-parallel training.
-    plain = {name.removeprefix("module."): value for name, value in state.items()}
+    plain = _plain(_state(content))
     kind = _kind(plain)
     names = {name: _our_name(name, kind.names) for name in plain}
     weights = _joined({ours: plain[name] for name, ours in names.items() if ours is not None})
@@ -97,6 +101,32 @@ def read_reference(
     if assumed:
         logger.warning("%s does not state %s; pass them if they differ", path, assumed)
     return config, weights
+
+
+def _state(content: Any) -> _Weights:
+    """The weights, which trainers keep under one of these names, beside an optimiser's and more."""
+    for _ in range(_DEEPEST):
+        inner = next(
+            (content[key] for key in _WRAPPERS if isinstance(content.get(key), dict)), None
+        )
+        if inner is None:
+            break
+        content = inner
+    state: _Weights = {name: value for name, value in content.items() if isinstance(name, str)}
+    return state
+
+
+def _plain(state: _Weights) -> _Weights:
+    """Without what wraps of the model put before, or into, the names of its weights."""
+    plain: _Weights = {}
+    for name, value in state.items():
+        short = name.replace(_COMPILED, "")
+        while (rest := short.partition(".")[2]) and short.startswith(_PREFIXES):
+            short = rest
+        if short in plain:
+            raise ConfigError(f"it has {short!r} more than once, with and without a prefix")
+        plain[short] = value
+    return plain
 
 
 @dataclass(frozen=True)
@@ -112,6 +142,13 @@ def _kind(state: _Weights) -> _Kind:
     for kind in _KINDS:
         if any(name.startswith(kind.mark) for name in state):
             return kind
+    for name in state:
+        for kind in _KINDS:
+            if (place := name.find("." + kind.mark)) > 0:
+                raise ConfigError(
+                    f"its entries begin with {name[: place + 1]!r} (as in {name!r}); save the "
+                    "state_dict of the model itself, or take that off the names"
+                )
     marks = ", ".join(kind.mark for kind in _KINDS)
     raise ConfigError(f"it has no entry that begins with one of {marks}")
 

@@ -341,6 +341,7 @@ class PerceptionNode(LifecycleNode):
                     camera.statistics.report(now),
                     self._settings.stale_timeout,
                     depth=camera.depth_problem,
+                    stamps=camera.stamp_problem(),
                     facts=camera.facts(),
                 )
                 for camera in self._cameras

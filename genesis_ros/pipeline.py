@@ -16,8 +16,9 @@ from genesis_ros.outputs import Result
 class CameraMessage(NamedTuple):
     """An image message and what belongs to it.
 
-    received: when it arrived [ns, any clock]; counts where the driver does not say when it was
-    taken. camera: its name; "" for an image that somebody asked about. depth, tracker: see View.
+    received: when it arrived [ns, any clock]. camera: its name; "" for an image that somebody asked
+    about. depth, tracker: see View. taken: when it was taken [s], as the camera's ImageClock says;
+    tracks need it.
     """
 
     message: ImageMessage
@@ -25,12 +26,7 @@ class CameraMessage(NamedTuple):
     camera: str = ""
     depth: DepthImage | DepthProvider | None = None
     tracker: Tracker | None = None
-
-    @property
-    def stamp(self) -> float:
-        """When it was taken [s], or if its driver does not say, when it arrived."""
-        stamp = self.message.header.stamp
-        return stamp.sec + stamp.nanosec * 1e-9 or self.received * 1e-9
+    taken: float = 0.0
 
 
 def perceive(
@@ -44,7 +40,7 @@ def perceive(
     for item in messages:
         try:
             image = to_rgb(item.message)
-            views.append(View(image, item.depth, item.tracker, item.stamp))
+            views.append(View(image, item.depth, item.tracker, item.taken))
         except Exception as error:  # noqa: BLE001 - out of memory, say: the other images go on
             views.append(error)
     outcomes = perception([view for view in views if isinstance(view, View)])

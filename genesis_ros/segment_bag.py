@@ -127,7 +127,7 @@ def _is_bag(folder: Path) -> bool:
 
 
 def _cameras(reader: BagReader, options: argparse.Namespace) -> dict[str, BagCamera]:
-    """The cameras by topic: those asked for, or those whose name does not say otherwise.
+    """The cameras by topic: those asked for, or all that colour_topics finds.
 
     Raises SegmentError if there is none.
     """
@@ -136,7 +136,11 @@ def _cameras(reader: BagReader, options: argparse.Namespace) -> dict[str, BagCam
     for topic in wanted:
         if topic not in known:
             raise SegmentError(f"no image topic {topic!r} in the bag; {there}")
-    topics = list(dict.fromkeys(wanted)) or colour_topics(known)
+    topics = list(dict.fromkeys(wanted))
+    if not topics:
+        topics, left_out = colour_topics(reader)
+        for topic, reason in left_out.items():
+            say(f"{topic}: left out: {reason}")
     if not topics:
         raise SegmentError(f"no colour images in the bag; {there}; choose with --topic")
     bases = [topic.removesuffix("/compressed") for topic in topics]
@@ -209,8 +213,8 @@ def _parser() -> argparse.ArgumentParser:
         "--topic",
         action="append",
         default=[],
-        help="image topic, may be given several times; without it every colour camera "
-        "(not: depth, infrared, masks; not: compressed where the bag has the same images raw)",
+        help="image topic, may be given several times; without it every colour or grey camera "
+        "(not: depth, infrared, masks; raw or compressed, whichever the bag has more of)",
     )
     parser.add_argument(
         "--depth-topic",

@@ -91,7 +91,10 @@ def check_depth(depth: npt.NDArray[np.float32]) -> None:
     if not len(values):
         values = depth[known(depth)]
     if not len(values):
-        raise ValueError("no pixel of the depth image is known (all are 0, NaN or infinite)")
+        raise ValueError(
+            "no pixel of the depth image is known: 0 of "
+            f"{depth.size} are usable (all are 0, NaN or infinite)"
+        )
     median = float(np.median(values))
     if median > _FARTHEST:
         raise ValueError(

@@ -1,4 +1,4 @@
-"""Messages of a rosbag2, whole or damaged.
+"""Messages of a bag, whole or damaged: a rosbag2, or the images of a ROS 1 bag.
 
 A sound file is read by the PyPI package rosbags. Where that gives up, as the recorder was killed or
 a disk lost some blocks, the same file is searched for what is left: MCAP chunk by chunk, SQLite row
@@ -10,8 +10,9 @@ from __future__ import annotations
 import shutil
 import sqlite3
 from collections import Counter
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import closing, suppress
+from itertools import islice
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from types import TracebackType
@@ -20,17 +21,23 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import yaml
 
 if TYPE_CHECKING:
-    from mcap.records import McapRecord
+    from mcap.records import Channel, McapRecord
 
 Warn = Callable[[str], object]
 
-BAG_SUFFIXES = frozenset({".db3", ".mcap"})
-"""Of a bag's storage files."""
+BAG_SUFFIXES = frozenset({".db3", ".mcap", ".bag"})
+"""Of files that can be read by themselves, in lower case."""
 
-COMPRESSED_SUFFIX = ".zstd"
-"""Of a storage file that rosbag2 compressed as a whole."""
+_STORAGE_SUFFIXES = (".mcap", ".db3")
+_ROS1_SUFFIX = ".bag"
+_COMPRESSED_SUFFIXES = (".zstd", ".zst")  # the first is rosbag2's, of a file compressed as a whole
+# Of a ROS 1 bag; they have the same fields in ROS 2.
+_ROS1_TYPES = frozenset(
+    f"sensor_msgs/msg/{name}" for name in ("Image", "CompressedImage", "CameraInfo")
+)
 
 _ZSTD_MAGIC = b"\x28\xb5\x2f\xfd"  # no CDR message starts like this
+_HIDDEN = "."  # "._bag.mcap" is what macOS leaves beside a file
 _JOURNALS = ("-wal", "-journal")  # beside a database that was not closed
 _MOST_LOST_ROWS = 2_000  # in a row, before what follows is given up
 
@@ -102,6 +109,20 @@ class BagReader:
             )
         return topics
 
+    def first(self, topic: str, most: int) -> list[BagMessage]:
+        """The first messages of a topic, as far as they can be read; damage is not reported."""
+        found: list[BagMessage] = []
+        for file in self._files:
+            if all(item.name != topic for item in file.topics):
+                continue
+            read = _read if file.sound else _salvage
+            with suppress(Exception):
+                messages = read(file.path, [topic])
+                found += map(_unpacked, islice(messages, most - len(found)))
+            if len(found) >= most:
+                break
+        return found
+
     def messages(self, topics: Collection[str]) -> Iterator[BagMessage]:
         """Messages of these topics, file by file, and within a file by the time of reception.
 
@@ -109,10 +130,7 @@ class BagReader:
         """
         for file in self._files:
             for message in self._messages(file, topics):
-                if message.data.startswith(_ZSTD_MAGIC):
-                    with suppress(Exception):
-                        message = message._replace(data=_decompress(message.data))
-                yield message
+                yield _unpacked(message)
 
     def _messages(self, file: _File, topics: Collection[str]) -> Iterator[BagMessage]:
         if not file.sound:
@@ -169,14 +187,20 @@ class BagReader:
                 continue
             try:
                 file = _File(name, path, True, _topics(path))
-            except Exception as error:  # noqa: BLE001
+            except Exception as error:
                 found: Counter[BagTopic] = Counter()
                 for message in _salvage(path, None):
                     self._check()
                     found[message.topic] += 1
                 topics = tuple(topic._replace(size=size) for topic, size in found.items())
                 file = _File(name, path, False, topics)
-                problems.append(f"{name}: damaged ({error}): found {found.total()} messages in it")
+                if not _is_of_another_profile(path):
+                    text = f"damaged ({error}): found {found.total()} messages in it"
+                    problems.append(f"{name}: {text}")
+                elif not found:
+                    raise BagError(
+                        f"{name}: no ROS 2 bag: its MCAP holds no CDR messages"
+                    ) from error
             self._files.append(file)
         if problems and not any(file.topics for file in self._files):
             raise BagError(f"{self._path}: not a readable bag: {'; '.join(problems)}")
@@ -194,40 +218,85 @@ class BagReader:
         self._warn(text)
 
     def _storage_files(self) -> list[Path]:
-        """Those that metadata.yaml lists, or, as a killed recorder leaves none, all there are."""
+        """Those that metadata.yaml lists, or what is there of them; without it all there are."""
         if not self._path.exists():
             raise BagError(f"{self._path}: no such file or folder")
         if not self._path.is_dir():
             return [self._path]
-        metadata = self._path / "metadata.yaml"
         found = storage_files(self._path)
+        if not found:
+            raise BagError(f"{self._path}: {_what_else(self._path)}")
+        metadata = self._path / "metadata.yaml"
         if not metadata.exists():
-            return found
+            return self._of_one_storage(found)
         try:
             information = yaml.safe_load(metadata.read_text())["rosbag2_bagfile_information"]
             listed = [self._path / Path(name).name for name in information["relative_file_paths"]]
         except Exception as error:  # noqa: BLE001 - whatever is in the file
             text = " ".join(str(error).split())
             self._report(f"{metadata}: not readable ({text}); taking all storage files")
-            return found
+            return self._of_one_storage(found)
+        if not listed:
+            self._warn(f"{metadata}: lists no storage file; reading {_names(found)}")
+            return self._of_one_storage(found)
+        return self._instead_of(listed, found)
+
+    def _instead_of(self, listed: list[Path], found: list[Path]) -> list[Path]:
+        """The listed files; for one that is not there, the one that was packed or renamed."""
+        missing = [file for file in listed if not file.exists()]
+        unlisted = [file for file in found if file not in listed]
+        by_stem = {_unpacked_name(file): file for file in reversed(unlisted)}
+        files = []
         for file in listed:
-            if not file.exists():
-                self._report(f"{file}: missing, but listed in metadata.yaml")
-        return [file for file in listed if file.exists()]
+            if file not in missing:
+                files.append(file)
+            elif (other := by_stem.get(_unpacked_name(file))) is not None:
+                self._warn(
+                    f"{file}: not there, though listed in metadata.yaml; reading {other.name}"
+                )
+                missing.remove(file)
+                unlisted.remove(other)
+                files.append(other)
+        if missing and not files:  # all of them have other names
+            self._warn(
+                f"{self._path}: {_names(missing)} of metadata.yaml not there; "
+                f"reading {_names(unlisted)}"
+            )
+            return self._of_one_storage(unlisted)
+        for file in missing:
+            self._report(f"{file}: missing, but listed in metadata.yaml")
+        return files
+
+    def _of_one_storage(self, found: list[Path]) -> list[Path]:
+        """Those of one storage format: a bag has no two, so the others are copies of the same."""
+        kinds = {Path(_unpacked_name(file)).suffix for file in found}
+        if len(kinds) < 2:
+            return found
+        files = [file for file in found if _unpacked_name(file).endswith(_STORAGE_SUFFIXES[0])]
+        others = [file for file in found if file not in files]
+        self._warn(f"{self._path}: reading {_names(files)}; {_names(others)} left aside as copies")
+        return files
 
     def _unpack(self, name: Path) -> Path:
         """A copy of a file that cannot be read in place: a compressed or an unclosed one."""
         journals = [name.with_name(name.name + suffix) for suffix in _JOURNALS]
         journals = [path for path in journals if path.exists() and path.stat().st_size]
-        if name.suffix != COMPRESSED_SUFFIX and not journals:
+        packed = name.suffix.lower() in _COMPRESSED_SUFFIXES
+        # Readers know the formats by these suffixes.
+        plain = _unpacked_name(name) if name.suffix.lower() != name.suffix or packed else name.name
+        if plain == name.name and not journals:
             return name
         if self._workplace is None:
             self._workplace = TemporaryDirectory(prefix="genesis_bag_")
         folder = Path(self._workplace.name) / str(len(self._files))
         folder.mkdir(exist_ok=True)
-        if name.suffix == COMPRESSED_SUFFIX:
-            copy = folder / name.stem
+        if packed:
+            copy = folder / plain
             _decompress_file(name, copy)
+            return copy
+        if not journals:
+            copy = folder / plain
+            copy.symlink_to(name.resolve())
             return copy
         for path in (name, *journals):
             shutil.copy(path, folder)
@@ -239,17 +308,51 @@ class BagReader:
 
 
 def is_bag(path: Path) -> bool:
-    """A rosbag2 folder, also one whose recorder was killed before it wrote metadata, or a file."""
+    """A bag's file, or a rosbag2 folder, also one whose recorder was killed before its metadata."""
     if path.is_dir():
         return (path / "metadata.yaml").exists() or any(map(is_bag, path.glob("*.*")))
-    return path.suffix in BAG_SUFFIXES
+    suffix = Path(_unpacked_name(path)).suffix
+    return suffix in BAG_SUFFIXES and not path.name.startswith(_HIDDEN)
 
 
 def storage_files(folder: Path) -> list[Path]:
     """The storage files of a bag folder, bag_2 before bag_10."""
-    suffixes = {*BAG_SUFFIXES, *(suffix + COMPRESSED_SUFFIX for suffix in BAG_SUFFIXES)}
-    files = [path for path in folder.iterdir() if path.name.endswith(tuple(suffixes))]
+    files = [
+        path
+        for path in folder.iterdir()
+        if _unpacked_name(path).endswith(_STORAGE_SUFFIXES)
+        and not path.name.startswith(_HIDDEN)
+        and path.is_file()
+    ]
     return sorted(files, key=lambda path: (len(path.name), path.name))
+
+
+def _unpacked_name(file: Path) -> str:
+    """A storage file's name without the suffix of its compression, suffixes in lower case."""
+    suffix = file.suffix.lower()
+    if suffix in _COMPRESSED_SUFFIXES:
+        return _unpacked_name(Path(file.stem))
+    return file.stem + suffix
+
+
+def _names(files: Sequence[Path]) -> str:
+    return ", ".join(file.name for file in files) or "nothing"
+
+
+def _what_else(folder: Path) -> str:
+    """What a folder without storage files is, and what to do."""
+    bags = sorted(path.name for path in folder.iterdir() if is_bag(path))
+    if bags:
+        return f"a folder of {len(bags)} bags ({', '.join(bags)}); give one of them"
+    return "no storage file (.mcap or .db3) in this folder"
+
+
+def _unpacked(message: BagMessage) -> BagMessage:
+    """As it was before rosbag2 compressed it by itself."""
+    if message.data.startswith(_ZSTD_MAGIC):
+        with suppress(Exception):
+            return message._replace(data=_decompress(message.data))
+    return message
 
 
 def _decompress(data: bytes) -> bytes:
@@ -272,8 +375,16 @@ def _decompress_file(source: Path, target: Path) -> None:
 
 
 def _topics(path: Path) -> tuple[BagTopic, ...]:
+    from rosbags.rosbag1 import Reader as Ros1Reader
     from rosbags.rosbag2 import Reader
 
+    if path.suffix == _ROS1_SUFFIX:
+        with Ros1Reader(path) as reader:
+            return tuple(
+                BagTopic(connection.topic, connection.msgtype, connection.msgcount, "", ())
+                for connection in reader.connections
+                if connection.msgtype in _ROS1_TYPES
+            )
     with Reader(path) as reader:
         return tuple(map(_topic, reader.connections))
 
@@ -281,6 +392,9 @@ def _topics(path: Path) -> tuple[BagTopic, ...]:
 def _read(path: Path, topics: Collection[str]) -> Iterator[BagMessage]:
     from rosbags.rosbag2 import Reader
 
+    if path.suffix == _ROS1_SUFFIX:
+        yield from _read_ros1(path, topics)
+        return
     with Reader(path) as reader:
         wanted = {
             connection.id: (connection, _topic(connection))
@@ -290,6 +404,28 @@ def _read(path: Path, topics: Collection[str]) -> Iterator[BagMessage]:
         if wanted:  # none at all would mean every one
             for connection, stamp, data in reader.messages([item for item, _ in wanted.values()]):
                 yield BagMessage(wanted[connection.id][1], stamp, bytes(data))
+
+
+def _read_ros1(path: Path, topics: Collection[str]) -> Iterator[BagMessage]:
+    """Images and intrinsics of a ROS 1 bag as ROS 2 would have recorded them."""
+    from rosbags.rosbag1 import Reader
+    from rosbags.typesys import Stores, get_typestore
+
+    known = {topic.name: topic for topic in _topics(path) if topic.name in topics}
+    types = get_typestore(Stores.ROS2_JAZZY)
+    with Reader(path) as reader:
+        wanted = [
+            connection
+            for connection in reader.connections
+            if connection.topic in known and connection.msgtype in _ROS1_TYPES
+        ]
+        if wanted:
+            for connection, stamp, raw in reader.messages(wanted):
+                try:
+                    data = bytes(types.ros1_to_cdr(raw, connection.msgtype))
+                except Exception:  # noqa: BLE001 - a broken message, which is named when it is read
+                    data = b""
+                yield BagMessage(known[connection.topic], stamp, data)
 
 
 def _topic(connection: Any) -> BagTopic:
@@ -306,12 +442,24 @@ def _topic(connection: Any) -> BagTopic:
 
 
 def _salvage(path: Path, topics: Collection[str] | None) -> Iterator[BagMessage]:
-    """What can be found of these topics, or of all."""
+    """What can be found of these topics, or of all. Of a ROS 1 bag nothing."""
+    if path.suffix == _ROS1_SUFFIX:
+        return
     find: Callable[[Path], Iterator[BagMessage]]
     find = _salvage_sqlite if path.suffix == ".db3" else _salvage_mcap
     for message in find(path):
         if topics is None or message.topic.name in topics:
             yield message
+
+
+def _is_of_another_profile(path: Path) -> bool:
+    """Whether this is a whole MCAP whose writer did not call it ROS 2's, which is no damage."""
+    from mcap.reader import SeekingReader
+
+    with suppress(Exception), path.open("rb") as file:
+        reader = SeekingReader(file, record_size_limit=path.stat().st_size)
+        return reader.get_header().profile != "ros2" and reader.get_summary() is not None
+    return False
 
 
 def _salvage_mcap(path: Path) -> Iterator[BagMessage]:
@@ -331,13 +479,17 @@ def _salvage_mcap(path: Path) -> Iterator[BagMessage]:
         for item in inner:
             if isinstance(item, Schema):
                 schemas[item.id] = item
-            elif isinstance(item, Channel) and item.schema_id in schemas:
+            elif isinstance(item, Channel) and item.schema_id in schemas and _is_cdr(item):
                 schema = schemas[item.schema_id]
                 text = schema.data.decode(errors="replace")
                 definition = text if schema.encoding == "ros2msg" else ""
                 topics[item.id] = BagTopic(item.topic, schema.name, 0, definition, ())
             elif isinstance(item, Message) and item.channel_id in topics:
                 yield BagMessage(topics[item.channel_id], item.log_time, item.data)
+
+
+def _is_cdr(channel: Channel) -> bool:
+    return channel.message_encoding in ("cdr", "")
 
 
 def _mcap_records(path: Path) -> Iterator[McapRecord]:

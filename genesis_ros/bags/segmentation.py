@@ -19,6 +19,7 @@ from genesis_ros.bags.images import read_message
 from genesis_ros.bags.reader import BagMessage, BagReader
 from genesis_ros.bags.writer import LiveBagWriter
 from genesis_ros.messages.depth_pairing import DepthError, DepthPairing
+from genesis_ros.messages.image_clock import ImageClock, ImageTime
 from genesis_ros.messages.images import ImageMessage
 from genesis_ros.messages.pixels import ImageError
 from genesis_ros.node.parameters import NodeSettings
@@ -49,6 +50,7 @@ class BagCamera:
         self.name = name
         self.depth = depth
         self.tracker = Tracker()
+        self.clock = ImageClock()
         self._several = several
 
     def outputs(self, *, with_overlay: bool) -> list[Output]:
@@ -58,6 +60,13 @@ class BagCamera:
             for output in OUTPUTS
             if (self.depth or not output.needs_depth) and (with_overlay or not output.for_people)
         ]
+
+    def stamp_problem(self) -> str | None:
+        """What is wrong with the stamps of its images or of their depth; None: nothing."""
+        problem = self.clock.problem or (self.clock.standing if self.depth else None)
+        if problem is not None:
+            return f"its stamps {problem}"
+        return self.depth.stamp_problem if self.depth else None
 
     def topics(self, output: Output) -> list[str]:
         """Where this camera's messages of an output go."""
@@ -70,12 +79,13 @@ class _BagImage(NamedTuple):
     camera: BagCamera
     message: ImageMessage
     received: int  # ns since the epoch
+    taken: ImageTime
 
     def may_get_depth(self, now: int) -> bool:
         """Whether a depth image that is nearer than those there are may still come."""
         return (
             self.camera.depth is not None
-            and not self.camera.depth.has_reached(self.message.header.stamp)
+            and not self.camera.depth.has_reached(self.message.header.stamp, self.taken)
             and now - self.received < _DEPTH_PATIENCE
         )
 
@@ -83,7 +93,9 @@ class _BagImage(NamedTuple):
         """With what belongs to it of the depth images that there are now."""
         camera = self.camera
         depth = self._depth(tolerance)
-        message = CameraMessage(self.message, self.received, camera.name, depth, camera.tracker)
+        message = CameraMessage(
+            self.message, self.received, camera.name, depth, camera.tracker, self.taken.seconds
+        )
         return _PreparedImage(camera, message)
 
     def _depth(self, tolerance: float) -> DepthProvider | None:
@@ -91,7 +103,8 @@ class _BagImage(NamedTuple):
         if pairing is None:
             return None
         try:
-            return partial(pairing.convert, pairing.nearest(self.message.header.stamp, tolerance))
+            stamp = self.message.header.stamp
+            return partial(pairing.convert, pairing.nearest(stamp, tolerance, taken=self.taken))
         except DepthError as error:
             return partial(_fail, error)
 
@@ -128,6 +141,7 @@ class Segmentation:
         self._done: Counter[str] = Counter()  # images by topic
         self._skipped: Counter[tuple[str, str]] = Counter()  # by topic and kind of problem
         self._without_depth: Counter[str] = Counter()  # images by topic, of cameras with depth
+        self._stamp_problems: set[str] = set()  # topics whose stamps were complained about
         self._saw_depth = 0  # images whose depth the model saw
         self._started = time.monotonic()
 
@@ -207,10 +221,20 @@ class Segmentation:
 
     def _read(self, item: BagMessage, camera: BagCamera) -> _BagImage | None:
         try:
-            return _BagImage(camera, read_message(item), item.stamp)
+            message = read_message(item)
         except ImageError as error:
             self._skip(camera.topic, error.kind, item.stamp, error)
             return None
+        taken = camera.clock.read(message.header.stamp, item.stamp)
+        self._note_stamps(camera)
+        return _BagImage(camera, message, item.stamp, taken)
+
+    def _note_stamps(self, camera: BagCamera) -> None:
+        """Say once what is wrong with a camera's stamps."""
+        problem = camera.stamp_problem()
+        if problem is not None and camera.topic not in self._stamp_problems:
+            self._stamp_problems.add(camera.topic)
+            say(f"{camera.topic}: {problem}")
 
     def _take_depth(self, item: BagMessage, depths: Sequence[DepthPairing]) -> None:
         """Keep a depth image, or intrinsics, for the cameras that they belong to."""
@@ -221,7 +245,7 @@ class Segmentation:
             return
         for pairing in depths:
             if item.topic.name == pairing.topic:
-                pairing.add_image(message)
+                pairing.add_image(message, item.stamp)
             if item.topic.name == pairing.info_topic:
                 pairing.add_info(message)
 

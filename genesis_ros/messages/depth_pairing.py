@@ -1,8 +1,13 @@
-"""Which depth image belongs to which colour image: by their stamps."""
+"""Which depth image belongs to which colour image.
+
+Stamps say it. Where they do not advance, or are of different clocks for a moment, times of arrival
+do: a wrong position is worse than none.
+"""
 
 from __future__ import annotations
 
 import threading
+import time
 from collections import deque
 from typing import NamedTuple
 
@@ -12,6 +17,7 @@ from sensor_msgs.msg import CameraInfo, Image
 
 from genesis_core.pipeline import DepthImage
 from genesis_ros.messages.depth import depth_metres, intrinsics
+from genesis_ros.messages.image_clock import ImageClock, ImageTime, nanoseconds
 from genesis_ros.messages.pixels import ImageError
 
 # Depth images are kept until the image of their time has been through the model. 32 MB are a second
@@ -19,6 +25,9 @@ from genesis_ros.messages.pixels import ImageError
 _KEPT_BYTES = 32_000_000
 _KEPT_LEAST, _KEPT_MOST = 3, 60
 _ALIVE = 1_000_000_000  # ns; see DepthPairing.nearest
+# s; images of one moment arrive this far apart at most: registering depth takes its time, and slow
+# depth cameras send five images a second. A depth camera that is dead for longer ends positions.
+_ARRIVAL_TOLERANCE = 0.3
 
 
 class DepthError(ImageError):
@@ -32,6 +41,11 @@ class DepthView(NamedTuple):
     info: CameraInfo
 
 
+class _Kept(NamedTuple):
+    image: Image
+    time: ImageTime
+
+
 class DepthPairing:
     """Keeps the newest depth images and intrinsics of a camera, and finds those of an image.
 
@@ -41,21 +55,29 @@ class DepthPairing:
     def __init__(self, topic: str, info_topic: str) -> None:
         self.topic = topic
         self.info_topic = info_topic
-        self._images: deque[Image] = deque()
+        self._images: deque[_Kept] = deque()
+        self._clock = ImageClock()
         self._info: CameraInfo | None = None
         self._arrived = threading.Condition()
 
-    def add_image(self, message: Image) -> None:
-        """Take in a depth image: 16UC1 [mm] or 32FC1 [m], registered to the colour image."""
+    def add_image(self, message: Image, arrived: int | None = None) -> None:
+        """Take in a depth image: 16UC1 [mm] or 32FC1 [m], registered to the colour image.
+
+        arrived: when it did [ns, the clock of the ImageTimes that are asked about]; None: now, by
+        the monotonic clock.
+        """
+        arrived = time.monotonic_ns() if arrived is None else arrived
         with self._arrived:
-            if stamp_of(message) < self._newest() - _ALIVE:  # a bag that is played in a loop
-                self._images.clear()
-            self._images.append(message)
-            total = sum(len(image.data) for image in self._images)
+            taken = self._clock.read(message.header.stamp, arrived)
+            self._images.append(_Kept(message, taken))
+            if taken.restarted:  # a bag that is played in a loop
+                while len(self._images) > 2:
+                    self._images.popleft()
+            total = sum(len(kept.image.data) for kept in self._images)
             while len(self._images) > _KEPT_LEAST and (
                 total > _KEPT_BYTES or len(self._images) > _KEPT_MOST
             ):
-                total -= len(self._images.popleft().data)
+                total -= len(self._images.popleft().image.data)
             self._arrived.notify_all()
 
     def add_info(self, message: CameraInfo) -> None:
@@ -70,17 +92,31 @@ class DepthPairing:
             self._info = None
             self._arrived.notify_all()
 
-    def has_reached(self, stamp: Time) -> bool:
-        """Whether there is a depth image that is as new as the stamp, so that none comes nearer."""
+    @property
+    def stamp_problem(self) -> str | None:
+        """What is wrong with the stamps of the newest depth images; None: nothing."""
         with self._arrived:
-            return self._newest() >= _nanoseconds(stamp)
+            problem = self._clock.problem or self._clock.standing
+        return problem and f"the stamps of {self.topic} {problem}"
 
-    def depth_image(self, stamp: Time, tolerance: float, timeout: float = 0.0) -> DepthImage:
-        """The depth that belongs to an image with this stamp. tolerance, timeout: see nearest.
+    def has_reached(self, stamp: Time, taken: ImageTime | None = None) -> bool:
+        """Whether there is a depth image as new as the colour image, so that none comes nearer."""
+        with self._arrived:
+            return self._reaches(nanoseconds(stamp), taken)
+
+    def depth_image(
+        self,
+        stamp: Time,
+        tolerance: float,
+        timeout: float = 0.0,
+        *,
+        taken: ImageTime | None = None,
+    ) -> DepthImage:
+        """The depth that belongs to an image with this stamp. The arguments are those of nearest.
 
         Raises DepthError if there is none, or it cannot be used.
         """
-        return self.convert(self.nearest(stamp, tolerance, timeout))
+        return self.convert(self.nearest(stamp, tolerance, timeout, taken=taken))
 
     def convert(self, view: DepthView) -> DepthImage:
         """Messages to arrays. Raises DepthError if they cannot be used."""
@@ -91,26 +127,53 @@ class DepthPairing:
             topic = self.info_topic if error.kind in ("intrinsics", "info size") else self.topic
             raise DepthError(error.kind, f"{topic}: {error}") from error
 
-    def nearest(self, stamp: Time, tolerance: float, timeout: float = 0.0) -> DepthView:
+    def nearest(
+        self,
+        stamp: Time,
+        tolerance: float,
+        timeout: float = 0.0,
+        *,
+        taken: ImageTime | None = None,
+    ) -> DepthView:
         """The depth image whose stamp is nearest to the given one, and the newest intrinsics.
 
         tolerance: largest difference of the stamps [s]. timeout: how long to wait for a depth image
         that is as new as the stamp [s]; its sensor, or its registration, may be slower than colour.
         Nobody waits for a sensor that has not sent anything for a second.
+        taken: what the colour camera's clock says about its image. Where stamps do not advance, the
+        depth image that arrived nearest to the colour image is taken; so it is where a stray stamp
+        finds none. Without it the newest of equal stamps is taken.
 
         Raises DepthError if there is none.
         """
-        wanted = _nanoseconds(stamp)
+        wanted = nanoseconds(stamp)
         with self._arrived:
-            if timeout > 0 and wanted - self._newest() < _ALIVE:
-                self._arrived.wait_for(lambda: self._newest() >= wanted, timeout)
+            if timeout > 0 and self._is_near(wanted, taken):
+                self._arrived.wait_for(lambda: self._reaches(wanted, taken), timeout)
             images, info = list(self._images), self._info
+            stands = self._stands(taken)
         if not images:
             raise DepthError("no depth", f"no depth image yet on {self.topic}")
         if info is None:
             raise DepthError("no camera info", f"no camera info yet on {self.info_topic}")
-        image = min(images, key=lambda image: abs(stamp_of(image) - wanted))
-        apart = (stamp_of(image) - wanted) * 1e-9
+        if taken is not None and stands:
+            return DepthView(self._nearest_arrival(images, taken, tolerance), info)
+        try:
+            return DepthView(self._nearest_stamp(images, wanted, taken, tolerance), info)
+        except DepthError:
+            if taken is None or taken.reliable:
+                raise
+        return DepthView(self._nearest_arrival(images, taken, tolerance), info)
+
+    def _nearest_stamp(
+        self, images: list[_Kept], wanted: int, taken: ImageTime | None, tolerance: float
+    ) -> Image:
+        def distance(kept: _Kept) -> tuple[int, int]:
+            apart = 0 if taken is None else abs(kept.time.arrived - taken.arrived)
+            return abs(kept.time.stamp - wanted), apart
+
+        kept = min(reversed(images), key=distance)  # the newest of equal ones
+        apart = (kept.time.stamp - wanted) * 1e-9
         if abs(apart) > tolerance:
             raise DepthError(
                 "stamp",
@@ -118,21 +181,44 @@ class DepthPairing:
                 f"{abs(apart):.3f} s {'later' if apart > 0 else 'earlier'}, "
                 f"depth_tolerance is {tolerance:g} s",
             )
-        return DepthView(image, info)
+        return kept.image
+
+    def _nearest_arrival(self, images: list[_Kept], taken: ImageTime, tolerance: float) -> Image:
+        kept = min(reversed(images), key=lambda kept: abs(kept.time.arrived - taken.arrived))
+        apart = (kept.time.arrived - taken.arrived) * 1e-9
+        allowed = max(tolerance, _ARRIVAL_TOLERANCE)
+        if abs(apart) > allowed:
+            raise DepthError(
+                "arrival",
+                f"no depth image arrived with the image on {self.topic}: the nearest came "
+                f"{abs(apart):.3f} s {'later' if apart > 0 else 'earlier'}, at most {allowed:g} s "
+                "are allowed; times of arrival count, as stamps do not say what belongs together",
+            )
+        return kept.image
+
+    def _stands(self, taken: ImageTime | None) -> bool:
+        """Whether only times of arrival say what belongs to an image."""
+        return taken is not None and (
+            taken.stands or bool(self._images and self._images[-1].time.stands)
+        )
+
+    def _reaches(self, wanted: int, taken: ImageTime | None) -> bool:
+        if taken is not None and self._stands(taken):
+            return bool(self._images) and self._images[-1].time.arrived >= taken.arrived
+        return self._newest() >= wanted
+
+    def _is_near(self, wanted: int, taken: ImageTime | None) -> bool:
+        """Whether a depth image of this time is to be expected."""
+        if taken is not None and self._stands(taken):
+            return bool(self._images) and taken.arrived - self._images[-1].time.arrived < _ALIVE
+        return wanted - self._newest() < _ALIVE
 
     def _newest(self) -> float:
-        return max(map(stamp_of, self._images), default=-np.inf)
+        """The newest stamp; stray ones do not count, but 0 does."""
+        stamps = (kept.time for kept in self._images)
+        return max((at.stamp for at in stamps if at.reliable or not at.stamp), default=-np.inf)
 
 
 def info_beside(depth_topic: str) -> str:
     """The topic of the intrinsics, where nobody names it: camera_info beside the depth topic."""
     return depth_topic.rpartition("/")[0] + "/camera_info"
-
-
-def stamp_of(image: Image) -> int:
-    """A message's stamp [ns]."""
-    return _nanoseconds(image.header.stamp)
-
-
-def _nanoseconds(stamp: Time) -> int:
-    return stamp.sec * 1_000_000_000 + stamp.nanosec

@@ -14,14 +14,14 @@ from sensor_msgs.msg import CompressedImage, Image
 from genesis_core import Perceived
 from genesis_core.perception import Tracker
 from genesis_core.pipeline import DepthImage
+from genesis_ros.messages.image_clock import ImageClock, ImageTime
 from genesis_ros.messages.images import ImageMessage
 from genesis_ros.node.depth_camera import DepthCamera
 from genesis_ros.node.frame_statistics import FrameStatistics
-from genesis_ros.node.parameters import NodeSettings
+from genesis_ros.node.parameters import COMPRESSED_SUFFIX, NodeSettings
 from genesis_ros.node.subscription import Candidate, FollowingSubscription
 from genesis_ros.pipeline import CameraMessage
 
-COMPRESSED_SUFFIX = "/compressed"
 _DEPTH_WAIT = 0.02  # s; a model on a GPU may be faster than the depth image is registered
 # The newest only: an image that waits in a queue costs time, and is old when it is taken out.
 _QUEUE = 1
@@ -38,13 +38,16 @@ class CameraImage(NamedTuple):
 class _PairedDepth:
     """The depth of an image. It is waited for the first time only that somebody asks."""
 
-    def __init__(self, camera: DepthCamera, stamp: Time, tolerance: float) -> None:
+    def __init__(
+        self, camera: DepthCamera, stamp: Time, tolerance: float, taken: ImageTime
+    ) -> None:
         self._camera, self._stamp, self._tolerance = camera, stamp, tolerance
+        self._taken = taken
         self._patience = _DEPTH_WAIT
 
     def __call__(self) -> DepthImage:
         patience, self._patience = self._patience, 0.0
-        return self._camera.depth_image(self._stamp, self._tolerance, patience)
+        return self._camera.depth_image(self._stamp, self._tolerance, patience, taken=self._taken)
 
 
 class CameraInput:
@@ -76,6 +79,7 @@ class CameraInput:
         self._tracker = tracker
         self._reset_requested = False
         self._tracked = 0
+        self._clock = ImageClock()
         self._depth: DepthCamera | None = None
         if depth_topic := settings.per_camera("depth_topics")[index]:
             info_topic = settings.per_camera("camera_info_topics")[index]
@@ -121,6 +125,17 @@ class CameraInput:
         """For diagnostics."""
         return {"camera": self.name, "objects tracked": self._tracked}
 
+    def stamp_problem(self) -> str | None:
+        """What is wrong with the stamps of its images or of their depth, for diagnostics."""
+        if (problem := self._clock.problem) is not None:
+            publishers = self.publishers()
+            return f"the stamps of {self.source} ({publishers} publishers) {problem}"
+        if self._depth is None:  # nothing has to be paired
+            return None
+        if (problem := self._clock.standing) is not None:
+            return f"the stamps of {self.source} {problem}"
+        return self._depth.stamp_problem
+
     # In the worker thread
 
     def prepare(self, image: CameraImage, settings: NodeSettings) -> CameraMessage:
@@ -128,12 +143,14 @@ class CameraInput:
         if self._reset_requested:
             self._reset_requested = False
             self._tracker.reset()
+        received, stamp = round(image.received * 1e9), image.message.header.stamp
+        taken = self._clock.read(stamp, received)
         depth = None
         if (camera := self._depth) is not None:
-            depth = _PairedDepth(camera, image.message.header.stamp, settings.depth_tolerance)
-
-        received = round(image.received * 1e9)
-        return CameraMessage(image.message, received, self.name, depth, self._tracker)
+            depth = _PairedDepth(camera, stamp, settings.depth_tolerance, taken)
+        return CameraMessage(
+            image.message, received, self.name, depth, self._tracker, taken.seconds
+        )
 
     def note(self, perceived: Perceived) -> None:
         """Keep for diagnostics what became of an image."""

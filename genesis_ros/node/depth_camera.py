@@ -28,7 +28,7 @@ class DepthCamera(DepthPairing):
         super().__init__(topic, node.resolve_topic_name(info_topic or info_beside(topic)))
         images, infos = Candidate(self.topic, Image), Candidate(self.info_topic, CameraInfo)
         self._subscriptions = [
-            FollowingSubscription(node, [images], reliability, self.add_image, depth=_QUEUE),
+            FollowingSubscription(node, [images], reliability, self._receive, depth=_QUEUE),
             FollowingSubscription(node, [infos], reliability, self.add_info, depth=_QUEUE),
         ]
 
@@ -36,6 +36,9 @@ class DepthCamera(DepthPairing):
         """Adapt the reliability, where it is auto, to those who publish now (executor thread)."""
         for subscription in self._subscriptions:
             subscription.follow_publishers()
+
+    def _receive(self, message: Image) -> None:  # rclpy would pass add_image() the message's info
+        self.add_image(message)
 
     def close(self) -> None:
         """End the subscriptions and forget the messages (executor thread)."""

@@ -44,16 +44,20 @@ def camera_status(
     stale_timeout: float,
     *,
     depth: str | None = None,
+    stamps: str | None = None,
     facts: Mapping[str, object] | None = None,
 ) -> DiagnosticStatus:
     """Status of one camera over one period.
 
     source: the topic that is subscribed to. depth: why there are no positions; None: there are, or
-    nobody asked for them. facts: more about the camera.
+    nobody asked for them. stamps: what is wrong with the stamps. facts: more about the camera.
     """
     level, text = _judge(report, publishers, source, stale_timeout)
-    if level == DiagnosticStatus.OK and depth is not None:
+    period_is_fine = level == DiagnosticStatus.OK
+    if period_is_fine and depth is not None:
         level, text = DiagnosticStatus.WARN, f"no positions: {depth}"
+    if stamps is not None and period_is_fine:
+        level, text = DiagnosticStatus.WARN, stamps if depth is None else f"{text}; {stamps}"
     values: dict[str, object] = {
         **(facts or {}),
         "topic": source,

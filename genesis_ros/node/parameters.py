@@ -31,6 +31,9 @@ from genesis_core.perception.scene_objects import MAX_OBJECTS
 MAX_CAMERAS = 16
 """Most image topics of one node."""
 
+COMPRESSED_SUFFIX = "/compressed"
+"""Of a topic with a camera's compressed images."""
+
 #: Parameters with one item per image topic; [""] gives none of them.
 PER_CAMERA = ("camera_names", "depth_topics", "camera_info_topics")
 
@@ -81,6 +84,18 @@ def _check_topics(topics: tuple[str, ...]) -> str | None:
         except InvalidTopicNameException as error:
             return " ".join(str(error).split())
     return None
+
+
+def _check_image_topics(topics: tuple[str, ...]) -> str | None:
+    for topic in topics:
+        if topic.endswith("/compressedDepth"):
+            return f"{topic} carries depth, not images; name the colour camera's topic"
+        if topic + COMPRESSED_SUFFIX in topics:
+            return (
+                f"{topic} and {topic}{COMPRESSED_SUFFIX} are the same camera; name one of them "
+                "(image_transport chooses between raw and compressed)"
+            )
+    return _check_topics(topics)
 
 
 def _check_optional_topics(topics: tuple[str, ...]) -> str | None:
@@ -163,7 +178,7 @@ class NodeSettings:
         ("/camera/image_raw",),
         "Camera image topics, one per camera. The newest images of all cameras share one pass of "
         "the model. A topic whose name ends in /compressed carries compressed images.",
-        check=_check_topics,
+        check=_check_image_topics,
     )
     camera_names: tuple[str, ...] = _parameter(
         ("",),

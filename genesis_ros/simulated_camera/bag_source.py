@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 from sensor_msgs.msg import CameraInfo
 
-from genesis_ros.bags.images import READABLE_TYPES, image_topics, is_derived, read_message
+from genesis_ros.bags.images import READABLE_TYPES, colour_topics, image_topics, read_message
 from genesis_ros.bags.reader import BagError, BagReader, Warn
 from genesis_ros.messages.images import to_rgb
 from genesis_ros.messages.pixels import ImageError
@@ -19,8 +19,8 @@ from genesis_ros.simulated_camera.frame_source import FrameSource, SourceError, 
 class BagSource(FrameSource):
     """The colour images of one topic of a rosbag2, raw or compressed.
 
-    With an empty `topic` the image topic with the most messages is taken, pictures before depth and
-    masks. Intrinsics come from the camera_info topic beside it, where there is one.
+    With an empty `topic` the colour camera with the most images is taken; where there is none, any
+    image topic. Intrinsics come from the camera_info topic beside it, where there is one.
 
     Raises:
         SourceError: the bag cannot be read, or has no such image topic.
@@ -32,6 +32,7 @@ class BagSource(FrameSource):
         try:
             with BagReader(path, lambda text: None) as reader:  # frames() warns
                 counts = {name: item.size for name, item in image_topics(reader).items()}
+                cameras = [] if topic else colour_topics(reader).names
         except BagError as error:
             raise SourceError(str(error)) from error
         if not counts:
@@ -40,9 +41,7 @@ class BagSource(FrameSource):
             raise SourceError(
                 f"{path}: no image topic {topic!r} in this bag; it has {', '.join(sorted(counts))}"
             )
-        self._topic = topic or max(
-            sorted(counts), key=lambda name: (not is_derived(name), counts[name])
-        )
+        self._topic = topic or max(cameras or sorted(counts), key=lambda name: counts[name])
         others = sorted(set(counts) - {self._topic})
         self.description = f"bag {path}, topic {self._topic}" + (
             f" (its other image topics: {', '.join(others)})" if others else ""

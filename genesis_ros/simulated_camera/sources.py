@@ -59,19 +59,29 @@ def read_image(path: Path) -> NDArray[np.uint8]:
 
     Raises:
         OSError: the file cannot be read.
-        ValueError: it is no image, is cut off, or holds depth (one channel of 16 bit or float).
+        ValueError: it is no image, is cut off, or holds depth (one channel of 16 bit or float), or
+            colours that are not of 8 or 16 bit.
     """
     data = path.read_bytes()
     if not data:
         raise ValueError("the file is empty")
     if is_cut_off(data):
         raise ValueError("the JPEG is cut off")
-    image = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR | cv2.IMREAD_ANYDEPTH)
+    buffer = np.frombuffer(data, np.uint8)
+    image = cv2.imdecode(buffer, cv2.IMREAD_COLOR | cv2.IMREAD_ANYDEPTH)
+    if image is None:  # OpenCV makes no three channels of one in a float TIFF
+        image = cv2.imdecode(buffer, cv2.IMREAD_UNCHANGED)
+        if image is not None and image.ndim == 2:
+            image = image[..., np.newaxis].repeat(3, axis=2)
     if image is None:
         raise ValueError("not a readable image (corrupt or of an unknown format)")
     if image.dtype != np.uint8:
-        if image.dtype != np.uint16 or np.array_equal(image[..., 0], image[..., 1]):
+        if np.array_equal(image[..., 0], image[..., 1], equal_nan=image.dtype.kind == "f"):
             raise ValueError(f"one-channel {image.dtype} image: looks like depth, not colour")
+        if image.dtype != np.uint16:
+            raise ValueError(
+                f"{image.dtype} image with three channels: colours are expected in 8 or 16 bit"
+            )
         image = (image >> 8).astype(np.uint8)
     return cv2.cvtColor(image, cv2.COLOR_BGR2RGB)
 

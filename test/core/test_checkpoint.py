@@ -362,15 +362,49 @@ def test_all_unknown_entries_are_named(
     assert "['first', 'second']" in caplog.text
 
 
-def test_data_parallel_prefixes_and_bare_weights_are_accepted(
-    make_model: ModelFactory, tmp_path: Path
+@pytest.mark.parametrize("wrapper", [(), ("model_state_dict",), ("state_dict",), ("model",),
+                                     ("state_dict", "model")])  # fmt: skip
+@pytest.mark.parametrize(
+    "prefix", ["", "module.", "module.module.", "model.", "_orig_mod.", "model.module._orig_mod."]
+)
+def test_wrapped_checkpoints_are_the_same_model(
+    wrapper: tuple[str, ...], prefix: str, make_model: ModelFactory, tmp_path: Path
 ) -> None:
+    """As data-parallel training, torch.compile, Lightning and other trainers leave them."""
     model = make_model()
+    content: dict[str, Any] = {prefix + k: v for k, v in reference_state(model).items()}
+    for key in reversed(wrapper):
+        content = {key: content, "epoch": 3}
     path = tmp_path / "model.ckpt"
-    torch.save({f"module.{k}": v for k, v in reference_state(model).items()}, path)
+    torch.save(content, path)
+    loaded = load_model(path, num_slots=4, kernel="gaussian")
+    for name, value in model.state_dict().items():
+        assert torch.equal(loaded.state_dict()[name], value)
+
+
+def test_a_compiled_part_is_known(make_model: ModelFactory, tmp_path: Path) -> None:
+    model = make_model()
+    state = {k.replace(".", "._orig_mod.", 1): v for k, v in reference_state(model).items()}
+    path = tmp_path / "model.ckpt"
+    torch.save(state, path)
     loaded = load_model(path, num_slots=4, kernel="gaussian")
     images = torch.rand(1, 3, 32, 32)
     assert torch.equal(loaded(images).log_masks, model(images).log_masks)
+
+
+def test_a_foreign_prefix_is_named(make_model: ModelFactory, tmp_path: Path) -> None:
+    path = tmp_path / "model.ckpt"
+    torch.save({f"student.net.{k}": v for k, v in reference_state(make_model()).items()}, path)
+    with pytest.raises(CheckpointError, match=r"entries begin with 'student\.net\.'"):
+        load_model(path)
+
+
+def test_weights_that_are_there_twice_are_refused(make_model: ModelFactory, tmp_path: Path) -> None:
+    state = reference_state(make_model())
+    path = tmp_path / "model.ckpt"
+    torch.save({**state, **{f"model.{k}": v for k, v in state.items()}}, path)
+    with pytest.raises(CheckpointError, match="more than once"):
+        load_model(path)
 
 
 @pytest.mark.parametrize(

@@ -248,6 +248,16 @@ def client(ros: None) -> Iterator[Client]:
     client.close()
 
 
+@pytest.fixture
+def own_signals() -> Iterator[None]:
+    """For a test that runs a program's main() in this process."""
+    numbers = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+    before = [signal.getsignal(number) for number in numbers]
+    yield
+    for number, handler in zip(numbers, before, strict=True):
+        signal.signal(number, handler)
+
+
 @pytest.fixture(scope="session")
 def tiny_checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """An untrained model that is as small and fast as can be; its masks mean nothing."""

@@ -14,7 +14,8 @@ from rclpy.qos import QoSProfile, ReliabilityPolicy
 from sensor_msgs.msg import CameraInfo, Image
 
 from genesis_core.perception import Measurement, locate
-from genesis_ros.messages.depth_pairing import DepthError
+from genesis_ros.messages.depth_pairing import DepthError, DepthPairing
+from genesis_ros.messages.image_clock import ImageClock
 from genesis_ros.node.depth_camera import DepthCamera
 
 TOPIC, INFO_TOPIC = "/test/depth/image_raw", "/test/depth/camera_info"
@@ -270,3 +271,78 @@ def test_looking_up_while_images_arrive(depth: DepthCamera, sensor: Sensor) -> N
     done.set()
     worker.join()
     assert errors == [] and lookups > 0
+
+
+# Stamps that do not say what belongs together; times of arrival do
+
+
+def pair(
+    depth: DepthPairing, frames: list[tuple[float, float, float]], wanted: tuple[float, float]
+) -> float:
+    """Depth [m] of an image, after many before it; (stamp, arrival, depth) and (stamp, arrival)."""
+    depth.add_info(camera_info())
+    clock = ImageClock()
+    for seconds, arrived, metres in frames:
+        depth.add_image(depth_image(seconds, metres), round(arrived * 1e9))
+        taken = clock.read(stamp(seconds), round((arrived + 0.01) * 1e9))
+    seconds, arrived = wanted
+    taken = clock.read(stamp(seconds), round(arrived * 1e9))
+    return float(depth.depth_image(stamp(seconds), TOLERANCE, taken=taken).depth[0, 0])
+
+
+def test_the_newest_of_equal_stamps_wins(depth: DepthCamera, sensor: Sensor) -> None:
+    sensor.send_info(camera_info())
+    for metres in (1.0, 2.0, 3.0):
+        sensor.send(depth_image(0.0, metres))
+    assert depth.depth_image(stamp(0.0), TOLERANCE).depth[0, 0] == pytest.approx(3.0)
+
+
+@pytest.mark.parametrize("value", [0.0, 1_700_000_000.0])
+def test_stamps_that_stand_still(value: float) -> None:
+    pairing = DepthPairing(TOPIC, INFO_TOPIC)
+    frames = [(value, 100 + number / 10, 1 + number / 10) for number in range(21)]
+    assert pair(pairing, frames, (value, 102.01)) == pytest.approx(3.0)
+    # An image that waited for the model has the depth of when it came.
+    assert pair(pairing, [], (value, 101.02)) == pytest.approx(2.0)
+    assert pairing.stamp_problem is not None and TOPIC in pairing.stamp_problem
+
+
+def test_a_dead_depth_camera_ends_positions_though_stamps_stand_still() -> None:
+    pairing = DepthPairing(TOPIC, INFO_TOPIC)
+    frames = [(0.0, 100 + number / 10, 1.0) for number in range(21)]
+    with pytest.raises(DepthError, match=f"arrived with the image on {TOPIC}.*2.000 s earlier"):
+        pair(pairing, frames, (0.0, 104.0))
+
+
+@pytest.mark.parametrize("number", range(10, 30))
+def test_a_clock_that_ticks_once_in_ten_images(number: int) -> None:
+    """Also where the clock ticks between depth and colour."""
+    pairing = DepthPairing(TOPIC, INFO_TOPIC)
+    frames = [(100 + n // 10, 200 + n / 10, 1 + n / 10) for n in range(number + 1)]
+    found = pair(pairing, frames, (100 + (number + 1) // 10, 200.01 + number / 10))
+    assert found == pytest.approx(1 + number / 10)
+
+
+@pytest.mark.parametrize("stray", [0.0, 96.0, 3700.0])
+def test_a_stray_stamp_of_the_image_costs_no_position(stray: float) -> None:
+    pairing = DepthPairing(TOPIC, INFO_TOPIC)
+    frames = [(100 + n / 10, 200 + n / 10, 1 + n / 10) for n in range(21)]
+    assert pair(pairing, frames, (stray, 202.01)) == pytest.approx(3.0)
+
+
+@pytest.mark.parametrize("stray", [0.0, 96.0, 3700.0])
+def test_a_stray_stamp_of_a_depth_image_costs_no_other(stray: float) -> None:
+    pairing = DepthPairing(TOPIC, INFO_TOPIC)
+    frames = [(100 + n / 10, 200 + n / 10, 1 + n / 10) for n in range(21)]
+    pairing.add_info(camera_info())
+    for seconds, arrived, metres in frames[:20]:
+        pairing.add_image(depth_image(seconds, metres), round(arrived * 1e9))
+    pairing.add_image(depth_image(stray, 9.0), round(201.95e9))
+    assert not pairing.has_reached(stamp(102.0))
+    assert pairing.depth_image(stamp(101.9), TOLERANCE).depth[0, 0] == pytest.approx(2.9)
+    pairing.add_image(depth_image(102.0, 3.0), round(202e9))
+    assert pairing.has_reached(stamp(102.0))
+    for seconds, _, metres in frames:
+        image = pairing.depth_image(stamp(seconds), TOLERANCE)
+        assert image.depth[0, 0] == pytest.approx(metres)
+    assert pairing.stamp_problem is None

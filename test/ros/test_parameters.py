@@ -36,6 +36,12 @@ BAD_VALUES = [
     ("image_topics", [f"/camera_{number}" for number in range(17)], "expected 1 to 16 topics"),
     ("image_topics", ["/a", "/b", "/a"], "a topic is listed twice"),
     ("image_topics", [""], "must not be empty"),
+    ("image_topics", ["/x/compressedDepth"], "/x/compressedDepth carries depth, not images"),
+    (
+        "image_topics",
+        ["/a/image_raw", "/b", "/a/image_raw/compressed"],
+        "/a/image_raw and /a/image_raw/compressed are the same camera",
+    ),
     ("image_topics", ["/camera/image raw"], "topic name must not contain"),
     ("image_topics", [3], "expected a list of texts"),
     ("image_topics", "/camera/image_raw", "expected a list of texts"),

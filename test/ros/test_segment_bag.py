@@ -417,16 +417,6 @@ def test_full_disk(tmp_path: Path, tiny_checkpoint: Path, long_bag: Path) -> Non
     assert len(found[MASKS]) >= 1
 
 
-@pytest.fixture
-def own_signals() -> Iterator[None]:
-    """main() runs in this process."""
-    numbers = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
-    before = [signal.getsignal(number) for number in numbers]
-    yield
-    for number, handler in zip(numbers, before, strict=True):
-        signal.signal(number, handler)
-
-
 @pytest.mark.usefixtures("own_signals")
 def test_existing_output(
     tmp_path: Path, tiny_checkpoint: Path, capsys: pytest.CaptureFixture[str]

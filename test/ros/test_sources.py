@@ -12,7 +12,12 @@ import numpy as np
 import pytest
 
 from genesis_ros.simulated_camera.frame_source import SourceError, play
-from genesis_ros.simulated_camera.sources import TABLETOP_CLIP, VideoSource, open_path
+from genesis_ros.simulated_camera.sources import (
+    TABLETOP_CLIP,
+    VideoSource,
+    open_path,
+    read_image,
+)
 
 SHARED = Path(__file__).resolve().parents[3] / "shared"
 APC = SHARED / "data" / "apc" / "scene-0000"
@@ -76,6 +81,18 @@ def test_16_bit_colour_keeps_its_high_byte(tmp_path: Path) -> None:
     save(tmp_path / "deep.png", np.full((8, 8, 3), (0x1234, 0x5678, 0x9ABC), np.uint16))
     (frame,) = play(open_path(str(tmp_path / "deep.png"), warn=pytest.fail), loop=False)
     assert tuple(frame.image[0, 0]) == (0x12, 0x56, 0x9A)
+
+
+@pytest.mark.parametrize(
+    ("channels", "reason"),
+    [(3, "float32 image with three channels: colours are expected in 8"), (1, "one-channel float")],
+)
+def test_a_float_tiff_is_called_what_it_is(tmp_path: Path, channels: int, reason: str) -> None:
+    pixels = np.random.default_rng(0).random((8, 8, channels)).astype(np.float32)
+    path = tmp_path / "deep.tiff"
+    assert cv2.imwrite(str(path), pixels)
+    with pytest.raises(ValueError, match=reason):
+        read_image(path)
 
 
 def test_a_folder_without_a_readable_image_ends_with_an_error(tmp_path: Path) -> None:

@@ -1,0 +1,186 @@
+"""When images were taken, by stamps that may be wrong.
+
+Drivers send stamps of 0, stamps that stand still, a single stamp from another hour; two publishers
+on one topic may have clocks apart. Times of arrival tell these from a clock that goes on.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from typing import NamedTuple
+
+from builtin_interfaces.msg import Time
+
+_SECOND = 1_000_000_000  # ns
+_BACK = _SECOND  # a stamp further back than this is of another clock, or of a bag played again
+_AHEAD = _SECOND  # and so is one that is further ahead than this and ...
+_HASTE = 1.5  # ... than the time since the last image, times this
+_REPEATS = 2  # in a row: the clock stands still
+_STRAYS = 3  # within the time below: two clocks
+_JITTER = _SECOND // 4  # by which one clock's stamps may differ from times of arrival
+_MEMORY = 10 * _SECOND  # how long what was noticed is taken to hold
+
+
+class ImageTime(NamedTuple):
+    """When an image was taken, and how far its stamp can be relied on.
+
+    seconds: to track by; steps back by more than a second only where the source starts anew.
+    stamp: the message's [ns]. arrived: [ns, any clock, the same for all messages compared].
+    reliable: the stamp is not 0 and goes on from those before it. stands: stamps do not advance, so
+    that only the time of arrival says which images belong together.
+    """
+
+    seconds: float
+    stamp: int
+    arrived: int
+    reliable: bool
+    stands: bool
+    restarted: bool = False
+    """The source started anew: this and the image before it are the first ones."""
+
+
+class _Moment(NamedTuple):
+    stamp: int
+    arrived: int
+
+    @property
+    def offset(self) -> int:
+        return self.stamp - self.arrived
+
+
+class ImageClock:
+    """Judges the stamps of the images of one topic, in the order of their arrival.
+
+    One stray stamp counts for nothing: the next image decides whether the source has started anew
+    or its clock was set. Two clocks on one topic are noticed, and times of arrival count from then
+    on. Not for use by several threads at once.
+    """
+
+    def __init__(self) -> None:
+        self._trusted: _Moment | None = None  # the newest in line with those before it
+        self._suspect: _Moment | None = None  # the newest, if it is not
+        self._other: _Moment | None = None  # the last one of the clock before this
+        self._newest: _Moment | None = None
+        self._seconds = 0.0
+        self._shift = 0.0  # s from stamps to the times given, while there are two clocks
+        self._repeats = 0
+        self._stands_until: int | None = None
+        self._strays: deque[_Moment] = deque(maxlen=_STRAYS)
+        self._two_clocks_until: int | None = None
+        self._apart = 0  # ns
+
+    def read(self, stamp: Time, arrived: int) -> ImageTime:
+        """The time of the next image. arrived: when it did [ns], on a clock that goes on."""
+        now = _Moment(nanoseconds(stamp), arrived)
+        self._notice_standing(now)
+        reliable, restarted = True, False
+        if now.stamp == 0:
+            reliable = False
+            self._seconds = self._at(arrived)
+        elif self._trusted is None or _goes_on(self._trusted, now):
+            self._follow(now, stamp)
+        elif self._suspect is not None and self._confirms(now):
+            restarted = self._change_clock(now, stamp)
+        else:
+            reliable = False
+            self._note_stray(now)
+            self._seconds = self._at(arrived)
+        self._newest = now
+        return ImageTime(
+            self._seconds, now.stamp, arrived, reliable, self._holds(self._stands_until), restarted
+        )
+
+    @property
+    def problem(self) -> str | None:
+        """What is wrong with the newest stamps, in words that follow "the stamps"; None: nothing.
+
+        Stamps that stand still are no problem as long as nobody has to pair images.
+        """
+        if self._newest is None or not self._holds(self._two_clocks_until):
+            return None
+        return (
+            f"jump between clocks that are {self._apart / _SECOND:.1f} s apart, as if two sources "
+            "published on the topic; times of arrival count"
+        )
+
+    @property
+    def standing(self) -> str | None:
+        """The same about stamps that do not advance."""
+        if self._newest is None or not self._holds(self._stands_until):
+            return None
+        stamp = self._newest.stamp
+        what = "are 0" if stamp == 0 else f"do not advance (the newest is {stamp / _SECOND:.3f} s)"
+        return f"{what}; times of arrival count"
+
+    def _holds(self, until: int | None) -> bool:
+        return until is not None and self._newest is not None and self._newest.arrived <= until
+
+    def _notice_standing(self, now: _Moment) -> None:
+        same = self._newest is not None and now.stamp == self._newest.stamp
+        self._repeats = self._repeats + 1 if same else 0
+        if self._repeats >= _REPEATS:
+            self._stands_until = now.arrived + _MEMORY
+
+    def _at(self, arrived: int) -> float:
+        """The time of an image whose stamp does not say it."""
+        if self._newest is None:
+            return arrived * 1e-9
+        return self._seconds + max(0, arrived - self._newest.arrived) * 1e-9
+
+    def _follow(self, now: _Moment, stamp: Time) -> None:
+        self._suspect = None
+        trusted = self._trusted
+        self._trusted = now if trusted is None else _Moment(max(now.stamp, trusted.stamp), now[1])
+        seconds = stamp.sec + stamp.nanosec * 1e-9 + self._shift
+        # What arrivals said meanwhile may be a little ahead; that is no reason to start anew.
+        self._seconds = seconds if self._newest is None else max(seconds, self._seconds)
+
+    def _confirms(self, now: _Moment) -> bool:
+        """Whether the image goes on from the suspect one, on the same side of the trusted one."""
+        assert self._trusted is not None and self._suspect is not None
+        if now.stamp < self._suspect.stamp - _BACK:
+            return False
+        return (now.stamp > self._trusted.stamp) == (self._suspect.stamp > self._trusted.stamp)
+
+    def _change_clock(self, now: _Moment, stamp: Time) -> bool:
+        """Go over to the suspect's clock; whether the source has started anew."""
+        assert self._trusted is not None
+        old, self._trusted, self._suspect = self._trusted, now, None
+        other, self._other = self._other, old
+        known = other is not None and abs(now.offset - other.offset) < _JITTER
+        if known and other is not None and now.arrived - other.arrived < _MEMORY:
+            self._note_two_clocks(now, old)
+        seconds = stamp.sec + stamp.nanosec * 1e-9
+        if self._two_clocks_until is not None and now.arrived <= self._two_clocks_until:
+            self._seconds = self._at(now.arrived)
+            self._shift = self._seconds - seconds
+            return False
+        self._shift = 0.0
+        self._seconds = seconds
+        return now.stamp < old.stamp
+
+    def _note_stray(self, now: _Moment) -> None:
+        self._suspect = now
+        self._strays.append(now)
+        first = self._strays[0]
+        assert self._trusted is not None
+        if (
+            len(self._strays) == _STRAYS
+            and now.arrived - first.arrived < _MEMORY
+            and all(abs(stray.offset - now.offset) < _JITTER for stray in self._strays)
+        ):
+            self._note_two_clocks(now, self._trusted)
+
+    def _note_two_clocks(self, now: _Moment, old: _Moment) -> None:
+        self._two_clocks_until = now.arrived + _MEMORY
+        self._apart = abs(now.offset - old.offset)
+
+
+def nanoseconds(stamp: Time) -> int:
+    """A message's stamp [ns]."""
+    return int(stamp.sec * _SECOND + stamp.nanosec)
+
+
+def _goes_on(last: _Moment, now: _Moment) -> bool:
+    elapsed = max(0, now.arrived - last.arrived)
+    return -_BACK <= now.stamp - last.stamp <= _AHEAD + _HASTE * elapsed

@@ -1,0 +1,253 @@
+"""Bags whose files were renamed, packed, copied or are of another kind: what is there is read."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import yaml
+import zstandard
+from builtin_interfaces.msg import Time
+from mcap.writer import Writer as McapWriter
+from rclpy.serialization import serialize_message
+from rosbags.rosbag1 import Writer as Ros1Writer
+from rosbags.typesys import Stores, get_typestore
+from sensor_msgs.msg import CameraInfo, Image
+from std_msgs.msg import Header
+
+from genesis_ros.bags.images import read_message
+from genesis_ros.bags.reader import BagError, BagReader
+from genesis_ros.bags.writer import LiveBagWriter
+from genesis_ros.messages.images import to_message, to_rgb
+from genesis_ros.segment_bag import main
+from genesis_ros.simulated_camera.sources import open_path
+
+TOPIC = "/eye/image_raw"
+START = 1_700_000_000_000_000_000  # ns
+PIXELS = np.random.default_rng(0).integers(0, 255, (6, 8, 3), np.uint8)
+STORAGES = {"mcap": ".mcap", "sqlite3": ".db3"}
+
+
+def image(number: int) -> Image:
+    header = Header(stamp=Time(sec=1_700_000_000, nanosec=number), frame_id="eye")
+    return to_message(PIXELS + np.uint8(number), header)
+
+
+def record(path: Path, storage: str = "mcap") -> Path:
+    with LiveBagWriter(path, storage) as bag:
+        for number in range(3):
+            bag.write(TOPIC, image(number), START + number)
+    return path
+
+
+def read(path: Path, *, damaged: bool = False) -> str:
+    """What was said about a bag that holds all three images."""
+    said: list[str] = []
+    with BagReader(path, said.append) as reader:
+        assert reader.topics[TOPIC].size == 3
+        messages = [read_message(item) for item in reader.messages([TOPIC])]
+        assert messages == [image(number) for number in range(3)]
+        assert reader.damaged == damaged
+    return "\n".join(said)
+
+
+def rename(bag: Path, file: Path) -> str:
+    file.rename(bag / f"kitchen{file.suffix}")
+    return f"reading kitchen{file.suffix}"
+
+
+def pack(bag: Path, file: Path) -> str:
+    packed = bag / f"{file.name}.zstd"
+    packed.write_bytes(zstandard.compress(file.read_bytes()))
+    file.unlink()
+    return f"reading {packed.name}"
+
+
+def pack_zst(bag: Path, file: Path) -> str:
+    pack(bag, file)
+    packed = bag / f"{file.name}.zst"
+    (bag / f"{file.name}.zstd").rename(packed)
+    return f"reading {packed.name}"
+
+
+def unpack(bag: Path, file: Path) -> str:
+    metadata = bag / "metadata.yaml"
+    metadata.write_text(metadata.read_text().replace(file.name, f"{file.name}.zstd"))
+    return f"reading {file.name}"
+
+
+def empty_list(bag: Path, file: Path) -> str:
+    metadata = bag / "metadata.yaml"
+    values = yaml.safe_load(metadata.read_text())
+    values["rosbag2_bagfile_information"]["relative_file_paths"] = []
+    metadata.write_text(yaml.safe_dump(values))
+    return f"lists no storage file; reading {file.name}"
+
+
+def upper_case(bag: Path, file: Path) -> str:
+    (bag / "metadata.yaml").unlink()
+    file.rename(file.with_suffix(file.suffix.upper()))
+    return ""
+
+
+def upper_case_beside_metadata(bag: Path, file: Path) -> str:
+    other = file.with_suffix(file.suffix.upper())
+    file.rename(other)
+    return f"reading {other.name}"
+
+
+def copied_by_macos(bag: Path, file: Path) -> str:
+    (bag / "metadata.yaml").unlink()
+    (bag / f"._{file.name}").write_bytes(b"\0\5\x16\7" + bytes(60))
+    (bag / ".DS_Store").write_bytes(b"\0\0\0\1Bud1")
+    return ""
+
+
+@pytest.mark.parametrize("storage", STORAGES)
+@pytest.mark.parametrize(
+    "change",
+    [
+        rename, pack, pack_zst, unpack, empty_list, upper_case, upper_case_beside_metadata,
+        copied_by_macos,
+    ],
+)  # fmt: skip
+def test_changed_by_hand(tmp_path: Path, storage: str, change: Callable[[Path, Path], str]) -> None:
+    bag = record(tmp_path / "bag", storage)
+    (file,) = bag.glob(f"*{STORAGES[storage]}")
+    expected = change(bag, file)
+    said = read(bag)
+    assert expected in said and said.count("\n") == 0
+    assert bool(said) == bool(expected)
+
+
+@pytest.mark.parametrize("storage", STORAGES)
+def test_single_files(tmp_path: Path, storage: str) -> None:
+    (file,) = record(tmp_path / "bag", storage).glob(f"*{STORAGES[storage]}")
+    upper = shutil.copy(file, tmp_path / f"BAG{file.suffix.upper()}")
+    packed = tmp_path / f"bag{file.suffix}.zst"
+    packed.write_bytes(zstandard.compress(file.read_bytes()))
+    for path in (file, upper, packed):
+        assert read(Path(path)) == ""
+        assert len(list(open_path(str(path), warn=pytest.fail).frames())) == 3
+
+
+def test_a_lost_part_is_damage(tmp_path: Path) -> None:
+    bag = record(tmp_path / "bag")
+    metadata = bag / "metadata.yaml"
+    metadata.write_text(metadata.read_text().replace("- bag.mcap", "- bag.mcap\n  - bag_1.mcap"))
+    said = read(bag, damaged=True)
+    assert said == f"{bag / 'bag_1.mcap'}: missing, but listed in metadata.yaml"
+
+
+def test_the_same_images_in_both_storages(tmp_path: Path) -> None:
+    bag = tmp_path / "bag"
+    bag.mkdir()
+    for storage, suffix in STORAGES.items():
+        (file,) = record(tmp_path / storage, storage).glob(f"*{suffix}")
+        shutil.copy(file, bag / f"bag_0{suffix}")
+    assert read(bag) == f"{bag}: reading bag_0.mcap; bag_0.db3 left aside as copies"
+
+
+def test_folders_that_are_no_bag(tmp_path: Path) -> None:
+    folder = tmp_path / "bags"
+    for name in ("one", "two"):
+        record(folder / name)
+    empty = tmp_path / "empty"
+    empty.mkdir()
+    (empty / "metadata.yaml").write_text("rosbag2_bagfile_information: {}")
+    for path, text in (
+        (folder, "a folder of 2 bags (one, two); give one of them"),
+        (empty, "no storage file (.mcap or .db3) in this folder"),
+    ):
+        with pytest.raises(BagError) as error, BagReader(path, pytest.fail):
+            pass
+        assert str(error.value) == f"{path}: {text}"
+
+
+def ros1(path: Path) -> Path:
+    types = get_typestore(Stores.ROS1_NOETIC)
+    names = ("std_msgs/msg/Header", "builtin_interfaces/msg/Time", "sensor_msgs/msg/Image",
+             "sensor_msgs/msg/CameraInfo", "sensor_msgs/msg/RegionOfInterest",
+             "std_msgs/msg/String")  # fmt: skip
+    header, moment, picture, info, roi, string = (types.types[name] for name in names)
+    matrix = np.array([60.0, 0, 3.5, 0, 60.0, 2.5, 0, 0, 1.0])
+    with Ros1Writer(path) as writer:
+        topics = {
+            name: writer.add_connection(topic, name, typestore=types)
+            for topic, name in (
+                (TOPIC, names[2]),
+                ("/eye/camera_info", names[3]),
+                ("/chatter", names[5]),
+            )
+        }
+        for number in range(3):
+            top = header(number, moment(1_700_000_000, number), "eye")
+            pixels = (PIXELS + np.uint8(number)).reshape(-1)
+            messages: dict[str, Any] = {
+                names[2]: picture(top, 6, 8, "rgb8", 0, 24, pixels),
+                names[3]: info(top, 6, 8, "plumb_bob", np.zeros(5), matrix, np.eye(3).ravel(),
+                               np.zeros(12), 0, 0, roi(0, 0, 0, 0, False)),
+                names[5]: string("hello"),
+            }  # fmt: skip
+            for name, connection in topics.items():
+                data = types.serialize_ros1(messages[name], name)
+                writer.write(connection, START + number, data)
+    return path
+
+
+@pytest.mark.usefixtures("own_signals")
+def test_a_ros_1_bag(tmp_path: Path, tiny_checkpoint: Path) -> None:
+    path = ros1(tmp_path / "old.bag")
+    assert read(path) == ""
+    with BagReader(path, pytest.fail) as reader:
+        (info, *_) = [read_message(item) for item in reader.messages(["/eye/camera_info"])]
+    assert isinstance(info, CameraInfo) and (info.width, info.k[2]) == (8, 3.5)
+    frames = list(open_path(str(path), warn=pytest.fail).frames())
+    np.testing.assert_array_equal(
+        [frame.image for frame in frames], [PIXELS, PIXELS + 1, PIXELS + 2]
+    )
+    target = tmp_path / "out"
+    assert main([str(path), str(target), "--checkpoint", str(tiny_checkpoint)]) == 0
+    with BagReader(target, pytest.fail) as reader:
+        assert reader.topics["/genesis/object_masks"].size == 3
+
+
+def test_a_damaged_ros_1_bag_is_named(tmp_path: Path) -> None:
+    path = tmp_path / "old.bag"
+    path.write_bytes(b"#ROSBAG V2.0\nand nothing more")
+    with pytest.raises(BagError, match=r"old\.bag: not a readable bag"), BagReader(path, print):
+        pass
+
+
+def mcap(path: Path, profile: str, encoding: str) -> Path:
+    with path.open("wb") as file:
+        writer = McapWriter(file)
+        writer.start(profile, "another program")
+        schema = writer.register_schema("sensor_msgs/msg/Image", "ros2msg", b"")
+        channel = writer.register_channel(TOPIC, encoding, schema)
+        for number in range(3):
+            data = serialize_message(image(number))
+            writer.add_message(channel, START + number, data, START + number, number)
+        writer.finish()
+    return path
+
+
+@pytest.mark.parametrize("profile", ["", "other"])
+def test_an_mcap_without_profile_is_not_damaged(tmp_path: Path, profile: str) -> None:
+    assert read(mcap(tmp_path / "bag.mcap", profile, "cdr")) == ""
+
+
+def test_an_mcap_of_another_system_is_named(tmp_path: Path) -> None:
+    path = mcap(tmp_path / "bag.mcap", "", "protobuf")
+    with pytest.raises(BagError, match="no CDR messages"), BagReader(path, pytest.fail):
+        pass
+
+
+def test_pixels_are_what_was_recorded(tmp_path: Path) -> None:
+    with BagReader(record(tmp_path / "bag"), pytest.fail) as reader:
+        (first, *_) = reader.first(TOPIC, 5)
+    np.testing.assert_array_equal(to_rgb(read_message(first)), PIXELS)
