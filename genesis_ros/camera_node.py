@@ -12,6 +12,11 @@ Run it with `ros2 run genesis_ros camera_node` or `python -m genesis_ros.camera_
 
 from __future__ import annotations
 
+from genesis_ros.processes.ending import end_on_signals, end_with, leave  # isort: split
+
+if __name__ == "__main__":
+    end_on_signals()  # quietly during the imports below, too
+
 import sys
 import time
 from collections.abc import Iterator, Sequence
@@ -21,17 +26,16 @@ import rclpy
 from rcl_interfaces.msg import FloatingPointRange, IntegerRange, ParameterDescriptor
 from rclpy.duration import Duration
 from rclpy.exceptions import ParameterException
-from rclpy.executors import ExternalShutdownException
 from rclpy.node import Node
 from rclpy.parameter import Parameter
 from rclpy.publisher import Publisher
+from rclpy.signals import SignalHandlerOptions
 from rclpy.task import Future
 from sensor_msgs.msg import CameraInfo, CompressedImage, Image
 from std_msgs.msg import Header
 
 from genesis_ros.messages.images import jpeg_message, to_message
 from genesis_ros.messages.rgbd import camera_info, depth_message
-from genesis_ros.processes.interruption import raise_unless_ending
 from genesis_ros.simulated_camera.frame_source import FrameSource, SourceError, SourceFrame, play
 from genesis_ros.simulated_camera.sources import open_path, open_scenes
 
@@ -238,32 +242,22 @@ def _one_of(choices: Sequence[str]) -> str:
 
 
 def main(args: list[str] | None = None) -> int:
-    """Run the camera until its source ends or it is told to stop; the exit status."""
-    try:
-        rclpy.init(args=args)
-    except KeyboardInterrupt:
-        return 0
-    node = None
+    """Run the camera until its source ends or it is told to stop; ends the process."""
+    end_on_signals()
+    rclpy.init(args=args, signal_handler_options=SignalHandlerOptions.NO)
+    status = 0
     try:
         node = CameraNode()
+        end_with(lambda: node.finished.set_result(None))
         rclpy.spin_until_future_complete(node, node.finished)
-        if node.finished.done():
-            node.finished.result()
+        node.finished.result()
+        node.destroy_node()
     except (SourceError, ParameterException) as error:
         rclpy.logging.get_logger("camera").fatal(str(error))
-        return 1
-    except (KeyboardInterrupt, ExternalShutdownException):
-        pass
-    except RuntimeError:
-        raise_unless_ending()
-    finally:
-        try:
-            if node is not None:
-                node.destroy_node()
-            rclpy.try_shutdown()
-        except RuntimeError:
-            raise_unless_ending()
-    return 0
+        status = 1
+    rclpy.try_shutdown()
+    leave(status)
+    return status
 
 
 if __name__ == "__main__":

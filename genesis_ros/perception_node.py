@@ -9,8 +9,11 @@ pass of the model.
 
 from __future__ import annotations
 
-import os
-import signal
+from genesis_ros.processes.ending import end_on_signals, end_with, leave  # isort: split
+
+if __name__ == "__main__":
+    end_on_signals()  # quietly during the imports below, too
+
 import sys
 import time
 import traceback
@@ -21,12 +24,13 @@ import rclpy
 import torch
 from diagnostic_msgs.msg import DiagnosticArray
 from rclpy.clock import Clock, ClockType  # type: ignore[attr-defined]
-from rclpy.executors import ExternalShutdownException
 from rclpy.lifecycle import (
     LifecycleNode,
     LifecycleState,
     TransitionCallbackReturn,
 )
+from rclpy.signals import SignalHandlerOptions
+from rclpy.task import Future
 
 from genesis_core import Perception, find_checkpoint
 from genesis_core.memory import keep_freed_memory
@@ -44,7 +48,6 @@ from genesis_ros.node.throttle import Throttle
 from genesis_ros.node.worker import LatestJobWorker
 from genesis_ros.outputs import Result
 from genesis_ros.pipeline import CameraMessage, perceive
-from genesis_ros.processes.interruption import raise_unless_ending
 
 # Errors whose text says all. Others are bugs and get a traceback.
 _SETUP_ERRORS = (OSError, ValueError, RuntimeError)
@@ -73,6 +76,7 @@ class PerceptionNode(LifecycleNode):
         self._worker: LatestJobWorker[_Job] | None = None
         self._paused = False
         self._finalized = False
+        self.end_requested: Future[None] = Future()
         self._failure: str | None = None
         self._may_warn = Throttle(_WARNING_PERIOD)
         self._settings = NodeSettings()
@@ -90,8 +94,15 @@ class PerceptionNode(LifecycleNode):
         """Configure and activate, if the parameter autostart says so."""
         if not self.get_parameter("autostart").value:
             self.get_logger().info("waiting for the lifecycle transition configure")
-        elif self.trigger_configure() == TransitionCallbackReturn.SUCCESS:
+        elif (
+            self.trigger_configure() == TransitionCallbackReturn.SUCCESS
+            and not self.end_requested.done()
+        ):
             self.trigger_activate()
+
+    def request_end(self) -> None:
+        """Let whoever spins the node until `end_requested` is done go on (from any thread)."""
+        self.end_requested.set_result(None)
 
     def close(self) -> None:
         """Stop working, for the end of the process, which frees the rest."""
@@ -131,11 +142,13 @@ class PerceptionNode(LifecycleNode):
     def on_deactivate(self, state: LifecycleState) -> TransitionCallbackReturn:
         """Unsubscribe; the model stays loaded."""
         self._stop(_DEACTIVATE_TIMEOUT)
+        self.get_logger().info("inactive: the cameras are not listened to, the model stays loaded")
         return super().on_deactivate(state)
 
     def on_cleanup(self, state: LifecycleState) -> TransitionCallbackReturn:
         """Free the model and the publishers."""
         self._free()
+        self.get_logger().info("unconfigured: the model is freed")
         return TransitionCallbackReturn.SUCCESS
 
     def on_shutdown(self, state: LifecycleState) -> TransitionCallbackReturn:
@@ -143,6 +156,7 @@ class PerceptionNode(LifecycleNode):
         self._finalized = True
         self._stop(_END_TIMEOUT)
         self._free()
+        self.get_logger().info("finalized: nothing is left to do but to end the process")
         return TransitionCallbackReturn.SUCCESS
 
     def on_error(self, state: LifecycleState) -> TransitionCallbackReturn:
@@ -174,8 +188,7 @@ class PerceptionNode(LifecycleNode):
         if not isinstance(error, _SETUP_ERRORS):
             self.get_logger().error(_trace(error))
         self._failure = f"cannot {transition}: {error}"
-        if self.context.ok():  # else the process ends, which is no failure
-            self.get_logger().error(f"{self._failure} (correct it, then {transition} again)")
+        self.get_logger().error(f"{self._failure} (correct it, then {transition} again)")
         return TransitionCallbackReturn.FAILURE
 
     def _stop(self, timeout: float) -> None:
@@ -184,7 +197,7 @@ class PerceptionNode(LifecycleNode):
             camera.close()
         self._cameras = []
         if self._worker is not None:
-            if not self._worker.close(timeout) and self.context.ok():
+            if not self._worker.close(timeout) and not self.end_requested.done():
                 self.get_logger().warning("the model did not finish its last frame in time")
             self._worker = None
 
@@ -232,7 +245,8 @@ class PerceptionNode(LifecycleNode):
 
     def _active_worker(self) -> LatestJobWorker[_Job]:
         if self._worker is None:
-            raise RuntimeError(f"the node is {self._state()}; activate it first")
+            remedy = "start a new one" if self._finalized else "activate it first"
+            raise RuntimeError(f"the node is {self._state()}; {remedy}")
         return self._worker
 
     # Images
@@ -297,7 +311,7 @@ class PerceptionNode(LifecycleNode):
         if isinstance(error, ImageError):
             self._warn((source, error.kind), f"dropped a frame of {source}: {error}")
             return
-        if not self.context.ok():
+        if self.end_requested.done():
             return  # publishing fails while the process ends; that is no news
         trace = "" if isinstance(error, _EXPECTED_ERRORS) else "\n" + _trace(error)
         self._warn((source, type(error)), f"lost a frame of {source}: {text}{trace}")
@@ -384,45 +398,19 @@ def _trace(error: Exception) -> str:
 
 
 def main(args: list[str] | None = None) -> int:
-    """Run the node until it is interrupted; ends the process."""
+    """Run the node until it is told to stop; ends the process."""
+    end_on_signals()
     keep_freed_memory()
-    # As for SIGINT: else SIGTERM would wait until the model is loaded. rclpy's own
-    # handlers call these.
-    signal.signal(signal.SIGTERM, signal.default_int_handler)
-    try:
-        rclpy.init(args=args)
-        node = PerceptionNode()
-    except (KeyboardInterrupt, ExternalShutdownException):
-        return 0
-    try:
-        node.start()
-        rclpy.spin(node)
-    except (KeyboardInterrupt, ExternalShutdownException):
-        pass
-    except RuntimeError:
-        raise_unless_ending()
-    finally:
-        for number in (signal.SIGINT, signal.SIGTERM):  # one is enough: the rest must not break off
-            signal.signal(number, signal.SIG_IGN)
-        try:
-            node.close()
-            node.destroy_node()
-            rclpy.try_shutdown()
-        except RuntimeError:
-            raise_unless_ending()
-    _exit()
+    rclpy.init(args=args, signal_handler_options=SignalHandlerOptions.NO)
+    node = PerceptionNode()
+    end_with(node.request_end)
+    node.start()
+    rclpy.spin_until_future_complete(node, node.end_requested)
+    node.close()
+    node.destroy_node()
+    rclpy.try_shutdown()
+    leave(0)
     return 0
-
-
-def _exit() -> None:
-    """End the process now.
-
-    Python would take half a second and more to take PyTorch apart, and would abort the process if
-    the worker is still in the middle of a frame.
-    """
-    sys.stdout.flush()
-    sys.stderr.flush()
-    os._exit(0)
 
 
 if __name__ == "__main__":
