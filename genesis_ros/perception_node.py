@@ -29,6 +29,7 @@ from rclpy.lifecycle import (
     LifecycleState,
     TransitionCallbackReturn,
 )
+from rclpy.qos import QoSProfile
 from rclpy.signals import SignalHandlerOptions
 from rclpy.task import Future
 
@@ -38,11 +39,12 @@ from genesis_core.perception import Tracker
 from genesis_core.pipeline import free_memory
 from genesis_ros.messages.pixels import ImageError
 from genesis_ros.node.camera_input import CameraImage, CameraInput
-from genesis_ros.node.camera_names import camera_names
+from genesis_ros.node.camera_names import camera_names, resolve_image_topic
 from genesis_ros.node.diagnostics import camera_status, node_status, resident_memory
 from genesis_ros.node.frame_statistics import Times
 from genesis_ros.node.parameters import NodeParameters, NodeSettings
 from genesis_ros.node.publishers import Publishers
+from genesis_ros.node.qos import with_overrides
 from genesis_ros.node.services import Request, Services
 from genesis_ros.node.throttle import Throttle
 from genesis_ros.node.worker import LatestJobWorker
@@ -78,12 +80,15 @@ class PerceptionNode(LifecycleNode):
         self._finalized = False
         self.end_requested: Future[None] = Future()
         self._failure: str | None = None
+        self._rivals: set[str] = set()  # nodes that publish on our topics, too
         self._may_warn = Throttle(_WARNING_PERIOD)
         self._settings = NodeSettings()
         self._declared = NodeParameters(
             self, lambda: self._perception is not None, self._check_settings, self._apply_settings
         )
-        self._diagnostics = self.create_publisher(DiagnosticArray, "/diagnostics", 10)
+        topic = self.resolve_topic_name("/diagnostics")
+        qos = with_overrides(self, topic, "publisher", QoSProfile(depth=10))
+        self._diagnostics = self.create_publisher(DiagnosticArray, "/diagnostics", qos)
         # With simulated time the node's own clock may stand still; watching goes on.
         steady = Clock(clock_type=ClockType.STEADY_TIME)
         self._diagnostics_timer = self.create_timer(1.0, self._publish_diagnostics, clock=steady)
@@ -317,6 +322,8 @@ class PerceptionNode(LifecycleNode):
         self._warn((source, type(error)), f"lost a frame of {source}: {text}{trace}")
 
     def _report_bug(self, error: Exception) -> None:
+        if self.end_requested.done():
+            return
         self._warn(("worker", type(error)), f"lost a frame to a bug of this node: {_trace(error)}")
 
     def _warn(self, problem: Hashable, text: str) -> None:
@@ -331,16 +338,28 @@ class PerceptionNode(LifecycleNode):
     def _watch_cameras(self) -> None:
         """Find out who publishes images, and say so when a camera falls silent."""
         for camera in self._cameras:
-            camera.follow_publishers()
+            camera.follow_publishers(self._settings.stale_timeout)
             silence = camera.statistics.silence(time.monotonic())
             if silence > self._settings.stale_timeout and not camera.stale:
                 camera.stale = True
+                found = camera.wrong_type() or f"{camera.publishers()} publishers"
                 self.get_logger().warning(
-                    f"no image on {camera.source} for {silence:.1f} s: {camera.publishers()} "
-                    "publishers; no masks are published until one arrives"
+                    f"no image on {camera.source} for {silence:.1f} s: {found}; no masks are "
+                    "published until one arrives"
                 )
 
+    def _watch_rivals(self) -> None:
+        """Say so when another node publishes what this one does."""
+        rivals = self._outputs.rivals() if self._outputs is not None else {}
+        for name in rivals.keys() - self._rivals:
+            self.get_logger().warning(
+                f"another node, {name}, publishes on {', '.join(rivals[name])}, too: end one of "
+                "them, or give it another namespace"
+            )
+        self._rivals = set(rivals)
+
     def _publish_diagnostics(self) -> None:
+        self._watch_rivals()
         now = time.monotonic()
         name = self.get_fully_qualified_name()
         message = DiagnosticArray()
@@ -355,6 +374,7 @@ class PerceptionNode(LifecycleNode):
                     camera.statistics.report(now),
                     self._settings.stale_timeout,
                     depth=camera.depth_problem,
+                    wrong_type=camera.wrong_type() if camera.stale else None,
                     facts=camera.facts(),
                 )
                 for camera in self._cameras
@@ -363,7 +383,7 @@ class PerceptionNode(LifecycleNode):
         self._diagnostics.publish(message)
 
     def _names(self, settings: NodeSettings) -> list[str]:
-        topics = [self.resolve_topic_name(topic) for topic in settings.image_topics]
+        topics = [resolve_image_topic(self, topic) for topic in settings.image_topics]
         return camera_names(topics, settings.per_camera("camera_names"))
 
     def _state(self) -> str:

@@ -35,7 +35,7 @@ BAD_VALUES = [
     ("image_topics", [], "expected 1 to 16 topics"),
     ("image_topics", [f"/camera_{number}" for number in range(17)], "expected 1 to 16 topics"),
     ("image_topics", ["/a", "/b", "/a"], "a topic is listed twice"),
-    ("image_topics", [""], "must not be empty"),
+    ("image_topics", ["/a", ""], "must not be empty"),
     ("image_topics", ["/camera/image raw"], "topic name must not contain"),
     ("image_topics", [3], "expected a list of texts"),
     ("image_topics", "/camera/image_raw", "expected a list of texts"),
