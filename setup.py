@@ -60,8 +60,8 @@ setup(
     },
     entry_points={
         "console_scripts": [
-            "genesis_perception = genesis_ros.perception_node:main",
-            "genesis_camera = genesis_ros.camera_node:main",
+            "genesis_perception = genesis_ros.processes.programs:perception_node",
+            "genesis_camera = genesis_ros.processes.programs:camera_node",
             "genesis_demo = genesis_ros.demo:main",
             "genesis_segment_bag = genesis_ros.segment_bag:main",
         ]

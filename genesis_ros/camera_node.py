@@ -12,6 +12,11 @@ Run it with `ros2 run genesis_ros camera_node` or `python -m genesis_ros.camera_
 
 from __future__ import annotations
 
+from genesis_ros.processes.ending import end_on_signals, end_with, leave  # isort: split
+
+if __name__ == "__main__":
+    end_on_signals()  # quietly during the imports below, too
+
 import sys
 import time
 from collections.abc import Iterator, Sequence
@@ -21,17 +26,18 @@ import rclpy
 from rcl_interfaces.msg import FloatingPointRange, IntegerRange, ParameterDescriptor
 from rclpy.duration import Duration
 from rclpy.exceptions import ParameterException
-from rclpy.executors import ExternalShutdownException
 from rclpy.node import Node
 from rclpy.parameter import Parameter
 from rclpy.publisher import Publisher
+from rclpy.qos import QoSProfile
+from rclpy.signals import SignalHandlerOptions
 from rclpy.task import Future
 from sensor_msgs.msg import CameraInfo, CompressedImage, Image
 from std_msgs.msg import Header
 
 from genesis_ros.messages.images import jpeg_message, to_message
 from genesis_ros.messages.rgbd import camera_info, depth_message
-from genesis_ros.processes.interruption import raise_unless_ending
+from genesis_ros.node.qos import QoSError, with_overrides
 from genesis_ros.simulated_camera.frame_source import FrameSource, SourceError, SourceFrame, play
 from genesis_ros.simulated_camera.sources import open_path, open_scenes
 
@@ -68,23 +74,26 @@ class CameraNode(Node):
         transport = self._value("transport")
         self._raw = self._compressed = self._info = None
         if transport != "compressed":
-            self._raw = self.create_publisher(Image, "image_raw", _QUEUE_DEPTH)
+            self._raw = self._advertise(Image, "image_raw")
         if transport != "raw":
-            self._compressed = self.create_publisher(
-                CompressedImage, "image_raw/compressed", _QUEUE_DEPTH
-            )
+            self._compressed = self._advertise(CompressedImage, "image_raw/compressed")
         if self._value("camera_info"):
-            self._info = self.create_publisher(CameraInfo, "camera_info", _QUEUE_DEPTH)
+            self._info = self._advertise(CameraInfo, "camera_info")
         self._depth = self._depth_info = None
         if self._value("depth") and self._source.has_depth:
-            self._depth = self.create_publisher(Image, "depth/image_raw", _QUEUE_DEPTH)
-            self._depth_info = self.create_publisher(CameraInfo, "depth/camera_info", _QUEUE_DEPTH)
+            self._depth = self._advertise(Image, "depth/image_raw")
+            self._depth_info = self._advertise(CameraInfo, "depth/camera_info")
 
         rate = self._value("rate")
         self._timer = self.create_timer(1.0 / rate, self._publish_next)
         self.add_post_set_parameters_callback(self._apply_changes)
         topic = self._image_publishers()[0].topic_name
         self.get_logger().info(f"{self._source.description}, {rate:g} Hz on {topic}")
+
+    def _advertise(self, kind: type[Any], name: str) -> Publisher[Any]:
+        topic = self.resolve_topic_name(name)
+        qos = with_overrides(self, topic, "publisher", QoSProfile(depth=_QUEUE_DEPTH))
+        return self.create_publisher(kind, name, qos)
 
     def _declare_parameters(self) -> None:
         """All parameters; only the rate can be changed while the camera runs."""
@@ -238,32 +247,22 @@ def _one_of(choices: Sequence[str]) -> str:
 
 
 def main(args: list[str] | None = None) -> int:
-    """Run the camera until its source ends or it is told to stop; the exit status."""
-    try:
-        rclpy.init(args=args)
-    except KeyboardInterrupt:
-        return 0
-    node = None
+    """Run the camera until its source ends or it is told to stop; ends the process."""
+    end_on_signals()
+    rclpy.init(args=args, signal_handler_options=SignalHandlerOptions.NO)
+    status = 0
     try:
         node = CameraNode()
+        end_with(lambda: node.finished.set_result(None))
         rclpy.spin_until_future_complete(node, node.finished)
-        if node.finished.done():
-            node.finished.result()
-    except (SourceError, ParameterException) as error:
+        node.finished.result()
+        node.destroy_node()
+    except (SourceError, QoSError, ParameterException) as error:
         rclpy.logging.get_logger("camera").fatal(str(error))
-        return 1
-    except (KeyboardInterrupt, ExternalShutdownException):
-        pass
-    except RuntimeError:
-        raise_unless_ending()
-    finally:
-        try:
-            if node is not None:
-                node.destroy_node()
-            rclpy.try_shutdown()
-        except RuntimeError:
-            raise_unless_ending()
-    return 0
+        status = 1
+    rclpy.try_shutdown()
+    leave(status)
+    return status
 
 
 if __name__ == "__main__":

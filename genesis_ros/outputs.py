@@ -8,13 +8,14 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
-from sensor_msgs.msg import Image
+from sensor_msgs.msg import CompressedImage, Image
 from visualization_msgs.msg import MarkerArray
 
 from genesis_core import Perceived
 from genesis_core.perception import draw_overlay
-from genesis_ros.messages.images import to_message
+from genesis_ros.messages.images import png_message, to_message
 from genesis_ros.messages.markers import to_markers
+from genesis_ros.messages.pixels import Pixels
 from genesis_ros.msg import ObjectMasks
 
 
@@ -50,9 +51,9 @@ class Output(NamedTuple):
         return (self.name, own) if self.shared else (own,)
 
 
-def _overlay(result: Result, alpha: float) -> Image:
+def _drawn(result: Result, alpha: float) -> Pixels:
     view, found, track_ids = result.perceived[:3]
-    return to_message(draw_overlay(view.image, found, alpha, track_ids), result.masks.header)
+    return draw_overlay(view.image, found, alpha, track_ids)
 
 
 OUTPUTS = (
@@ -69,5 +70,26 @@ OUTPUTS = (
         Image,
         lambda result, _: to_message(result.perceived.found.labels, result.masks.header),
     ),
-    Output("overlay", Image, _overlay, for_people=True),
+    Output(
+        "overlay",
+        Image,
+        lambda result, alpha: to_message(_drawn(result, alpha), result.masks.header),
+        for_people=True,
+    ),
+)
+
+# The node publishes the pictures as PNG, too, for viewers at the other end of a slow link. The
+# names are those of image_transport.
+COMPRESSED_OUTPUTS = (
+    Output(
+        "label_image/compressed",
+        CompressedImage,
+        lambda result, _: png_message(result.perceived.found.labels, result.masks.header),
+    ),
+    Output(
+        "overlay/compressed",
+        CompressedImage,
+        lambda result, alpha: png_message(_drawn(result, alpha), result.masks.header),
+        for_people=True,
+    ),
 )

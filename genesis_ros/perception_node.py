@@ -9,8 +9,11 @@ pass of the model.
 
 from __future__ import annotations
 
-import os
-import signal
+from genesis_ros.processes.ending import end_on_signals, end_with, leave  # isort: split
+
+if __name__ == "__main__":
+    end_on_signals()  # quietly during the imports below, too
+
 import sys
 import time
 import traceback
@@ -21,12 +24,14 @@ import rclpy
 import torch
 from diagnostic_msgs.msg import DiagnosticArray
 from rclpy.clock import Clock, ClockType  # type: ignore[attr-defined]
-from rclpy.executors import ExternalShutdownException
 from rclpy.lifecycle import (
     LifecycleNode,
     LifecycleState,
     TransitionCallbackReturn,
 )
+from rclpy.qos import QoSProfile
+from rclpy.signals import SignalHandlerOptions
+from rclpy.task import Future
 
 from genesis_core import Perception, find_checkpoint
 from genesis_core.memory import keep_freed_memory
@@ -34,17 +39,17 @@ from genesis_core.perception import Tracker
 from genesis_core.pipeline import free_memory
 from genesis_ros.messages.pixels import ImageError
 from genesis_ros.node.camera_input import CameraImage, CameraInput
-from genesis_ros.node.camera_names import camera_names
+from genesis_ros.node.camera_names import camera_names, resolve_image_topic
 from genesis_ros.node.diagnostics import camera_status, node_status, resident_memory
 from genesis_ros.node.frame_statistics import Times
 from genesis_ros.node.parameters import NodeParameters, NodeSettings
 from genesis_ros.node.publishers import Publishers
+from genesis_ros.node.qos import with_overrides
 from genesis_ros.node.services import Request, Services
 from genesis_ros.node.throttle import Throttle
 from genesis_ros.node.worker import LatestJobWorker
 from genesis_ros.outputs import Result
 from genesis_ros.pipeline import CameraMessage, perceive
-from genesis_ros.processes.interruption import raise_unless_ending
 
 # Errors whose text says all. Others are bugs and get a traceback.
 _SETUP_ERRORS = (OSError, ValueError, RuntimeError)
@@ -73,13 +78,17 @@ class PerceptionNode(LifecycleNode):
         self._worker: LatestJobWorker[_Job] | None = None
         self._paused = False
         self._finalized = False
+        self.end_requested: Future[None] = Future()
         self._failure: str | None = None
+        self._rivals: set[str] = set()  # nodes that publish on our topics, too
         self._may_warn = Throttle(_WARNING_PERIOD)
         self._settings = NodeSettings()
         self._declared = NodeParameters(
             self, lambda: self._perception is not None, self._check_settings, self._apply_settings
         )
-        self._diagnostics = self.create_publisher(DiagnosticArray, "/diagnostics", 10)
+        topic = self.resolve_topic_name("/diagnostics")
+        qos = with_overrides(self, topic, "publisher", QoSProfile(depth=10))
+        self._diagnostics = self.create_publisher(DiagnosticArray, "/diagnostics", qos)
         # With simulated time the node's own clock may stand still; watching goes on.
         steady = Clock(clock_type=ClockType.STEADY_TIME)
         self._diagnostics_timer = self.create_timer(1.0, self._publish_diagnostics, clock=steady)
@@ -90,8 +99,15 @@ class PerceptionNode(LifecycleNode):
         """Configure and activate, if the parameter autostart says so."""
         if not self.get_parameter("autostart").value:
             self.get_logger().info("waiting for the lifecycle transition configure")
-        elif self.trigger_configure() == TransitionCallbackReturn.SUCCESS:
+        elif (
+            self.trigger_configure() == TransitionCallbackReturn.SUCCESS
+            and not self.end_requested.done()
+        ):
             self.trigger_activate()
+
+    def request_end(self) -> None:
+        """Let whoever spins the node until `end_requested` is done go on (from any thread)."""
+        self.end_requested.set_result(None)
 
     def close(self) -> None:
         """Stop working, for the end of the process, which frees the rest."""
@@ -131,11 +147,13 @@ class PerceptionNode(LifecycleNode):
     def on_deactivate(self, state: LifecycleState) -> TransitionCallbackReturn:
         """Unsubscribe; the model stays loaded."""
         self._stop(_DEACTIVATE_TIMEOUT)
+        self.get_logger().info("inactive: the cameras are not listened to, the model stays loaded")
         return super().on_deactivate(state)
 
     def on_cleanup(self, state: LifecycleState) -> TransitionCallbackReturn:
         """Free the model and the publishers."""
         self._free()
+        self.get_logger().info("unconfigured: the model is freed")
         return TransitionCallbackReturn.SUCCESS
 
     def on_shutdown(self, state: LifecycleState) -> TransitionCallbackReturn:
@@ -143,6 +161,7 @@ class PerceptionNode(LifecycleNode):
         self._finalized = True
         self._stop(_END_TIMEOUT)
         self._free()
+        self.get_logger().info("finalized: nothing is left to do but to end the process")
         return TransitionCallbackReturn.SUCCESS
 
     def on_error(self, state: LifecycleState) -> TransitionCallbackReturn:
@@ -174,8 +193,7 @@ class PerceptionNode(LifecycleNode):
         if not isinstance(error, _SETUP_ERRORS):
             self.get_logger().error(_trace(error))
         self._failure = f"cannot {transition}: {error}"
-        if self.context.ok():  # else the process ends, which is no failure
-            self.get_logger().error(f"{self._failure} (correct it, then {transition} again)")
+        self.get_logger().error(f"{self._failure} (correct it, then {transition} again)")
         return TransitionCallbackReturn.FAILURE
 
     def _stop(self, timeout: float) -> None:
@@ -184,7 +202,7 @@ class PerceptionNode(LifecycleNode):
             camera.close()
         self._cameras = []
         if self._worker is not None:
-            if not self._worker.close(timeout) and self.context.ok():
+            if not self._worker.close(timeout) and not self.end_requested.done():
                 self.get_logger().warning("the model did not finish its last frame in time")
             self._worker = None
 
@@ -232,7 +250,8 @@ class PerceptionNode(LifecycleNode):
 
     def _active_worker(self) -> LatestJobWorker[_Job]:
         if self._worker is None:
-            raise RuntimeError(f"the node is {self._state()}; activate it first")
+            remedy = "start a new one" if self._finalized else "activate it first"
+            raise RuntimeError(f"the node is {self._state()}; {remedy}")
         return self._worker
 
     # Images
@@ -297,12 +316,14 @@ class PerceptionNode(LifecycleNode):
         if isinstance(error, ImageError):
             self._warn((source, error.kind), f"dropped a frame of {source}: {error}")
             return
-        if not self.context.ok():
+        if self.end_requested.done():
             return  # publishing fails while the process ends; that is no news
         trace = "" if isinstance(error, _EXPECTED_ERRORS) else "\n" + _trace(error)
         self._warn((source, type(error)), f"lost a frame of {source}: {text}{trace}")
 
     def _report_bug(self, error: Exception) -> None:
+        if self.end_requested.done():
+            return
         self._warn(("worker", type(error)), f"lost a frame to a bug of this node: {_trace(error)}")
 
     def _warn(self, problem: Hashable, text: str) -> None:
@@ -317,16 +338,28 @@ class PerceptionNode(LifecycleNode):
     def _watch_cameras(self) -> None:
         """Find out who publishes images, and say so when a camera falls silent."""
         for camera in self._cameras:
-            camera.follow_publishers()
+            camera.follow_publishers(self._settings.stale_timeout)
             silence = camera.statistics.silence(time.monotonic())
             if silence > self._settings.stale_timeout and not camera.stale:
                 camera.stale = True
+                found = camera.wrong_type() or f"{camera.publishers()} publishers"
                 self.get_logger().warning(
-                    f"no image on {camera.source} for {silence:.1f} s: {camera.publishers()} "
-                    "publishers; no masks are published until one arrives"
+                    f"no image on {camera.source} for {silence:.1f} s: {found}; no masks are "
+                    "published until one arrives"
                 )
 
+    def _watch_rivals(self) -> None:
+        """Say so when another node publishes what this one does."""
+        rivals = self._outputs.rivals() if self._outputs is not None else {}
+        for name in rivals.keys() - self._rivals:
+            self.get_logger().warning(
+                f"another node, {name}, publishes on {', '.join(rivals[name])}, too: end one of "
+                "them, or give it another namespace"
+            )
+        self._rivals = set(rivals)
+
     def _publish_diagnostics(self) -> None:
+        self._watch_rivals()
         now = time.monotonic()
         name = self.get_fully_qualified_name()
         message = DiagnosticArray()
@@ -342,6 +375,7 @@ class PerceptionNode(LifecycleNode):
                     self._settings.stale_timeout,
                     depth=camera.depth_problem,
                     stamps=camera.stamp_problem(),
+                    wrong_type=camera.wrong_type() if camera.stale else None,
                     facts=camera.facts(),
                 )
                 for camera in self._cameras
@@ -350,7 +384,7 @@ class PerceptionNode(LifecycleNode):
         self._diagnostics.publish(message)
 
     def _names(self, settings: NodeSettings) -> list[str]:
-        topics = [self.resolve_topic_name(topic) for topic in settings.image_topics]
+        topics = [resolve_image_topic(self, topic) for topic in settings.image_topics]
         return camera_names(topics, settings.per_camera("camera_names"))
 
     def _state(self) -> str:
@@ -385,45 +419,19 @@ def _trace(error: Exception) -> str:
 
 
 def main(args: list[str] | None = None) -> int:
-    """Run the node until it is interrupted; ends the process."""
+    """Run the node until it is told to stop; ends the process."""
+    end_on_signals()
     keep_freed_memory()
-    # As for SIGINT: else SIGTERM would wait until the model is loaded. rclpy's own
-    # handlers call these.
-    signal.signal(signal.SIGTERM, signal.default_int_handler)
-    try:
-        rclpy.init(args=args)
-        node = PerceptionNode()
-    except (KeyboardInterrupt, ExternalShutdownException):
-        return 0
-    try:
-        node.start()
-        rclpy.spin(node)
-    except (KeyboardInterrupt, ExternalShutdownException):
-        pass
-    except RuntimeError:
-        raise_unless_ending()
-    finally:
-        for number in (signal.SIGINT, signal.SIGTERM):  # one is enough: the rest must not break off
-            signal.signal(number, signal.SIG_IGN)
-        try:
-            node.close()
-            node.destroy_node()
-            rclpy.try_shutdown()
-        except RuntimeError:
-            raise_unless_ending()
-    _exit()
+    rclpy.init(args=args, signal_handler_options=SignalHandlerOptions.NO)
+    node = PerceptionNode()
+    end_with(node.request_end)
+    node.start()
+    rclpy.spin_until_future_complete(node, node.end_requested)
+    node.close()
+    node.destroy_node()
+    rclpy.try_shutdown()
+    leave(0)
     return 0
-
-
-def _exit() -> None:
-    """End the process now.
-
-    Python would take half a second and more to take PyTorch apart, and would abort the process if
-    the worker is still in the middle of a frame.
-    """
-    sys.stdout.flush()
-    sys.stderr.flush()
-    os._exit(0)
 
 
 if __name__ == "__main__":

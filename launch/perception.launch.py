@@ -2,9 +2,12 @@
 
 ros2 launch genesis_ros perception.launch.py image_topic:=/camera/color/image_raw
 
-Every argument that is left empty keeps the value of params_file. The node configures and activates
-itself (parameter autostart).
+Every argument that is left empty keeps the value of params_file. The simulated camera lies beside
+the node's namespace, where the node looks by default: /camera for /genesis, and below a namespace
+that was pushed /robot1/camera for /robot1/genesis.
 """
+
+from pathlib import PurePosixPath
 
 from launch import LaunchContext, LaunchDescription
 from launch.actions import DeclareLaunchArgument, OpaqueFunction
@@ -18,11 +21,27 @@ from genesis_ros.processes.middleware import profile_environment
 
 # Launch arguments that set the perception node's parameter of the same name.
 PARAMETER_ARGUMENTS = {
-    "image_transport": "raw, compressed (on <image_topic>/compressed) or auto",
-    "checkpoint": "Path of the model's checkpoint",
-    "device": "Where the model runs: auto, cpu, cuda or cuda:n",
-    "precision": "auto, fp32, bf16 or fp16",
+    "image_transport": "How images arrive; auto: raw, else <image_topic>/compressed",
+    "checkpoint": "The model: tabletop, tabletop_small (faster), tabletop_unsupervised, or a path",
+    "device": "Where the model runs; auto: CUDA where there is one",
+    "precision": "Arithmetic of the model",
 }
+
+# Those that set one of true and false.
+SWITCHES = {
+    "autostart": "Configure and activate the node at start-up; false: a lifecycle manager does it",
+    "use_sim_time": "Take the time from /clock",
+}
+
+# The values that launch accepts, beside none at all.
+CHOICES = {
+    "image_transport": ["auto", "raw", "compressed"],
+    "device": ["auto", "cpu", "cuda", *(f"cuda:{number}" for number in range(16))],
+    "precision": ["auto", "fp32", "bf16", "fp16"],
+    "autostart": ["true", "false"],
+    "use_sim_time": ["true", "false"],
+}
+LOG_LEVELS = ["debug", "info", "warn", "error", "fatal"]
 
 # Those that set a list of topics: the parameter's name and what the argument means.
 TOPIC_ARGUMENTS = {
@@ -33,10 +52,6 @@ TOPIC_ARGUMENTS = {
         "Intrinsics of each depth image, if not camera_info beside it",
     ),
 }
-
-
-# Of the simulated camera, where it plays generated scenes.
-SIMULATED_DEPTH = "/camera/depth/image_raw"
 
 
 def generate_launch_description() -> LaunchDescription:
@@ -50,6 +65,9 @@ def generate_launch_description() -> LaunchDescription:
                 description="Namespace of the node and of its topics",
             ),
             DeclareLaunchArgument(
+                "name", default_value="perception", description="Name of the node"
+            ),
+            DeclareLaunchArgument(
                 "params_file",
                 default_value=params_file,
                 description="YAML file with the node's parameters",
@@ -59,14 +77,31 @@ def generate_launch_description() -> LaunchDescription:
                 for name, (_, description) in TOPIC_ARGUMENTS.items()
             ),
             *(
-                DeclareLaunchArgument(name, default_value="", description=description)
-                for name, description in PARAMETER_ARGUMENTS.items()
+                DeclareLaunchArgument(
+                    name,
+                    default_value="",
+                    description=description,
+                    choices=["", *CHOICES[name]] if name in CHOICES else None,
+                )
+                for name, description in (PARAMETER_ARGUMENTS | SWITCHES).items()
+            ),
+            DeclareLaunchArgument(
+                "log_level",
+                default_value="info",
+                choices=LOG_LEVELS,
+                description="What the node says, at least",
+            ),
+            DeclareLaunchArgument(
+                "respawn",
+                default_value="false",
+                choices=["true", "false"],
+                description="Start the node again, after two seconds, if it ends by itself",
             ),
             DeclareLaunchArgument(
                 "camera",
                 default_value="false",
                 choices=["true", "false"],
-                description="Also start a simulated camera, on /camera/image_raw",
+                description="Also start a simulated camera, beside the node's namespace",
             ),
             DeclareLaunchArgument(
                 "camera_input",
@@ -89,27 +124,40 @@ def config_file(name: str) -> PathJoinSubstitution:
 
 def start_perception(context: LaunchContext) -> list[Node]:
     """The perception node; arguments that were given take precedence over the parameter file."""
-    given: dict[str, ParameterValue | list[str]] = {
+    given: dict[str, ParameterValue | list[str] | bool] = {
         name: ParameterValue(value, value_type=str)  # else 12 or true would change their type
         for name in PARAMETER_ARGUMENTS
         if (value := LaunchConfiguration(name).perform(context))
     }
+    for name in SWITCHES:
+        if value := LaunchConfiguration(name).perform(context):
+            given[name] = value == "true"
     for name, (parameter, _) in TOPIC_ARGUMENTS.items():
         if topics := LaunchConfiguration(name).perform(context):
             given[parameter] = [topic.strip() for topic in topics.split(",")]
     if plays_scenes(context) and not {"image_topics", "depth_topics"} & given.keys():
-        given["depth_topics"] = [SIMULATED_DEPTH]
+        given["depth_topics"] = [f"{camera_namespace(context)}/depth/image_raw"]
     return [
         Node(
             package="genesis_ros",
             executable="perception_node",
-            name="perception",
+            name=LaunchConfiguration("name"),
             namespace=LaunchConfiguration("namespace"),
             parameters=[LaunchConfiguration("params_file"), given],
+            ros_arguments=["--log-level", LaunchConfiguration("log_level")],
+            respawn=LaunchConfiguration("respawn").perform(context) == "true",
+            respawn_delay=2.0,
             additional_env=profile_environment(config_file("fastdds.xml")),
             output="screen",
         )
     ]
+
+
+def camera_namespace(context: LaunchContext) -> str:
+    """Where the simulated camera is: beside the node's namespace, with what was pushed before."""
+    pushed = context.launch_configurations.get("ros_namespace", "")
+    namespace = LaunchConfiguration("namespace").perform(context)
+    return str((PurePosixPath("/") / pushed / namespace).parent / "camera")
 
 
 def plays_scenes(context: LaunchContext) -> bool:
@@ -130,7 +178,7 @@ def start_camera(context: LaunchContext) -> list[Node]:
             package="genesis_ros",
             executable="camera_node",
             name="camera",
-            namespace="camera",
+            namespace=camera_namespace(context),
             parameters=[source],
             additional_env=profile_environment(config_file("fastdds.xml")),
             output="screen",

@@ -101,6 +101,16 @@ def to_message(pixels: Pixels, header: Header) -> Image:
     return message
 
 
+def png_message(image: Pixels, header: Header) -> CompressedImage:
+    """RGB pixels (H, W, 3) or labels (H, W) as a PNG, named as image_transport names it."""
+    grey = image.ndim == 2
+    pixels = image if grey else cv2.cvtColor(image, cv2.COLOR_RGB2BGR)
+    written, content = cv2.imencode(".png", pixels, [cv2.IMWRITE_PNG_COMPRESSION, 1])
+    assert written
+    kind = "mono8; png compressed mono8" if grey else "rgb8; png compressed bgr8"
+    return CompressedImage(header=header, format=kind, data=array("B", content.tobytes()))
+
+
 def jpeg_message(image: Pixels, header: Header, quality: int = 90) -> CompressedImage:
     """RGB pixels (H, W, 3) as a JPEG, named as image_transport names it."""
     bgr = cv2.cvtColor(image, cv2.COLOR_RGB2BGR)

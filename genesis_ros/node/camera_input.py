@@ -16,6 +16,7 @@ from genesis_core.perception import Tracker
 from genesis_core.pipeline import DepthImage
 from genesis_ros.messages.image_clock import ImageClock, ImageTime
 from genesis_ros.messages.images import ImageMessage
+from genesis_ros.node.camera_names import resolve_image_topic
 from genesis_ros.node.depth_camera import DepthCamera
 from genesis_ros.node.frame_statistics import FrameStatistics
 from genesis_ros.node.parameters import COMPRESSED_SUFFIX, NodeSettings
@@ -70,13 +71,14 @@ class CameraInput:
         on_image: Callable[[CameraImage], None],
     ) -> None:
         self.name = name
-        self.topic = node.resolve_topic_name(settings.image_topics[index])
+        self.topic = resolve_image_topic(node, settings.image_topics[index])
         self.statistics = FrameStatistics(time.monotonic())
         self.stale = False  # whether its silence has been reported
         self.depth_problem: str | None = None  # why the last image got no positions
         self._node = node
         self._on_image = on_image
         self._tracker = tracker
+        self._transport = settings.image_transport
         self._reset_requested = False
         self._tracked = 0
         self._clock = ImageClock()
@@ -104,11 +106,20 @@ class CameraInput:
         """How many publishers the subscribed topic has."""
         return self._node.count_publishers(self.source)
 
-    def follow_publishers(self) -> None:
-        """Adapt what is set to auto to those who publish now."""
+    def wrong_type(self) -> str | None:
+        """What is published in place of images, if that is why there are none."""
+        wrong = self._images.unexpected_types()
+        expected = f"image_transport {self._transport} takes none of that type"
+        return f"{', '.join(wrong)} ({expected})" if wrong else None
+
+    def follow_publishers(self, patience: float) -> None:
+        """Adapt what is set to auto to those who publish now.
+
+        patience: how long a topic that is published may be silent [s].
+        """
         if self._depth is not None:
-            self._depth.follow_publishers()
-        if self._images.follow_publishers():
+            self._depth.follow_publishers(patience)
+        if self._images.follow_publishers(patience):
             self._last = None, None  # what was sent between the subscriptions is not missed
 
     def close(self) -> None:
@@ -185,9 +196,12 @@ class CameraInput:
 
 
 def _candidates(topic: str, transport: str) -> list[Candidate]:
-    """Topics and types to listen to, in order of preference."""
+    """Topics and types to listen to, in order of preference.
+
+    Compressed images are usually published below the raw topic, but may have a name of their own.
+    """
+    raw, itself = Candidate(topic, Image), Candidate(topic, CompressedImage)
     if topic.endswith(COMPRESSED_SUFFIX):
-        return [Candidate(topic, CompressedImage)]
-    raw = Candidate(topic, Image)
-    compressed = Candidate(topic + COMPRESSED_SUFFIX, CompressedImage)
-    return {"raw": [raw], "compressed": [compressed], "auto": [raw, compressed]}[transport]
+        return [itself, raw] if transport == "auto" else [itself]
+    below = Candidate(topic + COMPRESSED_SUFFIX, CompressedImage)
+    return {"raw": [raw], "compressed": [below, itself], "auto": [raw, below, itself]}[transport]

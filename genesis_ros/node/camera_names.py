@@ -4,6 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from rclpy.node import Node
+
+DEFAULT_TOPIC = "camera/image_raw"
+
 # Parts of a topic that say what is sent rather than which camera sends it.
 _GENERIC_PARTS = frozenset(
     ["image_raw", "image", "image_rect", "image_color", "image_rect_color", "image_mono",
@@ -23,6 +27,18 @@ def camera_names(topics: Sequence[str], given: Sequence[str]) -> list[str]:
         name if given[index] or short.count(name) == 1 else long[index]
         for index, name in enumerate(short)
     ]
+
+
+def resolve_image_topic(node: Node, topic: str) -> str:
+    """The full name of an image topic; "" is the default camera, beside the node's namespace.
+
+    /genesis/perception looks at /camera/image_raw, /robot1/genesis/perception at
+    /robot1/camera/image_raw.
+    """
+    if not topic:
+        beside = node.get_namespace().rpartition("/")[0]
+        topic = f"{beside}/{DEFAULT_TOPIC}"
+    return node.resolve_topic_name(topic)
 
 
 def _name_after(topic: str) -> str:

@@ -2,11 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from typing import Any
+
 from rclpy.node import Node
 from sensor_msgs.msg import CameraInfo, Image
 
 from genesis_ros.messages.depth_pairing import DepthPairing, info_beside
-from genesis_ros.node.subscription import Candidate, FollowingSubscription
+from genesis_ros.node.subscription import (
+    Candidate,
+    FollowingSubscription,
+    LatchedSubscription,
+)
 
 _QUEUE = 5
 
@@ -28,20 +35,33 @@ class DepthCamera(DepthPairing):
         super().__init__(topic, node.resolve_topic_name(info_topic or info_beside(topic)))
         images, infos = Candidate(self.topic, Image), Candidate(self.info_topic, CameraInfo)
         self._subscriptions = [
-            FollowingSubscription(node, [images], reliability, self._receive, depth=_QUEUE),
-            FollowingSubscription(node, [infos], reliability, self.add_info, depth=_QUEUE),
+            FollowingSubscription(node, [images], reliability, self._take_image, depth=_QUEUE),
+            FollowingSubscription(node, [infos], reliability, self._take_info, depth=_QUEUE),
         ]
+        # Some drivers send their intrinsics once, before this node is there.
+        self._latched = LatchedSubscription(node, infos, self._take_info)
+        self._last_info: CameraInfo | None = None
 
-    def follow_publishers(self) -> None:
-        """Adapt the reliability, where it is auto, to those who publish now (executor thread)."""
+    def follow_publishers(self, patience: float) -> None:
+        """Adapt the reliability, where it is auto, to those who publish now (executor thread).
+
+        patience: see FollowingSubscription.
+        """
         for subscription in self._subscriptions:
-            subscription.follow_publishers()
-
-    def _receive(self, message: Image) -> None:  # rclpy would pass add_image() the message's info
-        self.add_image(message)
+            subscription.follow_publishers(patience)
+        self._latched.follow_publishers()
 
     def close(self) -> None:
         """End the subscriptions and forget the messages (executor thread)."""
         for subscription in self._subscriptions:
             subscription.close()
+        self._latched.close()
         self.clear()
+
+    def _take_image(self, message: Image, info: Mapping[str, Any]) -> None:
+        self.add_image(message)
+
+    def _take_info(self, message: CameraInfo, info: Mapping[str, Any] | None = None) -> None:
+        if message != self._last_info:  # else both subscriptions heard it
+            self._last_info = message
+            self.add_info(message)

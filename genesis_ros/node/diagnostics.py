@@ -45,14 +45,16 @@ def camera_status(
     *,
     depth: str | None = None,
     stamps: str | None = None,
+    wrong_type: str | None = None,
     facts: Mapping[str, object] | None = None,
 ) -> DiagnosticStatus:
     """Status of one camera over one period.
 
     source: the topic that is subscribed to. depth: why there are no positions; None: there are, or
-    nobody asked for them. stamps: what is wrong with the stamps. facts: more about the camera.
+    nobody asked for them. stamps: what is wrong with the stamps. wrong_type: what is published
+    instead of images. facts: more about the camera.
     """
-    level, text = _judge(report, publishers, source, stale_timeout)
+    level, text = _judge(report, wrong_type or f"{publishers} publishers", source, stale_timeout)
     period_is_fine = level == DiagnosticStatus.OK
     if period_is_fine and depth is not None:
         level, text = DiagnosticStatus.WARN, f"no positions: {depth}"
@@ -87,7 +89,7 @@ def _input(report: Report) -> str:
     return ", ".join(f"{name} {part}%" for name, part in parts if part)
 
 
-def _judge(report: Report, publishers: int, source: str, stale_timeout: float) -> tuple[bytes, str]:
+def _judge(report: Report, found: str, source: str, stale_timeout: float) -> tuple[bytes, str]:
     period = report.period
     if period.failed:
         return DiagnosticStatus.ERROR, f"{period.failed} frames lost: {_last(report)}"
@@ -100,7 +102,7 @@ def _judge(report: Report, publishers: int, source: str, stale_timeout: float) -
         )
     if report.age is None or report.age > stale_timeout:
         since = "yet" if report.age is None else f"for {report.age:.1f} s"
-        return DiagnosticStatus.WARN, f"no image {since} on {source} ({publishers} publishers)"
+        return DiagnosticStatus.WARN, f"no image {since} on {source} ({found})"
     return DiagnosticStatus.OK, f"{report.rate:.1f} Hz"
 
 

@@ -87,6 +87,9 @@ def _check_topics(topics: tuple[str, ...]) -> str | None:
 
 
 def _check_image_topics(topics: tuple[str, ...]) -> str | None:
+    """As below, but a single "" stands for the default camera."""
+    if topics == ("",):
+        return None
     for topic in topics:
         if topic.endswith("/compressedDepth"):
             return f"{topic} carries depth, not images; name the colour camera's topic"
@@ -175,9 +178,11 @@ class NodeSettings:
         live=True,
     )
     image_topics: tuple[str, ...] = _parameter(
-        ("/camera/image_raw",),
+        ("",),
         "Camera image topics, one per camera. The newest images of all cameras share one pass of "
-        "the model. A topic whose name ends in /compressed carries compressed images.",
+        'the model. [""]: camera/image_raw beside the node\'s namespace, which is '
+        "/camera/image_raw for /genesis and /robot1/camera/image_raw for /robot1/genesis. A topic whose name ends in /compressed "
+        "carries compressed images.",
         check=_check_image_topics,
     )
     camera_names: tuple[str, ...] = _parameter(
@@ -215,8 +220,9 @@ class NodeSettings:
     image_transport: str = _parameter(
         "auto",
         "How images arrive: raw (sensor_msgs/Image on the topic), compressed "
-        "(sensor_msgs/CompressedImage on <topic>/compressed), or auto: raw if it is published, "
-        "else compressed.",
+        "(sensor_msgs/CompressedImage on <topic>/compressed or on the topic itself), or auto: raw "
+        "if it is published, else compressed, and compressed while raw is silent for longer than "
+        "stale_timeout.",
         choices=("auto", "raw", "compressed"),
     )
     qos_reliability: str = _parameter(
@@ -424,6 +430,9 @@ class NodeParameters:
     def _check_change(self, parameters: list[Parameter[Any]]) -> SetParametersResult:
         for parameter in parameters:
             name = parameter.name
+            if name.startswith("qos_overrides.") and self._node.has_parameter(name):
+                reason = f"parameter {name} is read when the node starts; give it then"
+                return SetParametersResult(successful=False, reason=reason)
             if name not in RULES:
                 continue
             try:

@@ -8,13 +8,17 @@ from typing import Any
 from rclpy.lifecycle import LifecycleNode, LifecyclePublisher
 from rclpy.qos import QoSProfile
 
-from genesis_ros.outputs import OUTPUTS, Result
+from genesis_ros.node.qos import with_overrides
+from genesis_ros.outputs import COMPRESSED_OUTPUTS, OUTPUTS, Result
 
+_ALL = (*OUTPUTS, *COMPRESSED_OUTPUTS)
+# What the ROS graph calls a node whose topics were discovered before its name.
+_UNKNOWN_NODE = "_NODE_NAME_UNKNOWN_"
 _DEPTH = 5  # images per camera that a slow subscriber may be late
 
 
 class Publishers:
-    """Publishes results below the node's namespace; see outputs.OUTPUTS.
+    """Publishes results below the node's namespace; see outputs.OUTPUTS and COMPRESSED_OUTPUTS.
 
     cameras: names of all of them.
     """
@@ -23,19 +27,20 @@ class Publishers:
         self._node = node
         self._several = len(cameras) > 1
         self._publishers: dict[str, LifecyclePublisher[Any]] = {}
-        for output in OUTPUTS:
+        for output in _ALL:
             for camera in cameras:
                 for topic in output.topics(camera, several=self._several):
                     if topic not in self._publishers:
                         # Reliable (REP-2003). All cameras' results of one pass come at once.
                         sharing = len(cameras) if topic == output.name else 1
                         qos = QoSProfile(depth=_DEPTH * sharing)
+                        qos = with_overrides(node, node.resolve_topic_name(topic), "publisher", qos)
                         publisher = node.create_lifecycle_publisher(output.kind, topic, qos)
                         self._publishers[topic] = publisher
 
     def publish(self, result: Result, overlay_alpha: float) -> None:
         """Publish a camera's result; a message is made only if somebody listens to it."""
-        for output in OUTPUTS:
+        for output in _ALL:
             topics = output.topics(result.masks.camera, several=self._several)
             publishers = [self._publishers[topic] for topic in topics]
             wanted = [item for item in publishers if item.get_subscription_count()]
@@ -43,6 +48,23 @@ class Publishers:
                 message = output.make(result, overlay_alpha)
                 for publisher in wanted:
                     publisher.publish(message)
+
+    def rivals(self) -> dict[str, list[str]]:
+        """Other nodes that publish on these topics, too: the topics by the nodes' names."""
+        own = self._node.get_fully_qualified_name()
+        found: dict[str, list[str]] = {}
+        for publisher in self._publishers.values():
+            topic = publisher.topic_name
+            names = [
+                f"{item.node_namespace.rstrip('/')}/{item.node_name}"
+                for item in self._node.get_publishers_info_by_topic(topic)
+                if item.node_name != _UNKNOWN_NODE
+            ]
+            if own in names:
+                names.remove(own)  # once: another one may have the same name
+            for name in names:
+                found.setdefault(name, []).append(topic)
+        return found
 
     def destroy(self) -> None:
         """Remove the publishers."""

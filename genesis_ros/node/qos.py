@@ -1,11 +1,28 @@
-"""Which quality of service to subscribe with."""
+"""Which quality of service to subscribe and publish with."""
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Mapping
+from typing import Any, Literal
 
+import rclpy.qos
+from rcl_interfaces.msg import ParameterDescriptor
 from rclpy.node import Node
-from rclpy.qos import ReliabilityPolicy
+from rclpy.qos import QoSProfile, ReliabilityPolicy
+
+Side = Literal["publisher", "subscription"]
+
+# What a user may override, and the names of the values; a number for depth.
+_POLICIES: dict[str, Any] = {
+    "history": rclpy.qos.HistoryPolicy,
+    "depth": None,
+    "reliability": rclpy.qos.ReliabilityPolicy,
+    "durability": rclpy.qos.DurabilityPolicy,
+}
+
+
+class QoSError(ValueError):
+    """A QoS override cannot be used. The text names the parameter and says what is expected."""
 
 
 def choose_reliability(node: Node, topic: str, kind: type[Any], wanted: str) -> ReliabilityPolicy:
@@ -13,8 +30,12 @@ def choose_reliability(node: Node, topic: str, kind: type[Any], wanted: str) -> 
 
     wanted: best_effort, reliable, or auto: reliable unless a publisher offers less, or nobody
         publishes yet. Best effort hears every publisher, but the middleware's default buffers lose
-        many messages the size of an image; reliable gets them all.
+        many messages the size of an image; reliable gets them all. An override by the user goes
+        before (see with_overrides).
     """
+    given = _given(node, topic, "subscription", "reliability")
+    if given is not None:
+        return ReliabilityPolicy(given)
     if wanted != "auto":
         return ReliabilityPolicy[wanted.upper()]
     offered = [
@@ -29,7 +50,56 @@ def choose_reliability(node: Node, topic: str, kind: type[Any], wanted: str) -> 
     return ReliabilityPolicy.RELIABLE
 
 
+def with_overrides(node: Node, topic: str, side: Side, qos: QoSProfile) -> QoSProfile:
+    """The profile, changed by the parameters qos_overrides.<topic>.<side>.<policy> given at start.
+
+    Declares these parameters, which then say what is used, as rclpy's QoSOverridingOptions do.
+    Those would keep the values of the first subscription to a topic for all later ones.
+
+    topic: resolved. Raises QoSError if a value is not allowed.
+    """
+    for policy in _POLICIES:
+        given = _given(node, topic, side, policy)
+        if given is not None:
+            setattr(qos, policy, given)
+        name = _parameter(topic, side, policy)
+        if node.has_parameter(name):
+            node.undeclare_parameter(name)
+        used = getattr(qos, policy)
+        node.declare_parameter(
+            name,
+            used if isinstance(used, int) and _POLICIES[policy] is None else used.name.lower(),
+            ParameterDescriptor(description=f"{policy} of the {side} of {topic}; read at start"),
+            ignore_override=True,
+        )
+    return qos
+
+
 def type_name(kind: type[Any]) -> str:
     """sensor_msgs.msg.Image -> "sensor_msgs/msg/Image", as the ROS graph names types."""
     package, _, _ = kind.__module__.partition(".")
     return f"{package}/msg/{kind.__name__}"
+
+
+def _given(node: Node, topic: str, side: Side, policy: str) -> Any:
+    """What the user wants instead, None if nothing. Raises QoSError."""
+    name = _parameter(topic, side, policy)
+    # rclpy has no public list of what was given at start.
+    overrides: Mapping[str, Any] = getattr(node, "_parameter_overrides", {})
+    if name not in overrides:
+        return None
+    value, values = overrides[name].value, _POLICIES[policy]
+    if values is None:
+        if type(value) is not int or value < 1:
+            raise QoSError(
+                f"parameter {name} is {value!r}; expected a number of messages, 1 or more"
+            )
+        return value
+    names = [item.name.lower() for item in values if item.name != "UNKNOWN"]
+    if value not in names:
+        raise QoSError(f"parameter {name} is {value!r}; expected one of {', '.join(names)}")
+    return values[value.upper()]
+
+
+def _parameter(topic: str, side: Side, policy: str) -> str:
+    return f"qos_overrides.{topic}.{side}.{policy}"

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import time
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from typing import Any, NamedTuple
 
 from rclpy.event_handler import (
@@ -11,10 +13,10 @@ from rclpy.event_handler import (
     SubscriptionEventCallbacks,
 )
 from rclpy.node import Node
-from rclpy.qos import HistoryPolicy, QoSProfile, ReliabilityPolicy
+from rclpy.qos import DurabilityPolicy, HistoryPolicy, QoSProfile, ReliabilityPolicy
 from rclpy.subscription import Subscription
 
-from genesis_ros.node.qos import choose_reliability, type_name
+from genesis_ros.node.qos import choose_reliability, type_name, with_overrides
 
 
 class Candidate(NamedTuple):
@@ -27,10 +29,13 @@ class Candidate(NamedTuple):
 class FollowingSubscription:
     """Subscribes to the first of some candidates that is published.
 
+    One that is published but silent is passed over, if another topic is published, until it is
+    heard again.
+
     candidates: in order of preference; the first one while none is published.
     reliability: best_effort, reliable or auto (see qos.choose_reliability).
-    receive: called with each message in the node's executor; with its message info, too, if it
-        takes two arguments. on_lost: called when the middleware says that messages were lost.
+    receive: called with each message and its message info in the node's executor. on_lost: called
+        when the middleware says that messages were lost.
     depth: how many messages wait to be received.
     """
 
@@ -39,7 +44,7 @@ class FollowingSubscription:
         node: Node,
         candidates: Sequence[Candidate],
         reliability: str,
-        receive: Callable[..., None],
+        receive: Callable[[Any, Mapping[str, Any]], None],
         *,
         depth: int,
         on_lost: Callable[[QoSMessageLostInfo], None] | None = None,
@@ -50,7 +55,8 @@ class FollowingSubscription:
         self._receive = receive
         self._depth = depth
         self._on_lost = on_lost
-        self._subscription: Subscription[Any] | None = None
+        self._subscriptions: dict[Candidate, Subscription[Any]] = {}
+        self._silent: list[Candidate] = []  # those passed over; they are still subscribed to
         self._current = candidates[0]
         self._current, self._reliability = self._choose()
         self._subscribe()
@@ -65,47 +71,106 @@ class FollowingSubscription:
         """Whether nothing gets lost on the way."""
         return self._reliability == ReliabilityPolicy.RELIABLE
 
-    def follow_publishers(self) -> bool:
-        """Adapt to those who publish now (executor thread); whether anything changed."""
-        chosen = self._choose()
-        if self._subscription is None or chosen == (self._current, self._reliability):
+    def follow_publishers(self, patience: float) -> bool:
+        """Adapt to those who publish now (executor thread); whether anything changed.
+
+        patience: how long a topic that is published may be silent [s].
+        """
+        if not self._subscriptions:
             return False
-        self.close()
-        self._current, self._reliability = chosen
+        self._pass_over(patience)
+        chosen, reliability = self._choose()
+        keep = {chosen, *self._silent}
+        if reliability != self._reliability:
+            keep.discard(chosen)
+        for candidate in self._subscriptions.keys() - keep:
+            self._node.destroy_subscription(self._subscriptions.pop(candidate))
+        if (chosen, reliability) == (self._current, self._reliability):
+            return False
+        self._current, self._reliability = chosen, reliability
         self._subscribe()
         return True
 
+    def unexpected_types(self) -> list[str]:
+        """What is published on the topics instead of what is expected: "/topic: type", sorted."""
+        expected = [(candidate.topic, type_name(candidate.kind)) for candidate in self._candidates]
+        return sorted(
+            {
+                f"{topic}: {publisher.topic_type}"
+                for topic in {candidate.topic for candidate in self._candidates}
+                for publisher in self._node.get_publishers_info_by_topic(topic)
+                if (topic, publisher.topic_type) not in expected
+            }
+        )
+
     def close(self) -> None:
         """End the subscription (executor thread)."""
-        if self._subscription is not None:
-            self._node.destroy_subscription(self._subscription)
-            self._subscription = None
+        for subscription in self._subscriptions.values():
+            self._node.destroy_subscription(subscription)
+        self._subscriptions.clear()
+
+    def _pass_over(self, patience: float) -> None:
+        """Note whether the current candidate is silent while another could be heard."""
+        self._silent = [candidate for candidate in self._silent if self._is_published(candidate)]
+        silence = time.monotonic() - self._heard
+        if silence <= patience or not self._is_published(self._current):
+            return
+        # The middleware does not take one topic with two types at a time.
+        topics = {self._current.topic, *(candidate.topic for candidate in self._silent)}
+        others = [
+            candidate
+            for candidate in self._candidates
+            if candidate.topic not in topics and self._is_published(candidate)
+        ]
+        if others:
+            self._silent.append(self._current)
+            self._node.get_logger().warning(
+                f"{self._current.topic} is published, but nothing has come for {silence:.1f} s: "
+                f"listening to {others[0].topic} until something does"
+            )
 
     def _choose(self) -> tuple[Candidate, ReliabilityPolicy]:
         """The first candidate that is published, else the current one; and its reliability."""
+        silent = {candidate.topic for candidate in self._silent}
         published = (
             candidate
             for candidate in self._candidates
-            if any(
-                publisher.topic_type == type_name(candidate.kind)
-                for publisher in self._node.get_publishers_info_by_topic(candidate.topic)
-            )
+            if candidate.topic not in silent and self._is_published(candidate)
         )
         chosen = next(published, self._current)
         return chosen, choose_reliability(self._node, *chosen, self._wanted)
 
+    def _is_published(self, candidate: Candidate) -> bool:
+        return any(
+            publisher.topic_type == type_name(candidate.kind)
+            for publisher in self._node.get_publishers_info_by_topic(candidate.topic)
+        )
+
     def _subscribe(self) -> None:
-        self._subscription = self._node.create_subscription(
+        self._heard = time.monotonic()
+        if self._current in self._subscriptions:
+            return  # it was waited for
+        qos = QoSProfile(
+            history=HistoryPolicy.KEEP_LAST, depth=self._depth, reliability=self._reliability
+        )
+        self._subscriptions[self._current] = self._node.create_subscription(
             self._current.kind,
             self._current.topic,
-            self._receive,
-            QoSProfile(
-                history=HistoryPolicy.KEEP_LAST, depth=self._depth, reliability=self._reliability
-            ),
+            partial(self._take, self._current),
+            with_overrides(self._node, self._current.topic, "subscription", qos),
             event_callbacks=SubscriptionEventCallbacks(
                 message_lost=self._on_lost, incompatible_qos=self._incompatible
             ),
         )
+
+    def _take(self, candidate: Candidate, message: Any, info: Mapping[str, Any]) -> None:
+        if candidate in self._silent:
+            self._silent.remove(candidate)
+            self._current = candidate  # follow_publishers() closes the one that stood in for it
+            self._node.get_logger().info(f"listening to {candidate.topic} again")
+        if candidate == self._current:
+            self._heard = time.monotonic()
+            self._receive(message, info)
 
     def _incompatible(self, event: QoSRequestedIncompatibleQoSInfo) -> None:
         if self._wanted != "auto":  # else follow_publishers() puts it right
@@ -113,3 +178,49 @@ class FollowingSubscription:
                 f"a publisher of {self.topic} offers best effort only, nothing is heard of it: "
                 "set the parameter qos_reliability to auto or best_effort"
             )
+
+
+class LatchedSubscription:
+    """Hears the last message of those who latch it: published transient local, maybe long ago.
+
+    A subscription that asks for such messages hears no publisher that does not latch. So this one
+    is there beside another that hears all, while somebody latches; whoever receives has to do with
+    messages that come twice.
+    """
+
+    def __init__(self, node: Node, candidate: Candidate, receive: Callable[[Any], None]) -> None:
+        self._node = node
+        self._candidate = candidate
+        self._receive = receive
+        self._subscription: Subscription[Any] | None = None
+        self.follow_publishers()
+
+    def follow_publishers(self) -> None:
+        """Subscribe if somebody latches (executor thread)."""
+        latches = any(
+            publisher.topic_type == type_name(self._candidate.kind)
+            and publisher.qos_profile.durability == DurabilityPolicy.TRANSIENT_LOCAL
+            and publisher.qos_profile.reliability == ReliabilityPolicy.RELIABLE
+            for publisher in self._node.get_publishers_info_by_topic(self._candidate.topic)
+        )
+        if latches and self._subscription is None:
+            self._subscription = self._node.create_subscription(
+                self._candidate.kind,
+                self._candidate.topic,
+                self._receive,
+                QoSProfile(
+                    depth=1,
+                    reliability=ReliabilityPolicy.RELIABLE,
+                    durability=DurabilityPolicy.TRANSIENT_LOCAL,
+                ),
+                # Others, that publish beside it and do not latch, are no news.
+                event_callbacks=SubscriptionEventCallbacks(incompatible_qos=lambda event: None),
+            )
+        elif not latches:
+            self.close()
+
+    def close(self) -> None:
+        """End the subscription (executor thread)."""
+        if self._subscription is not None:
+            self._node.destroy_subscription(self._subscription)
+            self._subscription = None

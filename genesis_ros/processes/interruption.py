@@ -5,18 +5,6 @@ from __future__ import annotations
 import signal
 from types import FrameType
 
-import rclpy
-
-
-def raise_unless_ending() -> None:
-    """In an except clause: let go of an error of a ROS process that was told to end.
-
-    rclpy shuts its context down in a thread of its own, in the middle of whatever happens
-    elsewhere, which then raises RCLError or InvalidHandle.
-    """
-    if rclpy.ok():
-        raise
-
 
 class Interrupted(Exception):
     """A signal asked the program to stop."""

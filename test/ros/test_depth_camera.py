@@ -224,7 +224,7 @@ def test_best_effort_drivers_are_heard(client: Any, depth: DepthCamera) -> None:
     infos = client.publisher(CameraInfo, INFO_TOPIC, qos, heard=False)
 
     def heard() -> bool:
-        depth.follow_publishers()
+        depth.follow_publishers(5.0)
         images.publish(depth_image(1.0))
         infos.publish(camera_info())
         try:
@@ -241,7 +241,7 @@ def test_nothing_is_heard_after_close(client: Any, depth: DepthCamera, sensor: S
     depth.close()
     assert why(depth, 1.0) == f"no depth image yet on {TOPIC}"
     client.until(lambda: not sensor.images.get_subscription_count(), "the end of the subscription")
-    depth.follow_publishers()
+    depth.follow_publishers(5.0)
     assert not client.node.count_subscribers(TOPIC)
     depth.close()
 

@@ -35,7 +35,7 @@ BAD_VALUES = [
     ("image_topics", [], "expected 1 to 16 topics"),
     ("image_topics", [f"/camera_{number}" for number in range(17)], "expected 1 to 16 topics"),
     ("image_topics", ["/a", "/b", "/a"], "a topic is listed twice"),
-    ("image_topics", [""], "must not be empty"),
+    ("image_topics", ["/a", ""], "must not be empty"),
     ("image_topics", ["/x/compressedDepth"], "/x/compressedDepth carries depth, not images"),
     (
         "image_topics",

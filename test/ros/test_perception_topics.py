@@ -1,0 +1,269 @@
+"""Which topics the node meets: under namespaces, with overridden QoS, and as publishers change."""
+
+from __future__ import annotations
+
+from array import array
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+import pytest
+from diagnostic_msgs.msg import DiagnosticArray
+from rclpy.qos import DurabilityPolicy, QoSProfile, ReliabilityPolicy
+from sensor_msgs.msg import CameraInfo, CompressedImage, Image, PointCloud2
+
+from genesis_ros.messages.images import to_message, to_rgb
+from genesis_ros.msg import ObjectMasks
+
+NODE = "/genesis/perception"
+MASKS = "/genesis/object_masks"
+TOPIC = "/topics_test/image_raw"
+PATIENCE = 1.0  # s; the nodes' stale_timeout
+
+Start = Callable[..., Any]
+
+
+@pytest.fixture
+def start(ros: None, node_process: Any, tiny_checkpoint: Path, tmp_path: Path) -> Iterator[Start]:
+    """Starts a perception node that is active when the function returns."""
+    processes: list[Any] = []
+
+    def start(*arguments: str, **parameters: object) -> Any:
+        given = {
+            "checkpoint": str(tiny_checkpoint),
+            "device": "cpu",
+            "diagnostics_period": 0.2,
+            "stale_timeout": PATIENCE,
+            "min_area": 0.0,
+            # Slots are objects, whatever they look like, and get positions.
+            "background_border": 1.0,
+            "background_span": 1.0,
+            "clutter_score": 0.0,
+            **parameters,
+        }
+        directory = tmp_path / str(len(processes))
+        process = node_process("genesis_ros.perception_node", directory, given, arguments)
+        processes.append(process)
+        process.wait_for_log("active: ")
+        return process
+
+    yield start
+    for process in processes:
+        process.__exit__()
+
+
+def image(photo: np.ndarray) -> Image:
+    return to_message(photo, Image().header)
+
+
+def jpeg(photo: np.ndarray) -> CompressedImage:
+    data = cv2.imencode(".jpg", photo)[1].tobytes()
+    return CompressedImage(format="jpeg", data=array("B", data))
+
+
+@pytest.fixture
+def answer(client: Any) -> Callable[[dict[Any, Any], str], ObjectMasks]:
+    """Publishes until there are masks on a topic: answer({publisher: message}, topic)."""
+
+    def answer(messages: dict[Any, Any], topic: str = MASKS) -> ObjectMasks:
+        with client.listen(ObjectMasks, topic) as masks:
+
+            def answered() -> bool:
+                for publisher, message in messages.items():
+                    publisher.publish(message)
+                client.spin(0.1)
+                return bool(masks)
+
+            client.until(answered, f"masks on {topic}")
+        return masks[-1]
+
+    return answer
+
+
+def test_robots_with_namespaces_do_not_meet(
+    client: Any, start: Start, node_process: Any, tmp_path: Path, answer: Any, photo: np.ndarray
+) -> None:
+    """Camera and node, moved below the robot's name, meet there without any parameter."""
+    cv2.imwrite(str(tmp_path / "photo.png"), photo)
+    parameters = {"source": "path", "path": str(tmp_path / "photo.png")}
+    camera = ("-r", "__ns:=/robot1/camera")
+    with node_process("genesis_ros.camera_node", tmp_path / "camera", parameters, camera):
+        start("-r", "__ns:=/robot1/genesis", "-r", "__node:=eyes")
+        assert answer({}, "/robot1/genesis/object_masks").camera == "camera"
+    assert client.state("/robot1/genesis/eyes") == "active"
+
+
+def test_remapped_default_topic(client: Any, start: Start, answer: Any, photo: np.ndarray) -> None:
+    start("-r", f"/camera/image_raw:={TOPIC}")
+    assert answer({client.publisher(Image, TOPIC): image(photo)}).objects
+
+
+def test_silent_raw_images_give_way_to_compressed_ones_until_they_come_back(
+    client: Any, start: Start, answer: Any, photo: np.ndarray
+) -> None:
+    node = start(image_topics=[TOPIC])
+    raw = client.publisher(Image, TOPIC)
+    compressed = client.publisher(CompressedImage, f"{TOPIC}/compressed", heard=False)
+    for _ in range(2):
+        node.wait_for_log("active: ")
+        assert answer({compressed: jpeg(photo)}).objects
+        assert f"listening to {TOPIC}/compressed until something does" in node.log
+        answer({raw: image(photo)})
+        node.wait_for_log(f"listening to {TOPIC} again")
+        client.until(lambda: not compressed.get_subscription_count(), "the stand-in is left")
+        with client.listen(ObjectMasks, MASKS) as masks:
+            raw.publish(image(photo))
+            client.until(lambda: masks, "masks")
+            client.spin(0.3)
+        assert len(masks) == 1
+    assert node.log.count("again") == 2
+
+
+def test_compressed_pictures_are_those_of_the_raw_topics(
+    client: Any, start: Start, answer: Any, photo: np.ndarray
+) -> None:
+    start(image_topics=[TOPIC])
+    with (
+        client.listen(Image, "/genesis/overlay") as overlays,
+        client.listen(CompressedImage, "/genesis/overlay/compressed") as drawn,
+        client.listen(Image, "/genesis/label_image") as label_images,
+        client.listen(CompressedImage, "/genesis/label_image/compressed") as labels,
+    ):
+        publisher = client.publisher(Image, TOPIC)
+        client.spin(0.5)
+        publisher.publish(image(photo))
+        client.until(lambda: overlays and drawn and label_images and labels, "four pictures")
+    for raw, compressed in ((overlays[0], drawn[0]), (label_images[0], labels[0])):
+        assert compressed.header == raw.header
+        np.testing.assert_array_equal(to_rgb(compressed), to_rgb(raw))
+
+
+@pytest.mark.slow
+def test_both_silent(client: Any, start: Start, answer: Any, photo: np.ndarray) -> None:
+    node = start(image_topics=[TOPIC])
+    raw = client.publisher(Image, TOPIC)
+    compressed = client.publisher(CompressedImage, f"{TOPIC}/compressed", heard=False)
+    client.spin(4 * PATIENCE)
+    assert node.log.count("until something does") == 1
+    assert answer({compressed: jpeg(photo)}).objects
+    client.node.destroy_publisher(compressed)
+    assert answer({raw: image(photo)}).objects
+
+
+@pytest.mark.parametrize(
+    ("transport", "kind", "topic"),
+    [
+        ("auto", CompressedImage, TOPIC),
+        pytest.param("compressed", CompressedImage, "/topics_test/jpeg", marks=pytest.mark.slow),
+        pytest.param("auto", Image, f"{TOPIC}/compressed", marks=pytest.mark.slow),
+    ],
+)
+def test_images_of_a_topic_with_an_unusual_name(
+    client: Any, start: Start, answer: Any, photo: np.ndarray, transport: str, kind: Any, topic: str
+) -> None:
+    start(image_topics=[topic], image_transport=transport)
+    publisher = client.publisher(kind, topic, heard=False)
+    message = jpeg(photo) if kind is CompressedImage else image(photo)
+    assert answer({publisher: message}).objects
+
+
+def test_a_wrong_type_is_named(client: Any, start: Start) -> None:
+    node = start(image_topics=[TOPIC])
+    client.publisher(PointCloud2, TOPIC, heard=False)
+    node.wait_for_log(f"no image on {TOPIC} for")
+    expected = f"{TOPIC}: sensor_msgs/msg/PointCloud2 (image_transport auto takes none"
+    assert expected in node.log
+    with client.listen(DiagnosticArray, "/diagnostics") as reports:
+        client.until(lambda: expected in str(reports), "a report that names the type")
+
+
+def test_the_same_node_twice_is_noticed(client: Any, start: Start) -> None:
+    first = start(image_topics=[TOPIC])
+    assert "publishes on" not in first.log
+    second = start(image_topics=[TOPIC])
+    for node in (first, second):
+        node.wait_for_log(f"another node, {NODE}, publishes on {MASKS}")
+
+
+def test_qos_overrides(client: Any, start: Start, answer: Any, photo: np.ndarray) -> None:
+    """Those of images, masks and intrinsics; they are read at start, and hold after a change."""
+    info = "/topics_test/camera_info"
+    overrides = {
+        f"qos_overrides.{TOPIC}.subscription.reliability": "best_effort",
+        f"qos_overrides.{TOPIC}.subscription.depth": 3,
+        f"qos_overrides.{MASKS}.publisher.durability": "transient_local",
+        f"qos_overrides.{MASKS}.publisher.depth": 1,
+        f"qos_overrides.{info}.subscription.depth": 7,
+    }
+    start(
+        image_topics=[TOPIC],
+        depth_topics=["/topics_test/depth"],
+        qos_reliability="reliable",
+        **overrides,
+    )
+    for _ in range(2):
+        client.until(lambda: client.node.count_subscribers(TOPIC), "a subscription")
+        (subscription,) = client.node.get_subscriptions_info_by_topic(TOPIC)
+        assert subscription.qos_profile.reliability == ReliabilityPolicy.BEST_EFFORT
+        for name, value in overrides.items():
+            assert client.get_parameter(NODE, name) == value
+        refused = client.set_parameter(NODE, next(iter(overrides)), "reliable")
+        assert not refused.successful and "when the node starts" in refused.reason
+        # A reliable publisher changes nothing.
+        publisher = client.publisher(Image, TOPIC)
+        answer({publisher: image(photo)})
+        latched: list[ObjectMasks] = []
+        qos = QoSProfile(depth=1, durability=DurabilityPolicy.TRANSIENT_LOCAL)
+        late = client.node.create_subscription(ObjectMasks, MASKS, latched.append, qos)
+        client.until(lambda: latched, "the masks published before")  # noqa: B023
+        client.node.destroy_subscription(late)
+        client.node.destroy_publisher(publisher)
+        for transition in ("deactivate", "cleanup", "configure", "activate"):
+            assert client.transition(NODE, transition)
+            if transition == "deactivate":
+                client.until(lambda: not client.node.count_subscribers(TOPIC), "unsubscription")
+
+
+@pytest.mark.slow
+def test_a_bad_override_is_refused_by_name(
+    client: Any, node_process: Any, tmp_path: Path, tiny_checkpoint: Path
+) -> None:
+    name = f"qos_overrides.{MASKS}.publisher.reliability"
+    given = {"checkpoint": str(tiny_checkpoint), "device": "cpu", name: "perfect"}
+    with node_process("genesis_ros.perception_node", tmp_path, given) as node:
+        node.wait_for_log(f"cannot configure: parameter {name} is 'perfect'; expected one of ")
+        assert "best_effort" in node.log and "Traceback" not in node.log
+
+
+@pytest.mark.parametrize("latched", [True, False])
+def test_intrinsics_sent_once(
+    client: Any, start: Start, answer: Any, photo: np.ndarray, latched: bool
+) -> None:
+    """Latched before the node is there, or sent once while it is: no warning, and positions."""
+    info = CameraInfo(height=48, width=64, k=[80.0, 0, 32, 0, 80.0, 24, 0, 0, 1])
+    durability = DurabilityPolicy.TRANSIENT_LOCAL if latched else DurabilityPolicy.VOLATILE
+    infos = client.publisher(
+        CameraInfo,
+        "/topics_test/camera_info",
+        QoSProfile(depth=1, durability=durability),
+        heard=False,
+    )
+    if latched:
+        infos.publish(info)
+    node = start(image_topics=[TOPIC], depth_topics=["/topics_test/depth"])
+    if not latched:
+        client.until(infos.get_subscription_count, "a subscription")
+        client.spin(0.5)
+        infos.publish(info)
+    depth = Image(height=48, width=64, encoding="16UC1", step=128)
+    depth.data = array("B", np.full((48, 64), 2000, np.uint16).tobytes())
+    publishers = {
+        client.publisher(Image, "/topics_test/depth"): depth,
+        client.publisher(Image, TOPIC): image(photo),
+    }
+    client.until(lambda: any(item.has_position for item in answer(publishers).objects), "positions")
+    assert "incompatible" not in node.log
+    # Nor does a driver hear of a subscription that it cannot serve.
+    assert client.node.count_subscribers("/topics_test/camera_info") == 1 + latched
