@@ -181,8 +181,8 @@ class NodeSettings:
         ("",),
         "Camera image topics, one per camera. The newest images of all cameras share one pass of "
         'the model. [""]: camera/image_raw beside the node\'s namespace, which is '
-        "/camera/image_raw for /genesis and /robot1/camera/image_raw for /robot1/genesis. A topic whose "
-        "name ends in /compressed carries compressed images.",
+        "/camera/image_raw for /genesis and /robot1/camera/image_raw for /robot1/genesis. A topic "
+        "whose name ends in /compressed carries compressed images.",
         check=_check_image_topics,
     )
     camera_names: tuple[str, ...] = _parameter(
