@@ -61,7 +61,7 @@ def make(make_model: ModelFactory) -> ModelFactory:
             generator = torch.Generator().manual_seed(1)
             for conv in branch.to_trunk:  # zero in a new model: the trunk would not see depth
                 torch.nn.init.normal_(conv.weight, std=0.05, generator=generator)
-            for name, value in branch.named_parameters():
+            for value in branch.parameters():
                 if value.ndim == 1:  # biases of zero would hide what the branch makes of nothing
                     value.data += 0.3 * torch.rand(value.shape, generator=generator)
         return model
