@@ -77,7 +77,7 @@ def test_renders_trains_evaluates_and_goes_on_where_it_was(tmp_path: Path) -> No
 
 
 def test_a_step_that_fails_ends_it_with_its_name(tmp_path: Path) -> None:
-    result = rented(tmp_path, "--held_out_scenes", "0", "--workers", "0")
+    result = rented(tmp_path / "run", "--assets", str(tmp_path / "nothing"))
     assert result.returncode == 1
     assert "training.prepare failed with status" in result.stderr
     assert "Traceback" not in result.stderr
