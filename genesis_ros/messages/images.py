@@ -22,8 +22,8 @@ from genesis_ros.messages.pixels import ImageError, Pixels, packed_pixels, shown
 
 ImageMessage: TypeAlias = Image | CompressedImage
 
-MAX_DECODED_PIXELS = 2**25
-"""Compressed images of more pixels are refused (8K video has 33 million): a message of a few
+MAX_DECODED_PIXELS = 2**26
+"""Compressed images of more pixels are refused (48 MP cameras are read): a message of a few
 kilobytes can claim, and decode to, gigabytes."""
 
 _BRIDGE = CvBridge()
@@ -69,7 +69,13 @@ _REFUSED = {
     "16UC1": "that is a depth image; a grey camera publishes mono16",
     "32FC1": "that is a depth image; a colour or grey image is needed",
 }
-ENCODINGS = tuple(sorted(_LAYOUTS))
+# Luma first, then pairs of chroma: OpenCV's code, and chroma samples per pixel along each side.
+_SEMI_PLANAR = {
+    "nv12": (cv2.COLOR_YUV2RGB_NV12, 0.5),
+    "nv21": (cv2.COLOR_YUV2RGB_NV21, 0.5),
+    "nv24": (cv2.COLOR_YUV2RGB_YUYV, 1.0),
+}
+ENCODINGS = tuple(sorted({*_LAYOUTS, *_SEMI_PLANAR}))
 """Encodings of sensor_msgs/Image that can be read."""
 
 
@@ -82,6 +88,8 @@ def to_rgb(message: ImageMessage) -> Pixels:
     """
     if isinstance(message, CompressedImage):
         return _decode(message)
+    if message.encoding in _SEMI_PLANAR:
+        return _semi_planar(message)
     layout = _LAYOUTS.get(message.encoding)
     if layout is None:
         why = _REFUSED.get(message.encoding, "expected one of " + ", ".join(ENCODINGS))
@@ -130,6 +138,39 @@ def _pixels(message: Image, layout: _Layout) -> Pixels:
     return np.ascontiguousarray(pairs[..., high_byte])
 
 
+def _semi_planar(message: Image) -> Pixels:
+    """RGB of luma (H, W), which chroma (H / 2, W) or (2 H, W) follows in rows of the same step."""
+    code, chroma = _SEMI_PLANAR[message.encoding]
+    height, width, step = message.height, message.width, message.step
+    if chroma < 1 and (height % 2 or width % 2):
+        raise ImageError(
+            "width",
+            f"{message.encoding} stores colours of 2x2 pixels; the image has {width}x{height}",
+        )
+    rows = height + round(2 * chroma * chroma * height)
+    if height == 0 or width == 0:
+        raise ImageError("size", f"the image has no pixels (width {width}, height {height})")
+    if step < width:
+        raise ImageError(
+            "step", f"step {step} is too short: a row of {width} luma has {width} bytes"
+        )
+    if len(message.data) != rows * step:
+        raise ImageError(
+            "length",
+            f"data has {len(message.data)} bytes, but {message.encoding} with step {step} and "
+            f"height {height} has {rows * step}",
+        )
+    data = np.frombuffer(message.data, np.uint8)
+    if chroma < 1:
+        planes = np.ascontiguousarray(data.reshape(rows, step)[:, :width])
+        return np.asarray(cv2.cvtColor(planes, code), np.uint8)
+    luma = data[: height * step].reshape(height, step)[:, :width]
+    pairs = data[height * step :].reshape(height, 2 * step)[:, : 2 * width]
+    # Each pixel twice, as yuyv shares chroma between two: the same arithmetic as of the others.
+    twice = np.stack([luma.repeat(2, axis=1), pairs], axis=-1)
+    return np.ascontiguousarray(cv2.cvtColor(twice, code)[:, ::2])
+
+
 def _colour(pixels: Pixels, to_rgb: int | None) -> Pixels:
     """(H, W, C) pixels to RGB by an OpenCV conversion code."""
     if to_rgb is None:
@@ -155,7 +196,8 @@ def _unreadable(message: CompressedImage) -> ImageError:
 def _decode(message: CompressedImage) -> Pixels:
     """RGB pixels of a JPEG or PNG."""
     data = np.frombuffer(message.data, np.uint8)
-    if "compressedDepth" in message.format:
+    source = message.format.partition(";")[0].strip()
+    if "compressedDepth" in message.format or source in ("16UC1", "32FC1"):
         raise ImageError(
             "format",
             f"format {shown(message.format)} is a depth image; a colour or grey image is needed",

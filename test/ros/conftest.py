@@ -330,6 +330,15 @@ def _mosaic(photo: np.ndarray, pattern: str) -> np.ndarray:
     return mosaic
 
 
+def _semi_planar(photo: np.ndarray, order: str) -> np.ndarray:
+    """Luma, then rows of the same length with pairs of chroma."""
+    luma, u, v = _yuv(photo)
+    if order != "nv24":
+        u, v = u[::2, ::2], v[::2, ::2]
+    pairs = np.stack((v, u) if order == "nv21" else (u, v), axis=-1)
+    return np.concatenate([luma, pairs.reshape(-1, photo.shape[1])])
+
+
 def _encode(
     photo: np.ndarray, encoding: str, *, padding: int = 0, big_endian: bool = False
 ) -> Image:
@@ -345,15 +354,24 @@ def _encode(
         pixels = _interleave(*_yuv(photo), "uyvy")
     elif name in ("yuv422_yuy2", "yuyv"):
         pixels = _interleave(*_yuv(photo), "yuyv")
-    else:
+    elif not name.startswith("nv"):
         pixels = np.stack(
             [opaque if channel == "a" else photo[..., "rgb".index(channel)] for channel in name],
             axis=-1,
         )
+    if name.startswith("nv"):
+        pixels = _semi_planar(photo, name)
     if encoding.endswith("16"):
         pixels = (pixels.astype(np.uint16) * 256 + 77).astype(">u2" if big_endian else "<u2")
     rows = pixels.reshape(len(pixels), -1).view(np.uint8)
-    rows = np.pad(rows, ((0, 0), (0, padding)), constant_values=201)
+    if name == "nv24":  # its rows of chroma, and their padding, are twice as long
+        height = photo.shape[0]
+        chroma = rows[height:].reshape(height, -1)
+        chroma = np.pad(chroma, ((0, 0), (0, 2 * padding)), constant_values=201)
+        rows = np.pad(rows[:height], ((0, 0), (0, padding)), constant_values=201)
+        rows = np.concatenate([rows, chroma.reshape(-1, rows.shape[1])])
+    else:
+        rows = np.pad(rows, ((0, 0), (0, padding)), constant_values=201)
     return Image(
         height=photo.shape[0],
         width=photo.shape[1],

@@ -293,6 +293,46 @@ def test_depth(tmp_path: Path, tiny_checkpoint: Path) -> None:
     assert any(found.has_position for item in masks for found in item.message.objects)
 
 
+def test_stamps_that_are_wrong(tmp_path: Path, tiny_checkpoint: Path) -> None:
+    """Negative, 0 and stray ones: each image is looked at, and ids stay."""
+    messages = [raw(number) for number in range(9)]
+    for number, item in enumerate(messages):
+        item.message.header.stamp = Time(sec=-5 + number // 4, nanosec=number % 4 * 250_000_000)
+    messages[3].message.header.stamp = Time()
+    messages[6].message.header.stamp = Time(sec=3600)
+    source = record(tmp_path / "in", messages)
+    output = segment(source, tmp_path / "out", "--checkpoint", tiny_checkpoint)
+    found = contents(tmp_path / "out")[MASKS]
+    assert [item.message.header for item in found] == [item.message.header for item in messages]
+    ids = [tuple(item.track_id for item in masks.message.objects) for masks in found]
+    assert ids[0] and len(set(ids)) == 1
+    assert "skipped 0" in output
+
+
+@pytest.mark.slow
+def test_depth_by_stamps_of_0(tmp_path: Path, tiny_checkpoint: Path) -> None:
+    """Depth goes from 0.4 m on; its camera dies before the last images."""
+    messages = []
+    for number in range(24):
+        if number < 12:
+            messages += depth_of(number, metres=0.3 + number / 100, delay=1)
+        messages.append(raw(number))
+    for item in messages:
+        item.message.header.stamp = Time()
+    source = record(tmp_path / "in", sorted(messages, key=lambda item: item.stamp))
+    result = with_rules(
+        *(source, tmp_path / "out", "--checkpoint", tiny_checkpoint, "--depth-topic", DEPTH)
+    )
+    assert result.returncode == 0, result.stdout
+    for number, masks in enumerate(contents(tmp_path / "out")[MASKS]):
+        placed = [item.position.z for item in masks.message.objects if item.has_position]
+        if 3 <= number < 12:
+            assert placed == pytest.approx([0.3 + number / 100], abs=1e-3)
+        if number >= 22:  # 0.3 s after the last depth image
+            assert placed == []
+    assert "/eye/image_raw: its stamps are 0; times of arrival count" in result.stdout
+
+
 @pytest.mark.slow
 def test_unusable_images_are_named_once_and_counted(tmp_path: Path, tiny_checkpoint: Path) -> None:
     messages = [raw(number) for number in range(9)]
