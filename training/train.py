@@ -606,6 +606,7 @@ class Trainer:
                 "started_from": self.started_from,
                 "masks_only": objective.masks_only,
                 "mask_supervision": objective.mask_supervision,
+                "kind_supervision": objective.kind_supervision,
                 "region_mixture": objective.region_mixture,
                 "git_revision": self.git_revision,
                 "genesis_core": __version__,

@@ -35,8 +35,9 @@ class Tabletop:
     Args:
         image_size: height and width of the images in pixels
         mode: sketchy (red cube, green block and blue ball in a basket), varied (1 to 6 objects of
-            any shape, anywhere), mixed (half of each) or household (none to 20 everyday things on
-            tables, floors and shelves and in bins, robots of several kinds)
+            any shape, anywhere), mixed (half of each), household (none to 20 everyday things on
+            tables, floors and shelves and in bins, robots of several kinds) or general (three
+            quarters household, one eighth each varied and sketchy)
         min_objects: fewest objects in a scene, with mode varied (from 1) or household (from 0)
         max_objects: most objects in a scene, with mode varied (up to 16) or household (up to 24)
         assets: asset pack for mode household (docs/assets.md); by default the one that
