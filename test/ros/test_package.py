@@ -130,6 +130,7 @@ def test_build_installs_configuration_launch_file_and_messages(install: Path) ->
         "config/perception.yaml",
         "config/perception.rviz",
         "config/fastdds.xml",
+        "config/sros2_policy.xml",
         "launch/perception.launch.py",
         "package.xml",
     ):
@@ -193,3 +194,33 @@ def test_pip_install_gives_importable_packages(tmp_path: Path) -> None:
     *files, entries = run(sys.executable, code, cwd=tmp_path, env=env).splitlines()[-3:]
     assert all(file.startswith(str(target)) for file in files), files
     assert entries == "genesis_camera genesis_demo genesis_perception genesis_segment_bag"
+
+
+def test_messages_can_be_built_alone(tmp_path: Path) -> None:
+    """Of the interface files only: no Python of ours, no executable."""
+    source = tmp_path / "source"
+    for name in ("msg", "srv"):
+        shutil.copytree(ROOT / name, source / name)
+    for name in ("CMakeLists.txt", "package.xml"):
+        shutil.copy(ROOT / name, source)
+    run(
+        *("colcon", "--log-base", tmp_path / "log", "build", "--base-paths", source),
+        *("--build-base", tmp_path / "build", "--install-base", tmp_path / "install"),
+        *("--cmake-args", "-DGENESIS_ROS_MESSAGES_ONLY=ON"),
+        cwd=tmp_path,
+    )
+    package = tmp_path / "install" / "genesis_ros"
+    assert (package / "include/genesis_ros/genesis_ros/msg/object_masks.hpp").is_file()
+    assert not (package / "lib" / "genesis_ros").exists()
+    assert not list(package.rglob("perception_node*"))
+    code = "from genesis_ros.msg import ObjectMasks; print(ObjectMasks().objects)"
+    assert "[]" in in_workspace(tmp_path / "install", f"python3 -c '{code}'", tmp_path)
+
+
+def test_colcon_test_finds_the_suites(plain: Path) -> None:
+    build = plain.parent / "build" / "genesis_ros"
+    listed = run("ctest", "-N", cwd=build)
+    suites = {line.split()[-1] for line in listed.splitlines() if "Test #" in line}
+    assert suites == {"core", "perception", "ros", "sim"}
+    for suite in suites:
+        assert (ROOT / "test" / suite).is_dir()
