@@ -3,7 +3,7 @@
 MuJoCo is imported when the first renderer is made, so that importing this package needs no OpenGL.
 """
 
-from genesis_sim.frame import Frame, SceneObject
+from genesis_sim.frame import Frame, TrueObject
 from genesis_sim.gl import RenderingError
 from genesis_sim.household.renderer import HouseholdRenderer
 from genesis_sim.modes import make_renderer
@@ -13,7 +13,7 @@ __all__ = [
     "Frame",
     "HouseholdRenderer",
     "RenderingError",
-    "SceneObject",
     "TabletopRenderer",
+    "TrueObject",
     "make_renderer",
 ]

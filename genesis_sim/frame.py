@@ -9,7 +9,7 @@ import numpy.typing as npt
 
 
 @dataclass(frozen=True, slots=True)
-class SceneObject:
+class TrueObject:
     """Ground truth of one object; it may be outside the image or hidden."""
 
     label: int
@@ -32,7 +32,7 @@ class Frame:
     depth: npt.NDArray[np.float32]
     #: Pinhole matrix (3, 3) in pixels; pixel (0, 0) has its centre at (0, 0), as in OpenCV and ROS.
     intrinsics: npt.NDArray[np.float64]
-    objects: list[SceneObject]
+    objects: list[TrueObject]
     #: How each pixel's surface answers a depth camera, a depth_sensor.Material, uint8 (H, W); None
     #: where everything is dull.
     materials: npt.NDArray[np.uint8] | None = None

@@ -9,7 +9,7 @@ import numpy as np
 
 from genesis_sim.geometry import Vector, yaw
 from genesis_sim.robot import MAX_OPENING
-from genesis_sim.scene import ObjectModel, RobotPose, Scene
+from genesis_sim.scene import ObjectModel, RobotPose, TabletopScene
 
 Rng = np.random.Generator
 
@@ -18,7 +18,7 @@ _STEP, _TURN_STEP = 0.025, 0.15
 _TRAVEL_HEIGHT = 0.09
 
 
-def play(scene: Scene, rng: Rng) -> Iterator[None]:
+def play(scene: TabletopScene, rng: Rng) -> Iterator[None]:
     """Change the scene's robot and object poses frame by frame, without end.
 
     The scene needs a robot. Objects keep their places in the lists, so labels stay theirs.
@@ -39,7 +39,7 @@ def play(scene: Scene, rng: Rng) -> Iterator[None]:
             yield from _move(hand, target, hand.roll + float(rng.normal(0, 0.8)))
 
 
-def _carry(scene: Scene, hand: RobotPose, index: int, rng: Rng) -> Iterator[None]:
+def _carry(scene: TabletopScene, hand: RobotPose, index: int, rng: Rng) -> Iterator[None]:
     model, pose = scene.objects[index], scene.poses[index]
     across = 0 if model.half_size[0] <= model.half_size[1] else 1
     roll = _nearest(hand.roll, _heading(scene, index) + across * math.pi / 2)
@@ -66,12 +66,12 @@ def _carry(scene: Scene, hand: RobotPose, index: int, rng: Rng) -> Iterator[None
     yield from _move(hand, _raised(down), roll + turn)
 
 
-def _grip(model: ObjectModel, down: Vector, scene: Scene) -> float:
+def _grip(model: ObjectModel, down: Vector, scene: TabletopScene) -> float:
     """Height of the fingertips above the bottom of the object they hold."""
     return float(down[2]) - scene.floor_height
 
 
-def _push(scene: Scene, hand: RobotPose, index: int, rng: Rng) -> Iterator[None]:
+def _push(scene: TabletopScene, hand: RobotPose, index: int, rng: Rng) -> Iterator[None]:
     """Come down beside an object with closed fingers and shove it towards a free place."""
     model, pose = scene.objects[index], scene.poses[index]
     goal = _spot(scene, rng, model, index, near=0.1)
@@ -124,7 +124,7 @@ def _raised(point: Vector) -> Vector:
     return np.array([point[0], point[1], _TRAVEL_HEIGHT])
 
 
-def _heading(scene: Scene, index: int) -> float:
+def _heading(scene: TabletopScene, index: int) -> float:
     rotation = scene.poses[index].rotation
     return 2 * math.atan2(rotation[3], rotation[0])
 
@@ -134,7 +134,7 @@ def _nearest(current: float, angle: float) -> float:
     return current + (angle - current + math.pi / 2) % math.pi - math.pi / 2
 
 
-def _free(scene: Scene, spot: Vector, radius: float, ignore: int) -> bool:
+def _free(scene: TabletopScene, spot: Vector, radius: float, ignore: int) -> bool:
     return all(
         k == ignore or float(np.hypot(*(spot - pose.position[:2]))) > radius + model.radius + 0.004
         for k, (model, pose) in enumerate(zip(scene.objects, scene.poses, strict=True))
@@ -142,7 +142,7 @@ def _free(scene: Scene, spot: Vector, radius: float, ignore: int) -> bool:
 
 
 def _spot(
-    scene: Scene, rng: Rng, model: ObjectModel, index: int, near: float | None = None
+    scene: TabletopScene, rng: Rng, model: ObjectModel, index: int, near: float | None = None
 ) -> Vector:
     """A free place on the floor (2,), or the present one if none turns up."""
     here = scene.poses[index].position[:2].copy()

@@ -12,7 +12,7 @@ import numpy.typing as npt
 
 from genesis_sim import gl, motion, objects, robot, textures
 from genesis_sim.environments import MAX_SOLIDS as MAX_ENVIRONMENT
-from genesis_sim.frame import Frame, SceneObject
+from genesis_sim.frame import Frame, TrueObject
 from genesis_sim.sampling import MODES, Mode, check_num_objects, sample_scene
 from genesis_sim.scene import (
     BACKGROUND,
@@ -21,9 +21,9 @@ from genesis_sim.scene import (
     ROBOT,
     Finish,
     Light,
-    Scene,
     Shape,
     Solid,
+    TabletopScene,
 )
 from genesis_sim.screen import Screen, intrinsics, labels_of, remove_specks
 
@@ -130,7 +130,7 @@ class TabletopRenderer:
             start = self._model.tex_adr[index]
             data[start : start + image.size] = image.ravel()
 
-    def _prepare(self, scene: Scene) -> None:
+    def _prepare(self, scene: TabletopScene) -> None:
         """Write a scene into the model and make it ready to draw."""
         self._screen.enter()
         self._pool.set_scene(scene)
@@ -144,14 +144,14 @@ class TabletopRenderer:
 
     def _frame(
         self,
-        scene: Scene,
+        scene: TabletopScene,
         labels: npt.NDArray[np.uint8],
         depth: npt.NDArray[np.float32],
         rng: np.random.Generator,
     ) -> Frame:
         positions = scene.camera.to_optical(np.array([pose.position for pose in scene.poses]))
         truth = [
-            SceneObject(label, model.name, position, 2.0 * np.array(model.half_size))
+            TrueObject(label, model.name, position, 2.0 * np.array(model.half_size))
             for label, model, position in zip(scene.labels, scene.objects, positions, strict=True)
         ]
         shadows = any(light.shadow for light in scene.lights)
@@ -196,7 +196,7 @@ class _Pool:
         # MuJoCo takes a geom's frame for its body's where the model was compiled so.
         model.geom_sameframe[:] = 0
 
-    def set_scene(self, scene: Scene) -> None:
+    def set_scene(self, scene: TabletopScene) -> None:
         """Write surroundings, objects, looks and lights."""
         if len(scene.environment) > MAX_ENVIRONMENT:
             raise AssertionError(f"{len(scene.environment)} solids; the pool has {MAX_ENVIRONMENT}")
@@ -218,7 +218,7 @@ class _Pool:
             )
         self._light(scene)
 
-    def set_poses(self, data: Any, scene: Scene) -> None:
+    def set_poses(self, data: Any, scene: TabletopScene) -> None:
         """Write joint values and the objects' poses."""
         data.mocap_pos[self._base] = scene.robot_base.position
         data.mocap_quat[self._base] = scene.robot_base.rotation
@@ -253,7 +253,7 @@ class _Pool:
         model.mat_specular[rows] = [finish.specular for finish in finishes]
         model.mat_shininess[rows] = [finish.shininess for finish in finishes]
 
-    def _light(self, scene: Scene) -> None:
+    def _light(self, scene: TabletopScene) -> None:
         model = self._model
         model.vis.headlight.ambient[:] = scene.ambient
         off = Light((0.0, 0.0, -1.0), (0.0, 0.0, 0.0), 0.0, False)
@@ -270,7 +270,7 @@ class _Pool:
             model.light_castshadow[k] = light.shadow
 
 
-def _contact_shadows(scene: Scene) -> list[Solid]:
+def _contact_shadows(scene: TabletopScene) -> list[Solid]:
     """Faint rings on the floor under resting objects: the soft dark rim that wide light leaves."""
     solids = []
     for model, pose in zip(scene.objects, scene.poses, strict=True):

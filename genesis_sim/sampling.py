@@ -29,7 +29,7 @@ from genesis_sim.scene import (
     Pose,
     RobotPose,
     RobotStyle,
-    Scene,
+    TabletopScene,
 )
 
 Rng = np.random.Generator
@@ -58,7 +58,7 @@ def sample_scene(
     *,
     moving: bool = False,
     num_objects: tuple[int, int] = OBJECTS,
-) -> Scene:
+) -> TabletopScene:
     """Draw a scene.
 
     Args:
@@ -72,7 +72,7 @@ def sample_scene(
     return _varied(rng, width, height, moving, num_objects)
 
 
-def _sketchy(rng: Rng, width: int, height: int, moving: bool) -> Scene:
+def _sketchy(rng: Rng, width: int, height: int, moving: bool) -> TabletopScene:
     models = sketchy_objects(rng)
     front = moving or rng.random() < 0.88
     if front:
@@ -97,7 +97,7 @@ def _sketchy(rng: Rng, width: int, height: int, moving: bool) -> Scene:
         above = robot_pose.tip + np.array([rng.uniform(-0.02, 0.06), 0, rng.uniform(0.15, 0.3)])
         environment.solids.extend(environments.cables(rng, near=above))
     ambient, lights = _sample_light(rng, sketchy=True)
-    return Scene(
+    return TabletopScene(
         environment=environment.solids,
         objects=models,
         poses=poses,
@@ -115,7 +115,9 @@ def _sketchy(rng: Rng, width: int, height: int, moving: bool) -> Scene:
     )
 
 
-def _varied(rng: Rng, width: int, height: int, moving: bool, num_objects: tuple[int, int]) -> Scene:
+def _varied(
+    rng: Rng, width: int, height: int, moving: bool, num_objects: tuple[int, int]
+) -> TabletopScene:
     fewest, most = num_objects
     models = [random_object(rng) for _ in range(int(rng.integers(fewest, most + 1)))]
     place = rng.choice(["basket", "table", "tote", "shelf"], p=[0.45, 0.27, 0.14, 0.14])
@@ -147,7 +149,7 @@ def _varied(rng: Rng, width: int, height: int, moving: bool, num_objects: tuple[
         for light in lights:  # the light comes in through the front
             x, y, z = light.direction
             light.direction, light.shadow = (abs(x) + 0.5, y, z), False
-    return Scene(
+    return TabletopScene(
         environment=environment.solids,
         objects=models,
         poses=poses,

@@ -130,7 +130,7 @@ class Camera:
 
 
 @dataclass(slots=True)
-class Scene:
+class TabletopScene:
     environment: list[Solid]
     objects: list[ObjectModel]
     poses: list[Pose]

@@ -258,7 +258,7 @@ class Trainer:
                 rank=processes.rank,
                 world_size=processes.world_size,
                 device=self.device,
-                with_points=getattr(config.model, "points", False),
+                with_points=config.model.takes_points,
             )
             loaders.append(loader)
             first = start + processes.rank * share

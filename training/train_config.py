@@ -171,7 +171,7 @@ class TrainConfig:
                     f"objective.{term} is {value}, but model {name} has no {part}: leave it out, "
                     "or train genesis_v2"
                 )
-        if objective.kind_supervision and not getattr(self.model, "kinds", False):
+        if objective.kind_supervision and not self.model.tells_kinds:
             raise ConfigError(
                 f"objective.kind_supervision is {objective.kind_supervision}, but the model tells "
                 "no kinds: leave it out, or set model.kinds to true"

@@ -284,12 +284,12 @@ class SlotModel(nn.Module):
     @property
     def takes_points(self) -> bool:
         """Whether it can use what a depth camera measured (``points``)."""
-        return False
+        return self.config.takes_points
 
     @property
     def tells_kinds(self) -> bool:
         """Whether it says of each slot which of ``KINDS`` it is (``kind_logits``)."""
-        return False
+        return self.config.tells_kinds
 
     @property
     def pixel_std(self) -> float:

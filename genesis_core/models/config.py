@@ -51,6 +51,16 @@ class ModelConfig:
         """Height and width of the decoder's masks and means, in pixels."""
         return self.image_size
 
+    @property
+    def takes_points(self) -> bool:
+        """Whether the model can use what a depth camera measured."""
+        return False
+
+    @property
+    def tells_kinds(self) -> bool:
+        """Whether the model says of each slot what it is."""
+        return False
+
     def _check(self, largest_size: int, **lowest: int) -> None:
         """Raise ConfigError unless the common settings, and these whole numbers, are possible.
 

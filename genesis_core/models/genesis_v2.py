@@ -149,6 +149,14 @@ class GenesisV2Config(GenerativeConfig):
         """Height and width of the decoder's masks and means."""
         return self.decoder_size or self.image_size
 
+    @property
+    def takes_points(self) -> bool:
+        return self.points
+
+    @property
+    def tells_kinds(self) -> bool:
+        return self.kinds
+
 
 class Embedding(nn.Module):
     """Pixel embeddings for IC-SBP: (B, C, H, W) -> (B, E, H, W).
@@ -420,14 +428,6 @@ class GenesisV2(SlotModel):
             latents=mean + std * noise[:, :slots].to(mean),
             kind_logits=None if self.kind_head is None else self.kind_head(pooled).float(),
         )
-
-    @property
-    def takes_points(self) -> bool:
-        return self.config.points
-
-    @property
-    def tells_kinds(self) -> bool:
-        return self.config.kinds
 
     def draws(self, num_slots: int) -> dict[str, Draw]:
         size = self.config.mask_size

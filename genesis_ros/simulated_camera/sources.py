@@ -120,7 +120,7 @@ class VideoSource(FrameSource):
 # --- generated scenes ------------------------------------------------------------------------
 
 
-class SceneRenderer(Protocol):
+class SizedRenderer(Protocol):
     """What is needed of a renderer of genesis_sim."""
 
     width: int
@@ -142,7 +142,7 @@ class SceneSource(FrameSource):
     has_depth = True
 
     def __init__(
-        self, renderer: SceneRenderer, mode: str, seed: int, frames_per_scene: int
+        self, renderer: SizedRenderer, mode: str, seed: int, frames_per_scene: int
     ) -> None:
         size = f"{renderer.width}x{renderer.height}"
         self.description = f"generated {mode} scenes ({size}, seed {seed})"

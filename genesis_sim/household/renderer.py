@@ -12,7 +12,7 @@ import numpy.typing as npt
 from genesis_sim import gl
 from genesis_sim.assets import AssetPack
 from genesis_sim.depth_sensor import Material
-from genesis_sim.frame import Frame, SceneObject
+from genesis_sim.frame import Frame, TrueObject
 from genesis_sim.household import parts, robots, rooms
 from genesis_sim.household.bank import make_bank
 from genesis_sim.household.scenes import (
@@ -140,7 +140,7 @@ class HouseholdRenderer:
         positions = [pose.position for pose in scene.poses]
         optical = scene.camera.to_optical(np.array(positions).reshape(-1, 3))
         truth = [
-            SceneObject(FIRST_OBJECT + k, model.name, position, 2.0 * np.array(model.half_size))
+            TrueObject(FIRST_OBJECT + k, model.name, position, 2.0 * np.array(model.half_size))
             for k, (model, position) in enumerate(zip(scene.objects, optical, strict=True))
         ]
         labels = _without_slivers(labels)
