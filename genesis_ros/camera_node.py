@@ -51,7 +51,8 @@ _LAST_FRAMES_TIMEOUT = Duration(seconds=2)
 class CameraNode(Node):
     """Publishes the frames of a source at a steady rate.
 
-    `finished` is done when the source has ended, and holds its error if it failed.
+    Attributes:
+        finished: done when the source has ended; holds its error if it failed.
 
     Raises:
         SourceError: the parameters name no playable source.

@@ -64,7 +64,8 @@ class MaskedObject(NamedTuple):
 def full_mask(mask: ObjectMask, height: int, width: int) -> npt.NDArray[np.float32]:
     """One object's probability at every pixel of its image, (H, W) float32 in [0, 1].
 
-    Raises ImageError if the message contradicts itself or does not fit an image of this size.
+    Raises:
+        ImageError: the message contradicts itself or does not fit an image of this size.
     """
     full = np.zeros((height, width), np.float32)
     crop, rows, columns = _crop(mask, height, width)
@@ -77,7 +78,8 @@ def full_masks(message: ObjectMasks) -> npt.NDArray[np.float32]:
 
     They sum to 1 at every pixel that the model saw, and to 0 outside a centre crop.
 
-    Raises ImageError if the message contradicts itself.
+    Raises:
+        ImageError: the message contradicts itself.
     """
     full = np.zeros((len(message.objects), message.height, message.width), np.float32)
     for mask, out in zip(message.objects, full, strict=True):
@@ -91,7 +93,8 @@ def label_image(message: ObjectMasks) -> npt.NDArray[np.uint8]:
 
     Equals the node's label_image topic, so a planner that has the masks need not subscribe to it.
 
-    Raises ImageError if the message contradicts itself.
+    Raises:
+        ImageError: the message contradicts itself.
     """
     best = np.zeros((message.height, message.width), np.uint8)
     labels = np.zeros((message.height, message.width), np.uint8)
@@ -106,7 +109,8 @@ def label_image(message: ObjectMasks) -> npt.NDArray[np.uint8]:
 def objects(message: ObjectMasks) -> list[MaskedObject]:
     """The message's objects, in its order and background included, as plain Python and numpy.
 
-    Raises ImageError if the message contradicts itself.
+    Raises:
+        ImageError: the message contradicts itself.
     """
     labels = label_image(message)
     return [_to_masked_object(item, labels) for item in message.objects]
@@ -115,7 +119,8 @@ def objects(message: ObjectMasks) -> list[MaskedObject]:
 def targets(message: ObjectMasks) -> list[MaskedObject]:
     """The objects that a robot may act on: neither background nor the robot itself.
 
-    Raises ImageError if the message contradicts itself.
+    Raises:
+        ImageError: the message contradicts itself.
     """
     return [item for item in objects(message) if not item.background and item.kind != "robot"]
 
@@ -125,12 +130,14 @@ def point_subset(
 ) -> npt.NDArray[np.floating]:
     """The known points of one object, (P, 3), in the order of their pixels.
 
-    points: an organised point cloud that shows what the image shows: a message, or an array
-        (H, W, 3), NaN where unknown (messages.depth.depth_points makes one of a depth image). It
-        may be larger or smaller than the image; the mask is then scaled.
+    Args:
+        points: an organised point cloud that shows what the image shows: a message, or an array
+            (H, W, 3), NaN where unknown (messages.depth.depth_points makes one of a depth image).
+            It may be larger or smaller than the image; the mask is then scaled.
 
-    Raises ValueError for a cloud of another shape (aspect ratio) than the image, and ImageError for
-    a message that holds no organised cloud.
+    Raises:
+        ValueError: the cloud is of another shape (aspect ratio) than the image.
+        ImageError: the message holds no organised cloud.
     """
     if isinstance(points, PointCloud2):
         points = cloud_points(points)
@@ -161,7 +168,8 @@ def _to_masked_object(item: ObjectMask, labels: npt.NDArray[np.uint8]) -> Masked
 def _sample(mask: npt.NDArray[np.bool_], shape: tuple[int, ...]) -> npt.NDArray[np.bool_]:
     """The mask (H, W) at the pixels of an image of another size.
 
-    Raises ValueError if that would distort it by more than 2%.
+    Raises:
+        ValueError: that would distort it by more than 2%.
     """
     (height, width), (new_height, new_width) = mask.shape, shape
     if not 0.98 <= (new_width * height) / (new_height * width) <= 1.02:

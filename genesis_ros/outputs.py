@@ -29,11 +29,12 @@ class Result(NamedTuple):
 class Output(NamedTuple):
     """A topic, below the node's namespace.
 
-    shared: with several cameras, all of them publish on it, beside each camera's own topic. Others
-        are published on the cameras' own topics only.
-    needs_depth: says something about cameras with depth only.
-    for_people: a picture, which is large and of no use to programs.
-    make: the message, from a result and the setting overlay_alpha.
+    Attributes:
+        make: the message, from a result and the setting overlay_alpha.
+        shared: with several cameras, all of them publish on it, beside each camera's own topic.
+            Others are published on the cameras' own topics only.
+        needs_depth: says something about cameras with depth only.
+        for_people: a picture, which is large and of no use to programs.
     """
 
     name: str
@@ -44,7 +45,11 @@ class Output(NamedTuple):
     for_people: bool = False
 
     def topics(self, camera: str, *, several: bool) -> tuple[str, ...]:
-        """Where this camera's messages go. several: it is not the only camera."""
+        """Where this camera's messages go.
+
+        Args:
+            several: it is not the only camera.
+        """
         if not several:
             return (self.name,)
         own = f"{camera}/{self.name}"

@@ -16,9 +16,12 @@ from genesis_ros.outputs import Result
 class CameraMessage(NamedTuple):
     """An image message and what belongs to it.
 
-    received: when it arrived [ns, any clock]. camera: its name; "" for an image that somebody asked
-    about. depth, tracker: see View. taken: when it was taken [s], as the camera's ImageClock says;
-    tracks need it.
+    Attributes:
+        received: when it arrived [ns, any clock].
+        camera: its name; "" for an image that somebody asked about.
+        depth: see View.
+        tracker: see View.
+        taken: when it was taken [s], as the camera's ImageClock says; tracks need it.
     """
 
     message: ImageMessage
@@ -32,9 +35,13 @@ class CameraMessage(NamedTuple):
 def perceive(
     perception: Perception, messages: Sequence[CameraMessage]
 ) -> Iterator[Result | Exception]:
-    """What is to be published about each message, in their order; or the error that cost it.
+    """Find out what is to be published about each message.
 
-    ImageError means that a message holds no usable image. The others share one pass of the model.
+    All that hold a usable image share one pass of the model.
+
+    Yields:
+        For each message, in their order, its result, or the error that cost it: ImageError means
+        that the message holds no usable image.
     """
     views: list[View | Exception] = []
     for item in messages:

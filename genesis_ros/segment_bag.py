@@ -129,7 +129,8 @@ def _is_bag(folder: Path) -> bool:
 def _cameras(reader: BagReader, options: argparse.Namespace) -> dict[str, BagCamera]:
     """The cameras by topic: those asked for, or all that colour_topics finds.
 
-    Raises SegmentError if there is none.
+    Raises:
+        SegmentError: there is none.
     """
     known, wanted = image_topics(reader), options.topic
     there = f"it has {', '.join(sorted(known))}" if known else "it has no images at all"
@@ -160,7 +161,8 @@ def _depth(
 ) -> list[DepthPairing | None]:
     """The depth of each image topic, None where there is none.
 
-    Raises SegmentError if the bag lacks a topic, or there are not as many as image topics.
+    Raises:
+        SegmentError: the bag lacks a topic, or there are not as many as image topics.
     """
     pairings: list[DepthPairing | None] = []
     for option, values in (("--depth-topic", given), ("--camera-info-topic", infos)):
@@ -255,7 +257,13 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _settings(options: argparse.Namespace) -> NodeSettings:
-    """Raises ParameterError and OSError, naming what is wrong."""
+    """The settings that the options ask for.
+
+    Raises:
+        ParameterError: a parameter, or the parameter file, cannot be used. The text names what is
+            wrong.
+        OSError: the parameter file cannot be read.
+    """
     values: dict[str, Any] = {}
     if options.params is not None:
         given = read_parameter_file(options.params, say)

@@ -118,7 +118,8 @@ def _encoding(item: BagMessage) -> str | None:
 def read_message(item: BagMessage) -> Any:
     """The image or camera_info message itself.
 
-    Raises ImageError if its bytes are no such message.
+    Raises:
+        ImageError: its bytes are no such message.
     """
     try:
         return deserialize_message(item.data, READABLE_TYPES[item.topic.type])

@@ -83,11 +83,16 @@ class _File(NamedTuple):
 class BagReader:
     """Reads a bag folder or a single storage file. Use it in a `with` block.
 
-    Damage is reported to `warn`, a line per file, and noted in `damaged`. `check` is called while
-    a damaged file is searched on entering, which takes its time; it may raise to give up.
+    Args:
+        warn: told of damage, a line per file.
+        check: called while a damaged file is searched on entering, which takes its time; it may
+            raise to give up.
 
-    Raises (on entering):
-        BagError: nothing in it can be read, or a package that reads it is missing.
+    Attributes:
+        damaged: whether damage was found so far.
+
+    Raises:
+        BagError: on entering, if nothing in it can be read or a package that reads it is missing.
     """
 
     def __init__(self, path: Path, warn: Warn, check: Callable[[], object] = lambda: None) -> None:

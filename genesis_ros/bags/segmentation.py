@@ -43,7 +43,11 @@ def say(text: str) -> None:
 
 
 class BagCamera:
-    """Where a camera's results go, its tracks, and its depth (None: it has none)."""
+    """Where a camera's results go, its tracks, and its depth.
+
+    Args:
+        depth: pairs its images with depth; None: it has none.
+    """
 
     def __init__(self, topic: str, name: str, depth: DepthPairing | None, *, several: bool) -> None:
         self.topic = topic
@@ -153,7 +157,14 @@ class Segmentation:
         *,
         copy: bool,
     ) -> None:
-        """Segment image after image into the bag that `writer` opens. Raises Interrupted."""
+        """Segment image after image into a bag.
+
+        Args:
+            writer: opens the bag for the results.
+
+        Raises:
+            Interrupted: a signal asked the program to stop.
+        """
         copied = self._to_copy(reader) if copy else set()
         total = sum(reader.topics[topic].size for topic in self._cameras)
         depths = [camera.depth for camera in self._cameras.values() if camera.depth]
@@ -183,7 +194,8 @@ class Segmentation:
     def report(self, target: Path, *, interrupted: bool) -> None:
         """Say what was done.
 
-        Raises SegmentError if it was nothing.
+        Raises:
+            SegmentError: it was nothing.
         """
         for (topic, _), count in self._skipped.items():
             if count > 1:

@@ -45,7 +45,11 @@ class _Writer:
         self._connections: dict[tuple[str, str], Any] = {}
 
     def write(self, topic: BagTopic, stamp: int, data: bytes) -> None:
-        """Append a serialised message. Raises LookupError if nobody knows its definition."""
+        """Append a serialised message.
+
+        Raises:
+            LookupError: nobody knows its definition.
+        """
         key = topic.name, topic.type
         if key not in self._connections:
             self._connections[key] = self.rosbags.add_connection(
@@ -97,7 +101,11 @@ class BagWriter:
         self._writer = _Writer(self._partial, "mcap")
 
     def write(self, topic: str, message: Any, stamp: int) -> None:
-        """Append a message of any installed type; `stamp` is in nanoseconds since the epoch."""
+        """Append a message of any installed type.
+
+        Args:
+            stamp: nanoseconds since the epoch.
+        """
         self._writer.write(_installed(topic, message), stamp, serialize_message(message))
 
     def __enter__(self) -> BagWriter:
@@ -128,10 +136,15 @@ class LiveBagWriter:
     disk). When the disk is full, the last checkpoint stays.
 
     Use it in a `with` block; leaving it for whatever reason completes the bag.
+
+    Args:
+        storage: one of STORAGES.
+
+    Raises:
+        FileExistsError: there is something at `path`.
     """
 
     def __init__(self, path: Path, storage: str = "mcap") -> None:
-        """storage: one of STORAGES. Raises FileExistsError if there is something at `path`."""
         if path.exists():
             raise FileExistsError(f"{path} exists already")
         self._storage = storage
@@ -140,7 +153,11 @@ class LiveBagWriter:
         self._waiting = 0
 
     def write(self, topic: str, message: Any, stamp: int) -> None:
-        """Append a message of any installed type; `stamp` is in nanoseconds since the epoch."""
+        """Append a message of any installed type.
+
+        Args:
+            stamp: nanoseconds since the epoch.
+        """
         self.write_together([(topic, message)], stamp)
 
     def write_together(self, messages: Iterable[tuple[str, Any]], stamp: int) -> None:
@@ -152,7 +169,8 @@ class LiveBagWriter:
     def copy(self, message: BagMessage) -> None:
         """Append a message of another bag.
 
-        Raises LookupError if neither that bag nor this machine knows the type's definition.
+        Raises:
+            LookupError: neither that bag nor this machine knows the type's definition.
         """
         self._append(message.topic, message.stamp, message.data)
         self._checkpoint_if_due()

@@ -246,9 +246,12 @@ def _check_alive(children: Sequence[ChildProcess]) -> None:
 
 
 def describe(number: int, result: FrameResult) -> str:
-    """One line about a frame: its number, the masks' latency, and per object its label, area,
-    centroid and score, with depth its position and the size of its box. Of robot and background
-    only the labels are told."""
+    """One line about a frame.
+
+    It tells the frame's number, the masks' latency, and per object its label, area, centroid and
+    score, with depth its position and the size of its box. Of robot and background only the labels
+    are told.
+    """
     others: dict[str, list[str]] = {"robot": [], "background": []}
     for item in result.objects:
         if item.background or item.kind == ObjectMask.KIND_ROBOT:

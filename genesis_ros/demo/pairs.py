@@ -21,7 +21,13 @@ _INK = (40, 40, 40)
 
 @dataclass(frozen=True)
 class Pair:
-    """An image beside its overlay, (H, W, 3) RGB each, with a line of text above them."""
+    """An image beside its overlay.
+
+    Attributes:
+        image: (H, W, 3) RGB.
+        overlay: (H, W, 3) RGB.
+        caption: a line of text above them.
+    """
 
     image: Pixels
     overlay: Pixels
@@ -41,7 +47,11 @@ def fit(image: Pixels, width: int, height: int) -> Pixels:
 
 
 def contact_sheet(pairs: Sequence[Pair], columns: int = 2) -> Pixels:
-    """All pairs in a grid, row by row; every cell has the first pair's size. (H, W, 3) RGB."""
+    """All pairs in a grid, row by row; every cell has the first pair's size.
+
+    Returns:
+        The sheet, (H, W, 3) RGB.
+    """
     if not pairs:
         raise ValueError("a contact sheet needs at least one pair of images")
     columns = min(columns, len(pairs))
@@ -116,8 +126,11 @@ class PairSampler:
 class PairVideo:
     """A video of image and overlay side by side; all frames take the size of the first.
 
-    MPEG-4 where OpenCV can encode it, otherwise Motion JPEG, which it always can. `path` is known
-    after the first frame. Use it in a `with` block.
+    MPEG-4 where OpenCV can encode it, otherwise Motion JPEG, which it always can. Use it in a
+    `with` block.
+
+    Attributes:
+        path: the file, known after the first frame.
     """
 
     def __init__(self, stem: Path, rate: float, max_width: int = 1280) -> None:

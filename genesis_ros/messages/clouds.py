@@ -14,7 +14,8 @@ _CLOUD_TYPES = {PointField.FLOAT32: "f4", PointField.FLOAT64: "f8"}
 def cloud_points(cloud: PointCloud2) -> npt.NDArray[np.floating]:
     """The points of an organised point cloud, (H, W, 3) [m], NaN where unknown.
 
-    Raises ImageError if the cloud is not organised in rows and columns or has no x, y, z.
+    Raises:
+        ImageError: the cloud is not organised in rows and columns or has no x, y, z.
     """
     if cloud.height < 2:
         raise ImageError(

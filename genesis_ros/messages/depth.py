@@ -19,7 +19,8 @@ def depth_metres(message: Image) -> npt.NDArray[np.float32]:
     16UC1 and mono16 hold millimetres, 0 = unknown; 32FC1 metres, NaN = unknown. Unknown depth is
     passed on as it comes. The result may be a view of the message: don't write to it.
 
-    Raises ImageError if the message holds no depth image.
+    Raises:
+        ImageError: the message holds no depth image.
     """
     if message.encoding not in _ENCODINGS:
         raise ImageError(
@@ -54,7 +55,8 @@ def intrinsics(info: CameraInfo, height: int, width: int) -> npt.NDArray[np.floa
     K is taken, as depth images come unrectified with the colour image; where the image has another
     size than the CameraInfo says (binning, a region of interest, a resized image), K is adapted.
 
-    Raises ImageError if the CameraInfo holds no usable intrinsics.
+    Raises:
+        ImageError: the CameraInfo holds no usable intrinsics.
     """
     matrix = np.array(info.k, np.float64).reshape(3, 3)
     focal_x, focal_y = matrix[0, 0], matrix[1, 1]
@@ -81,6 +83,7 @@ def intrinsics(info: CameraInfo, height: int, width: int) -> npt.NDArray[np.floa
 def depth_points(image: Image, info: CameraInfo) -> npt.NDArray[np.float32]:
     """The point that each pixel of a depth image shows, (H, W, 3) [m], NaN where unknown.
 
-    Raises ImageError if the messages hold no depth or no intrinsics.
+    Raises:
+        ImageError: the messages hold no depth or no intrinsics.
     """
     return depth.to_points(depth_metres(image), intrinsics(info, image.height, image.width))

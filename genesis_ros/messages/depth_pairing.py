@@ -31,7 +31,13 @@ _ARRIVAL_TOLERANCE = 0.3
 
 
 class DepthError(ImageError):
-    """There is no depth for an image. The text names the topic and says why; kind is short."""
+    """There is no depth for an image.
+
+    The text names the topic and says why.
+
+    Attributes:
+        kind: why, in short.
+    """
 
 
 class DepthView(NamedTuple):
@@ -49,7 +55,11 @@ class _Kept(NamedTuple):
 class DepthPairing:
     """Keeps the newest depth images and intrinsics of a camera, and finds those of an image.
 
-    topic, info_topic: where they come from, for errors. May be used from several threads.
+    May be used from several threads.
+
+    Args:
+        topic: where the depth images come from, for errors.
+        info_topic: where the intrinsics come from, for errors.
     """
 
     def __init__(self, topic: str, info_topic: str) -> None:
@@ -61,10 +71,12 @@ class DepthPairing:
         self._arrived = threading.Condition()
 
     def add_image(self, message: Image, arrived: int | None = None) -> None:
-        """Take in a depth image: 16UC1 [mm] or 32FC1 [m], registered to the colour image.
+        """Take in a depth image, registered to the colour image.
 
-        arrived: when it did [ns, the clock of the ImageTimes that are asked about]; None: now, by
-        the monotonic clock.
+        Args:
+            message: 16UC1 [mm] or 32FC1 [m].
+            arrived: when it did [ns, the clock of the ImageTimes that are asked about]; None: now,
+                by the monotonic clock.
         """
         arrived = time.monotonic_ns() if arrived is None else arrived
         with self._arrived:
@@ -112,14 +124,19 @@ class DepthPairing:
         *,
         taken: ImageTime | None = None,
     ) -> DepthImage:
-        """The depth that belongs to an image with this stamp. The arguments are those of nearest.
+        """The depth that belongs to an image with this stamp. The arguments are those of `nearest`.
 
-        Raises DepthError if there is none, or it cannot be used.
+        Raises:
+            DepthError: there is none, or it cannot be used.
         """
         return self.convert(self.nearest(stamp, tolerance, timeout, taken=taken))
 
     def convert(self, view: DepthView) -> DepthImage:
-        """Messages to arrays. Raises DepthError if they cannot be used."""
+        """Messages to arrays.
+
+        Raises:
+            DepthError: they cannot be used.
+        """
         try:
             depth = depth_metres(view.image)
             return DepthImage(depth, intrinsics(view.info, *depth.shape), self.topic)
@@ -137,14 +154,17 @@ class DepthPairing:
     ) -> DepthView:
         """The depth image whose stamp is nearest to the given one, and the newest intrinsics.
 
-        tolerance: largest difference of the stamps [s]. timeout: how long to wait for a depth image
-        that is as new as the stamp [s]; its sensor, or its registration, may be slower than colour.
-        Nobody waits for a sensor that has not sent anything for a second.
-        taken: what the colour camera's clock says about its image. Where stamps do not advance, the
-        depth image that arrived nearest to the colour image is taken; so it is where a stray stamp
-        finds none. Without it the newest of equal stamps is taken.
+        Args:
+            tolerance: largest difference of the stamps [s].
+            timeout: how long to wait for a depth image that is as new as the stamp [s]; its sensor,
+                or its registration, may be slower than colour. Nobody waits for a sensor that has
+                not sent anything for a second.
+            taken: what the colour camera's clock says about its image. Where stamps do not advance,
+                the depth image that arrived nearest to the colour image is taken; so it is where a
+                stray stamp finds none. Without it the newest of equal stamps is taken.
 
-        Raises DepthError if there is none.
+        Raises:
+            DepthError: there is none.
         """
         wanted = nanoseconds(stamp)
         with self._arrived:

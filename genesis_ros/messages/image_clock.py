@@ -24,10 +24,13 @@ _MEMORY = 10 * _SECOND  # how long what was noticed is taken to hold
 class ImageTime(NamedTuple):
     """When an image was taken, and how far its stamp can be relied on.
 
-    seconds: to track by; steps back by more than a second only where the source starts anew.
-    stamp: the message's [ns]. arrived: [ns, any clock, the same for all messages compared].
-    reliable: the stamp is not 0 and goes on from those before it. stands: stamps do not advance, so
-    that only the time of arrival says which images belong together.
+    Attributes:
+        seconds: to track by; steps back by more than a second only where the source starts anew.
+        stamp: the message's [ns].
+        arrived: [ns, any clock, the same for all messages compared].
+        reliable: the stamp is not 0 and goes on from those before it.
+        stands: stamps do not advance, so that only the time of arrival says which images belong
+            together.
     """
 
     seconds: float
@@ -70,7 +73,11 @@ class ImageClock:
         self._apart = 0  # ns
 
     def read(self, stamp: Time, arrived: int) -> ImageTime:
-        """The time of the next image. arrived: when it did [ns], on a clock that goes on."""
+        """The time of the next image.
+
+        Args:
+            arrived: when it did [ns], on a clock that goes on.
+        """
         now = _Moment(nanoseconds(stamp), arrived)
         self._notice_standing(now)
         reliable, restarted = True, False

@@ -84,7 +84,8 @@ def to_rgb(message: ImageMessage) -> Pixels:
 
     16-bit images keep their high byte. The result may be a view of the message: don't write to it.
 
-    Raises ImageError if the message holds no usable image.
+    Raises:
+        ImageError: the message holds no usable image.
     """
     if isinstance(message, CompressedImage):
         return _decode(message)

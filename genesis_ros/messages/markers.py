@@ -24,8 +24,10 @@ def to_markers(message: ObjectMasks, lifetime: float = 1.0) -> MarkerArray:
     track id. Untracked objects show their label and are in <camera>/untracked and
     <camera>/untracked/id, as labels and track ids may be the same numbers.
 
-    Nothing is deleted, as several cameras may share a topic: markers vanish `lifetime` [s] after
-    the last message that has them.
+    Nothing is deleted, as several cameras may share a topic.
+
+    Args:
+        lifetime: markers vanish this long after the last message that has them [s].
     """
     array = MarkerArray()
     for item in message.objects:

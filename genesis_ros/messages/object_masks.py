@@ -36,10 +36,13 @@ def to_object_masks(
 ) -> ObjectMasks:
     """The message of an image's objects.
 
-    header: that of the image, carried over unchanged.
-    track_ids: one per object, 0 = untracked. measurements: one per object, None = unknown.
+    Args:
+        header: that of the image, carried over unchanged.
+        track_ids: one per object, 0 = untracked.
+        measurements: one per object, None = unknown.
 
-    Raises ValueError if these are not as many as the objects.
+    Raises:
+        ValueError: track_ids or measurements are not as many as the objects.
     """
     track_ids = [0] * len(objects) if track_ids is None else track_ids
     measurements = [None] * len(objects) if measurements is None else measurements

@@ -19,7 +19,10 @@ _SHOWN_TEXT = 60  # characters of a message's text that an error repeats
 class ImageError(ValueError):
     """A message that holds no usable image.
 
-    The text says what was given and what was expected; kind is one of few words for the same.
+    The text says what was given and what was expected.
+
+    Attributes:
+        kind: the same in one of few words.
     """
 
     def __init__(self, kind: str, text: str) -> None:
@@ -30,7 +33,8 @@ class ImageError(ValueError):
 def mono8_pixels(message: Image) -> Pixels:
     """Pixels of a mono8 image (a mask or a label image), uint8 (H, W), a view of the message.
 
-    Raises ImageError if the message is not a well-formed mono8 image.
+    Raises:
+        ImageError: the message is not a well-formed mono8 image.
     """
     if message.encoding != "mono8":
         raise ImageError(
@@ -42,8 +46,10 @@ def mono8_pixels(message: Image) -> Pixels:
 def packed_pixels(message: Image, bytes_per_pixel: int) -> Pixels:
     """The bytes of the message's pixels, uint8 (H, W, bytes_per_pixel), without padding.
 
-    A view of the message: don't write to it. Raises ImageError if size, step and length of the
-    message contradict each other.
+    A view of the message: don't write to it.
+
+    Raises:
+        ImageError: size, step and length of the message contradict each other.
     """
     height, width, step = message.height, message.width, message.step
     if height == 0 or width == 0:

@@ -13,9 +13,11 @@ from std_msgs.msg import Header
 def camera_info(
     matrix: npt.NDArray[np.float64] | None, size: tuple[int, int], header: Header
 ) -> CameraInfo:
-    """An undistorted pinhole camera; all zero, which means uncalibrated, for None.
+    """An undistorted pinhole camera.
 
-    matrix: (3, 3) [px]. size: height, width of its images [px].
+    Args:
+        matrix: (3, 3) [px]; None: all intrinsics are zero, which means uncalibrated.
+        size: height, width of its images [px].
     """
     height, width = size
     info = CameraInfo(header=header, height=height, width=width)

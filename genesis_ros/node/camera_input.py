@@ -54,11 +54,14 @@ class _PairedDepth:
 class CameraInput:
     """One camera: subscribes to its images, and knows its tracks, its depth and its statistics.
 
-    name: for messages and topics. index: which of the settings' image topics it is.
-    tracker: gives its objects their ids. on_image: called with each image in the node's executor.
-
     The topic is resolved against the node's namespace and remappings. What is subscribed to follows
     the settings image_transport and qos_reliability.
+
+    Args:
+        name: for messages and topics.
+        index: which of the settings' image topics it is.
+        tracker: gives its objects their ids.
+        on_image: called with each image in the node's executor.
     """
 
     def __init__(
@@ -115,7 +118,8 @@ class CameraInput:
     def follow_publishers(self, patience: float) -> None:
         """Adapt what is set to auto to those who publish now.
 
-        patience: how long a topic that is published may be silent [s].
+        Args:
+            patience: how long a topic that is published may be silent [s].
         """
         if self._depth is not None:
             self._depth.follow_publishers(patience)

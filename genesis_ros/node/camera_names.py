@@ -16,10 +16,13 @@ _GENERIC_PARTS = frozenset(
 
 
 def camera_names(topics: Sequence[str], given: Sequence[str]) -> list[str]:
-    """A name for the camera of each topic: the one given, or "" for one after the topic.
+    """A name for the camera of each topic.
 
     /left/image_raw and /left/color/image_raw are called left; topics that would be called the same
     get all their parts: arm_left, head_left.
+
+    Args:
+        given: a name for each topic; "" for one after the topic.
     """
     short = [name or _name_after(topic) for topic, name in zip(topics, given, strict=True)]
     long = [topic.strip("/").replace("/", "_") for topic in topics]
@@ -30,10 +33,11 @@ def camera_names(topics: Sequence[str], given: Sequence[str]) -> list[str]:
 
 
 def resolve_image_topic(node: Node, topic: str) -> str:
-    """The full name of an image topic; "" is the default camera, beside the node's namespace.
+    """The full name of an image topic.
 
-    /genesis/perception looks at /camera/image_raw, /robot1/genesis/perception at
-    /robot1/camera/image_raw.
+    Args:
+        topic: "" is the default camera, beside the node's namespace: /genesis/perception looks at
+            /camera/image_raw, /robot1/genesis/perception at /robot1/camera/image_raw.
     """
     if not topic:
         beside = node.get_namespace().rpartition("/")[0]

@@ -21,11 +21,13 @@ _QUEUE = 5
 class DepthCamera(DepthPairing):
     """Subscribes to depth images and their CameraInfo and finds those that belong to an image.
 
-    depth_topic: sensor_msgs/Image, 16UC1 [mm] or 32FC1 [m], registered to the colour image.
-    info_topic: sensor_msgs/CameraInfo of the depth image; "": camera_info beside the depth topic.
-    reliability: best_effort, reliable or auto (see qos.choose_reliability).
-
     Messages arrive in the node's executor; other methods may be called from any thread.
+
+    Args:
+        depth_topic: sensor_msgs/Image, 16UC1 [mm] or 32FC1 [m], registered to the colour image.
+        info_topic: sensor_msgs/CameraInfo of the depth image; "": camera_info beside the depth
+            topic.
+        reliability: best_effort, reliable or auto (see qos.choose_reliability).
     """
 
     def __init__(
@@ -45,7 +47,8 @@ class DepthCamera(DepthPairing):
     def follow_publishers(self, patience: float) -> None:
         """Adapt the reliability, where it is auto, to those who publish now (executor thread).
 
-        patience: see FollowingSubscription.
+        Args:
+            patience: see FollowingSubscription.
         """
         for subscription in self._subscriptions:
             subscription.follow_publishers(patience)

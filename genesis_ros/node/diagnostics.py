@@ -18,8 +18,11 @@ def node_status(
 ) -> DiagnosticStatus:
     """Status of the node and its model.
 
-    name: full name of the node. state: lifecycle state, or "paused". failure: why the last
-    transition failed. model: facts about the process and the loaded model.
+    Args:
+        name: full name of the node.
+        state: lifecycle state, or "paused".
+        failure: why the last transition failed.
+        model: facts about the process and the loaded model.
     """
     if failure is not None:
         level, text = DiagnosticStatus.ERROR, failure
@@ -50,9 +53,12 @@ def camera_status(
 ) -> DiagnosticStatus:
     """Status of one camera over one period.
 
-    source: the topic that is subscribed to. depth: why there are no positions; None: there are, or
-    nobody asked for them. stamps: what is wrong with the stamps. wrong_type: what is published
-    instead of images. facts: more about the camera.
+    Args:
+        source: the topic that is subscribed to.
+        depth: why there are no positions; None: there are, or nobody asked for them.
+        stamps: what is wrong with the stamps.
+        wrong_type: what is published instead of images.
+        facts: more about the camera.
     """
     level, text = _judge(report, wrong_type or f"{publishers} publishers", source, stale_timeout)
     period_is_fine = level == DiagnosticStatus.OK

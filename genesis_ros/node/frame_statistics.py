@@ -118,7 +118,11 @@ class FrameStatistics:
             self._problems[problem] += 1
 
     def process(self, times: Times, slots: int, *, with_depth: bool = False) -> None:
-        """A frame's objects were published. with_depth: the model saw its depth, too."""
+        """A frame's objects were published.
+
+        Args:
+            with_depth: the model saw its depth, too.
+        """
         with self._lock:
             self._add("processed")
             self._times.append(times)

@@ -14,9 +14,12 @@ from genesis_ros.node.parameters import RULES, ParameterError, Value, check
 def read_parameter_file(path: Path, warn: Callable[[str], object]) -> dict[str, Value]:
     """The perception node's parameters of a ROS parameter file, checked.
 
-    Parameters that the node does not have are reported to `warn` and left out.
+    Args:
+        warn: takes a line about the parameters that the node does not have; they are left out.
 
-    Raises ParameterError and OSError, naming what is wrong.
+    Raises:
+        ParameterError: the file's content cannot be used. The text names what is wrong.
+        OSError: the file cannot be read.
     """
     try:
         nodes = _nodes(yaml.safe_load(path.read_text()), ())

@@ -341,7 +341,8 @@ assert RULES["max_slots"].high is not None and RULES["max_slots"].high <= MAX_OB
 def check(name: str, value: object) -> Value:
     """The value in the parameter's own type (an integer serves as a number).
 
-    Raises ParameterError if the type is wrong or the value not allowed.
+    Raises:
+        ParameterError: the type is wrong or the value not allowed.
     """
     rule, kind, given = RULES[name], _TYPES[name], value
     if kind is float and type(value) is int:
@@ -371,9 +372,10 @@ class NodeParameters:
     A bad value given at start-up does not end the node: the default takes its place, and settings()
     refuses until the parameter is set right. An unknown name is reported with the likely one.
 
-    is_configured: whether parameters that are not live must stay as they are.
-    check_change: raises ValueError if these settings cannot be had now.
-    on_change: called with the new settings after a change.
+    Args:
+        is_configured: whether parameters that are not live must stay as they are.
+        check_change: raises ValueError if these settings cannot be had now.
+        on_change: called with the new settings after a change.
     """
 
     def __init__(
@@ -396,7 +398,11 @@ class NodeParameters:
         node.add_post_set_parameters_callback(self._changed)
 
     def settings(self) -> NodeSettings:
-        """All parameters. Raises ParameterError, naming each that still has a refused value."""
+        """All parameters.
+
+        Raises:
+            ParameterError: names each parameter that still has a refused value.
+        """
         if self._refused:
             raise ParameterError("; ".join(self._refused.values()))
         values: dict[str, Any] = {

@@ -20,7 +20,8 @@ _DEPTH = 5  # images per camera that a slow subscriber may be late
 class Publishers:
     """Publishes results below the node's namespace; see outputs.OUTPUTS and COMPRESSED_OUTPUTS.
 
-    cameras: names of all of them.
+    Args:
+        cameras: names of all of them.
     """
 
     def __init__(self, node: LifecycleNode, cameras: Sequence[str]) -> None:

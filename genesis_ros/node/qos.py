@@ -26,12 +26,16 @@ class QoSError(ValueError):
 
 
 def choose_reliability(node: Node, topic: str, kind: type[Any], wanted: str) -> ReliabilityPolicy:
-    """Reliability of a subscription to a topic (resolved) of this message type.
+    """Reliability of a subscription to a topic.
 
-    wanted: best_effort, reliable, or auto: reliable unless a publisher offers less, or nobody
-        publishes yet. Best effort hears every publisher, but the middleware's default buffers lose
-        many messages the size of an image; reliable gets them all. An override by the user goes
-        before (see with_overrides).
+    An override by the user goes before (see with_overrides).
+
+    Args:
+        topic: resolved.
+        kind: type of the topic's messages.
+        wanted: best_effort, reliable, or auto: reliable unless a publisher offers less, or nobody
+            publishes yet. Best effort hears every publisher, but the middleware's default buffers
+            lose many messages the size of an image; reliable gets them all.
     """
     given = _given(node, topic, "subscription", "reliability")
     if given is not None:
@@ -56,7 +60,11 @@ def with_overrides(node: Node, topic: str, side: Side, qos: QoSProfile) -> QoSPr
     Declares these parameters, which then say what is used, as rclpy's QoSOverridingOptions do.
     Those would keep the values of the first subscription to a topic for all later ones.
 
-    topic: resolved. Raises QoSError if a value is not allowed.
+    Args:
+        topic: resolved.
+
+    Raises:
+        QoSError: a value is not allowed.
     """
     for policy in _POLICIES:
         given = _given(node, topic, side, policy)
@@ -82,7 +90,11 @@ def type_name(kind: type[Any]) -> str:
 
 
 def _given(node: Node, topic: str, side: Side, policy: str) -> Any:
-    """What the user wants instead, None if nothing. Raises QoSError."""
+    """What the user wants instead, None if nothing.
+
+    Raises:
+        QoSError: it is not allowed.
+    """
     name = _parameter(topic, side, policy)
     # rclpy has no public list of what was given at start.
     overrides: Mapping[str, Any] = getattr(node, "_parameter_overrides", {})

@@ -38,7 +38,11 @@ class ServedNode(Protocol):
     """What the services need of the node."""
 
     def submit_request(self, name: str, request: Request) -> None:
-        """Let a request wait for its turn; raises RuntimeError if the node does not work now."""
+        """Let a request wait for its turn.
+
+        Raises:
+            RuntimeError: the node does not work now.
+        """
 
     def reset_tracks(self) -> str:
         """Forget all tracks; says what was done."""

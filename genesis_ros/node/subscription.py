@@ -32,11 +32,12 @@ class FollowingSubscription:
     One that is published but silent is passed over, if another topic is published, until it is
     heard again.
 
-    candidates: in order of preference; the first one while none is published.
-    reliability: best_effort, reliable or auto (see qos.choose_reliability).
-    receive: called with each message and its message info in the node's executor. on_lost: called
-        when the middleware says that messages were lost.
-    depth: how many messages wait to be received.
+    Args:
+        candidates: in order of preference; the first one while none is published.
+        reliability: best_effort, reliable or auto (see qos.choose_reliability).
+        receive: called with each message and its message info in the node's executor.
+        depth: how many messages wait to be received.
+        on_lost: called when the middleware says that messages were lost.
     """
 
     def __init__(
@@ -72,9 +73,13 @@ class FollowingSubscription:
         return self._reliability == ReliabilityPolicy.RELIABLE
 
     def follow_publishers(self, patience: float) -> bool:
-        """Adapt to those who publish now (executor thread); whether anything changed.
+        """Adapt to those who publish now (executor thread).
 
-        patience: how long a topic that is published may be silent [s].
+        Args:
+            patience: how long a topic that is published may be silent [s].
+
+        Returns:
+            Whether anything changed.
         """
         if not self._subscriptions:
             return False

@@ -15,10 +15,11 @@ class LatestJobWorker(Generic[Job]):
     While the function runs, the newest job of each source waits. Frames that wait at the same
     time are handed over together, as one batch.
 
-    process: called with 1 or more jobs. It should handle its own errors; one that escapes goes to
-        on_error, and the worker goes on.
-    on_drop: called with each job that is not processed, because a newer one of its source took
-        its place or the worker was closed.
+    Args:
+        process: called with 1 or more jobs. It should handle its own errors; one that escapes goes
+            to on_error, and the worker goes on.
+        on_drop: called with each job that is not processed, because a newer one of its source took
+            its place or the worker was closed.
     """
 
     def __init__(
@@ -51,7 +52,11 @@ class LatestJobWorker(Generic[Job]):
     def close(self, timeout: float) -> bool:
         """Drop waiting jobs and end the thread after the batch it is working on.
 
-        Returns whether it ended within the timeout [s].
+        Args:
+            timeout: how long to wait for its end [s].
+
+        Returns:
+            Whether it ended within the timeout.
         """
         with self._changed:
             self._closed = True

@@ -15,11 +15,17 @@ _LOUD = re.compile(r"\[(WARN|ERROR|FATAL)\]|Traceback|Error:")
 
 
 class ChildProcess:
-    """Runs `python -m module` with its output in a log file; warnings and errors also go to `echo`.
+    """Runs a module of Python as a process, with its output in a log file.
 
     The child is in a session of its own, so that Ctrl-C in the terminal reaches it by `stop` alone.
     Use it in a `with` block: leaving the block, in whatever way, ends the process: by SIGINT, after
     `grace` seconds by SIGTERM, after as many more by SIGKILL.
+
+    Args:
+        module: run as `python -m module`.
+        log: the file that takes its output.
+        echo: also takes its warnings and errors.
+        grace: how long to wait for the end after a signal [s].
     """
 
     def __init__(

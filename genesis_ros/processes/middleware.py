@@ -14,7 +14,8 @@ PROFILE_VARIABLES = ("FASTRTPS_DEFAULT_PROFILES_FILE", "FASTDDS_DEFAULT_PROFILES
 def profile_environment(profile: _Path) -> dict[str, _Path]:
     """Variables that give Fast DDS this profile; none where the user has set something else.
 
-    profile: path of the file, or what the launch system resolves to one.
+    Args:
+        profile: path of the file, or what the launch system resolves to one.
     """
     if any(os.environ.get(name) for name in (*PROFILE_VARIABLES, "FASTDDS_BUILTIN_TRANSPORTS")):
         return {}

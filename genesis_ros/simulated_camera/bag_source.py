@@ -19,8 +19,11 @@ from genesis_ros.simulated_camera.frame_source import FrameSource, SourceError, 
 class BagSource(FrameSource):
     """The colour images of one topic of a rosbag2, raw or compressed.
 
-    With an empty `topic` the colour camera with the most images is taken; where there is none, any
-    image topic. Intrinsics come from the camera_info topic beside it, where there is one.
+    Intrinsics come from the camera_info topic beside it, where there is one.
+
+    Args:
+        topic: of the images; "": the colour camera with the most images, or where there is none,
+            any image topic.
 
     Raises:
         SourceError: the bag cannot be read, or has no such image topic.

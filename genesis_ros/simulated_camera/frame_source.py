@@ -39,7 +39,11 @@ class FrameSource(ABC):
 
     @abstractmethod
     def frames(self, epoch: int = 0) -> Iterator[SourceFrame]:
-        """Yield one pass; unreadable images are skipped. `epoch` counts the passes so far."""
+        """Yield one pass; unreadable images are skipped.
+
+        Args:
+            epoch: the number of passes so far.
+        """
 
     def close(self) -> None:  # noqa: B027 - most sources hold nothing between passes
         """Free what the source holds."""

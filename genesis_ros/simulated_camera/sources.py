@@ -90,7 +90,11 @@ def read_image(path: Path) -> NDArray[np.uint8]:
 
 
 class VideoSource(FrameSource):
-    """A video file, resized to `size` (width, height) where given."""
+    """A video file.
+
+    Args:
+        size: width, height that frames are resized to [px]; None: they keep theirs.
+    """
 
     def __init__(self, path: Path, size: tuple[int, int] | None = None) -> None:
         self.description = f"video {path}"
@@ -134,9 +138,12 @@ class SizedRenderer(Protocol):
 
 
 class SceneSource(FrameSource):
-    """Rendered scenes before a robot's camera; every pass is the next one, `seed` the first.
+    """Rendered scenes before a robot's camera; every pass is the next one.
 
     Scenes of a renderer without sequences stand still.
+
+    Args:
+        seed: of the first pass's scene.
     """
 
     has_depth = True
@@ -191,7 +198,10 @@ def open_scenes(
 
 
 def open_path(path: str, *, topic: str = "", warn: Warn) -> FrameSource:
-    """The source at `path`: image folder or file, glob pattern, video file, or bag.
+    """The source at a path.
+
+    Args:
+        path: image folder or file, glob pattern, video file, or bag.
 
     Raises:
         SourceError: there is nothing at `path`, or nothing in it that can be played.
