@@ -55,7 +55,11 @@ def _nothing(*arguments: Any, **options: Any) -> None:
 class Reference:
     """GENESIS-V2 of a checkout of the authors' code, with the settings it has by default.
 
-    Raises CheckoutError if the folder holds no such checkout.
+    Args:
+        folder: the checkout.
+
+    Raises:
+        CheckoutError: the folder holds no such checkout, or it cannot be imported.
     """
 
     def __init__(self, folder: Path) -> None:

@@ -99,7 +99,13 @@ class Score:
         self._missed = 0
 
     def add(self, frame: Frame, labels: Labels, depth: Depth) -> None:
-        """Measure a scene's objects. labels (H, W): those of the true ones, or of a model's."""
+        """Measure a scene's objects.
+
+        Args:
+            frame: the scene.
+            labels: (H, W), those of the true objects, or of a model's.
+            depth: (H, W) [m].
+        """
         truth = {item.label: frame.labels == item.label for item in frame.objects}
         matched = {
             label: _best_label(mask, labels)

@@ -9,17 +9,19 @@ import torch
 
 @dataclass(frozen=True)
 class Settings:
-    """Attributes:
-    device, precision: of our side; the plain model is float32 and eager on the device.
-    compile: whether our training is compiled by torch.compile (on CUDA).
-    repeats: timed runs of a pass of the model; training steps take a third as many.
-    sizes: pixels and slots of the models.
-    batches: batch sizes of inference.
-    training: pixels, slots and batch size of each training step.
-    width: channels of the model.
-    throughput: of matrix products on the device in the precision, FLOP/s, measured in this run.
-    frames: images that the node is sent per size.
-    cameras: height and width of the images that the node is sent.
+    """What is measured, and how.
+
+    Attributes:
+        device, precision: of our side; the plain model is float32 and eager on the device.
+        compile: whether our training is compiled by torch.compile (on CUDA).
+        repeats: timed runs of a pass of the model; training steps take a third as many.
+        sizes: pixels and slots of the models.
+        batches: batch sizes of inference.
+        training: pixels, slots and batch size of each training step.
+        width: channels of the model.
+        throughput: of matrix products on the device in the precision, FLOP/s, measured in this run.
+        frames: images that the node is sent per size.
+        cameras: height and width of the images that the node is sent.
     """
 
     device: torch.device

@@ -126,7 +126,13 @@ class Score:
         self._accumulators.append(_motmetrics().MOTAccumulator(auto_id=True))
 
     def add(self, labels: Labels, found: SceneObjects, stamp: float) -> None:
-        """Track the next image. labels: true ones (H, W)."""
+        """Track the next image.
+
+        Args:
+            labels: (H, W), the true ones.
+            found: the objects to track.
+            stamp: when the image was taken [s].
+        """
         before = time.thread_time()
         ids = self._tracker.update(found, stamp)
         self._times.append(time.thread_time() - before)
@@ -168,9 +174,11 @@ class Score:
 class TruthScenes:
     """True labels as a model's slots, with what makes tracking hard. One instance per sequence.
 
-    dropout, merge: probability per object and image that it vanishes into the background, or into
-        the slot of the nearest other object, for 1 to 18 images.
-    noise: deviation of the latents from image to image, in deviations between objects.
+    Args:
+        seed: of all that is random.
+        dropout, merge: probability per object and image that it vanishes into the background, or
+            into the slot of the nearest other object, for 1 to 18 images.
+        noise: deviation of the latents from image to image, in deviations between objects.
     """
 
     def __init__(

@@ -38,14 +38,19 @@ Pixels = NDArray[np.uint8]
 class PerceptionSettings:
     """What decides what is found in an image.
 
-    checkpoint: path, or the name of a checkpoint that ships with the package; "": the default one.
-    device, precision, mask_source, fit: see ``Segmenter``.
-    max_slots: 0 for as many as the checkpoint says. stop_threshold: pixels at 64x64; 0 for a fixed
-    number of slots, -1 for what the checkpoint says.
-    use_depth: "auto": depth goes into the model, if the checkpoint takes it; "never": it serves
-    for positions only.
-    min_area, mask_floor, background_border, background_span, clutter_score: see ``find_objects``.
-    tracking: give objects ids. track_max_age, track_min_similarity: see ``Tracker``.
+    Attributes:
+        checkpoint: path, or the name of a checkpoint that ships with the package; "": the default
+            one.
+        device, precision, mask_source, fit: see ``Segmenter``.
+        max_slots: 0 for as many as the checkpoint says.
+        stop_threshold: pixels at 64x64; 0 for a fixed number of slots, -1 for what the checkpoint
+            says.
+        use_depth: "auto": depth goes into the model, if the checkpoint takes it; "never": it serves
+            for positions only.
+        min_area, mask_floor, background_border, background_span, clutter_score: see
+            ``find_objects``.
+        tracking: give objects ids.
+        track_max_age, track_min_similarity: see ``Tracker``.
     """
 
     checkpoint: str = ""
@@ -69,9 +74,10 @@ class PerceptionSettings:
 class DepthImage(NamedTuple):
     """A depth image that shows what the colour image shows (registered to it).
 
-    depth: (H', W') float32 [m], of any size; NaN, infinite, zero or negative where unknown.
-    intrinsics: pinhole matrix (3, 3) [px] of this image.
-    source: what an error calls it.
+    Attributes:
+        depth: (H', W') float32 [m], of any size; NaN, infinite, zero or negative where unknown.
+        intrinsics: pinhole matrix (3, 3) [px] of this image.
+        source: what an error calls it.
     """
 
     depth: NDArray[np.float32]
@@ -87,8 +93,11 @@ It may be asked again after the model's pass."""
 class View(NamedTuple):
     """An image and what belongs to it.
 
-    image: (H, W, 3) uint8 RGB. depth: None for a camera without.
-    tracker: of the camera that took it; None: no ids. stamp: when it was taken [s].
+    Attributes:
+        image: (H, W, 3) uint8 RGB.
+        depth: None for a camera without.
+        tracker: of the camera that took it; None: no ids.
+        stamp: when it was taken [s].
     """
 
     image: Pixels
@@ -100,10 +109,15 @@ class View(NamedTuple):
 class Perceived(NamedTuple):
     """What is known about a view.
 
-    track_ids: of each object, 0 = untracked. measurements: of each object, None = unknown, as it is
-    for background. depth_problem: why nothing was measured; None: something was, or the camera has
-    no depth. used_depth: whether the model saw the depth. slots: that the model used.
-    inference: time of the model's pass [s], resizing included.
+    Attributes:
+        view: what was given.
+        found: the objects.
+        track_ids: of each object, 0 = untracked.
+        measurements: of each object, None = unknown, as it is for background.
+        depth_problem: why nothing was measured; None: something was, or the camera has no depth.
+        used_depth: whether the model saw the depth.
+        slots: that the model used.
+        inference: time of the model's pass [s], resizing included.
     """
 
     view: View
@@ -124,6 +138,9 @@ class _SlotSettings(TypedDict):
 
 class Perception:
     """A loaded model, and everything from its slots to objects.
+
+    Args:
+        settings: the defaults if left out.
 
     Raises:
         FileNotFoundError, CheckpointError, DeviceError, ValueError: see ``Segmenter``.
@@ -156,13 +173,18 @@ class Perception:
         return self.segmenter.uses_depth and self._settings.use_depth == "auto"
 
     def check(self, settings: PerceptionSettings) -> None:
-        """Raise ValueError if the model cannot work with these settings."""
+        """Check that the model can work with these settings.
+
+        Raises:
+            ValueError: it cannot.
+        """
         self.segmenter.check(**self._slot_settings(settings))
 
     def configure(self, settings: PerceptionSettings) -> None:
         """Take over what can change without loading the model again, from the next call on.
 
-        Raises ValueError, and changes nothing, for settings that the model cannot use.
+        Raises:
+            ValueError: the model cannot use the settings; nothing is changed then.
         """
         self.segmenter.configure(**self._slot_settings(settings))
         self._settings = settings
@@ -343,9 +365,14 @@ def _track(view: View, found: SceneObjects, settings: PerceptionSettings) -> Seq
 
 
 def _fit(image: DepthImage, shape: tuple[int, ...]) -> DepthImage:
-    """The depth at the pixels of a colour image (H, W), 0 where unknown.
+    """The depth at the pixels of a colour image, 0 where unknown.
 
-    Raises ValueError if that would distort it.
+    Args:
+        image: the depth image.
+        shape: H, W of the colour image.
+
+    Raises:
+        ValueError: that would distort it.
     """
     depth = resize_nearest(image.depth, shape)
     scale = np.array([shape[1] / image.depth.shape[1], shape[0] / image.depth.shape[0]])

@@ -41,7 +41,10 @@ def _sketchy_crop(rng: Rng, side: int, aspect: float) -> tuple[float, float, flo
 def front_camera(rng: Rng, width: int, height: int, *, whole: bool = False) -> Camera:
     """One of Sketchy's front cameras, slightly displaced, with one of the crops.
 
-    whole: show the whole workspace instead of a crop (moving scenes).
+    Args:
+        rng: makes the choices.
+        width, height: of the image in pixels.
+        whole: show the whole workspace instead of a crop (moving scenes).
     """
     side = int(rng.integers(2))
     azimuth = _AZIMUTH[side] + rng.normal(0, 0.05)
@@ -71,7 +74,14 @@ def front_camera(rng: Rng, width: int, height: int, *, whole: bool = False) -> C
 def orbit_camera(
     rng: Rng, width: int, height: int, target: Vector, *, wide: bool = False
 ) -> Camera:
-    """A camera anywhere around `target` except behind the robot; wide: the whole workspace."""
+    """A camera anywhere around a point except behind the robot.
+
+    Args:
+        rng: makes the choices.
+        width, height: of the image in pixels.
+        target: the point.
+        wide: show the whole workspace.
+    """
     azimuth = float(rng.uniform(math.radians(40), math.radians(320)))
     elevation = float(rng.uniform(math.radians(12), math.radians(78)))
     span = float(

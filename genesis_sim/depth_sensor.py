@@ -85,13 +85,15 @@ class DepthSensor:
         """The depth image that this camera would give.
 
         Args:
-            depth: true distance along the optical axis (H, W), metres
-            image: what is seen there, RGB uint8 (H, W, 3)
-            focal: horizontal focal length in pixels of the image
-            materials: a Material for each pixel (H, W); all dull if left out
-            behind: true depth (H, W) with the clear things taken away, for clear pixels
+            depth: true distance along the optical axis (H, W), metres.
+            image: what is seen there, RGB uint8 (H, W, 3).
+            focal: horizontal focal length in pixels of the image.
+            rng: makes the noise.
+            materials: a Material for each pixel (H, W); all dull if left out.
+            behind: true depth (H, W) with the clear things taken away, for clear pixels.
 
-        Returns metres, float32 (H, W), 0 where nothing was measured.
+        Returns:
+            Metres, float32 (H, W), 0 where nothing was measured.
         """
         width = depth.shape[1]
         truth = depth.astype(np.float32)
@@ -200,9 +202,12 @@ def sample_sensor(rng: Rng) -> DepthSensor:
 
 
 def _shadowed(depth: Depth, scale: float, *, outside: bool) -> npt.NDArray[np.bool_]:
-    """Pixels (H, W) that the second view does not see; scale: focal length times baseline.
+    """Pixels (H, W) that the second view does not see.
 
-    outside: count those beyond the second view's left or right end.
+    Args:
+        depth: (H, W).
+        scale: focal length times baseline.
+        outside: count those beyond the second view's left or right end.
     """
     columns = np.arange(depth.shape[1], dtype=np.float32)
     # Where each pixel lies in the second view; to the left of it for a view from the right.
@@ -246,7 +251,13 @@ def _slope(depth: Depth, focal: float) -> Depth:
 
 
 def _smooth(rng: Rng, shape: tuple[int, ...], scale: float) -> Depth:
-    """Smooth noise (H, W) of deviation about 1; scale: the size of a blotch in pixels."""
+    """Smooth noise (H, W) of deviation about 1.
+
+    Args:
+        rng: makes the noise.
+        shape: H, W.
+        scale: the size of a blotch in pixels.
+    """
     rows, columns = (max(2, round(side / max(scale, 1.0))) for side in shape[:2])
     grid = rng.standard_normal((rows, columns), dtype=np.float32)
     size = (shape[1], shape[0])

@@ -34,7 +34,15 @@ class ImageEffects:
     jpeg_quality: int = 0
 
     def apply(self, image: Image, rng: np.random.Generator) -> Image:
-        """The image (H, W, 3) as this camera would give it; `rng` makes the noise."""
+        """The image as this camera would give it.
+
+        Args:
+            image: (H, W, 3).
+            rng: makes the noise.
+
+        Returns:
+            (H, W, 3).
+        """
         height, width = image.shape[:2]
         levels = np.linspace(0.0, 1.0, 256) ** self.gamma
         table = np.clip(levels[:, None] * np.array(self.gain) + np.array(self.veil), 0.0, 1.2)
@@ -80,7 +88,10 @@ class ImageEffects:
 def sample_effects(rng: np.random.Generator, *, sketchy: bool, moving: bool) -> ImageEffects:
     """A random camera. Sketchy's is light, soft and slightly green, with lifted blacks.
 
-    moving: for a sequence, whose camera is a decent one: in focus, little noise.
+    Args:
+        rng: makes the choices.
+        sketchy: Sketchy's camera.
+        moving: for a sequence, whose camera is a decent one: in focus, little noise.
     """
     exposure = float(np.exp(rng.normal(0.08, 0.12 if sketchy else 0.16)))
     if sketchy:

@@ -354,7 +354,12 @@ def shelf(rng: Rng, camera: Vector) -> Environment:
 
 
 def cables(rng: Rng, *, near: Vector | None = None) -> list[Solid]:
-    """Black cables hanging through the scene, some with a blue sleeve; `near`: from this point."""
+    """Black cables hanging through the scene, some with a blue sleeve.
+
+    Args:
+        rng: makes the choices.
+        near: the point that they start from; a random one if left out.
+    """
     solids = []
     shade = float(rng.uniform(0.03, 0.12))
     black = Finish((shade, shade, shade), specular=0.2)

@@ -22,7 +22,8 @@ def import_mujoco() -> Any:
     MuJoCo reads MUJOCO_GL when it is imported first, so it is set to egl here unless the user chose
     a backend. macOS and Windows have one backend only and need no choice.
 
-    Raises RenderingError if MuJoCo or the backend's libraries cannot be imported.
+    Raises:
+        RenderingError: MuJoCo or the backend's libraries cannot be imported.
     """
     if sys.platform.startswith("linux"):
         os.environ.setdefault("MUJOCO_GL", "egl")
@@ -43,7 +44,8 @@ def import_mujoco() -> Any:
 def create_context(width: int, height: int) -> Any:
     """Create and make current an off-screen OpenGL context.
 
-    Raises RenderingError if the backend finds no device or its libraries are missing.
+    Raises:
+        RenderingError: the backend finds no device, or its libraries are missing.
     """
     mujoco = import_mujoco()
     try:

@@ -176,10 +176,13 @@ def _clustered(
 def turned_profile(
     profile: Sequence[tuple[float, float]], segments: int = 22, squeeze: float = 1.0
 ) -> Mesh:
-    """A solid of revolution about z.
+    """A solid of revolution about z. Texture: u around, v along the profile.
 
-    profile: points (radius, height), the solid on the left of the way along them; sharp corners
-        stay edges. squeeze: stretches the y axis. Texture: u around, v along the profile.
+    Args:
+        profile: points (radius, height), the solid on the left of the way along them; sharp corners
+            stay edges.
+        segments: around the axis.
+        squeeze: stretches the y axis.
     """
     points = np.asarray(profile, np.float64)
     points = points[
@@ -229,7 +232,14 @@ def turned_profile(
 
 
 def swept(path: npt.ArrayLike, radii: npt.ArrayLike, sides: int = 8, flatten: float = 1.0) -> Mesh:
-    """A tube (N points) with a radius at each, closed at both ends; flatten: height over width."""
+    """A tube, closed at both ends.
+
+    Args:
+        path: N points.
+        radii: a radius at each.
+        sides: of the tube's outline.
+        flatten: height over width.
+    """
     points = np.asarray(path, np.float64)
     radius = np.broadcast_to(np.asarray(radii, np.float64), len(points))
     points = np.concatenate([points[:1], points, points[-1:]])
@@ -253,7 +263,12 @@ def swept(path: npt.ArrayLike, radii: npt.ArrayLike, sides: int = 8, flatten: fl
 
 
 def from_grid(vertices: npt.NDArray[np.float64], *, closed: bool) -> Mesh:
-    """A mesh over a grid of points (R, C, 3); closed: the last column meets the first."""
+    """A mesh over a grid of points.
+
+    Args:
+        vertices: (R, C, 3).
+        closed: the last column meets the first.
+    """
     rows, columns = vertices.shape[:2]
     index = np.arange(rows * columns).reshape(rows, columns)
     right = np.roll(index, -1, axis=1) if closed else index[:, 1:]
@@ -311,7 +326,14 @@ def prism(outline: npt.ArrayLike, height: float, bevel: float = 0.0) -> Mesh:
 
 
 def blob(rng: Rng, half: Sequence[float], roughness: float, power: float = 2.0) -> Mesh:
-    """A lumpy ellipsoid with these half axes; power > 2 makes it boxy, roughness lumpy."""
+    """A lumpy ellipsoid.
+
+    Args:
+        rng: makes the lumps.
+        half: half axes.
+        roughness: makes it lumpy.
+        power: above 2 it makes the ellipsoid boxy.
+    """
     rows, columns = 13, 20
     theta = np.linspace(0.02, math.pi - 0.02, rows)[:, None]
     phi = np.linspace(0, 2 * math.pi, columns, endpoint=False)[None, :]
@@ -327,7 +349,14 @@ def blob(rng: Rng, half: Sequence[float], roughness: float, power: float = 2.0) 
 
 
 def pillow(rng: Rng, half: Sequence[float], creases: float, seam: float) -> Mesh:
-    """A filled bag: flat at its rim, bulging and creased in the middle; half sizes (x, y, z)."""
+    """A filled bag: flat at its rim, bulging and creased in the middle.
+
+    Args:
+        rng: makes the creases.
+        half: half sizes (x, y, z).
+        creases: how deep these are.
+        seam: how far what bulges pulls the rim in.
+    """
     n = 15
     t = np.linspace(-1, 1, n)
     x, y = np.meshgrid(t, t, indexing="ij")

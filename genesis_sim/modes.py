@@ -30,7 +30,15 @@ class SceneRenderer(Protocol):
 
 
 def check_num_objects(num_objects: tuple[int, int], mode: SceneMode) -> None:
-    """ValueError unless scenes of this mode can have these numbers, fewest and most, of objects."""
+    """Check that scenes of a mode can have these numbers of objects.
+
+    Args:
+        num_objects: fewest and most.
+        mode: of the scenes.
+
+    Raises:
+        ValueError: they cannot.
+    """
     if mode == "general" and num_objects != OBJECTS:
         raise ValueError(f"num_objects is {num_objects}: only for modes varied and household")
     if mode != "household" and mode != "general":
@@ -51,10 +59,13 @@ def make_renderer(
     """The renderer of a mode.
 
     Args:
-        num_objects: fewest and most objects; the default is the mode's own mixture
-        assets: an asset pack for household scenes, by default the one that is found
+        width, height: of the images in pixels.
+        mode: of the scenes.
+        num_objects: fewest and most objects; the default is the mode's own mixture.
+        assets: an asset pack for household scenes, by default the one that is found.
 
-    Raises ValueError, RenderingError and AssetError as the renderers do.
+    Raises:
+        ValueError, RenderingError, AssetError: as the renderers do.
     """
     if mode not in SCENE_MODES:
         raise ValueError(f"mode is {mode!r}; expected one of {', '.join(SCENE_MODES)}")

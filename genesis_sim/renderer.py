@@ -40,15 +40,19 @@ _USE_MATERIAL = (0.5, 0.5, 0.5, 1.0)
 class TabletopRenderer:
     """Random robot tabletop scenes of one image size and mode.
 
-    mode: "sketchy" (red cube, green block, blue ball in a grey basket), "varied" (1 to 6 objects
-    of any shape in varied surroundings) or "mixed" (each half of the time).
-    num_objects: fewest and most objects of a varied scene, if other than 1 and 6.
+    A scene depends on the arguments and the seed alone, not on the order of calls or the process.
+    Holds an OpenGL context, to be used from the thread that made it; release it with close() or
+    `with`.
 
-    A scene depends on these and the seed alone, not on the order of calls or the process. Holds an
-    OpenGL context, to be used from the thread that made it; release it with close() or `with`.
+    Args:
+        width, height: of the images in pixels.
+        mode: "sketchy" (red cube, green block, blue ball in a grey basket), "varied" (1 to 6
+            objects of any shape in varied surroundings) or "mixed" (each half of the time).
+        num_objects: fewest and most objects of a varied scene, if other than 1 and 6.
 
-    Raises ValueError for a bad size, mode or number of objects and RenderingError where MuJoCo or
-    OpenGL is missing.
+    Raises:
+        ValueError: bad size, mode or number of objects.
+        RenderingError: MuJoCo or OpenGL is missing.
     """
 
     def __init__(

@@ -41,7 +41,15 @@ _BASE_HEIGHT, _BASE_DISTANCE = -0.02, 0.90
 
 
 def check_num_objects(num_objects: tuple[int, int], mode: Mode) -> None:
-    """ValueError unless scenes of this mode can have these numbers, fewest and most, of objects."""
+    """Check that scenes of a mode can have these numbers of objects.
+
+    Args:
+        num_objects: fewest and most.
+        mode: of the scenes.
+
+    Raises:
+        ValueError: they cannot.
+    """
     if not 1 <= num_objects[0] <= num_objects[1] <= MOST_OBJECTS:
         raise ValueError(
             f"num_objects is {num_objects}; expected 1 <= fewest <= most <= {MOST_OBJECTS}"

@@ -50,9 +50,11 @@ class Finish:
 
 @dataclass(frozen=True, slots=True)
 class Solid:
-    """One primitive or mesh. `size` holds half sizes in MuJoCo's order for the shape (metres).
+    """One primitive or mesh.
 
-    Meshes (household scenes) have their own size; theirs is not used.
+    Attributes:
+        size: half sizes in MuJoCo's order for the shape (metres). Meshes (household scenes) have
+            their own size; theirs is not used.
     """
 
     shape: Shape
@@ -114,7 +116,8 @@ class Light:
 class Camera:
     """A pinhole camera: pose, and intrinsics in pixels of the image to render (x right, y down).
 
-    squeeze: horizontal over vertical focal length; below 1 where a wide image was made square.
+    Attributes:
+        squeeze: horizontal over vertical focal length; below 1 where a wide image was made square.
     """
 
     position: Vector

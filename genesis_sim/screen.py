@@ -22,9 +22,10 @@ class Screen:
     Use it from the thread that made it, and close() it.
 
     Args:
-        gl_context: from gl.create_context, of the same size
-        model: a compiled MuJoCo model whose first camera is the one to look through
-        most_geoms: most geoms that are visible at once
+        gl_context: from gl.create_context, of the same size.
+        model: a compiled MuJoCo model whose first camera is the one to look through.
+        width, height: of the images in pixels.
+        most_geoms: most geoms that are visible at once.
     """
 
     def __init__(
@@ -54,7 +55,11 @@ class Screen:
         atexit.unregister(self._release)
 
     def enter(self) -> None:
-        """Make the context current before the model is written; RuntimeError once it is closed."""
+        """Make the context current before the model is written.
+
+        Raises:
+            RuntimeError: it is closed.
+        """
         if not self._release.alive:
             raise RuntimeError("this renderer is closed; make a new one")
         self._gl.make_current()
@@ -156,7 +161,15 @@ def intrinsics(camera: Camera) -> npt.NDArray[np.float64]:
 
 
 def labels_of(geoms: npt.NDArray[np.int32], labels: npt.NDArray[np.uint8]) -> npt.NDArray[np.uint8]:
-    """Labels (H, W) of the geoms seen, given those of all geoms (G,)."""
+    """Labels of the geoms seen.
+
+    Args:
+        geoms: (H, W), the geom seen at each pixel.
+        labels: (G,), those of all geoms.
+
+    Returns:
+        (H, W).
+    """
     return np.append(labels, np.uint8(BACKGROUND))[geoms]
 
 

@@ -267,7 +267,8 @@ def read(path: Path) -> str:
 def run_pip(command: list[str], environ: dict[str, str], log: Path) -> None:
     """Run pip with its output in a file and a bar on the screen.
 
-    Raises WorkspaceError with the end of the log if pip fails.
+    Raises:
+        WorkspaceError: pip failed; the message has the end of the log.
     """
     log.parent.mkdir(exist_ok=True)
     # The bar only grows, so that it reads as well in the log of a build server.

@@ -14,8 +14,11 @@ from genesis_core.ops.native_library import native_library, pointers, runs_nativ
 class Steps(NamedTuple):
     """What S steps of stick-breaking give, at HW pixels.
 
-    log_masks: (B, S + 1, HW), the last is what is left. log_scopes: (B, S + 1, HW), what was left
-    before each step and after the last. log_alpha: (B, S, HW), before it is clamped. seeds: (B, S).
+    Attributes:
+        log_masks: (B, S + 1, HW), the last is what is left.
+        log_scopes: (B, S + 1, HW), what was left before each step and after the last.
+        log_alpha: (B, S, HW), before it is clamped.
+        seeds: (B, S).
     """
 
     log_masks: Tensor
@@ -29,15 +32,16 @@ def native_gaussian_steps(
 ) -> Steps | None:
     """Stick-breaking with the Gaussian kernel, without gradients.
 
-    Gives None where it cannot run: with gradients, on other devices than a CPU, and without a
-    compiler.
-
     Args:
         pixels: (B, E, HW) float32 embeddings, contiguous.
         scores: (B, HW) float32 seed scores, contiguous.
         steps: S.
         log_scale: scalar, log of the kernel's scale.
         alphas: the lowest and the highest value of the kernel.
+
+    Returns:
+        The steps. None where they cannot run: with gradients, on other devices than a CPU, and
+        without a compiler.
     """
     if not runs_native(pixels):
         return None

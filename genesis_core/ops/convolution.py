@@ -152,7 +152,8 @@ def add_conv_enlarged(base: Tensor, x: Tensor, kernel: Tensor) -> Tensor:
         x: (B, I, H, W).
         kernel: the ``phase_kernel`` of the 3x3 one.
 
-    Returns: (B, O, 2H, 2W), channels last.
+    Returns:
+        (B, O, 2H, 2W), channels last.
     """
     phases = convolve(x, kernel)  # (B, 4O, H + 1, W + 1)
     phases = phases.permute(0, 2, 3, 1).unflatten(3, (2, 2, -1))

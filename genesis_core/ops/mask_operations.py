@@ -27,10 +27,11 @@ _Box = tuple[int, int, int, int]  # x, y, width, height
 class Enlarged(NamedTuple):
     """Masks at an image's size.
 
-    masks: (K, H, W) uint8, 255 times the probability, rounded down.
-    winners: (H, W) uint8, the slot of each pixel's largest, the first of several.
-    means: (K,) float64 in [0, 1], mean of a slot's mask over the pixels it wins; 0 where it wins
-        none.
+    Attributes:
+        masks: (K, H, W) uint8, 255 times the probability, rounded down.
+        winners: (H, W) uint8, the slot of each pixel's largest, the first of several.
+        means: (K,) float64 in [0, 1], mean of a slot's mask over the pixels it wins; 0 where it
+            wins none.
     """
 
     masks: NDArray[np.uint8]
@@ -41,11 +42,13 @@ class Enlarged(NamedTuple):
 class Settled(NamedTuple):
     """What n slots have of an image.
 
-    labels: (H, W) uint8, 1 where the first slot wins, 0 where none does.
-    boxes, own_boxes: (n, 4) int64, x, y, width and height around a mask that is not zero, and
-        around the pixels that the slot wins.
-    areas: (n,) int64, of these. centroids: (n, 2) float64, their mean x and y.
-    own_shares: (n,) float64 in [0, 1], the share of a mask that lies where the slot wins.
+    Attributes:
+        labels: (H, W) uint8, 1 where the first slot wins, 0 where none does.
+        boxes, own_boxes: (n, 4) int64, x, y, width and height around a mask that is not zero, and
+            around the pixels that the slot wins.
+        areas: (n,) int64, of the pixels that the slot wins.
+        centroids: (n, 2) float64, mean x and y of these.
+        own_shares: (n,) float64 in [0, 1], the share of a mask that lies where the slot wins.
     """
 
     labels: NDArray[np.uint8]
@@ -62,7 +65,12 @@ def prepare() -> None:
 
 
 def enlarge(masks: NDArray[np.float32], height: int, width: int) -> Enlarged:
-    """Masks (K, S, T) at another size, interpolated linearly, in 8 bits. K is at most 255."""
+    """Masks at another size, interpolated linearly, in 8 bits.
+
+    Args:
+        masks: (K, S, T); K is at most 255.
+        height, width: the new size in pixels.
+    """
     return _native_enlarge(masks, height, width) or _array_enlarge(masks, height, width)
 
 

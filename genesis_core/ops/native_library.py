@@ -31,9 +31,14 @@ _FLAGS = "-std=c++17 -O3 -march=native -fno-math-errno -fno-trapping-math -fPIC 
 
 @functools.cache
 def native_library(source: str, consequence: str) -> ctypes.CDLL | None:
-    """The compiled operations of a source file, or None where they cannot be had.
+    """The compiled operations of a source file.
 
-    consequence: what that means for the user; logged once, with the reason.
+    Args:
+        source: name of the file in the folder native.
+        consequence: what it means for the user if there are none; logged once, with the reason.
+
+    Returns:
+        The operations, or None where they cannot be had.
     """
     try:
         path = _build(_FOLDER / source)

@@ -31,8 +31,10 @@ def shuffled_norm_relu(phases: Tensor, norm: nn.GroupNorm) -> Tensor:
     Args:
         phases: (B, 4 * C, H, W): the C channels of the upper left pixel, then those of the upper
             right one, of the lower left and of the lower right one. Best channels last.
+        norm: of C channels.
 
-    Returns: (B, C, 2H, 2W), channels last.
+    Returns:
+        (B, C, 2H, 2W), channels last.
     """
     return _run(phases.permute(0, 2, 3, 1).unflatten(3, (4, -1)).contiguous(), norm)
 
@@ -40,7 +42,10 @@ def shuffled_norm_relu(phases: Tensor, norm: nn.GroupNorm) -> Tensor:
 def runs_fused(x: Tensor, *, convolved: bool = False) -> bool:
     """Whether maps like x are normalised in C++: on a CPU that has a compiler.
 
-    convolved: not x itself, but what a convolution makes of it, in the precision of autocast.
+    Args:
+        x: (B, C, H, W).
+        convolved: not x itself is normalised, but what a convolution makes of it, in the precision
+            of autocast.
     """
     dtype = x.dtype
     if convolved and torch.is_autocast_enabled("cpu"):

@@ -21,7 +21,8 @@ def pool(masks: Tensor, features: Tensor) -> tuple[Tensor, Tensor]:
         masks: (B, K, N) float32.
         features: (B, N, C), float32 or a half precision.
 
-    Returns: (B, K, C) and (B, K, 1).
+    Returns:
+        (B, K, C) and (B, K, 1).
     """
     if runs_native(masks) and features.dtype in NATIVE_DTYPES:
         library = native_library("pooling.cpp", "latents will take longer")

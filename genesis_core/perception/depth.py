@@ -51,16 +51,23 @@ def locate(
     depth: npt.NDArray[np.float32],
     intrinsics: npt.NDArray[np.float64],
 ) -> list[Measurement | None]:
-    """Position and size of the visible surface of each wanted object, in their order.
+    """Position and size of the visible surface of each wanted object.
 
-    labels: (H, W), the label of each pixel of the colour image. wanted: labels to measure.
-    depth: (H', W') float32 [m], of the same view. intrinsics: pinhole matrix (3, 3) of the depth
-    image [px], the centre of the upper left pixel being (0, 0).
+    Lens distortion is not taken into account.
 
-    None where fewer than MIN_PIXELS pixels of an object's surface are known. Lens distortion is
-    not taken into account.
+    Args:
+        labels: (H, W), the label of each pixel of the colour image.
+        wanted: labels to measure.
+        depth: (H', W') float32 [m], of the same view.
+        intrinsics: pinhole matrix (3, 3) of the depth image [px], the centre of the upper left
+            pixel being (0, 0).
 
-    Raises ValueError if labels and depth have different shapes (aspect ratios).
+    Returns:
+        A measurement of each wanted object, in their order. None where fewer than MIN_PIXELS pixels
+        of an object's surface are known.
+
+    Raises:
+        ValueError: labels and depth have different shapes (aspect ratios).
     """
     labels = resize_nearest(labels, depth.shape)
     return [_measure(labels == label, depth, intrinsics) for label in wanted]
@@ -82,7 +89,14 @@ def known(depth: npt.NDArray[np.float32]) -> npt.NDArray[np.bool_]:
 
 
 def check_depth(depth: npt.NDArray[np.float32]) -> None:
-    """Raise ValueError for depth (H, W) [m] that says nothing or is in another unit than metres."""
+    """Check that a depth image says something, and that it is in metres.
+
+    Args:
+        depth: (H, W) [m].
+
+    Raises:
+        ValueError: it has another shape, no known pixel, or another unit than metres.
+    """
     if depth.ndim != 2 or depth.size == 0:
         raise ValueError(f"the depth has shape {depth.shape}; expected (H, W) with H, W >= 1")
     # A sample is enough for a unit; sparse depth may have nothing in it.
@@ -108,9 +122,14 @@ def check_depth(depth: npt.NDArray[np.float32]) -> None:
 
 
 def resize_nearest(image: npt.NDArray[_Pixel], shape: tuple[int, ...]) -> npt.NDArray[_Pixel]:
-    """An image (H, W) of labels, truth values or depth, sampled at the pixels of another size.
+    """An image (H, W), sampled at the pixels of another size.
 
-    Raises ValueError if that would distort it by more than 2%.
+    Args:
+        image: (H, W) labels, truth values or depth.
+        shape: height and width of the result.
+
+    Raises:
+        ValueError: that would distort the image by more than 2%.
     """
     if image.shape == tuple(shape):
         return image
@@ -129,9 +148,16 @@ def resize_nearest(image: npt.NDArray[_Pixel], shape: tuple[int, ...]) -> npt.ND
 def scale_intrinsics(
     matrix: npt.NDArray[np.float64], scale: npt.NDArray[np.float64]
 ) -> npt.NDArray[np.float64]:
-    """The pinhole matrix (3, 3) of an image that is enlarged by these factors (2,), x and y.
+    """The pinhole matrix of an image that is enlarged.
 
     The upper left pixel's corner stays in place: (-0.5, -0.5), as its centre is (0, 0).
+
+    Args:
+        matrix: (3, 3), of the image as it was.
+        scale: (2,), the factors in x and y.
+
+    Returns:
+        (3, 3).
     """
     scaled = np.array(matrix, np.float64)
     scaled[:2, 2] = (scaled[:2, 2] + 0.5) * scale - 0.5

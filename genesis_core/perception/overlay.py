@@ -22,9 +22,14 @@ def draw_overlay(
 ) -> npt.NDArray[np.uint8]:
     """RGB image (H, W, 3) with each object tinted, outlined and numbered.
 
-    Background keeps its own colours; the robot is grey and has no number. alpha: strength of the
-    tint, 0..1. track_ids: one per object; it gives number and colour, so that both stay with the
-    object. Without, or 0: the label does.
+    Background keeps its own colours; the robot is grey and has no number.
+
+    Args:
+        image: (H, W, 3) RGB.
+        found: its objects.
+        alpha: strength of the tint, 0..1.
+        track_ids: one per object. It gives number and colour, so that both stay with the object.
+            Without track_ids, or where an id is 0, the label does.
     """
     numbers = {
         item.label: track_id or item.label

@@ -22,6 +22,9 @@ Window = tuple[slice, slice]
 class Scene:
     """The slots found in one image of H x W pixels.
 
+    In a quantised scene masks are uint8, 255 times the probability, rounded down; labels are uint8,
+    255 outside a centre crop.
+
     Attributes:
         masks: (K, H, W) float32 probabilities, summing to 1 at every pixel the model saw and to
             0 outside a centre crop.
@@ -32,9 +35,6 @@ class Scene:
             over the pixels it wins; 0 where it wins none.
         num_slots: K, slots used.
         kinds: (K,) str, "object", "robot" or "surroundings"; None where the model does not tell.
-
-    In a quantised scene masks are uint8, 255 times the probability, rounded down; labels are uint8,
-    255 outside a centre crop.
     """
 
     masks: NDArray[Any]

@@ -98,17 +98,19 @@ def find_objects(
     - or clutter: its score is below clutter_score and more than three quarters of its mask lie
       where other slots win. Such a slot is what the others have left over.
 
-    min_area: slots that win a smaller share of the image are left out; their pixels go to the
-        next best slot. (0..1)
-    mask_floor: smaller probabilities become 0, which keeps the crops small; the pixel's best slot
-        takes them, so that masks still sum to one. (0..1)
-    background_border, background_span, clutter_score: see above; a span of 1, like a score of 0,
-        switches the comparison off. (0..1)
+    The image is what the model saw of it.
 
-    The image is what the model saw of it. A quantised scene is much faster; its masks are used up:
-    they become the objects'.
+    Args:
+        scene: a quantised one is much faster; its masks are used up: they become the objects'.
+        min_area: slots that win a smaller share of the image are left out; their pixels go to the
+            next best slot. (0..1)
+        mask_floor: smaller probabilities become 0, which keeps the crops small; the pixel's best
+            slot takes them, so that masks still sum to one. (0..1)
+        background_border, background_span, clutter_score: see above; a span of 1, like a score of
+            0, switches the comparison off. (0..1)
 
-    Raises ValueError for masks that are not finite or more slots than labels.
+    Raises:
+        ValueError: masks are not finite, or there are more slots than labels.
     """
     num_slots, height, width = scene.masks.shape
     if num_slots > MAX_OBJECTS:

@@ -49,11 +49,13 @@ _MOST_TRACKS = 512  # more are not remembered, whatever the stamps say
 class Tracker:
     """Gives the objects of one camera ids that stay theirs from image to image.
 
-    max_age: how long an object that images no longer show is remembered [s], 0 or more. Time
-        without images does not count, so that slow and paused cameras keep their tracks.
-    min_similarity: an object less similar than this to every remembered one is new. (0..1)
+    Args:
+        max_age: how long an object that images no longer show is remembered [s], 0 or more. Time
+            without images does not count, so that slow and paused cameras keep their tracks.
+        min_similarity: an object less similar than this to every remembered one is new. (0..1)
 
-    Raises ValueError for other values.
+    Raises:
+        ValueError: a value is out of its range.
     """
 
     def __init__(self, *, max_age: float = 5.0, min_similarity: float = 0.2) -> None:
@@ -65,7 +67,14 @@ class Tracker:
         self.configure(max_age=max_age, min_similarity=min_similarity)
 
     def configure(self, *, max_age: float, min_similarity: float) -> None:
-        """Change what can change while tracking; see the class."""
+        """Change what can change while tracking.
+
+        Args:
+            max_age, min_similarity: see the class.
+
+        Raises:
+            ValueError: a value is out of its range.
+        """
         if not 0 <= max_age < math.inf:
             raise ValueError(f"max_age is {max_age}; expected seconds, 0 or more")
         if not 0 <= min_similarity <= 1:
@@ -79,14 +88,19 @@ class Tracker:
         self._latent_scale = 0.0  # usual distance between the latents of two objects of an image
 
     def update(self, found: SceneObjects, stamp: float) -> tuple[int, ...]:
-        """Ids of the objects of the next image, in their order; from 1 up, never used again.
+        """Ids of the objects of the next image.
 
         Background is tracked like anything else, so that an object keeps its id while it is taken
         for background.
 
-        stamp: when the image was taken [s]. If that is more than a second before the last image,
-            the source has started anew (a bag played in a loop) and all objects are forgotten; less
-            is a clock being set, and no time has passed.
+        Args:
+            found: the objects of the image.
+            stamp: when the image was taken [s]. If that is more than a second before the last
+                image, the source has started anew (a bag played in a loop) and all objects are
+                forgotten; less is a clock being set, and no time has passed.
+
+        Returns:
+            An id for each object, in their order; from 1 up, never used again.
         """
         if stamp < self._latest - _CLOCK_STEP:
             self.reset()
@@ -166,7 +180,11 @@ class _Tracks:
             )
 
     def keep(self, wanted: npt.NDArray[np.bool_]) -> None:
-        """Drop all other tracks. wanted: (T,)."""
+        """Drop all other tracks.
+
+        Args:
+            wanted: (T,).
+        """
         if wanted.all():
             return
         for name, values in vars(self).items():

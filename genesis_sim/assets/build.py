@@ -79,9 +79,12 @@ Floats = npt.NDArray[np.float64]
 def build_pack(places: Sequence[Path] | None) -> tuple[AssetPack, dict[str, Any]]:
     """The pack, and what it was made of.
 
-    places: folders or wheels in which to look for the packages' files, instead of the environment.
+    Args:
+        places: folders or wheels in which to look for the packages' files, instead of the
+            environment.
 
-    Raises AssetError where a package is not found.
+    Raises:
+        AssetError: a package is not found.
     """
     with ExitStack() as stack:
         roots = [_opened(place, stack) for place in places or ()]

@@ -36,7 +36,13 @@ class AssetError(Exception):
 
 @dataclass(frozen=True, slots=True)
 class PackObject:
-    """An object's mesh, its centre at the origin; texture: number among the pack's skins or -1."""
+    """An object's mesh.
+
+    Attributes:
+        name: what it is called.
+        mesh: its centre is at the origin.
+        texture: number among the pack's skins or -1.
+    """
 
     name: str
     mesh: Mesh
@@ -77,7 +83,8 @@ class AssetPack:
 def default_path() -> Path | None:
     """The pack to use: what GENESIS_SIM_ASSETS names, else the one in the cache if it is there.
 
-    Raises AssetError where the variable names a file that does not exist.
+    Raises:
+        AssetError: the variable names a file that does not exist.
     """
     named = os.environ.get(VARIABLE)
     if named is not None:
@@ -101,7 +108,11 @@ def find_pack() -> AssetPack | None:
 
 @lru_cache(maxsize=2)
 def load_pack(path: Path) -> AssetPack:
-    """Read a pack; AssetError where it is damaged or of another version."""
+    """Read a pack.
+
+    Raises:
+        AssetError: it is damaged or of another version.
+    """
     try:
         with np.load(path, allow_pickle=False) as file:
             arrays = {name: file[name] for name in file.files}
@@ -127,9 +138,14 @@ def load_pack(path: Path) -> AssetPack:
 
 
 def save_pack(path: Path, pack: AssetPack, sources: dict[str, Any]) -> None:
-    """Write a pack. sources: what it was made of, for its index.
+    """Write a pack.
 
     Coordinates are kept to about 1/65,000 of a mesh's extent, normals to a degree.
+
+    Args:
+        path: the file to write.
+        pack: what to write.
+        sources: what the pack was made of, for its index.
     """
     meshes: list[Mesh] = []
 

@@ -30,7 +30,11 @@ class TextureBank:
     kinds: dict[str, list[int]] = field(default_factory=dict)
 
     def add(self, kind: str, image: Image) -> int:
-        """Add a texture; returns its number."""
+        """Add a texture.
+
+        Returns:
+            Its number.
+        """
         self.images.append(image)
         self.kinds.setdefault(kind, []).append(len(self.images) - 1)
         return len(self.images) - 1

@@ -18,9 +18,10 @@ Rng = np.random.Generator
 class Palette:
     """Which colours the things of a scene have: any, or ones that tell little.
 
-    colours: the only ones, each varied a little; empty for any.
-    texture: a texture that plain things share with their support, or -1.
-    clear: share of the things that could be of glass or clear plastic that are.
+    Attributes:
+        colours: the only ones, each varied a little; empty for any.
+        texture: a texture that plain things share with their support, or -1.
+        clear: share of the things that could be of glass or clear plastic that are.
     """
 
     colours: tuple[Colour, ...] = ()

@@ -26,7 +26,13 @@ def to_bytes(image: Floats) -> Image:
 
 
 def noise(rng: Rng, shape: tuple[int, int], scale: tuple[float, float] | float) -> Floats:
-    """Smooth noise (H, W) of deviation about 1; scale: size of a blotch in pixels, (y, x)."""
+    """Smooth noise (H, W) of deviation about 1.
+
+    Args:
+        rng: makes the noise.
+        shape: H, W.
+        scale: size of a blotch in pixels, (y, x).
+    """
     sy, sx = scale if isinstance(scale, tuple) else (scale, scale)
     cells = (max(2, round(shape[0] / sy)), max(2, round(shape[1] / sx)))
     grid = rng.standard_normal(cells).astype(np.float32)

@@ -64,9 +64,13 @@ class _Standing:
 def arrange(
     rng: Rng, models: Sequence[ObjectModel], reach: tuple[float, float], crowd: float
 ) -> list[tuple[ObjectModel, Pose]]:
-    """Objects on a plane at height 0 within x and y of `reach`; those without room are left out.
+    """Objects on a plane at height 0; those without room are left out.
 
-    crowd: share of the objects that stand close to, on or against another one.
+    Args:
+        rng: makes the choices.
+        models: the objects.
+        reach: half extents of the area in x and y.
+        crowd: share of the objects that stand close to, on or against another one.
     """
     placed: list[_Standing] = []
     # Large ones first: the others find their place around and upon them.
@@ -173,7 +177,14 @@ def settle(
     """Objects dropped in a heap onto the plane at height 0, between walls where there are any.
 
     What falls out of `reach` (with some margin) is left out. Each object collides as its convex
-    hull. spread: share of the reach above which they are dropped.
+    hull.
+
+    Args:
+        rng: makes the choices.
+        models: the objects.
+        reach: half extents of the area in x and y.
+        walls: boxes that stand still.
+        spread: share of the reach above which they are dropped.
     """
     mj = gl.import_mujoco()
     spec = mj.MjSpec()

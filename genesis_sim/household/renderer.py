@@ -41,15 +41,19 @@ _LAMP_DISTANCE = 1.2
 class HouseholdRenderer:
     """Random household scenes of one image size.
 
-    num_objects: fewest and most objects of a scene, each number as often; by default none to 20,
-        few more often than many.
-    assets: meshes, textures and robots beside the procedural ones (genesis_sim.assets.find_pack).
-
-    A scene depends on these, the size and the seed alone. Holds an OpenGL context, to be used from
+    A scene depends on the arguments and the seed alone. Holds an OpenGL context, to be used from
     the thread that made it; release it with close() or `with`.
 
-    Raises ValueError for a bad size or number of objects, RenderingError where MuJoCo or OpenGL is
-    missing.
+    Args:
+        width, height: of the images in pixels.
+        num_objects: fewest and most objects of a scene, each number as often; by default none to
+            20, few more often than many.
+        assets: meshes, textures and robots beside the procedural ones
+            (genesis_sim.assets.find_pack).
+
+    Raises:
+        ValueError: bad size or number of objects.
+        RenderingError: MuJoCo or OpenGL is missing.
     """
 
     def __init__(

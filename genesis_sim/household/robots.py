@@ -41,10 +41,15 @@ def random_robot(
     *,
     forwards: bool = False,
 ) -> list[Solid]:
-    """A robot whose fingertips are at `tip`.
+    """A robot whose fingertips are at a point.
 
-    heading: direction (radians, in the plane) in which the base is to be found from the tip.
-    forwards: the gripper points away from the base rather than down (shelves).
+    Args:
+        rng: makes the choices.
+        tip: the point.
+        heading: direction (radians, in the plane) in which the base is to be found from the tip.
+        bank: textures.
+        pack: has robots beside the procedural one.
+        forwards: the gripper points away from the base rather than down (shelves).
     """
     if pack is not None and pack.arms and rng.random() < 0.75:
         return _packed_robot(rng, tip, heading, pack)

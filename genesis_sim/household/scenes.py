@@ -56,9 +56,15 @@ def sample_household(
     height: int,
     num_objects: tuple[int, int] | None = None,
 ) -> HouseholdScene:
-    """Draw a scene for images of this size.
+    """Draw a scene.
 
-    num_objects: fewest and most objects; by default few more often than many.
+    Args:
+        rng: makes the choices.
+        bank: textures.
+        pack: meshes and robots beside the procedural ones.
+        skins: numbers in the bank of the pack's skins.
+        width, height: of the images in pixels.
+        num_objects: fewest and most objects; by default few more often than many.
     """
     setting = random_setting(rng, bank)
     clear = float(rng.uniform(0.3, 0.9)) if rng.random() < 0.22 else 0.02

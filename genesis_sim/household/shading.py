@@ -42,7 +42,17 @@ class Shading:
     exposure: float = 0.0
 
     def apply(self, image: Image, depth: Depth, focal: float, support: Mask) -> Image:
-        """The image (H, W, 3) as it is lit; support (H, W): where a glare would be seen."""
+        """The image as it is lit.
+
+        Args:
+            image: (H, W, 3).
+            depth: (H, W).
+            focal: focal length in pixels.
+            support: (H, W), where a glare would be seen.
+
+        Returns:
+            (H, W, 3).
+        """
         height, width = depth.shape
         light = np.ones(depth.shape, np.float32)
         if self.occlusion > 0:

@@ -112,7 +112,8 @@ class Apc:
 def read_labels(image: Path) -> UInt8:
     """Instance labels (H, W), 0 = background, that belong to a colour image.
 
-    Raises ValueError where there are none, though the scene is not the empty one.
+    Raises:
+        ValueError: there are none, though the scene is not the empty one.
     """
     scene, frame = image.parent, image.name.removesuffix(".color.png")
     mask = scene / "masks" / f"{frame}.mask.png"

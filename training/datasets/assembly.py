@@ -45,9 +45,13 @@ def is_planned(output: Path) -> bool:
 
 
 def finished_options(output: Path) -> dict[str, Any] | None:
-    """Options (see parts.settle_options) of the finished data set in OUTPUT, None if there is none.
+    """Options of the finished data set in OUTPUT, as ``parts.changed_options`` compares them.
 
-    Raises DatasetError where OUTPUT holds only some splits of one.
+    Returns:
+        The options, None if there is no finished data set.
+
+    Raises:
+        DatasetError: OUTPUT holds only some splits of one.
     """
     infos = [output / split / INFO for split in SPLITS]
     there = [info.exists() for info in infos]
@@ -61,9 +65,13 @@ def finished_options(output: Path) -> dict[str, Any] | None:
 
 
 def assemble(output: Path) -> dict[str, int]:
-    """Join all parts in OUTPUT/parts; returns the number of images of each split.
+    """Join all parts in OUTPUT/parts.
 
-    Raises DatasetError where shards are missing or parts are corrupt.
+    Returns:
+        The number of images of each split.
+
+    Raises:
+        DatasetError: shards are missing or parts are corrupt.
     """
     folder = output / PARTS
     shutil.rmtree(output / _FINISHED, ignore_errors=True)

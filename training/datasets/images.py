@@ -11,19 +11,28 @@ from training.datasets.layout import UInt8
 
 
 def decode_rgb(data: bytes) -> UInt8:
-    """An encoded image as RGB (H, W, 3); ValueError where it cannot be decoded."""
+    """An encoded image as RGB (H, W, 3).
+
+    Raises:
+        ValueError: it cannot be decoded.
+    """
     return cv2.cvtColor(_decode(data, cv2.IMREAD_COLOR), cv2.COLOR_BGR2RGB)
 
 
 def read_rgb(path: Path) -> UInt8:
-    """An image file as RGB (H, W, 3); ValueError or OSError where it cannot be read."""
+    """An image file as RGB (H, W, 3).
+
+    Raises:
+        ValueError, OSError: it cannot be read.
+    """
     return decode_rgb(path.read_bytes())
 
 
 def read_channel(path: Path) -> UInt8:
     """The first channel of an image file, uint8 (H, W): grey, or the red of RGB(A).
 
-    Raises ValueError or OSError where it cannot be read.
+    Raises:
+        ValueError, OSError: it cannot be read.
     """
     image = _decode(path.read_bytes(), cv2.IMREAD_UNCHANGED)
     if image.dtype != np.uint8:
@@ -39,7 +48,11 @@ def _decode(data: bytes, flag: int) -> UInt8:
 
 
 def check_size(image: UInt8, height: int, width: int) -> None:
-    """ValueError where an image is not of this size."""
+    """Check the size of an image.
+
+    Raises:
+        ValueError: it is not this size.
+    """
     if image.shape[:2] != (height, width):
         raise ValueError(f"expected {height} x {width} pixels, found {image.shape[:2]}")
 

@@ -67,14 +67,23 @@ class DatasetError(Exception):
 
 
 def check_at_least(minimum: int, **options: int) -> None:
-    """ValueError, naming the option, where one is smaller."""
+    """Check that no option is smaller than a minimum.
+
+    Raises:
+        ValueError: one is; the message names it.
+    """
     for name, value in options.items():
         if value < minimum:
             raise ValueError(f"{name} must be at least {minimum}, not {value}")
 
 
 def read_json(path: Path) -> dict[str, Any]:
-    """A JSON object from a file; DatasetError where it holds none, FileNotFoundError as usual."""
+    """A JSON object from a file.
+
+    Raises:
+        DatasetError: the file holds none.
+        FileNotFoundError: there is no such file.
+    """
     try:
         content = json.loads(path.read_text())
     except ValueError as error:

@@ -125,7 +125,11 @@ class ObjectsRoom:
 
 
 def read_scene(record: Record, entities: int) -> tuple[UInt8, UInt8]:
-    """Image (64, 64, 3) and instance labels (64, 64) of a record; ValueError where it has none."""
+    """Image (64, 64, 3) and instance labels (64, 64) of a record.
+
+    Raises:
+        ValueError: it has none.
+    """
     example = parse_example(record.data)
     arrays = []
     for key, shape in (("image", (SIZE, SIZE, 3)), ("mask", (entities, SIZE, SIZE))):

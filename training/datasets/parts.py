@@ -51,8 +51,9 @@ OnError = Literal["stop", "skip"]
 class Task:
     """A piece of work for one process.
 
-    name: unique and the same on every run, for shards and messages.
-    size: what it takes, in the data set's unit, for the progress bar.
+    Attributes:
+        name: unique and the same on every run, for shards and messages.
+        size: what it takes, in the data set's unit, for the progress bar.
     """
 
     name: str
@@ -87,7 +88,11 @@ class Dataset(Protocol[TaskT]):
         """All that shapes the arrays, as JSON values: parts of other options don't mix."""
 
     def tasks(self) -> list[TaskT]:
-        """The work in a fixed order; DatasetError where the source has none."""
+        """The work in a fixed order.
+
+        Raises:
+            DatasetError: the source has none.
+        """
 
     def run(self, task: TaskT, parts: PartWriter) -> None:
         """Write all parts of a task."""
@@ -97,9 +102,10 @@ class Dataset(Protocol[TaskT]):
 class PartInfo:
     """What a part holds.
 
-    split: None leaves it to assembly (sorted keys: 10% val, 10% test).
-    depths: whether it has depths and intrinsics.
-    robot_label: the label of the robot in the masks, None where that is unknown.
+    Attributes:
+        split: None leaves it to assembly (sorted keys: 10% val, 10% test).
+        depths: whether it has depths and intrinsics.
+        robot_label: the label of the robot in the masks, None where that is unknown.
     """
 
     key: str
@@ -120,7 +126,8 @@ class Stopped(Exception):
 class PartWriter:
     """What a task sees of the outside: which parts are done, where to put them, whom to tell.
 
-    `advance(amount)` moves the progress bar; it raises Stopped where the task is to end.
+    Attributes:
+        advance: moves the progress bar by an amount; it raises Stopped where the task is to end.
     """
 
     def __init__(
@@ -143,7 +150,11 @@ class PartWriter:
         return path.exists() and not read_part_info(path).problems
 
     def problem(self, problem: str | Exception) -> None:
-        """Report corrupt input. Returns if the user wants to go on without it, else raises."""
+        """Report corrupt input. Returns if the user wants to go on without it.
+
+        Raises:
+            DatasetError: the user does not (on_error "stop").
+        """
         if self._on_error == "stop":
             raise DatasetError(f"{problem} (--on-error skip leaves corrupt input out and goes on)")
         self._problems.append(str(problem))
@@ -163,9 +174,17 @@ class PartWriter:
     ) -> None:
         """Write a part with the problems reported since the last one.
 
-        images: (N, S, S, 3) RGB, or (N, S, S, 4) with depth. masks: (N, S, S) instance labels,
-        0 = background. depths: (N, S, S) millimetres, 0 = unknown, and with them intrinsics:
-        (N, 4) fx, fy, cx, cy in pixels. robot_label: the robot's label in the masks.
+        Args:
+            key: names the part.
+            images: (N, S, S, 3) RGB, or (N, S, S, 4) with depth.
+            masks: (N, S, S) instance labels, 0 = background.
+            split: see ``PartInfo``.
+            depths: (N, S, S) millimetres, 0 = unknown; they go together with intrinsics.
+            intrinsics: (N, 4) fx, fy, cx, cy in pixels.
+            robot_label: the robot's label in the masks.
+
+        Raises:
+            ValueError: only one of depths and intrinsics was given.
         """
         if (depths is None) != (intrinsics is None):
             raise ValueError("depths and intrinsics go together; only one was given")
@@ -212,7 +231,11 @@ class Shard:
 
     @classmethod
     def parse(cls, text: str) -> Shard:
-        """From "I/N" with 0 <= I < N; ValueError otherwise."""
+        """From "I/N" with 0 <= I < N.
+
+        Raises:
+            ValueError: the text is something else.
+        """
         index, _, total = text.partition("/")
         if index.isdecimal() and total.isdecimal() and int(index) < int(total):
             return cls(int(index), int(total))
@@ -229,8 +252,9 @@ def make_parts(
 ) -> None:
     """Make this shard's parts that are not there yet.
 
-    Raises DatasetError for corrupt input (on_error "stop"), for parts in OUTPUT that were made
-    with other options, and for workers that were killed.
+    Raises:
+        DatasetError: input is corrupt (on_error "stop"), parts in OUTPUT were made with other
+            options, or workers were killed.
     """
     tasks = dataset.tasks()[shard.index :: shard.total]
     folder = output / PARTS

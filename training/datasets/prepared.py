@@ -43,13 +43,18 @@ T = TypeVar("T")
 class PreparedDataset:
     """One split of a prepared data set (training/datasets/layout.py).
 
-    `images` is uint8 (N, H, W, C), C = 3 for RGB and 4 for RGB and depth, `masks` uint8 (N, H, W)
-    instance labels or None. `depths` is uint16 (N, H, W) in millimetres, 0 = unknown, and
-    `intrinsics` float32 (N, 4) fx, fy, cx, cy in pixels; both are None where there is no depth.
-    All are memory-mapped: nothing is read before it is indexed. `robot_label` is the label of the
-    robot in the masks, None where the data set does not say. `info` is the split's info.json.
+    The arrays are memory-mapped: nothing is read before it is indexed.
 
-    Raises DatasetError, naming the path, where a file is missing, incomplete or of a wrong form.
+    Attributes:
+        images: uint8 (N, H, W, C), C = 3 for RGB and 4 for RGB and depth.
+        masks: uint8 (N, H, W) instance labels or None.
+        depths: uint16 (N, H, W) in millimetres, 0 = unknown; None where there is no depth.
+        intrinsics: float32 (N, 4) fx, fy, cx, cy in pixels; None where there is no depth.
+        robot_label: the label of the robot in the masks, None where the data set does not say.
+        info: the split's info.json.
+
+    Raises:
+        DatasetError: a file is missing, incomplete or of a wrong form; the message names its path.
     """
 
     def __init__(self, path: str | os.PathLike[str], split: str) -> None:
@@ -99,9 +104,17 @@ class BatchLoader:
     world_size images, depends on neither rank nor world_size: a run may be resumed on another
     number of processes.
 
-    image_size: resize images (area averaging when shrinking) and masks (nearest) to this size;
-        None keeps the size on disk.
-    pin_memory: put batches into page-locked memory, for asynchronous copies to a GPU.
+    Args:
+        dataset: where the images come from.
+        batch_size: images of a batch.
+        seed: of the order.
+        rank, world_size: number of this process, and how many there are.
+        image_size: resize images (area averaging when shrinking) and masks (nearest) to this size;
+            None keeps the size on disk.
+        pin_memory: put batches into page-locked memory, for asynchronous copies to a GPU.
+
+    Raises:
+        ValueError: a number is out of its range.
     """
 
     def __init__(
@@ -213,7 +226,11 @@ def _read_info(folder: Path, split: str) -> dict[str, Any]:
 
 
 def _open_array(path: Path, form: ArrayForm) -> NDArray[Any]:
-    """Memory-map an array; DatasetError where it is not of this form."""
+    """Memory-map an array.
+
+    Raises:
+        DatasetError: it is not of this form.
+    """
     try:
         array: NDArray[Any] = np.load(path, mmap_mode="r", allow_pickle=False)
     except FileNotFoundError as error:

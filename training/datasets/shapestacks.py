@@ -113,7 +113,8 @@ class ShapeStacks:
 def read_labels(path: Path) -> UInt8:
     """Instance labels (224, 224), 0 = background, of a .map: a PNG whose red is 32 * label.
 
-    Raises ValueError or OSError where it is something else.
+    Raises:
+        ValueError, OSError: it is something else.
     """
     values = read_channel(path)
     check_size(values, FULL, FULL)

@@ -89,8 +89,9 @@ def render_range(
 ) -> tuple[UInt8, UInt8]:
     """Pictures start..stop-1 of a split, each a function of (seed, split, its index).
 
-    Returns images (N, S, S, 3) RGB and instance labels (N, S, S), 0 = background. Shapes with
-    higher labels lie above those with lower ones; one may be hidden altogether.
+    Returns:
+        Images (N, S, S, 3) RGB and instance labels (N, S, S), 0 = background. Shapes with higher
+        labels lie above those with lower ones; one may be hidden altogether.
     """
     count = stop - start
     images = np.empty((count, image_size, image_size, 3), np.uint8)

@@ -167,10 +167,20 @@ def render_range(
 ) -> Scenes:
     """Images start..stop-1 of a split, each a function of its index and the other arguments.
 
-    No two splits share a scene. sensor_depth: fill depths and intrinsics; the images stay the same.
+    No two splits share a scene.
 
-    Raises ValueError for an unknown mode or split, a bad range or number of objects,
-    RenderingError without OpenGL, AssetError for a pack that cannot be read.
+    Args:
+        start, stop: first image, and the one after the last.
+        image_size: height and width of the images in pixels.
+        mode, seed, assets, depth, exposure: see ``Tabletop``.
+        split: train, val or test.
+        num_objects: fewest and most objects in a scene.
+        sensor_depth: fill depths and intrinsics; the images stay the same.
+
+    Raises:
+        ValueError: unknown mode or split, bad range or number of objects.
+        RenderingError: there is no OpenGL.
+        AssetError: the pack cannot be read.
     """
     if split not in SPLITS:
         raise ValueError(f"split is {split!r}; expected one of {', '.join(SPLITS)}")
