@@ -309,7 +309,8 @@ class GenesisV2(SlotModel):
             features: (B, C, H, W) from the backbone.
             masks: (B, K, H, W).
 
-        Returns: two tensors (B, K, D).
+        Returns:
+            Two tensors (B, K, D).
         """
         return posterior_moments(self.latent_head(self.slot_features(features, masks)))
 
@@ -338,7 +339,8 @@ class GenesisV2(SlotModel):
             used: (B, K) bool; other slots take no part. None uses all.
             skip: whether to spare the others the decoder, which waits for the device.
 
-        Returns: log_masks (B, K, 1, H, W), means (B, K, C, H, W), reconstruction (B, C, H, W).
+        Returns:
+            log_masks (B, K, 1, H, W), means (B, K, C, H, W), reconstruction (B, C, H, W).
         """
         batch, slots, _ = latents.shape
         if used is None or not skip:
