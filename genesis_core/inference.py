@@ -104,14 +104,21 @@ class Inference:
         size = self.model.config.image_size
         pixels = Pixels(torch.zeros(batch_size, size, size, 3, dtype=torch.uint8))
         if self.device.type == "cuda":
-            work = self._pass(batch_size, options)
-            with self._preparing:
-                for other in [k for k in self._graphs if k[0] == batch_size]:
-                    del self._graphs[other]  # of former options: each keeps its memory
-                with torch.inference_mode():
-                    seen = self._with_room_for_depth(pixels)
-                    self._graphs[batch_size, options] = _Graph(work, seen, self.device)
-        self(pixels, options)
+            self._record(pixels, options)(self._with_room_for_depth(pixels))
+        else:
+            self(pixels, options)
+
+    def _record(self, pixels: Pixels, options: Options) -> _Graph:
+        """A graph for such batches; those of former options go, as each keeps its memory."""
+        batch_size = len(pixels.colours)
+        work = self._pass(batch_size, options)
+        with self._preparing:
+            for other in [k for k in self._graphs if k[0] == batch_size]:
+                del self._graphs[other]
+            with torch.inference_mode():
+                graph = _Graph(work, self._with_room_for_depth(pixels), self.device)
+            self._graphs[batch_size, options] = graph
+        return graph
 
     @torch.inference_mode()
     def __call__(self, pixels: Pixels, options: Options) -> Found:
@@ -124,8 +131,7 @@ class Inference:
             with self._preparing:
                 known = any(size == key[0] for size, _ in self._graphs)
             if known:  # with other options: recording again takes a fraction of a second
-                self.prepare(*key)
-                graph = self._graphs[key]
+                graph = self._record(pixels, options)
         if graph is not None:
             return graph(self._with_room_for_depth(pixels))
         sent = _map(lambda part: part.pin_memory().to(self.device, non_blocking=True), pixels)

@@ -312,6 +312,7 @@ class _ViewDepth:
             return None
         try:
             check_depth(image.depth)
+            _check_intrinsics(image.intrinsics)
         except ValueError as error:
             self.problem = f"{image.source}: {error}"
             return None
@@ -364,6 +365,12 @@ def _track(view: View, found: SceneObjects, settings: PerceptionSettings) -> Seq
     return view.tracker.update(found, view.stamp)
 
 
+def _check_intrinsics(matrix: NDArray[np.float64]) -> None:
+    focal = np.diagonal(matrix)[:2]
+    if not (np.isfinite(matrix).all() and (focal > 0).all()):
+        raise ValueError(f"the intrinsics have focal lengths {focal}; expected positive ones")
+
+
 def _fit(image: DepthImage, shape: tuple[int, ...]) -> DepthImage:
     """The depth at the pixels of a colour image, 0 where unknown.
 
@@ -377,7 +384,7 @@ def _fit(image: DepthImage, shape: tuple[int, ...]) -> DepthImage:
     depth = resize_nearest(image.depth, shape)
     scale = np.array([shape[1] / image.depth.shape[1], shape[0] / image.depth.shape[0]])
     return DepthImage(
-        np.where(known(depth), depth, np.float32(0)),
+        np.where(known(depth), depth, 0).astype(np.float32),
         scale_intrinsics(image.intrinsics, scale),
         image.source,
     )

@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from genesis_core.checkpoint import CheckpointError, load_model
+from genesis_core.checkpoint import CheckpointError, find_checkpoint, load_model
 from genesis_core.device import (
     check_choice,
     resolve_device,
@@ -46,6 +46,9 @@ class _Settings:
 class Segmenter:
     """Finds the objects in images of any size, with a model from a checkpoint.
 
+    Where the model tells kinds, all slots that are surroundings are given as one, the largest of
+    them: its mask is their sum, its latent is its own.
+
     May be called and configured from several threads. The checkpoint decides the model; what the
     two kinds of masks are:
 
@@ -59,7 +62,8 @@ class Segmenter:
     ============== ======================================== =======================================
 
     Args:
-        checkpoint: path of a checkpoint (see ``load_model``).
+        checkpoint: path of a checkpoint (see ``load_model``), or the name of one that ships with
+            the package (see ``find_checkpoint``).
         device: "auto" (CUDA where there is one), "cpu", "cuda" or "cuda:n".
         precision: "fp32", "bf16", "fp16" or "auto": half precision where the device computes
             natively in it.
@@ -93,6 +97,7 @@ class Segmenter:
         self.device = resolve_device(device)
         self.precision = resolve_precision(precision, self.device)
         check_choice("mask_source", mask_source, MASK_SOURCES)
+        checkpoint = find_checkpoint(os.fspath(checkpoint))
         self.model: SlotModel = load_model(checkpoint, device=self.device)
         if (channels := self.model.config.image_channels) != RGB:
             raise CheckpointError(

@@ -29,8 +29,8 @@ class AugmentConfig:
     Depth is cropped and mirrored with the image.
 
     Attributes:
-        crop_scale: smallest share of the image's height and width that a crop keeps.
-        crop_aspect: largest ratio by which a crop's width and height may differ.
+        crop_scale: smallest share of the image that the longer side of a crop keeps.
+        crop_aspect: largest ratio by which the other side is shorter.
         flip: whether to mirror half of the images left to right.
         brightness: largest relative change of all colour channels together.
         colour: largest relative change of each colour channel by itself.
@@ -205,7 +205,9 @@ def _seen_through(
     scale = size / (half * before)  # (B, 2), pixels of the crop for one of the image
     # A pixel's centre is at its whole number: shift by a half to scale, and back.
     first = (centre - half + 1) / 2 * before
-    focal = intrinsics[:, :2] * scale
+    # What is mirrored is a scene of its own, seen by a camera as any other: its focal length is
+    # positive, and right is where the picture has it.
+    focal = intrinsics[:, :2] * scale.abs()
     principal = (intrinsics[:, 2:] + 0.5 - first) * scale - 0.5
     return torch.cat([focal, principal], dim=1)
 

@@ -92,7 +92,8 @@ def run(
     took = time.monotonic() - began
     # Starting and joining take as long for few scenes as for many.
     rate = (first_scenes + 128) / max(took - _RENDER_START, 0.3 * took)
-    report.line(f"rendered {rate:.0f} scenes/s at {image_size} px with {count} processes")
+    rate = _remembered(output / "rate.json", max(1, int(rate)))  # nothing is rendered twice
+    report.line(f"rendered {rate} scenes/s at {image_size} px with {count} processes")
 
     train = [*_command("train"), "--config", config, *settings.split()]
     train += [] if encoder_weights is None else ["--encoder_weights", encoder_weights]
@@ -120,15 +121,16 @@ def run(
     _call([*train, *_run(whole, final, steps), *start, "--eval_every", str(max(1, steps // 8))])
     report.line(f"second training: {_images_per_second(final):.0f} images/s, {steps} steps")
 
+    # The model first: what follows may be cut off.
+    model = _ready(final / MODEL, stop_threshold, kind_distance)
+    save_model(model, results / MODEL, dtype=torch.float16)
     for name in MODES if held_out_scenes else ():
         held_out = output / f"test_{name}"
         _call([*render, "--mode", name, *_sizes(1, 1, held_out_scenes), "--output", str(held_out)])
-        score = ["--checkpoint", str(final / MODEL), "--data", str(held_out)]
+        score = ["--checkpoint", str(results / MODEL), "--data", str(held_out)]
+        score += ["--stop_threshold", str(stop_threshold)] if model.flexible_slots else []
         target = results / f"scores_{name}.json"
         _call([*_command("evaluate"), *score, "--output", str(target)])
-    save_model(
-        _ready(final / MODEL, stop_threshold, kind_distance), results / MODEL, dtype=torch.float16
-    )
     for folder, name in ((warm, "warm"), (final, "final")):
         shutil.copy(folder / METRICS, results / f"metrics_{name}.jsonl")
     curves = ["--runs", str(warm), str(final), "--metric", "train/mask_supervision"]

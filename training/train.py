@@ -429,6 +429,8 @@ class Trainer:
             torch._foreach_copy_(averages, weights)
         else:
             torch._foreach_lerp_(averages, weights, 1 - self.config.optimizer.ema_decay)
+        for average, buffer in zip(self.ema.module.buffers(), self.model.buffers(), strict=True):
+            average.copy_(buffer)  # running statistics of batch normalisation
         self.ema.n_averaged += 1
 
     def _set_learning_rate(self) -> None:

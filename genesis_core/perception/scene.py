@@ -33,7 +33,7 @@ class Scene:
             own, its deviations are 1e-8.
         scores: (K,) float32 in [0, 1], how sure the model is of a slot: its mean probability
             over the pixels it wins; 0 where it wins none.
-        num_slots: K, slots used.
+        num_slots: K, slots used; those that are surroundings count as one, see ``Segmenter``.
         kinds: (K,) str, "object", "robot" or "surroundings"; None where the model does not tell.
     """
 

@@ -235,3 +235,16 @@ def test_what_is_published_about_the_model(perception: Perception) -> None:
     assert perception.model_name == "tiny"
     assert perception.checkpoint == Path(perception.checkpoint)
     assert perception.latents_are_trained
+
+
+def test_depth_that_the_model_cannot_use_costs_the_depth_only(with_depth: Perception) -> None:
+    metres, matrix, source = depth()
+    double, unusable = with_depth(
+        [
+            View(image(), DepthImage(metres.astype(np.float64), matrix, source)),  # type: ignore[arg-type]
+            View(image(), DepthImage(metres, np.zeros((3, 3)), source)),
+        ]
+    )
+    assert isinstance(double, Perceived) and double.used_depth
+    assert isinstance(unusable, Perceived) and not unusable.used_depth
+    assert unusable.depth_problem is not None and "focal lengths" in unusable.depth_problem

@@ -423,3 +423,10 @@ def test_auto_is_cuda_where_there_is_one(checkpoint: Path) -> None:
     segment = Segmenter(checkpoint)
     assert segment.device.type == "cuda"
     assert segment.precision in ("bf16", "fp16")
+
+
+def test_a_shipped_checkpoint_is_known_by_its_name() -> None:
+    named, default = (Segmenter(name, device="cpu") for name in ("tabletop", ""))
+    assert named.model.config == default.model.config
+    with pytest.raises(FileNotFoundError, match="no_such_model"):
+        Segmenter("no_such_model", device="cpu")

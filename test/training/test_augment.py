@@ -144,7 +144,13 @@ def test_labels_depth_and_rays_stay_on_what_they_belong_to(size: int) -> None:
             )
         assert float(batch.points[0, 2][found].mean()) == pytest.approx(0.8, abs=1e-4)
         assert float(batch.points[0, 2][~found].mean()) == pytest.approx(1.2, abs=1e-4)
-        # A world point keeps its X and Y, but for the mirror's sign of X.
+        # A mirrored scene is a scene: the rectangle is left of the middle where it is so in the
+        # picture, and X grows from left to right.
+        x_of = batch.points[0, 0]
+        assert (
+            x_of[:, 1:][batch.points[0, 2, :, 1:] == batch.points[0, 2, :, :-1]]
+            > x_of[:, :-1][batch.points[0, 2, :, 1:] == batch.points[0, 2, :, :-1]]
+        ).all()
         whole = found.float()
         if whole[0].any() or whole[-1].any() or whole[:, 0].any() or whole[:, -1].any():
             continue  # cut off: its middle is not the whole rectangle's

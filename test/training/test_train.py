@@ -699,6 +699,17 @@ def baseline_runs(data: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[
     return {name: folder / name for name in BASELINES}
 
 
+def test_averaged_weights_come_with_the_models_running_statistics(
+    baseline_runs: dict[str, Path],
+) -> None:
+    run = baseline_runs["genesis_v1"]
+    trained, averaged = checkpoint(run)["model"], load_model(run / MODEL).state_dict()
+    statistics = [name for name in trained if "running" in name]
+    assert statistics and any((trained[name] != 0).any() for name in statistics)
+    for name in statistics:
+        assert torch.equal(averaged[name], trained[name]), name
+
+
 @pytest.mark.parametrize("name", ["genesis_v1", "monet"])
 def test_generative_baselines_train_with_geco(name: str, baseline_runs: dict[str, Path]) -> None:
     beta, average = 1.0, None
