@@ -21,6 +21,8 @@ from genesis_ros.masks import targets
 from genesis_ros.messages.images import to_message
 from genesis_ros.msg import ObjectMasks
 
+pytestmark = pytest.mark.slow
+
 STAND_IN = Path(__file__).with_name("stand_in.py")
 HEIGHT, WIDTH = 48, 64
 TOPIC, DEPTH, INFO = "/eye/image_raw", "/eye/depth/image_raw", "/eye/depth/camera_info"

@@ -17,6 +17,8 @@ from sensor_msgs.msg import CameraInfo, CompressedImage, Image, PointCloud2
 from genesis_ros.messages.images import to_message, to_rgb
 from genesis_ros.msg import ObjectMasks
 
+pytestmark = pytest.mark.slow
+
 NODE = "/genesis/perception"
 MASKS = "/genesis/object_masks"
 TOPIC = "/topics_test/image_raw"

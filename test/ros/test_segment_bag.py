@@ -293,6 +293,7 @@ def test_depth(tmp_path: Path, tiny_checkpoint: Path) -> None:
     assert any(found.has_position for item in masks for found in item.message.objects)
 
 
+@pytest.mark.slow
 def test_stamps_that_are_wrong(tmp_path: Path, tiny_checkpoint: Path) -> None:
     """Negative, 0 and stray ones: each image is looked at, and ids stay."""
     messages = [raw(number) for number in range(9)]
