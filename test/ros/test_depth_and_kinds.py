@@ -23,6 +23,8 @@ from genesis_ros.masks import MaskedObject, objects, targets
 from genesis_ros.messages.images import to_message, to_rgb
 from genesis_ros.msg import ObjectMask, ObjectMasks
 
+pytestmark = pytest.mark.slow
+
 STAND_IN = Path(__file__).with_name("stand_in.py")
 HEIGHT, WIDTH = 48, 64
 RED, GREEN, NEAR = (

@@ -16,6 +16,8 @@ from std_srvs.srv import SetBool
 from genesis_ros.messages.images import to_message
 from genesis_ros.msg import ObjectMasks
 
+pytestmark = pytest.mark.slow
+
 TOPIC = "/endings_test/image_raw"
 NODE = "/genesis/perception"
 PROGRAMS = ("genesis_ros.perception_node", "genesis_ros.camera_node")

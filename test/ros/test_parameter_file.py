@@ -8,6 +8,8 @@ from typing import Any
 import pytest
 from rclpy.parameter_client import AsyncParameterClient
 
+pytestmark = pytest.mark.slow
+
 ROOT = Path(__file__).resolve().parents[2]
 NODE = "genesis_ros.perception_node"
 

@@ -26,6 +26,8 @@ from genesis_ros.msg import ObjectMasks
 from genesis_ros.node.camera_names import camera_names
 from genesis_ros.srv import SegmentImage
 
+pytestmark = pytest.mark.slow
+
 LEFT, RIGHT = "/left/image_raw", "/arm/color/image_raw"
 DEPTH, INFO = "/arm/depth/image_rect_raw", "/arm/color/camera_info"
 MASKS = "/genesis/object_masks"

@@ -24,6 +24,8 @@ from genesis_ros.messages.images import ENCODINGS, to_message, to_rgb
 from genesis_ros.messages.pixels import mono8_pixels
 from genesis_ros.msg import ObjectMasks
 
+pytestmark = pytest.mark.slow
+
 TOPIC = "/images_test/image_raw"
 MASKS = "/genesis/object_masks"
 NODE = "/genesis/perception"

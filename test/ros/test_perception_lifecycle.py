@@ -20,6 +20,8 @@ from genesis_ros.messages.images import to_message
 from genesis_ros.msg import ObjectMasks
 from genesis_ros.node.parameters import RULES, NodeSettings
 
+pytestmark = pytest.mark.slow
+
 TOPIC = "/lifecycle_test/image_raw"
 NODE = "/genesis/perception"
 MASKS = "/genesis/object_masks"

@@ -14,6 +14,8 @@ from genesis_sim import Frame, RenderingError, TabletopRenderer
 from genesis_sim.sampling import Mode
 from genesis_sim.screen import remove_specks
 
+pytestmark = pytest.mark.slow
+
 SIZE = 96
 
 

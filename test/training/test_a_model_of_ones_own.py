@@ -31,6 +31,8 @@ from training import evaluate, tables
 from training.datasets.sprites import render_range
 from training.train import main
 
+pytestmark = pytest.mark.slow
+
 
 @dataclass(frozen=True, kw_only=True)
 class StripesConfig(GenerativeConfig):

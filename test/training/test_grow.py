@@ -12,6 +12,8 @@ import torch
 from genesis_core import GenesisV2, GenesisV2Config, load_model, save_model
 from training.grow import enlarge, widen
 
+pytestmark = pytest.mark.slow
+
 ROOT = Path(__file__).resolve().parents[2]
 
 

@@ -25,7 +25,10 @@ from training.pretrained import encoder_weights
 from training.run_folder import CHECKPOINT, METRICS, MODEL, read_metrics
 from training.train import main
 
-pytestmark = pytest.mark.usefixtures("one_thread")  # runs are compared bit by bit
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.usefixtures("one_thread"),
+]  # runs are compared bit by bit
 
 ROBOT = 2
 TINY: dict[str, Any] = {
