@@ -59,14 +59,14 @@ else
 	@$(RUN) python3 -m pytest $(ARGS)
 endif
 
-# ROS tests mostly wait; with those of training they take about as long as all others. Status 5: ARGS choose no test of this half.
+# ROS tests mostly wait, so the others run beside them. Status 5: ARGS choose no test of this half.
 FAST_TEST := $(RUN) python3 -m pytest -q --disable-warnings -m "not slow"
 
 fast-ros:
-	@$(FAST_TEST) test/ros test/training $(ARGS) || [ $$? -eq 5 ]
+	@$(FAST_TEST) test/ros $(ARGS) || [ $$? -eq 5 ]
 
 fast-rest:
-	@$(FAST_TEST) --ignore=test/ros --ignore=test/training $(ARGS) || [ $$? -eq 5 ]
+	@$(FAST_TEST) --ignore=test/ros $(ARGS) || [ $$? -eq 5 ]
 
 lint: setup
 	@$(RUN) ruff check .
