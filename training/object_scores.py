@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 from scipy.optimize import linear_sum_assignment
 
 from genesis_core.metrics import adjusted_rand_index
+from genesis_core.models.base import KINDS
 
 IGNORED = 255
 """The label of pixels that are not scored."""
@@ -252,8 +253,7 @@ def summarise(scores: Sequence[ObjectScores]) -> Summary:
 
 # Kinds
 
-OBJECT, ROBOT, SURROUNDINGS = KINDS = ("object", "robot", "surroundings")
-"""What a slot can be, in the order of a model's ``kind_logits``."""
+OBJECT, ROBOT, SURROUNDINGS = KINDS
 
 
 class KindScores(NamedTuple):

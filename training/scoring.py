@@ -22,11 +22,12 @@ from genesis_core.metrics import (
     scaled_segment_covering,
     slot_count_error,
 )
+from genesis_core.models.base import KINDS
 from genesis_core.models.losses import images_at, log_masks_at, readable_latents
 from genesis_core.models.points import back_project
 from training.datasets.images import resize_image, resize_labels
 from training.datasets.prepared import DatasetError, PreparedDataset
-from training.object_scores import KINDS, kind_ratios, score_kinds
+from training.object_scores import kind_ratios, score_kinds
 from training.objective import Randomness
 
 MASK_SOURCES = ("attention", "decoder")
