@@ -59,14 +59,15 @@ else
 	@$(RUN) python3 -m pytest $(ARGS)
 endif
 
-# ROS tests mostly wait, so the others run beside them. Status 5: ARGS choose no test of this half.
+# ROS tests mostly wait, so the others run beside them, in two processes of one thread each: they are
+# many and small. Status 5: ARGS choose no test of this half.
 FAST_TEST := $(RUN) python3 -m pytest -q --disable-warnings -m "not slow"
 
 fast-ros:
 	@$(FAST_TEST) test/ros $(ARGS) || [ $$? -eq 5 ]
 
 fast-rest:
-	@$(FAST_TEST) --ignore=test/ros $(ARGS) || [ $$? -eq 5 ]
+	@OMP_NUM_THREADS=1 $(FAST_TEST) --ignore=test/ros --numprocesses 2 $(ARGS) || [ $$? -eq 5 ]
 
 lint: setup
 	@$(RUN) ruff check .

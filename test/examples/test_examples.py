@@ -47,6 +47,7 @@ def drawing(red_at: tuple[int, int]) -> np.ndarray:
     return image
 
 
+@pytest.mark.slow
 @needs_model
 def test_segment_picture_finds_and_draws_the_objects(tmp_path: Path) -> None:
     cv2.imwrite(str(tmp_path / "scene.png"), picture())

@@ -76,6 +76,7 @@ def test_renders_trains_evaluates_and_goes_on_where_it_was(tmp_path: Path) -> No
         assert scores["models"][0]["metrics"]["fixed"]["kind_accuracy"] is not None
 
 
+@pytest.mark.slow
 def test_a_step_that_fails_ends_it_with_its_name(tmp_path: Path) -> None:
     result = rented(tmp_path / "run", "--assets", str(tmp_path / "nothing"))
     assert result.returncode == 1
