@@ -7,7 +7,7 @@ scenes that are there after half a minute, then, from that model on, on all of t
 scenes to render and how many steps to take follows from the speed that is measured on the way.
 Run again with the same folder, it goes on where it was.
 
-    OUTPUT/results/model.safetensors    the model, in half precision
+    OUTPUT/results/model.safetensors    the model, calibrated, in half precision
     OUTPUT/results/scores_MODE.json     evaluate.py on held-out scenes of each mode
     OUTPUT/results/metrics_RUN.jsonl    what both trainings, warm and final, logged
     OUTPUT/results/curves.png           how they learned
@@ -23,20 +23,21 @@ import signal
 import subprocess
 import sys
 import time
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import torch
 from jsonargparse import ArgumentParser
 
-from genesis_core import SlotModel, build_model, load_model, save_model
+from genesis_core import load_model, save_model
 from genesis_core.files import write_atomically
+from genesis_core.models.genesis_v2 import GenesisV2
+from training import calibrate
 from training.command_line import call
 from training.run_folder import METRICS, MODEL, read_metrics
 
 MODES = ("household", "sketchy", "varied")  # of the held-out scenes
-_START, _END = 45.0, 75.0  # seconds that starting a training, and evaluating, take
+_START, _END = 45.0, 105.0  # seconds that starting a training, and evaluating, take
 _RENDER_START = 20.0  # seconds that a preparation takes besides rendering
 _WARM_SHARE = 0.45  # of the time, in which scenes are rendered and a first model trained
 
@@ -52,8 +53,6 @@ def run(
     first_scenes: int = 2_400,
     most_scenes: int = 24_000,
     held_out_scenes: int = 160,
-    stop_threshold: float = 12.0,
-    kind_distance: float = 0.3,
     workers: int | None = None,
     settings: str = "",
 ) -> None:
@@ -70,8 +69,6 @@ def run(
         first_scenes: how many scenes to begin training with.
         most_scenes: how many scenes to render at most, however fast it goes.
         held_out_scenes: how many scenes of each mode to evaluate on; 0 leaves that out.
-        stop_threshold: what the result carries, see ``Segmenter``.
-        kind_distance: of the result, if the model tells kinds; see ``GenesisV2Config``.
         workers: processes that render; by default one for each core but two.
         settings: further settings for training, such as "--batch_size 32".
     """
@@ -122,13 +119,17 @@ def run(
     report.line(f"second training: {_images_per_second(final):.0f} images/s, {steps} steps")
 
     # The model first: what follows may be cut off.
-    model = _ready(final / MODEL, stop_threshold, kind_distance)
+    model = load_model(final / MODEL)
     save_model(model, results / MODEL, dtype=torch.float16)
+    if isinstance(model, GenesisV2) and held_out_scenes:
+        choice = calibrate.run(final / MODEL, whole, results / MODEL)
+        report.line(f"calibrated: {choice}")
     for name in MODES if held_out_scenes else ():
         held_out = output / f"test_{name}"
         _call([*render, "--mode", name, *_sizes(1, 1, held_out_scenes), "--output", str(held_out)])
         score = ["--checkpoint", str(results / MODEL), "--data", str(held_out)]
-        score += ["--stop_threshold", str(stop_threshold)] if model.flexible_slots else []
+        carried = load_model(results / MODEL).metadata.get("stop_threshold")
+        score += [] if carried is None else ["--stop_threshold", str(carried)]
         target = results / f"scores_{name}.json"
         _call([*_command("evaluate"), *score, "--output", str(target)])
     for folder, name in ((warm, "warm"), (final, "final")):
@@ -136,19 +137,6 @@ def run(
     curves = ["--runs", str(warm), str(final), "--metric", "train/mask_supervision"]
     _call([*_command("curves"), *curves, "--output", str(results / "curves.png"), "--window", "10"])
     report.line(f"done, {deadline - time.monotonic():.0f} s before the time was up")
-
-
-def _ready(path: Path, stop_threshold: float, kind_distance: float) -> SlotModel:
-    """The trained model with what inference needs besides its weights."""
-    trained = load_model(path)
-    model = trained
-    if trained.tells_kinds:
-        model = build_model(replace(trained.config, kind_distance=kind_distance))  # type: ignore[call-arg]
-        model.load_state_dict(trained.state_dict())
-    model.metadata = trained.metadata
-    if model.flexible_slots:
-        model.metadata["stop_threshold"] = stop_threshold
-    return model
 
 
 def _command(name: str) -> list[str]:

@@ -1,0 +1,69 @@
+"""Calibration finds the kernel again that fits the weights, and leaves the weights alone."""
+
+from __future__ import annotations
+
+import math
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+from genesis_core import load_model, save_model
+from genesis_core.checkpoint import find_checkpoint
+from genesis_core.models.genesis_v2 import GenesisV2
+from training.calibrate import Choice, calibrated, score
+from training.datasets.prepared import PreparedDataset
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+def run(module: str, *arguments: object) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", f"training.{module}", *map(str, arguments)]
+    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+
+
+@pytest.fixture(scope="module")
+def scenes(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("scenes") / "data"
+    made = run(
+        "prepare", "tabletop", "--mode", "varied", "--image_size", 128, "--sensor_depth", "true",
+        "--train", 1, "--val", 6, "--test", 1, "--workers", 1, "--output", folder,
+    )  # fmt: skip
+    assert made.returncode == 0, made.stderr
+    return folder
+
+
+@pytest.mark.slow
+def test_a_kernel_that_reaches_too_far_is_narrowed(scenes: Path, tmp_path: Path) -> None:
+    shipped = load_model(find_checkpoint("tabletop"))
+    assert isinstance(shipped, GenesisV2)
+    distance = shipped.config.kind_distance
+    wide, output = tmp_path / "wide.safetensors", tmp_path / "model.safetensors"
+    save_model(calibrated(shipped, Choice(3.0, distance, 12.0)), wide)
+    result = run("calibrate", "--checkpoint", wide, "--data", scenes, "--output", output)
+    assert result.returncode == 0, result.stderr
+
+    model, started = load_model(output), load_model(wide)
+    assert isinstance(model, GenesisV2) and isinstance(started, GenesisV2)
+    factor = math.exp(float((model.icsbp.log_scale - started.icsbp.log_scale).detach()))
+    assert 0.2 < factor < 0.75
+    assert model.metadata["stop_threshold"] in (4, 8, 12, 20)
+    assert model.metadata["trained"] == shipped.metadata["trained"]
+    dataset = PreparedDataset(scenes, "val")
+    assert score(model, dataset, range(6)) > score(started, dataset, range(6))
+    weight = "backbone.trunk.stem.weight"
+    assert torch.allclose(model.state_dict()[weight], started.state_dict()[weight], rtol=1e-3)
+
+
+@pytest.mark.slow
+def test_what_cannot_be_calibrated_is_refused(scenes: Path, tmp_path: Path) -> None:
+    output = tmp_path / "model.safetensors"
+    (scenes / "test" / "masks.npy").unlink()
+    result = run(
+        "calibrate", "--checkpoint", find_checkpoint("tabletop"), "--data", scenes,
+        "--split", "test", "--output", output,
+    )  # fmt: skip
+    assert result.returncode == 1 and "instance masks" in result.stderr
+    assert "Traceback" not in result.stderr and not output.exists()

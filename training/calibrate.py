@@ -1,0 +1,178 @@
+"""Choose what clustering needs besides the weights, on held-out scenes with instance masks.
+
+    python -m training.calibrate --checkpoint runs/mine/model.safetensors --data data/general \
+        --output model.safetensors
+
+Training fits IC-SBP's kernel to masks of probabilities. Where each pixel goes to its most probable
+slot, that kernel reaches too far and merges neighbours: a narrower one finds more objects with the
+same weights. Three values are chosen here, one after the other: how narrow, how much the kinds part
+pixels, and where a flexible number of slots stops. The score is the mean of the objects found (IoU
+of 0.5 or more) and the overlap F, over images alone and, where the model takes it, with depth.
+"""
+
+from __future__ import annotations
+
+import math
+import tempfile
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from statistics import fmean
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from jsonargparse import ArgumentParser
+from numpy.typing import NDArray
+from tqdm import tqdm
+
+from genesis_core import CheckpointError, Segmenter, build_model, load_model, save_model
+from genesis_core.models.genesis_v2 import GenesisV2
+from training.command_line import call
+from training.datasets.prepared import DatasetError, PreparedDataset
+from training.evaluate_real import found_objects
+from training.object_scores import score_objects, summarise
+
+KERNEL_FACTORS = (1.0, 0.7, 0.5, 0.37, 0.3, 0.22)
+"""Of the kernel's scale, which divides squared distances."""
+KIND_DISTANCES = (0.0, 0.05, 0.1, 0.2, 0.3)
+STOP_THRESHOLDS = (4.0, 8.0, 12.0, 20.0)
+MIN_AREA = 0.0005  # of the image: smaller segments are no objects, as in training.evaluate --real
+
+
+class Choice(NamedTuple):
+    """What is set beside the weights.
+
+    kernel_factor: of the kernel's scale, which divides squared distances.
+    kind_distance: see ``GenesisV2Config``.
+    stop_threshold: see ``Segmenter``.
+    """
+
+    kernel_factor: float = 1.0
+    kind_distance: float = 0.0
+    stop_threshold: float = 12.0
+
+
+def run(
+    checkpoint: Path,
+    data: Path,
+    output: Path,
+    split: str = "val",
+    images: int = 96,
+    half: bool = True,
+) -> Choice:
+    """Choose, and save the checkpoint with what was chosen.
+
+    Args:
+        checkpoint: a GENESIS-V2 checkpoint.
+        data: prepared data with instance masks on which the model was not trained.
+        output: the checkpoint to write.
+        split: which part of the data.
+        images: how many images, at most.
+        half: save weights in float16.
+
+    Raises:
+        CheckpointError: the checkpoint is none of GENESIS-V2.
+        DatasetError: the data have no masks.
+    """
+    trained = load_model(checkpoint)
+    if not isinstance(trained, GenesisV2):
+        raise CheckpointError(
+            f"{checkpoint} is a model of kind {trained.config.model}; only genesis_v2 has a kernel "
+            "to calibrate"
+        )
+    choice = choose(trained, PreparedDataset(data, split), images)
+    save_model(calibrated(trained, choice), output, dtype=torch.float16 if half else torch.float32)
+    print(f"wrote {output}")
+    return choice
+
+
+def choose(model: GenesisV2, dataset: PreparedDataset, images: int = 96) -> Choice:
+    """The best of the values above on the data set's first images; see the module."""
+    if dataset.masks is None:
+        raise DatasetError(f"{dataset.path} has no instance masks, which calibration compares with")
+    sampled = range(min(images, len(dataset)))
+    best = Choice(kind_distance=0.1 if model.tells_kinds else 0.0)
+    values: dict[str, Sequence[float]] = {"kernel_factor": KERNEL_FACTORS}
+    values |= {"kind_distance": KIND_DISTANCES} if model.tells_kinds else {}
+    values |= {"stop_threshold": STOP_THRESHOLDS}
+    scores: dict[Choice, float] = {}
+    progress = tqdm(total=sum(map(len, values.values())), desc="calibrate", unit="setting")
+    for name, candidates in values.items():
+        for value in candidates:
+            choice = best._replace(**{name: value})
+            if choice not in scores:
+                scores[choice] = score(calibrated(model, choice), dataset, sampled)
+            progress.update()
+        best = max(scores, key=lambda choice: scores[choice])
+    progress.close()
+    print(f"{best}: score {scores[best]:.3f}; as trained {scores[min(scores, key=_untouched)]:.3f}")
+    return best
+
+
+def _untouched(choice: Choice) -> tuple[float, float]:
+    """Orders choices, the one nearest to the trained model first."""
+    return -choice.kernel_factor, choice.kind_distance
+
+
+def score(model: GenesisV2, dataset: PreparedDataset, sampled: range) -> float:
+    """Mean of objects found and overlap F, over the inputs that the model takes; 0 to 1."""
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "model.safetensors"
+        save_model(model, path)
+        segmenter = Segmenter(path)
+    inputs = [False]
+    if segmenter.uses_depth and dataset.depths is not None:
+        inputs.append(True)
+    parts = []
+    for with_depth in inputs:
+        scores = []
+        for index in sampled:
+            image = np.ascontiguousarray(dataset.images[index, :, :, :3])
+            depth = _depth(dataset, index) if with_depth else (None, None)
+            scene = segmenter(image, *depth)
+            truth = _objects(dataset, index)
+            slots = np.maximum(np.asarray(scene.labels).astype(np.int64), 0)
+            result = score_objects(truth, slots, found_objects(scene, "auto", MIN_AREA))
+            if result is not None:
+                scores.append(result)
+        if not scores:
+            raise DatasetError(f"{dataset.path}: no image of split {dataset.split} shows an object")
+        summary = summarise(scores)
+        parts += [summary["r50"] or 0.0, summary["f"] or 0.0]
+    return fmean(parts)
+
+
+def _depth(dataset: PreparedDataset, index: int) -> tuple[NDArray[np.float32], NDArray[np.float64]]:
+    """Depth in metres and the camera's matrix."""
+    assert dataset.depths is not None and dataset.intrinsics is not None
+    fx, fy, cx, cy = dataset.intrinsics[index]
+    matrix = np.array([[fx, 0, cx], [0, fy, cy], [0, 0, 1]], np.float64)
+    return dataset.depths[index].astype(np.float32) / 1000, matrix
+
+
+def _objects(dataset: PreparedDataset, index: int) -> NDArray[np.int64]:
+    """(H, W), 0 = background or robot, 1.. = objects."""
+    assert dataset.masks is not None
+    labels: NDArray[np.int64] = dataset.masks[index].astype(np.int64)
+    if dataset.robot_label is not None:
+        labels[labels == dataset.robot_label] = 0
+    return labels
+
+
+def calibrated(trained: GenesisV2, choice: Choice) -> GenesisV2:
+    """A copy of a model with what was chosen."""
+    distance = choice.kind_distance if trained.tells_kinds else 0.0
+    model = build_model(replace(trained.config, kind_distance=distance))
+    assert isinstance(model, GenesisV2)
+    model.load_state_dict(trained.state_dict())
+    with torch.no_grad():
+        model.icsbp.log_scale.add_(math.log(choice.kernel_factor))
+    model.metadata = {**trained.metadata, "stop_threshold": choice.stop_threshold}
+    return model
+
+
+if __name__ == "__main__":
+    parser = ArgumentParser(prog="calibrate.py", description=run.__doc__)
+    parser.add_function_arguments(run)
+    call(run, parser, None)
