@@ -134,7 +134,9 @@ class PerceptionNode(LifecycleNode):
             for index, name in enumerate(self._names(settings)):
                 tracker = self._trackers.setdefault(name, Tracker())
                 tracker.reset()
-                camera = CameraInput(self, name, index, settings, tracker, self._receive)
+                camera = CameraInput(
+                    self, name, index, settings, tracker, self._receive, self._refuse
+                )
                 self._cameras.append(camera)
         except Exception as error:  # noqa: BLE001
             self._stop(_DEACTIVATE_TIMEOUT)
@@ -262,6 +264,11 @@ class PerceptionNode(LifecycleNode):
         elif self._worker is not None:
             self._worker.submit(image.camera.name, image)
 
+    def _refuse(self, camera: CameraInput, error: ImageError) -> None:
+        """Count and report a message of a camera that is no usable image."""
+        camera.statistics.refuse(str(error))
+        self._warn((camera.source, error.kind), f"dropped a frame of {camera.source}: {error}")
+
     def _process(self, jobs: Sequence[_Job]) -> None:
         """Look at the newest image of each camera, and at what was asked for (worker thread)."""
         started = time.monotonic()
@@ -303,19 +310,19 @@ class PerceptionNode(LifecycleNode):
 
     def _lose(self, job: _Job, error: Exception) -> None:
         """Count and report an image that is unusable, or that an error cost us."""
-        unusable = isinstance(error, ImageError)
-        text = str(error) if unusable else f"{type(error).__name__}: {error}"
+        if isinstance(error, ImageError):
+            if isinstance(job, Request):
+                job.refuse(str(error))  # whoever asked knows
+            else:
+                self._refuse(job.camera, error)
+            return
+        text = f"{type(error).__name__}: {error}"
         if isinstance(job, Request):
             job.refuse(text)
             source = "segment_image"
-            if unusable:
-                return  # whoever asked knows
         else:
-            (job.camera.statistics.refuse if unusable else job.camera.statistics.fail)(text)
+            job.camera.statistics.fail(text)
             source = job.camera.source
-        if isinstance(error, ImageError):
-            self._warn((source, error.kind), f"dropped a frame of {source}: {error}")
-            return
         if self.end_requested.done():
             return  # publishing fails while the process ends; that is no news
         trace = "" if isinstance(error, _EXPECTED_ERRORS) else "\n" + _trace(error)

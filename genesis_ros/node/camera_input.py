@@ -16,11 +16,16 @@ from genesis_core.perception import Tracker
 from genesis_core.pipeline import DepthImage
 from genesis_ros.messages.image_clock import ImageClock, ImageTime
 from genesis_ros.messages.images import ImageMessage
+from genesis_ros.messages.pixels import ImageError
 from genesis_ros.node.camera_names import resolve_image_topic
 from genesis_ros.node.depth_camera import DepthCamera
 from genesis_ros.node.frame_statistics import FrameStatistics
 from genesis_ros.node.parameters import COMPRESSED_SUFFIX, NodeSettings
-from genesis_ros.node.subscription import Candidate, FollowingSubscription
+from genesis_ros.node.subscription import (
+    Candidate,
+    FollowingSubscription,
+    image_candidate,
+)
 from genesis_ros.pipeline import CameraMessage
 
 _DEPTH_WAIT = 0.02  # s; a model on a GPU may be faster than the depth image is registered
@@ -62,6 +67,7 @@ class CameraInput:
         index: which of the settings' image topics it is.
         tracker: gives its objects their ids.
         on_image: called with each image in the node's executor.
+        on_unusable: called there with this and what is wrong, for a message that is no image.
     """
 
     def __init__(
@@ -72,6 +78,7 @@ class CameraInput:
         settings: NodeSettings,
         tracker: Tracker,
         on_image: Callable[[CameraImage], None],
+        on_unusable: Callable[[CameraInput, ImageError], None],
     ) -> None:
         self.name = name
         self.topic = resolve_image_topic(node, settings.image_topics[index])
@@ -80,6 +87,7 @@ class CameraInput:
         self.depth_problem: str | None = None  # why the last image got no positions
         self._node = node
         self._on_image = on_image
+        self._on_unusable = on_unusable
         self._tracker = tracker
         self._transport = settings.image_transport
         self._reset_requested = False
@@ -98,6 +106,7 @@ class CameraInput:
             self._receive,
             depth=_QUEUE,
             on_lost=self._lost,
+            on_unreadable=self._refuse,
         )
 
     @property
@@ -175,11 +184,18 @@ class CameraInput:
     # In the executor's thread
 
     def _receive(self, message: ImageMessage, info: Mapping[str, Any]) -> None:
+        self._on_image(CameraImage(self, message, self._note_arrival(info)))
+
+    def _refuse(self, error: ImageError, info: Mapping[str, Any]) -> None:
+        self._note_arrival(info)
+        self._on_unusable(self, error)
+
+    def _note_arrival(self, info: Mapping[str, Any]) -> float:
         now = time.monotonic()
         self._count_missing(info)
         self.statistics.receive(now)
         self.stale = False
-        self._on_image(CameraImage(self, message, now))
+        return now
 
     def _lost(self, event: QoSMessageLostInfo) -> None:
         if self._last[1] is None:  # else _count_missing() knows
@@ -204,8 +220,8 @@ def _candidates(topic: str, transport: str) -> list[Candidate]:
 
     Compressed images are usually published below the raw topic, but may have a name of their own.
     """
-    raw, itself = Candidate(topic, Image), Candidate(topic, CompressedImage)
+    raw, itself = image_candidate(topic, Image), image_candidate(topic, CompressedImage)
     if topic.endswith(COMPRESSED_SUFFIX):
         return [itself, raw] if transport == "auto" else [itself]
-    below = Candidate(topic + COMPRESSED_SUFFIX, CompressedImage)
+    below = image_candidate(topic + COMPRESSED_SUFFIX, CompressedImage)
     return {"raw": [raw], "compressed": [below, itself], "auto": [raw, below, itself]}[transport]

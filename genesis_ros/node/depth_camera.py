@@ -8,11 +8,13 @@ from typing import Any
 from rclpy.node import Node
 from sensor_msgs.msg import CameraInfo, Image
 
+from genesis_ros.messages.cdr import ReceivedImage
 from genesis_ros.messages.depth_pairing import DepthPairing, info_beside
 from genesis_ros.node.subscription import (
     Candidate,
     FollowingSubscription,
     LatchedSubscription,
+    image_candidate,
 )
 
 _QUEUE = 5
@@ -35,7 +37,8 @@ class DepthCamera(DepthPairing):
     ) -> None:
         topic = node.resolve_topic_name(depth_topic)
         super().__init__(topic, node.resolve_topic_name(info_topic or info_beside(topic)))
-        images, infos = Candidate(self.topic, Image), Candidate(self.info_topic, CameraInfo)
+        images = image_candidate(self.topic, Image)
+        infos = Candidate(self.info_topic, CameraInfo)
         self._subscriptions = [
             FollowingSubscription(node, [images], reliability, self._take_image, depth=_QUEUE),
             FollowingSubscription(node, [infos], reliability, self._take_info, depth=_QUEUE),
@@ -61,7 +64,7 @@ class DepthCamera(DepthPairing):
         self._latched.close()
         self.clear()
 
-    def _take_image(self, message: Image, info: Mapping[str, Any]) -> None:
+    def _take_image(self, message: ReceivedImage, info: Mapping[str, Any]) -> None:
         self.add_image(message)
 
     def _take_info(self, message: CameraInfo, info: Mapping[str, Any] | None = None) -> None:

@@ -15,15 +15,32 @@ from rclpy.event_handler import (
 from rclpy.node import Node
 from rclpy.qos import DurabilityPolicy, HistoryPolicy, QoSProfile, ReliabilityPolicy
 from rclpy.subscription import Subscription
+from sensor_msgs.msg import Image
 
+from genesis_ros.messages.cdr import read_compressed_image, read_image
+from genesis_ros.messages.pixels import ImageError
 from genesis_ros.node.qos import choose_reliability, type_name, with_overrides
+from genesis_ros.node.throttle import Throttle
+
+_WARNING_PERIOD = 5.0  # s between two warnings about unreadable messages
 
 
 class Candidate(NamedTuple):
-    """A topic (resolved) and the message type expected on it."""
+    """A topic (resolved) and the message type expected on it.
+
+    Attributes:
+        read: makes what is received of a message's bytes, or raises ImageError; None: rclpy makes a
+            message object of them.
+    """
 
     topic: str
     kind: type[Any]
+    read: Callable[[bytes], Any] | None = None
+
+
+def image_candidate(topic: str, kind: type[Any]) -> Candidate:
+    """A topic of Image or CompressedImage messages, which are read where they lie."""
+    return Candidate(topic, kind, read_image if kind is Image else read_compressed_image)
 
 
 class FollowingSubscription:
@@ -38,6 +55,8 @@ class FollowingSubscription:
         receive: called with each message and its message info in the node's executor.
         depth: how many messages wait to be received.
         on_lost: called when the middleware says that messages were lost.
+        on_unreadable: called with what is wrong with a message that cannot be read, and its message
+            info; None: it is only warned about.
     """
 
     def __init__(
@@ -49,6 +68,7 @@ class FollowingSubscription:
         *,
         depth: int,
         on_lost: Callable[[QoSMessageLostInfo], None] | None = None,
+        on_unreadable: Callable[[ImageError, Mapping[str, Any]], None] | None = None,
     ) -> None:
         self._node = node
         self._candidates = candidates
@@ -56,6 +76,8 @@ class FollowingSubscription:
         self._receive = receive
         self._depth = depth
         self._on_lost = on_lost
+        self._may_warn = Throttle(_WARNING_PERIOD)
+        self._on_unreadable = on_unreadable or self._warn_unreadable
         self._subscriptions: dict[Candidate, Subscription[Any]] = {}
         self._silent: list[Candidate] = []  # those passed over; they are still subscribed to
         self._current = candidates[0]
@@ -143,7 +165,7 @@ class FollowingSubscription:
             if candidate.topic not in silent and self._is_published(candidate)
         )
         chosen = next(published, self._current)
-        return chosen, choose_reliability(self._node, *chosen, self._wanted)
+        return chosen, choose_reliability(self._node, chosen.topic, chosen.kind, self._wanted)
 
     def _is_published(self, candidate: Candidate) -> bool:
         return any(
@@ -163,6 +185,7 @@ class FollowingSubscription:
             self._current.topic,
             partial(self._take, self._current),
             with_overrides(self._node, self._current.topic, "subscription", qos),
+            raw=self._current.read is not None,
             event_callbacks=SubscriptionEventCallbacks(
                 message_lost=self._on_lost, incompatible_qos=self._incompatible
             ),
@@ -175,7 +198,16 @@ class FollowingSubscription:
             self._node.get_logger().info(f"listening to {candidate.topic} again")
         if candidate == self._current:
             self._heard = time.monotonic()
-            self._receive(message, info)
+            try:
+                read = message if candidate.read is None else candidate.read(message)
+            except ImageError as error:
+                self._on_unreadable(error, info)
+            else:
+                self._receive(read, info)
+
+    def _warn_unreadable(self, error: ImageError, info: Mapping[str, Any]) -> None:
+        if self._may_warn(error.kind, time.monotonic()) is not None:
+            self._node.get_logger().warning(f"dropped a message of {self.topic}: {error}")
 
     def _incompatible(self, event: QoSRequestedIncompatibleQoSInfo) -> None:
         if self._wanted != "auto":  # else follow_publishers() puts it right
