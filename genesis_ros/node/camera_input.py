@@ -21,6 +21,7 @@ from genesis_ros.node.camera_names import resolve_image_topic
 from genesis_ros.node.depth_camera import DepthCamera
 from genesis_ros.node.frame_statistics import FrameStatistics
 from genesis_ros.node.parameters import COMPRESSED_SUFFIX, NodeSettings
+from genesis_ros.node.receiver import Receiver
 from genesis_ros.node.subscription import (
     Candidate,
     FollowingSubscription,
@@ -63,16 +64,18 @@ class CameraInput:
     the settings image_transport and qos_reliability.
 
     Args:
+        receiver: takes its messages.
         name: for messages and topics.
         index: which of the settings' image topics it is.
         tracker: gives its objects their ids.
-        on_image: called with each image in the node's executor.
+        on_image: called with each image in the receiver's thread.
         on_unusable: called there with this and what is wrong, for a message that is no image.
     """
 
     def __init__(
         self,
         node: Node,
+        receiver: Receiver,
         name: str,
         index: int,
         settings: NodeSettings,
@@ -96,11 +99,14 @@ class CameraInput:
         self._depth: DepthCamera | None = None
         if depth_topic := settings.per_camera("depth_topics")[index]:
             info_topic = settings.per_camera("camera_info_topics")[index]
-            self._depth = DepthCamera(node, depth_topic, info_topic, settings.qos_reliability)
+            self._depth = DepthCamera(
+                node, receiver, depth_topic, info_topic, settings.qos_reliability
+            )
         # Publisher of the newest image and its number there.
         self._last: tuple[object, int | None] = None, None
         self._images = FollowingSubscription(
             node,
+            receiver,
             _candidates(self.topic, settings.image_transport),
             settings.qos_reliability,
             self._receive,
@@ -160,6 +166,10 @@ class CameraInput:
             return f"the stamps of {self.source} {problem}"
         return self._depth.stamp_problem
 
+    def _lost(self, event: QoSMessageLostInfo) -> None:
+        if self._last[1] is None:  # else _count_missing() knows
+            self.statistics.lose(event.total_count_change)
+
     # In the worker thread
 
     def prepare(self, image: CameraImage, settings: NodeSettings) -> CameraMessage:
@@ -181,7 +191,7 @@ class CameraInput:
         self._tracked = sum(track_id > 0 for track_id in perceived.track_ids)
         self.depth_problem = perceived.depth_problem
 
-    # In the executor's thread
+    # In the receiver's thread
 
     def _receive(self, message: ImageMessage, info: Mapping[str, Any]) -> None:
         self._on_image(CameraImage(self, message, self._note_arrival(info)))
@@ -196,10 +206,6 @@ class CameraInput:
         self.statistics.receive(now)
         self.stale = False
         return now
-
-    def _lost(self, event: QoSMessageLostInfo) -> None:
-        if self._last[1] is None:  # else _count_missing() knows
-            self.statistics.lose(event.total_count_change)
 
     def _count_missing(self, info: Mapping[str, Any]) -> None:
         """Count the images between the last one and this, where the middleware numbers them."""
