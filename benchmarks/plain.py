@@ -12,6 +12,7 @@ from torch.nn import functional as F
 
 from genesis_core import GenesisV2, GenesisV2Config
 from genesis_core.models.backbones import PaperBackbone
+from genesis_core.models.genesis_v2 import PixelFeatures
 from genesis_core.models.layers import BroadcastDecoder, UNet, UpConv
 
 
@@ -75,9 +76,9 @@ class PlainGenesisV2(GenesisV2):
             parameter.data = parameter.data.contiguous()
         return plain.to(next(model.parameters()).device).train(model.training)
 
-    def slot_features(self, features: Tensor, masks: Tensor) -> Tensor:
+    def slot_features(self, features: PixelFeatures, masks: Tensor) -> Tensor:
         """Pools what the whole feature head makes of every pixel."""
         head: nn.Sequential = self.feature_head
-        pixels = head(features).flatten(2).transpose(1, 2)
+        pixels = head(features.backbone).flatten(2).transpose(1, 2)
         weights = masks.flatten(2)
         return (weights @ pixels) / (weights.sum(dim=2, keepdim=True) + 1e-5)

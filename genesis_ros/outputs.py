@@ -9,12 +9,15 @@ from collections.abc import Callable
 from typing import Any, NamedTuple
 
 from sensor_msgs.msg import CompressedImage, Image
+from std_msgs.msg import Header
 from visualization_msgs.msg import MarkerArray
 
 from genesis_core import Perceived
 from genesis_core.perception import draw_overlay
+from genesis_ros.messages.cdr import image_bytes
 from genesis_ros.messages.images import png_message, to_message
 from genesis_ros.messages.markers import to_markers
+from genesis_ros.messages.object_masks import DescribedObjects
 from genesis_ros.messages.pixels import Pixels
 from genesis_ros.msg import ObjectMasks
 
@@ -22,8 +25,23 @@ from genesis_ros.msg import ObjectMasks
 class Result(NamedTuple):
     """What is known about one image. Whatever is published about it carries the image's header."""
 
-    masks: ObjectMasks
+    described: DescribedObjects
     perceived: Perceived
+
+    @property
+    def header(self) -> Header:
+        """That of the image."""
+        return self.described.header
+
+    @property
+    def camera(self) -> str:
+        """Name of the camera; "" for an image that somebody asked about."""
+        return self.described.camera
+
+    @property
+    def masks(self) -> ObjectMasks:
+        """The message of the objects; made when it is asked for, which takes a millisecond."""
+        return self.described.message
 
 
 class Output(NamedTuple):
@@ -35,6 +53,7 @@ class Output(NamedTuple):
             Others are published on the cameras' own topics only.
         needs_depth: says something about cameras with depth only.
         for_people: a picture, which is large and of no use to programs.
+        write: the same message as bytes, where that is faster.
     """
 
     name: str
@@ -43,6 +62,7 @@ class Output(NamedTuple):
     shared: bool = False
     needs_depth: bool = False
     for_people: bool = False
+    write: Callable[[Result, float], bytes] | None = None
 
     def topics(self, camera: str, *, several: bool) -> tuple[str, ...]:
         """Where this camera's messages go.
@@ -62,7 +82,13 @@ def _drawn(result: Result, alpha: float) -> Pixels:
 
 
 OUTPUTS = (
-    Output("object_masks", ObjectMasks, lambda result, _: result.masks, shared=True),
+    Output(
+        "object_masks",
+        ObjectMasks,
+        lambda result, _: result.masks,
+        shared=True,
+        write=lambda result, _: result.described.to_bytes(),
+    ),
     Output(
         "markers",
         MarkerArray,
@@ -73,13 +99,15 @@ OUTPUTS = (
     Output(
         "label_image",
         Image,
-        lambda result, _: to_message(result.perceived.found.labels, result.masks.header),
+        lambda result, _: to_message(result.perceived.found.labels, result.header),
+        write=lambda result, _: image_bytes(result.perceived.found.labels, result.header),
     ),
     Output(
         "overlay",
         Image,
-        lambda result, alpha: to_message(_drawn(result, alpha), result.masks.header),
+        lambda result, alpha: to_message(_drawn(result, alpha), result.header),
         for_people=True,
+        write=lambda result, alpha: image_bytes(_drawn(result, alpha), result.header),
     ),
 )
 
@@ -89,12 +117,12 @@ COMPRESSED_OUTPUTS = (
     Output(
         "label_image/compressed",
         CompressedImage,
-        lambda result, _: png_message(result.perceived.found.labels, result.masks.header),
+        lambda result, _: png_message(result.perceived.found.labels, result.header),
     ),
     Output(
         "overlay/compressed",
         CompressedImage,
-        lambda result, alpha: png_message(_drawn(result, alpha), result.masks.header),
+        lambda result, alpha: png_message(_drawn(result, alpha), result.header),
         for_people=True,
     ),
 )

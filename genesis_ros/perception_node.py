@@ -1,10 +1,10 @@
 """The perception node: camera images in, object masks out.
 
 A managed (lifecycle) node. configure loads and warms up the model, activate subscribes to the
-cameras, deactivate and cleanup undo that. Images go through the pipeline (message -> RGB -> slots
--> objects -> tracks and 3D -> messages) in a worker thread, so that the node answers services while
-the model runs. The newest images of all cameras, and those that somebody asked about, share one
-pass of the model.
+cameras, deactivate and cleanup undo that. One thread takes the cameras' messages; another one leads
+images through the pipeline (message -> RGB -> slots -> objects -> tracks and 3D -> messages). So
+the node answers services while the model runs. The newest images of all cameras, and those that
+somebody asked about, share one pass of the model.
 """
 
 from __future__ import annotations
@@ -45,6 +45,7 @@ from genesis_ros.node.frame_statistics import Times
 from genesis_ros.node.parameters import NodeParameters, NodeSettings
 from genesis_ros.node.publishers import Publishers
 from genesis_ros.node.qos import with_overrides
+from genesis_ros.node.receiver import Receiver
 from genesis_ros.node.services import Request, Services
 from genesis_ros.node.throttle import Throttle
 from genesis_ros.node.worker import LatestJobWorker
@@ -75,6 +76,7 @@ class PerceptionNode(LifecycleNode):
         self._cameras: list[CameraInput] = []
         # By name; they outlive the cameras, as an id is never given twice.
         self._trackers: dict[str, Tracker] = {}
+        self._receiver: Receiver | None = None
         self._worker: LatestJobWorker[_Job] | None = None
         self._paused = False
         self._finalized = False
@@ -131,10 +133,20 @@ class PerceptionNode(LifecycleNode):
         self._paused = False
         try:
             self._worker = LatestJobWorker(self._process, self._drop, self._report_bug, "inference")
+            self._receiver = Receiver(self, self._report_bug)
             for index, name in enumerate(self._names(settings)):
                 tracker = self._trackers.setdefault(name, Tracker())
                 tracker.reset()
-                camera = CameraInput(self, name, index, settings, tracker, self._receive)
+                camera = CameraInput(
+                    self,
+                    self._receiver,
+                    name,
+                    index,
+                    settings,
+                    tracker,
+                    self._receive,
+                    self._refuse,
+                )
                 self._cameras.append(camera)
         except Exception as error:  # noqa: BLE001
             self._stop(_DEACTIVATE_TIMEOUT)
@@ -201,6 +213,9 @@ class PerceptionNode(LifecycleNode):
         for camera in self._cameras:
             camera.close()
         self._cameras = []
+        if self._receiver is not None:
+            self._receiver.close(timeout)
+            self._receiver = None
         if self._worker is not None:
             if not self._worker.close(timeout) and not self.end_requested.done():
                 self.get_logger().warning("the model did not finish its last frame in time")
@@ -257,10 +272,17 @@ class PerceptionNode(LifecycleNode):
     # Images
 
     def _receive(self, image: CameraImage) -> None:
+        """Let an image wait for its turn (receiver's thread)."""
+        worker = self._worker
         if self._paused:
             image.camera.statistics.pause()
-        elif self._worker is not None:
-            self._worker.submit(image.camera.name, image)
+        elif worker is not None:
+            worker.submit(image.camera.name, image)
+
+    def _refuse(self, camera: CameraInput, error: ImageError) -> None:
+        """Count and report a message of a camera that is no usable image (from any thread)."""
+        camera.statistics.refuse(str(error))
+        self._warn((camera.source, error.kind), f"dropped a frame of {camera.source}: {error}")
 
     def _process(self, jobs: Sequence[_Job]) -> None:
         """Look at the newest image of each camera, and at what was asked for (worker thread)."""
@@ -303,19 +325,19 @@ class PerceptionNode(LifecycleNode):
 
     def _lose(self, job: _Job, error: Exception) -> None:
         """Count and report an image that is unusable, or that an error cost us."""
-        unusable = isinstance(error, ImageError)
-        text = str(error) if unusable else f"{type(error).__name__}: {error}"
+        if isinstance(error, ImageError):
+            if isinstance(job, Request):
+                job.refuse(str(error))  # whoever asked knows
+            else:
+                self._refuse(job.camera, error)
+            return
+        text = f"{type(error).__name__}: {error}"
         if isinstance(job, Request):
             job.refuse(text)
             source = "segment_image"
-            if unusable:
-                return  # whoever asked knows
         else:
-            (job.camera.statistics.refuse if unusable else job.camera.statistics.fail)(text)
+            job.camera.statistics.fail(text)
             source = job.camera.source
-        if isinstance(error, ImageError):
-            self._warn((source, error.kind), f"dropped a frame of {source}: {error}")
-            return
         if self.end_requested.done():
             return  # publishing fails while the process ends; that is no news
         trace = "" if isinstance(error, _EXPECTED_ERRORS) else "\n" + _trace(error)

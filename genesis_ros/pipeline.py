@@ -9,7 +9,7 @@ from genesis_core import Perceived, Perception, View
 from genesis_core.perception import Tracker
 from genesis_core.pipeline import DepthImage, DepthProvider
 from genesis_ros.messages.images import ImageMessage, to_rgb
-from genesis_ros.messages.object_masks import to_object_masks
+from genesis_ros.messages.object_masks import DescribedObjects
 from genesis_ros.outputs import Result
 
 
@@ -59,21 +59,16 @@ def perceive(
         yield outcome if isinstance(outcome, Exception) else _result(perception, item, outcome)
 
 
-def _result(
-    perception: Perception, item: CameraMessage, perceived: Perceived
-) -> Result | Exception:
+def _result(perception: Perception, item: CameraMessage, perceived: Perceived) -> Result:
     height, width = perceived.found.labels.shape
-    try:
-        masks = to_object_masks(
-            perceived.found.objects,
-            header=item.message.header,
-            height=height,
-            width=width,
-            camera=item.camera,
-            model=perception.model_name,
-            track_ids=perceived.track_ids,
-            measurements=perceived.measurements,
-        )
-    except Exception as error:  # noqa: BLE001 - the other images go on
-        return error
-    return Result(masks, perceived)
+    described = DescribedObjects(
+        perceived.found.objects,
+        header=item.message.header,
+        height=height,
+        width=width,
+        camera=item.camera,
+        model=perception.model_name,
+        track_ids=perceived.track_ids,
+        measurements=perceived.measurements,
+    )
+    return Result(described, perceived)

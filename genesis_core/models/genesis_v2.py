@@ -199,6 +199,26 @@ class LatentHead(nn.Sequential):
         )
 
 
+@dataclass(frozen=True)
+class PixelFeatures:
+    """What the backbone makes of B images.
+
+    Attributes:
+        backbone: (B, C, H, W).
+        head: (B, C, H, W), what the feature head's first block makes of that, where clustering
+            needed it; None: nobody has asked for it yet.
+    """
+
+    backbone: Tensor
+    head: Tensor | None = None
+
+    def of(self, images: slice) -> PixelFeatures:
+        """Those of some of the images."""
+        return PixelFeatures(
+            self.backbone[images], None if self.head is None else self.head[images]
+        )
+
+
 class GenesisV2(SlotModel):
     """The model.
 
@@ -253,13 +273,15 @@ class GenesisV2(SlotModel):
         stop_threshold: float | None = None,
         num_slots: int | None = None,
         hard_masks: bool = False,
-    ) -> tuple[Tensor, Clusters]:
-        """Backbone and IC-SBP: features (B, C, H, W) and clusters; see ``forward``."""
-        features = self.backbone(images, points)
-        embeddings = self.embedding(features)
+    ) -> tuple[PixelFeatures, Clusters]:
+        """Backbone and IC-SBP; see ``forward``."""
+        features = PixelFeatures(self.backbone(images, points))
+        embeddings = self.embedding(features.backbone)
         if self.config.kind_distance:
             weight = math.sqrt(self.config.kind_distance)
-            kinds = self.pixel_kinds(features).softmax(dim=1)
+            head = self.feature_head[0](features.backbone)
+            features = PixelFeatures(features.backbone, head)
+            kinds = self._pixel_kinds(head).softmax(dim=1)
             embeddings = torch.cat([embeddings, weight * kinds], dim=1)
         clusters = self.icsbp(
             embeddings,
@@ -276,26 +298,30 @@ class GenesisV2(SlotModel):
         Args:
             features: (B, C, H, W) from the backbone.
         """
-        block, conv = self.feature_head
+        return self._pixel_kinds(self.feature_head[0](features))
+
+    def _pixel_kinds(self, head: Tensor) -> Tensor:
+        """The same of what the feature head's first block gave."""
+        conv = self.feature_head[1]
         assert isinstance(conv, nn.Conv2d) and conv.bias is not None
         assert self.kind_head is not None
         # The head is linear, and so is the convolution before it: of a slot's mean features it
         # gives the mean of this.
         weight = self.kind_head.weight @ conv.weight.flatten(1)
         bias = self.kind_head.weight @ conv.bias + self.kind_head.bias
-        pixels = block(features).permute(0, 2, 3, 1)
-        return F.linear(pixels, weight, bias).permute(0, 3, 1, 2).float()
+        return F.linear(head.permute(0, 2, 3, 1), weight, bias).permute(0, 3, 1, 2).float()
 
-    def slot_features(self, features: Tensor, masks: Tensor) -> Tensor:
+    def slot_features(self, features: PixelFeatures, masks: Tensor) -> Tensor:
         """Each slot's features, averaged in its mask: (B, K, 2C) float32.
 
         Args:
-            features: (B, C, H, W) from the backbone.
+            features: of the images.
             masks: (B, K, H, W).
         """
         block, conv = self.feature_head
         assert isinstance(conv, nn.Conv2d) and conv.bias is not None
-        pixels = block(features).flatten(2).transpose(1, 2)  # (B, HW, C)
+        head = block(features.backbone) if features.head is None else features.head
+        pixels = head.flatten(2).transpose(1, 2)  # (B, HW, C)
         sums, mass = pool(masks.float().flatten(2), pixels)
         with torch.autocast(masks.device.type, enabled=False):
             # The head's 1x1 convolution is linear, and cheaper on K sums than on all pixels.
@@ -312,7 +338,8 @@ class GenesisV2(SlotModel):
         Returns:
             Two tensors (B, K, D).
         """
-        return posterior_moments(self.latent_head(self.slot_features(features, masks)))
+        pooled = self.slot_features(PixelFeatures(features), masks)
+        return posterior_moments(self.latent_head(pooled))
 
     def load_encoder(self, weights: Mapping[str, Tensor]) -> None:
         """Take over EfficientNet-Lite0's published weights, see ``EfficientNetLite0``."""
@@ -405,16 +432,16 @@ class GenesisV2(SlotModel):
     ) -> PartialOutput:
         drawn = self._inputs(images, points, {**randomness})
         features, clusters = self.cluster(images, drawn["seed_scores"], points=points)
-        encoded = self.encode(features[encode], clusters[encode], drawn["noise"][encode])
+        encoded = self.encode(features.of(encode), clusters[encode], drawn["noise"][encode])
         out = encoded[decode]
         out.log_masks, out.means, out.reconstruction = self.decode(out.latents)
         return PartialOutput(clusters, encoded, out)
 
-    def encode(self, features: Tensor, clusters: Clusters, noise: Tensor) -> SlotOutput:
+    def encode(self, features: PixelFeatures, clusters: Clusters, noise: Tensor) -> SlotOutput:
         """Latents from what ``cluster`` gave: an output that is not decoded yet.
 
         Args:
-            features: (B, C, H, W).
+            features: of the images.
             clusters: of the same images.
             noise: (B, K or more, D) standard normal.
         """

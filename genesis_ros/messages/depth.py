@@ -7,13 +7,14 @@ import numpy.typing as npt
 from sensor_msgs.msg import CameraInfo, Image
 
 from genesis_core.perception import depth
+from genesis_ros.messages.cdr import AnyImage
 from genesis_ros.messages.pixels import ImageError, shown
 
 # Pixel type and metres per unit (REP 118; mono16 is what some drivers call millimetres).
 _ENCODINGS = {"16UC1": ("u2", 0.001), "mono16": ("u2", 0.001), "32FC1": ("f4", 1.0)}
 
 
-def depth_metres(message: Image) -> npt.NDArray[np.float32]:
+def depth_metres(message: AnyImage) -> npt.NDArray[np.float32]:
     """Distance along the optical axis at every pixel, float32 (H, W) [m].
 
     16UC1 and mono16 hold millimetres, 0 = unknown; 32FC1 metres, NaN = unknown. Unknown depth is

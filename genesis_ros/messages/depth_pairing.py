@@ -13,9 +13,10 @@ from typing import NamedTuple
 
 import numpy as np
 from builtin_interfaces.msg import Time
-from sensor_msgs.msg import CameraInfo, Image
+from sensor_msgs.msg import CameraInfo
 
 from genesis_core.pipeline import DepthImage
+from genesis_ros.messages.cdr import AnyImage
 from genesis_ros.messages.depth import depth_metres, intrinsics
 from genesis_ros.messages.image_clock import ImageClock, ImageTime, nanoseconds
 from genesis_ros.messages.pixels import ImageError
@@ -43,12 +44,12 @@ class DepthError(ImageError):
 class DepthView(NamedTuple):
     """A depth image and the intrinsics that belong to it."""
 
-    image: Image
+    image: AnyImage
     info: CameraInfo
 
 
 class _Kept(NamedTuple):
-    image: Image
+    image: AnyImage
     time: ImageTime
 
 
@@ -70,7 +71,7 @@ class DepthPairing:
         self._info: CameraInfo | None = None
         self._arrived = threading.Condition()
 
-    def add_image(self, message: Image, arrived: int | None = None) -> None:
+    def add_image(self, message: AnyImage, arrived: int | None = None) -> None:
         """Take in a depth image, registered to the colour image.
 
         Args:
@@ -187,7 +188,7 @@ class DepthPairing:
 
     def _nearest_stamp(
         self, images: list[_Kept], wanted: int, taken: ImageTime | None, tolerance: float
-    ) -> Image:
+    ) -> AnyImage:
         def distance(kept: _Kept) -> tuple[int, int]:
             apart = 0 if taken is None else abs(kept.time.arrived - taken.arrived)
             return abs(kept.time.stamp - wanted), apart
@@ -203,7 +204,7 @@ class DepthPairing:
             )
         return kept.image
 
-    def _nearest_arrival(self, images: list[_Kept], taken: ImageTime, tolerance: float) -> Image:
+    def _nearest_arrival(self, images: list[_Kept], taken: ImageTime, tolerance: float) -> AnyImage:
         kept = min(reversed(images), key=lambda kept: abs(kept.time.arrived - taken.arrived))
         apart = (kept.time.arrived - taken.arrived) * 1e-9
         allowed = max(tolerance, _ARRIVAL_TOLERANCE)

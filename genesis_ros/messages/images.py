@@ -16,11 +16,12 @@ from cv_bridge import CvBridge
 from sensor_msgs.msg import CompressedImage, Image
 from std_msgs.msg import Header
 
+from genesis_ros.messages.cdr import AnyCompressedImage, AnyImage, ReceivedCompressedImage
 from genesis_ros.messages.declared_size import declared_size
 from genesis_ros.messages.jpeg import is_cut_off
 from genesis_ros.messages.pixels import ImageError, Pixels, packed_pixels, shown
 
-ImageMessage: TypeAlias = Image | CompressedImage
+ImageMessage: TypeAlias = AnyImage | AnyCompressedImage
 
 MAX_DECODED_PIXELS = 2**26
 """Compressed images of more pixels are refused (48 MP cameras are read): a message of a few
@@ -87,7 +88,7 @@ def to_rgb(message: ImageMessage) -> Pixels:
     Raises:
         ImageError: the message holds no usable image.
     """
-    if isinstance(message, CompressedImage):
+    if isinstance(message, (CompressedImage, ReceivedCompressedImage)):
         return _decode(message)
     if message.encoding in _SEMI_PLANAR:
         return _semi_planar(message)
@@ -129,7 +130,7 @@ def jpeg_message(image: Pixels, header: Header, quality: int = 90) -> Compressed
     )
 
 
-def _pixels(message: Image, layout: _Layout) -> Pixels:
+def _pixels(message: AnyImage, layout: _Layout) -> Pixels:
     """The message's pixels, uint8 (H, W, C), a view where they are 8-bit."""
     pixels = packed_pixels(message, layout.channels * layout.bytes_per_channel)
     if layout.bytes_per_channel == 1:
@@ -139,7 +140,7 @@ def _pixels(message: Image, layout: _Layout) -> Pixels:
     return np.ascontiguousarray(pairs[..., high_byte])
 
 
-def _semi_planar(message: Image) -> Pixels:
+def _semi_planar(message: AnyImage) -> Pixels:
     """RGB of luma (H, W), which chroma (H / 2, W) or (2 H, W) follows in rows of the same step."""
     code, chroma = _SEMI_PLANAR[message.encoding]
     height, width, step = message.height, message.width, message.step
@@ -186,7 +187,7 @@ def _colour(pixels: Pixels, to_rgb: int | None) -> Pixels:
         raise ImageError("conversion", f"OpenCV cannot convert the image: {error.err}") from error
 
 
-def _unreadable(message: CompressedImage) -> ImageError:
+def _unreadable(message: AnyCompressedImage) -> ImageError:
     return ImageError(
         "undecodable",
         f"{len(message.data)} bytes of format {shown(message.format)} are no readable compressed "
@@ -194,7 +195,7 @@ def _unreadable(message: CompressedImage) -> ImageError:
     )
 
 
-def _decode(message: CompressedImage) -> Pixels:
+def _decode(message: AnyCompressedImage) -> Pixels:
     """RGB pixels of a JPEG or PNG."""
     data = np.frombuffer(message.data, np.uint8)
     source = message.format.partition(";")[0].strip()

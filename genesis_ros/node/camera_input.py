@@ -16,11 +16,17 @@ from genesis_core.perception import Tracker
 from genesis_core.pipeline import DepthImage
 from genesis_ros.messages.image_clock import ImageClock, ImageTime
 from genesis_ros.messages.images import ImageMessage
+from genesis_ros.messages.pixels import ImageError
 from genesis_ros.node.camera_names import resolve_image_topic
 from genesis_ros.node.depth_camera import DepthCamera
 from genesis_ros.node.frame_statistics import FrameStatistics
 from genesis_ros.node.parameters import COMPRESSED_SUFFIX, NodeSettings
-from genesis_ros.node.subscription import Candidate, FollowingSubscription
+from genesis_ros.node.receiver import Receiver
+from genesis_ros.node.subscription import (
+    Candidate,
+    FollowingSubscription,
+    image_candidate,
+)
 from genesis_ros.pipeline import CameraMessage
 
 _DEPTH_WAIT = 0.02  # s; a model on a GPU may be faster than the depth image is registered
@@ -58,20 +64,24 @@ class CameraInput:
     the settings image_transport and qos_reliability.
 
     Args:
+        receiver: takes its messages.
         name: for messages and topics.
         index: which of the settings' image topics it is.
         tracker: gives its objects their ids.
-        on_image: called with each image in the node's executor.
+        on_image: called with each image in the receiver's thread.
+        on_unusable: called there with this and what is wrong, for a message that is no image.
     """
 
     def __init__(
         self,
         node: Node,
+        receiver: Receiver,
         name: str,
         index: int,
         settings: NodeSettings,
         tracker: Tracker,
         on_image: Callable[[CameraImage], None],
+        on_unusable: Callable[[CameraInput, ImageError], None],
     ) -> None:
         self.name = name
         self.topic = resolve_image_topic(node, settings.image_topics[index])
@@ -80,6 +90,7 @@ class CameraInput:
         self.depth_problem: str | None = None  # why the last image got no positions
         self._node = node
         self._on_image = on_image
+        self._on_unusable = on_unusable
         self._tracker = tracker
         self._transport = settings.image_transport
         self._reset_requested = False
@@ -88,16 +99,20 @@ class CameraInput:
         self._depth: DepthCamera | None = None
         if depth_topic := settings.per_camera("depth_topics")[index]:
             info_topic = settings.per_camera("camera_info_topics")[index]
-            self._depth = DepthCamera(node, depth_topic, info_topic, settings.qos_reliability)
+            self._depth = DepthCamera(
+                node, receiver, depth_topic, info_topic, settings.qos_reliability
+            )
         # Publisher of the newest image and its number there.
         self._last: tuple[object, int | None] = None, None
         self._images = FollowingSubscription(
             node,
+            receiver,
             _candidates(self.topic, settings.image_transport),
             settings.qos_reliability,
             self._receive,
             depth=_QUEUE,
             on_lost=self._lost,
+            on_unreadable=self._refuse,
         )
 
     @property
@@ -151,6 +166,10 @@ class CameraInput:
             return f"the stamps of {self.source} {problem}"
         return self._depth.stamp_problem
 
+    def _lost(self, event: QoSMessageLostInfo) -> None:
+        if self._last[1] is None:  # else _count_missing() knows
+            self.statistics.lose(event.total_count_change)
+
     # In the worker thread
 
     def prepare(self, image: CameraImage, settings: NodeSettings) -> CameraMessage:
@@ -172,18 +191,21 @@ class CameraInput:
         self._tracked = sum(track_id > 0 for track_id in perceived.track_ids)
         self.depth_problem = perceived.depth_problem
 
-    # In the executor's thread
+    # In the receiver's thread
 
     def _receive(self, message: ImageMessage, info: Mapping[str, Any]) -> None:
+        self._on_image(CameraImage(self, message, self._note_arrival(info)))
+
+    def _refuse(self, error: ImageError, info: Mapping[str, Any]) -> None:
+        self._note_arrival(info)
+        self._on_unusable(self, error)
+
+    def _note_arrival(self, info: Mapping[str, Any]) -> float:
         now = time.monotonic()
         self._count_missing(info)
         self.statistics.receive(now)
         self.stale = False
-        self._on_image(CameraImage(self, message, now))
-
-    def _lost(self, event: QoSMessageLostInfo) -> None:
-        if self._last[1] is None:  # else _count_missing() knows
-            self.statistics.lose(event.total_count_change)
+        return now
 
     def _count_missing(self, info: Mapping[str, Any]) -> None:
         """Count the images between the last one and this, where the middleware numbers them."""
@@ -204,8 +226,8 @@ def _candidates(topic: str, transport: str) -> list[Candidate]:
 
     Compressed images are usually published below the raw topic, but may have a name of their own.
     """
-    raw, itself = Candidate(topic, Image), Candidate(topic, CompressedImage)
+    raw, itself = image_candidate(topic, Image), image_candidate(topic, CompressedImage)
     if topic.endswith(COMPRESSED_SUFFIX):
         return [itself, raw] if transport == "auto" else [itself]
-    below = Candidate(topic + COMPRESSED_SUFFIX, CompressedImage)
+    below = image_candidate(topic + COMPRESSED_SUFFIX, CompressedImage)
     return {"raw": [raw], "compressed": [below, itself], "auto": [raw, below, itself]}[transport]

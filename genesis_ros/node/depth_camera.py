@@ -8,11 +8,14 @@ from typing import Any
 from rclpy.node import Node
 from sensor_msgs.msg import CameraInfo, Image
 
+from genesis_ros.messages.cdr import ReceivedImage
 from genesis_ros.messages.depth_pairing import DepthPairing, info_beside
+from genesis_ros.node.receiver import Receiver
 from genesis_ros.node.subscription import (
     Candidate,
     FollowingSubscription,
     LatchedSubscription,
+    image_candidate,
 )
 
 _QUEUE = 5
@@ -21,9 +24,10 @@ _QUEUE = 5
 class DepthCamera(DepthPairing):
     """Subscribes to depth images and their CameraInfo and finds those that belong to an image.
 
-    Messages arrive in the node's executor; other methods may be called from any thread.
+    Messages arrive in the receiver's thread; other methods may be called from any thread.
 
     Args:
+        receiver: takes the messages.
         depth_topic: sensor_msgs/Image, 16UC1 [mm] or 32FC1 [m], registered to the colour image.
         info_topic: sensor_msgs/CameraInfo of the depth image; "": camera_info beside the depth
             topic.
@@ -31,14 +35,24 @@ class DepthCamera(DepthPairing):
     """
 
     def __init__(
-        self, node: Node, depth_topic: str, info_topic: str = "", reliability: str = "auto"
+        self,
+        node: Node,
+        receiver: Receiver,
+        depth_topic: str,
+        info_topic: str = "",
+        reliability: str = "auto",
     ) -> None:
         topic = node.resolve_topic_name(depth_topic)
         super().__init__(topic, node.resolve_topic_name(info_topic or info_beside(topic)))
-        images, infos = Candidate(self.topic, Image), Candidate(self.info_topic, CameraInfo)
+        images = image_candidate(self.topic, Image)
+        infos = Candidate(self.info_topic, CameraInfo)
         self._subscriptions = [
-            FollowingSubscription(node, [images], reliability, self._take_image, depth=_QUEUE),
-            FollowingSubscription(node, [infos], reliability, self._take_info, depth=_QUEUE),
+            FollowingSubscription(
+                node, receiver, [images], reliability, self._take_image, depth=_QUEUE
+            ),
+            FollowingSubscription(
+                node, receiver, [infos], reliability, self._take_info, depth=_QUEUE
+            ),
         ]
         # Some drivers send their intrinsics once, before this node is there.
         self._latched = LatchedSubscription(node, infos, self._take_info)
@@ -61,7 +75,7 @@ class DepthCamera(DepthPairing):
         self._latched.close()
         self.clear()
 
-    def _take_image(self, message: Image, info: Mapping[str, Any]) -> None:
+    def _take_image(self, message: ReceivedImage, info: Mapping[str, Any]) -> None:
         self.add_image(message)
 
     def _take_info(self, message: CameraInfo, info: Mapping[str, Any] | None = None) -> None:

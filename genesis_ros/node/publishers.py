@@ -42,11 +42,12 @@ class Publishers:
     def publish(self, result: Result, overlay_alpha: float) -> None:
         """Publish a camera's result; a message is made only if somebody listens to it."""
         for output in _ALL:
-            topics = output.topics(result.masks.camera, several=self._several)
+            topics = output.topics(result.camera, several=self._several)
             publishers = [self._publishers[topic] for topic in topics]
             wanted = [item for item in publishers if item.get_subscription_count()]
             if wanted:
-                message = output.make(result, overlay_alpha)
+                make = output.write or output.make
+                message = make(result, overlay_alpha)
                 for publisher in wanted:
                     publisher.publish(message)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
@@ -15,15 +16,33 @@ from rclpy.event_handler import (
 from rclpy.node import Node
 from rclpy.qos import DurabilityPolicy, HistoryPolicy, QoSProfile, ReliabilityPolicy
 from rclpy.subscription import Subscription
+from sensor_msgs.msg import Image
 
+from genesis_ros.messages.cdr import read_compressed_image, read_image
+from genesis_ros.messages.pixels import ImageError
 from genesis_ros.node.qos import choose_reliability, type_name, with_overrides
+from genesis_ros.node.receiver import Receiver
+from genesis_ros.node.throttle import Throttle
+
+_WARNING_PERIOD = 5.0  # s between two warnings about unreadable messages
 
 
 class Candidate(NamedTuple):
-    """A topic (resolved) and the message type expected on it."""
+    """A topic (resolved) and the message type expected on it.
+
+    Attributes:
+        read: makes what is received of a message's bytes, or raises ImageError; None: rclpy makes a
+            message object of them.
+    """
 
     topic: str
     kind: type[Any]
+    read: Callable[[bytes], Any] | None = None
+
+
+def image_candidate(topic: str, kind: type[Any]) -> Candidate:
+    """A topic of Image or CompressedImage messages, which are read where they lie."""
+    return Candidate(topic, kind, read_image if kind is Image else read_compressed_image)
 
 
 class FollowingSubscription:
@@ -33,30 +52,40 @@ class FollowingSubscription:
     heard again.
 
     Args:
+        receiver: takes the messages.
         candidates: in order of preference; the first one while none is published.
         reliability: best_effort, reliable or auto (see qos.choose_reliability).
-        receive: called with each message and its message info in the node's executor.
+        receive: called with each message and its message info in the receiver's thread.
         depth: how many messages wait to be received.
         on_lost: called when the middleware says that messages were lost.
+        on_unreadable: called with what is wrong with a message that cannot be read, and its message
+            info; None: it is only warned about.
     """
 
     def __init__(
         self,
         node: Node,
+        receiver: Receiver,
         candidates: Sequence[Candidate],
         reliability: str,
         receive: Callable[[Any, Mapping[str, Any]], None],
         *,
         depth: int,
         on_lost: Callable[[QoSMessageLostInfo], None] | None = None,
+        on_unreadable: Callable[[ImageError, Mapping[str, Any]], None] | None = None,
     ) -> None:
         self._node = node
+        self._receiver = receiver
         self._candidates = candidates
         self._wanted = reliability
         self._receive = receive
         self._depth = depth
         self._on_lost = on_lost
+        self._may_warn = Throttle(_WARNING_PERIOD)
+        self._on_unreadable = on_unreadable or self._warn_unreadable
         self._subscriptions: dict[Candidate, Subscription[Any]] = {}
+        # Of the receiver's thread and the executor's: who is listened to.
+        self._choosing = threading.Lock()
         self._silent: list[Candidate] = []  # those passed over; they are still subscribed to
         self._current = candidates[0]
         self._current, self._reliability = self._choose()
@@ -81,15 +110,17 @@ class FollowingSubscription:
         Returns:
             Whether anything changed.
         """
-        if not self._subscriptions:
-            return False
+        with self._choosing:
+            return bool(self._subscriptions) and self._follow(patience)
+
+    def _follow(self, patience: float) -> bool:
         self._pass_over(patience)
         chosen, reliability = self._choose()
         keep = {chosen, *self._silent}
         if reliability != self._reliability:
             keep.discard(chosen)
         for candidate in self._subscriptions.keys() - keep:
-            self._node.destroy_subscription(self._subscriptions.pop(candidate))
+            self._receiver.unsubscribe(self._subscriptions.pop(candidate))
         if (chosen, reliability) == (self._current, self._reliability):
             return False
         self._current, self._reliability = chosen, reliability
@@ -110,9 +141,10 @@ class FollowingSubscription:
 
     def close(self) -> None:
         """End the subscription (executor thread)."""
-        for subscription in self._subscriptions.values():
-            self._node.destroy_subscription(subscription)
-        self._subscriptions.clear()
+        with self._choosing:
+            for subscription in self._subscriptions.values():
+                self._receiver.unsubscribe(subscription)
+            self._subscriptions.clear()
 
     def _pass_over(self, patience: float) -> None:
         """Note whether the current candidate is silent while another could be heard."""
@@ -143,7 +175,7 @@ class FollowingSubscription:
             if candidate.topic not in silent and self._is_published(candidate)
         )
         chosen = next(published, self._current)
-        return chosen, choose_reliability(self._node, *chosen, self._wanted)
+        return chosen, choose_reliability(self._node, chosen.topic, chosen.kind, self._wanted)
 
     def _is_published(self, candidate: Candidate) -> bool:
         return any(
@@ -158,11 +190,12 @@ class FollowingSubscription:
         qos = QoSProfile(
             history=HistoryPolicy.KEEP_LAST, depth=self._depth, reliability=self._reliability
         )
-        self._subscriptions[self._current] = self._node.create_subscription(
+        self._subscriptions[self._current] = self._receiver.subscribe(
             self._current.kind,
             self._current.topic,
             partial(self._take, self._current),
             with_overrides(self._node, self._current.topic, "subscription", qos),
+            raw=self._current.read is not None,
             event_callbacks=SubscriptionEventCallbacks(
                 message_lost=self._on_lost, incompatible_qos=self._incompatible
             ),
@@ -170,12 +203,26 @@ class FollowingSubscription:
 
     def _take(self, candidate: Candidate, message: Any, info: Mapping[str, Any]) -> None:
         if candidate in self._silent:
-            self._silent.remove(candidate)
-            self._current = candidate  # follow_publishers() closes the one that stood in for it
-            self._node.get_logger().info(f"listening to {candidate.topic} again")
+            self._return_to(candidate)
         if candidate == self._current:
             self._heard = time.monotonic()
-            self._receive(message, info)
+            try:
+                read = message if candidate.read is None else candidate.read(message)
+            except ImageError as error:
+                self._on_unreadable(error, info)
+            else:
+                self._receive(read, info)
+
+    def _return_to(self, candidate: Candidate) -> None:
+        with self._choosing:
+            if candidate in self._silent:  # follow_publishers() may just have given it up
+                self._silent.remove(candidate)
+                self._current = candidate  # follow_publishers() closes the one that stood in for it
+                self._node.get_logger().info(f"listening to {candidate.topic} again")
+
+    def _warn_unreadable(self, error: ImageError, info: Mapping[str, Any]) -> None:
+        if self._may_warn(error.kind, time.monotonic()) is not None:
+            self._node.get_logger().warning(f"dropped a message of {self.topic}: {error}")
 
     def _incompatible(self, event: QoSRequestedIncompatibleQoSInfo) -> None:
         if self._wanted != "auto":  # else follow_publishers() puts it right

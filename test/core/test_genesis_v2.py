@@ -627,6 +627,18 @@ def test_pixels_of_another_kind_join_a_slot_the_less_the_larger_the_distance() -
     torch.testing.assert_close(lost, expected, atol=1e-3, rtol=1e-3)
 
 
+@pytest.mark.parametrize("kind_distance", [0.0, 0.3])
+def test_what_clustering_and_pooling_need_is_computed_once(kind_distance: float) -> None:
+    model, images = _with_kinds(kind_distance), torch.rand(2, 3, 32, 32)
+    runs: list[Tensor] = []
+    model.feature_head[0].register_forward_hook(lambda module, given, out: runs.append(out))
+    out = model(images, decode=False)
+    assert len(runs) == 1
+    features = model.backbone(images)
+    mean, std = model.posterior(features, out.log_attention[:, :, 0].exp())
+    torch.testing.assert_close((out.latent_mean, out.latent_std), (mean, std), atol=0, rtol=0)
+
+
 def test_kind_distance_needs_kinds() -> None:
     with pytest.raises(ConfigError, match="kind_distance is 1"):
         GenesisV2Config(kind_distance=1.0)

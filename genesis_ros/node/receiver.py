@@ -1,0 +1,173 @@
+"""Takes camera messages from the middleware in a thread of its own, beside the node's executor.
+
+rclpy's executor gathers all that a node consists of, some forty things, anew for every message.
+That costs more than the message. This thread waits for a few subscriptions and for nothing else.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable, Sequence
+from contextlib import ExitStack, suppress
+from typing import Any, TypeAlias
+
+from rclpy.callback_groups import CallbackGroup
+from rclpy.event_handler import SubscriptionEventCallbacks
+from rclpy.exceptions import InvalidHandle
+from rclpy.guard_condition import GuardCondition
+from rclpy.impl.implementation_singleton import rclpy_implementation
+from rclpy.node import Node
+from rclpy.qos import QoSProfile
+from rclpy.subscription import Subscription
+
+_PATIENCE = 1.0  # s to wait for the thread to let go of a subscription
+_PAUSE = 0.1  # s after an error, so that one that comes again and again leaves time for the rest
+
+_Callback: TypeAlias = Callable[[Any, Any], None]
+_Taken: TypeAlias = tuple[Subscription[Any], Any, Any]  # message and message info
+
+
+class _EventsOnly(CallbackGroup):
+    """What the executor may do of a subscription: look after its events, not take its messages."""
+
+    def can_execute(self, entity: Any) -> bool:
+        return not isinstance(entity, Subscription)
+
+    def beginning_execution(self, entity: Any) -> bool:
+        return self.can_execute(entity)
+
+    def ending_execution(self, entity: Any) -> None:
+        pass
+
+
+class Receiver:
+    """A thread that takes the messages of some subscriptions. Their events stay the executor's.
+
+    Args:
+        on_error: called in the thread with an error that escapes from a callback. The thread goes
+            on.
+    """
+
+    def __init__(self, node: Node, on_error: Callable[[Exception], None]) -> None:
+        self._node = node
+        self._on_error = on_error
+        self._events = _EventsOnly()
+        self._callbacks: dict[Subscription[Any], _Callback] = {}  # replaced, never changed
+        self._in_use: Sequence[Subscription[Any]] = ()  # those the thread waits for
+        self._let_go = threading.Condition()
+        self._changed = GuardCondition(callback=None, callback_group=None, context=node.context)
+        self._closed = False
+        node.context.on_shutdown(self._wake)
+        # A daemon, so that a callback that hangs cannot keep the process from ending.
+        self._thread = threading.Thread(target=self._run, name="receiver", daemon=True)
+        self._thread.start()
+
+    def subscribe(
+        self,
+        kind: type[Any],
+        topic: str,
+        callback: _Callback,
+        qos: QoSProfile,
+        *,
+        raw: bool = False,
+        event_callbacks: SubscriptionEventCallbacks | None = None,
+    ) -> Subscription[Any]:
+        """Listen to a topic (executor thread).
+
+        Args:
+            callback: called in the receiver's thread with a message and its message info.
+            raw: give the message as bytes.
+            event_callbacks: called in the executor.
+        """
+        subscription: Subscription[Any] = self._node.create_subscription(
+            kind,
+            topic,
+            callback,
+            qos,
+            callback_group=self._events,
+            event_callbacks=event_callbacks,
+            raw=raw,
+        )
+        self._callbacks = {**self._callbacks, subscription: callback}
+        self._wake()
+        return subscription
+
+    def unsubscribe(self, subscription: Subscription[Any]) -> None:
+        """Listen no longer (executor thread). A callback that has begun goes on."""
+        self._callbacks = {k: v for k, v in self._callbacks.items() if k != subscription}
+        self._wake()
+        # Only then is the topic free for a subscription of another type.
+        with self._let_go:
+            self._let_go.wait_for(lambda: subscription not in self._in_use, _PATIENCE)
+        self._node.destroy_subscription(subscription)
+
+    def close(self, timeout: float) -> bool:
+        """End all subscriptions and the thread (executor thread). No callback comes after it.
+
+        Args:
+            timeout: how long to wait for a callback that is at work [s].
+
+        Returns:
+            Whether the thread ended within the timeout.
+        """
+        self._closed = True
+        self._wake()
+        self._thread.join(timeout)
+        for subscription in self._callbacks:
+            self._node.destroy_subscription(subscription)
+        self._callbacks = {}
+        ended = not self._thread.is_alive()
+        if ended:
+            self._changed.destroy()
+        return ended
+
+    def _wake(self) -> None:
+        with suppress(InvalidHandle):  # closed
+            self._changed.trigger()
+
+    def _run(self) -> None:
+        while not self._closed and self._node.context.ok():
+            try:
+                for subscription, message, info in self._take():
+                    callback = self._callbacks.get(subscription)
+                    if callback is not None and not self._closed:
+                        callback(message, info)
+            except Exception as error:  # noqa: BLE001 - one bad message must not end them all
+                if self._closed or not self._node.context.ok():
+                    return
+                self._on_error(error)
+                time.sleep(_PAUSE)
+
+    def _take(self) -> list[_Taken]:
+        """Wait until something comes; the oldest message of each subscription that has one."""
+        with self._let_go:
+            self._in_use = tuple(self._callbacks)
+        try:
+            return self._wait_and_take(self._in_use)
+        finally:
+            with self._let_go:
+                self._in_use = ()
+                self._let_go.notify_all()
+
+    def _wait_and_take(self, subscriptions: Sequence[Subscription[Any]]) -> list[_Taken]:
+        context = self._node.context.handle
+        assert context is not None
+        with ExitStack() as handles:  # nobody destroys them meanwhile
+            handles.enter_context(context)
+            handles.enter_context(self._changed.handle)
+            for item in subscriptions:
+                handles.enter_context(item.handle)
+            wait_set = rclpy_implementation.WaitSet(len(subscriptions), 1, 0, 0, 0, 0, context)
+            wait_set.clear_entities()
+            wait_set.add_guard_condition(self._changed.handle)
+            for item in subscriptions:
+                wait_set.add_subscription(item.handle)
+            wait_set.wait(-1)
+            ready = wait_set.get_ready_entities("subscription")
+            taken = [
+                (item, item.handle.take_message(item.msg_type, item.raw))
+                for item in subscriptions
+                if item.handle.pointer in ready
+            ]
+        return [(item, *message) for item, message in taken if message is not None]
