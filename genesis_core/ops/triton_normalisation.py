@@ -34,8 +34,8 @@ class _Plan(NamedTuple):
     Attributes:
         pixels: of an image.
         block: pixels of a tile.
-        count: tiles of an image.
-        tiles: of these that a part of an image has.
+        tiles: of an image.
+        part_tiles: of a part of an image.
         parts: of an image.
         tile: what kernels that work on tiles are compiled for.
         joining: what kernels that join the partial results of a group are compiled for.
@@ -43,8 +43,8 @@ class _Plan(NamedTuple):
 
     pixels: int
     block: int
-    count: int
     tiles: int
+    part_tiles: int
     parts: int
     tile: dict[str, int]
     joining: dict[str, int]
@@ -55,16 +55,16 @@ class _Plan(NamedTuple):
         pixels = height * width
         padded = triton.next_power_of_2(phases * channels)
         block = min(_TILE // padded, triton.next_power_of_2(pixels))
-        count = triton.cdiv(pixels, block)
-        tiles = triton.cdiv(count, _PARTS)
-        parts = triton.cdiv(count, tiles)
+        tiles = triton.cdiv(pixels, block)
+        part_tiles = triton.cdiv(tiles, _PARTS)
+        parts = triton.cdiv(tiles, part_tiles)
         shape = {"PHASES": phases, "CHANNELS": channels, "GROUPS": groups}
         joining = {
             "ROWS": triton.next_power_of_2(parts * phases),
             "PER_GROUP": triton.next_power_of_2(channels // groups),
         }
         tile = {"PADDED": padded, "BLOCK": block}
-        return cls(pixels, block, count, tiles, parts, shape | tile, shape | joining)
+        return cls(pixels, block, tiles, part_tiles, parts, shape | tile, shape | joining)
 
     def partial(self, x: Tensor) -> Tensor:
         """Room for two numbers of each part, phase and channel: (N, parts, 2, P * C) float32."""
@@ -96,12 +96,12 @@ def forward(
     partial = plan.partial(x)
     mean, rstd = (x.new_empty(images, groups, dtype=torch.float32) for _ in range(2))
     with _on(x):
-        _moments[images, plan.parts](x, partial, plan.pixels, plan.tiles, **plan.tile)
+        _moments[images, plan.parts](x, partial, plan.pixels, plan.part_tiles, **plan.tile)
         _join_moments[images, groups](
-            partial, mean, rstd, plan.pixels, plan.parts, plan.block * plan.tiles, eps,
+            partial, mean, rstd, plan.pixels, plan.parts, plan.block * plan.part_tiles, eps,
             **plan.joining,
         )  # fmt: skip
-        _normalise[images, plan.count](
+        _normalise[images, plan.tiles](
             x, weight, bias, mean, rstd, y, plan.pixels, width, **plan.tile
         )
     return y, mean, rstd
@@ -125,11 +125,13 @@ def backward(
     sums = x.new_empty(images, 2, groups, dtype=torch.float32)
     given = gradient, x, weight, bias, mean, rstd
     with _on(x):
-        _slopes[images, plan.parts](*given, partial, plan.pixels, width, plan.tiles, **plan.tile)
+        _slopes[images, plan.parts](
+            *given, partial, plan.pixels, width, plan.part_tiles, **plan.tile
+        )
         _join_slopes[images, groups](
             partial, weight, affine, sums, plan.pixels, plan.parts, **plan.joining
         )
-        _differentiate[images, plan.count](
+        _differentiate[images, plan.tiles](
             *given, sums, x_gradient, plan.pixels, width, **plan.tile
         )
         weight_gradient, bias_gradient = affine.sum(dim=0)
