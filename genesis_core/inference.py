@@ -242,9 +242,11 @@ class _Graph:
             torch.cuda.current_stream().wait_stream(stream)
             self._graph = torch.cuda.CUDAGraph()
             # A recording that fails leaves its own stream the current one; this puts it right.
-            with torch.cuda.stream(torch.cuda.current_stream()):
-                with torch.cuda.graph(self._graph, capture_error_mode="thread_local"):
-                    self._found = work(self._pixels)
+            with (
+                torch.cuda.stream(torch.cuda.current_stream()),
+                torch.cuda.graph(self._graph, capture_error_mode="thread_local"),
+            ):
+                self._found = work(self._pixels)
         self._host = _pinned_like(self._found)
 
     def __call__(self, pixels: Pixels) -> Found:
