@@ -21,7 +21,7 @@ from genesis_core.models.losses import latent_anchor, mask_supervision, region_m
 
 ModelFactory = Callable[..., GenesisV2]
 
-needs_cuda = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA GPU")
+needs_cuda = pytest.mark.cuda
 NAMES = ("genesis_v2", "genesis_v1", "monet", "slot_attention")
 OPTIONS = [Options(4), Options(3), Options(4, stop_threshold=300.0)]
 
