@@ -164,7 +164,7 @@ def _tests(context: Context, deadline: float) -> list[str]:
     for path, command in commands.items():
         status = command.wait(deadline)
         text = command.log.read_text(errors="replace")
-        found = re.findall(r"(\d+) (passed|failed|error|skipped)", text.rpartition("\n=")[2])
+        found = re.findall(r"(\d+) (passed|failed|error|skipped)", _last_line(command.log))
         for number, name in found:
             counts[name] += int(number)
         lines += [f"  {line}" for line in re.findall(r"^(?:FAILED|ERROR) .*", text, re.M)]
@@ -359,8 +359,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     add = parser.add_argument
     add("--stages", nargs="+", choices=tuple(STAGES), default=list(STAGES))
     add("--minutes", type=float, default=15.0, help="for all stages")
-    add("--output", type=Path, default=Path("gpu_checks"), help="folder for results")
-    add("--work", type=Path, default=Path("runs/gpu_checks"), help="folder for everything else")
+    add("--output", type=Path, default=Path("runs/gpu_checks/results"))
+    add("--work", type=Path, default=Path("runs/gpu_checks"), help="folder for all the rest")
     add("--device", default="cuda", help="cuda, or cpu to try this command with --small")
     add("--reference", type=Path, help="a checkout of the authors' code, to be timed, too")
     add("--assets", type=Path, help="asset pack for household scenes (docs/assets.md)")
