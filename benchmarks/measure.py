@@ -104,7 +104,10 @@ def omissions(rows: list[Row]) -> list[str]:
     for row in rows:
         for name, why in row.get("left_out", {}).items():
             found[name, why] = found.get((name, why), 0) + 1
-    return [f"{name}: left out of {count} rows, as {why}" for (name, why), count in found.items()]
+    return [
+        f"{name}: left out of {count} of {len(rows)} rows, as {why}"
+        for (name, why), count in found.items()
+    ]
 
 
 def _text(value: object) -> str:

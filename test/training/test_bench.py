@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 import torch
+import yaml
 
 from benchmarks import bench, stated
 from benchmarks.floor import count_flops
@@ -15,6 +16,7 @@ from benchmarks.measure import interleaved, table
 from benchmarks.plain import PlainGenesisV2
 from genesis_core import GenesisV2, GenesisV2Config
 from genesis_core.inference import Inference, Options
+from training.configs import find_config
 
 PARTS = ("model", "training", "data")
 
@@ -113,6 +115,7 @@ def measured_beside(folder: Path, part: str) -> dict[str, Any]:
     return bench.main([*arguments, "--parts", part])
 
 
+@pytest.mark.slow
 def test_the_reference_is_timed_beside_ours(checkout: Checkout) -> None:
     result = measured_beside(checkout(), "model")
     for row in result["model"]:
@@ -131,10 +134,12 @@ def test_a_reference_that_fails_is_left_out_with_the_reason(
         assert row["left_out"] == {"reference": "RuntimeError: tensors on two devices"}
         assert "reference_speedup" not in row
     count = len(result[part])
-    expected = f"reference: left out of {count} rows, as RuntimeError: tensors on two devices"
+    rows = f"{count} of {count} rows"
+    expected = f"reference: left out of {rows}, as RuntimeError: tensors on two devices\n"
     assert expected in capsys.readouterr().out
 
 
+@pytest.mark.slow
 def test_a_reference_that_cannot_learn_is_left_out_of_training_only(checkout: Checkout) -> None:
     folder = checkout(when_run=f"if self.training: {RAISE}")
     assert all("left_out" not in row for row in measured_beside(folder, "model")["model"])
@@ -165,7 +170,7 @@ def test_rows_that_cannot_be_measured_do_not_cost_the_others(
     reason = "OutOfMemoryError: CUDA out of memory. Tried to allocate 1 GiB."
     assert lacking["left_out"] == {"ours": reason}
     assert whole["speedup"] > 0
-    assert f"ours: left out of 1 rows, as {reason}\n" in capsys.readouterr().out
+    assert f"ours: left out of 1 of 2 rows, as {reason}\n" in capsys.readouterr().out
 
 
 def test_a_work_that_fails_later_is_left_out_and_the_others_go_on() -> None:
@@ -356,6 +361,13 @@ def test_the_plain_model_computes_the_same(variant: dict[str, Any]) -> None:
         torch.testing.assert_close(
             ours.grad / scale, theirs.grad / scale, rtol=0, atol=2e-3, msg=name
         )
+
+
+def test_the_default_model_is_measured() -> None:
+    """As its recipe has it."""
+    recipe = yaml.safe_load(find_config("general").read_text())["model"]
+    measured = vars(bench.TABLETOP)
+    assert {name: measured[name] for name in recipe} == recipe
 
 
 def test_arithmetic_is_counted_with_its_backward_pass() -> None:
