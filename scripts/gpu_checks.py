@@ -257,7 +257,11 @@ def _unsupervised(
         "--output", scores,
     )  # fmt: skip
     metrics = json.loads(scores.read_text())["models"][0]["metrics"]["fixed"]
-    figures = [f"{key} {value:.3f}" for key, value in metrics.items() if isinstance(value, float)]
+    masks = [
+        f"{source} {name.upper().replace('_', '-')} {metrics[source][name]:.3f}"
+        for source in ("decoder", "attention")
+        for name in ("ari_fg", "msc_fg", "r50")
+    ]
     logged = [json.loads(line) for line in (kept / "metrics.jsonl").read_text().splitlines()]
     curve = [
         f"step {line['step']}, ARI-FG of validation images: decoder {line['decoder_ari_fg']:.2f}, "
@@ -265,7 +269,8 @@ def _unsupervised(
         for line in logged
         if line["kind"] == "val"
     ]
-    return [f"{logged[-1]['step']} steps", *curve, f"test images: {', '.join(figures)}"]
+    found = f"test images: {', '.join(masks)}, squared error {metrics['mse']:.4f}"
+    return [f"{logged[-1]['step']} steps", *curve, found]
 
 
 def _new(log: Path) -> Path:

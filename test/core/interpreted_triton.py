@@ -18,11 +18,17 @@ from genesis_core.ops.normalisation import group_norm_relu, runs_fused, shuffled
 
 # Rounding of results and gradients, relative to the largest of them.
 CLOSE = {torch.float32: 1e-6, torch.bfloat16: 8e-3, torch.float16: 1e-3}
-DTYPES = pytest.mark.parametrize("dtype", list(CLOSE))
 # Images, channels, height, width, groups: channels and pixels that are no powers of two; one group
-# for each channel; maps of one tile, of several, and (with fewer numbers in a tile) of several in
-# each part.
-SIZES = [(3, 16, 5, 7, 8), (5, 24, 1, 2, 8), (2, 8, 4, 4, 8), (1, 16, 12, 12, 16)]
+# for each channel; maps of one tile, and of several in each part.
+SMALL = [(2, 16, 5, 7, 8), (3, 24, 1, 2, 8)]
+CASES = pytest.mark.parametrize(
+    ("size", "tile", "dtype"),
+    [
+        *((size, 4096, dtype) for size in SMALL for dtype in CLOSE),
+        ((1, 16, 12, 12, 16), 256, torch.float32),
+        ((1, 16, 12, 12, 16), 256, torch.bfloat16),
+    ],
+)
 
 
 @pytest.fixture(autouse=True)
@@ -63,11 +69,9 @@ def assert_same(ours: Tensor, truth: Tensor, norm: nn.GroupNorm, x: Tensor, exac
         assert error <= close * other.double().abs().max(), f"{error:.1e}"
 
 
-@DTYPES
-@pytest.mark.parametrize("size", SIZES)
-@pytest.mark.parametrize("tile", [4096, 256])
+@CASES
 def test_values_and_gradients(
-    size: tuple[int, ...], dtype: torch.dtype, tile: int, monkeypatch: pytest.MonkeyPatch
+    size: tuple[int, ...], tile: int, dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(triton_normalisation, "_TILE", tile)
     monkeypatch.setattr(triton_normalisation, "_PARTS", 5)
@@ -79,11 +83,9 @@ def test_values_and_gradients(
     assert_same(ours, expected(exact, norm), norm, x, exact)
 
 
-@DTYPES
-@pytest.mark.parametrize("size", SIZES)
-@pytest.mark.parametrize("tile", [4096, 256])
+@CASES
 def test_shuffled_values_and_gradients(
-    size: tuple[int, ...], dtype: torch.dtype, tile: int, monkeypatch: pytest.MonkeyPatch
+    size: tuple[int, ...], tile: int, dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(triton_normalisation, "_TILE", tile)
     monkeypatch.setattr(triton_normalisation, "_PARTS", 5)

@@ -61,20 +61,22 @@ def compiled(name, element, shape, ones):
     source = ASTSource(fn=kernel, signature=types, constexprs=constants, attrs=aligned)
     return triton.compile(source, target=GPUTarget("cuda", 90, 32)).asm["ptx"]
 
-for element in ("bf16", "fp16", "fp32"):
-    for phases, channels in ((1, 64), (4, 64), (1, 24)):
-        depth = triton.next_power_of_2(phases * channels)
-        shape = {
-            "PHASES": phases, "CHANNELS": channels, "GROUPS": 8, "PADDED": depth,
-            "BLOCK": 4096 // depth, "ROWS": 8 * phases, "PER_GROUP": 8,
-        }
-        for name in names:
-            text = compiled(name, element, shape, ())
-            if name in ("_normalise", "_differentiate"):  # 16 bytes at a time
-                assert "ld.global.v4.b32" in text and "st.global.v4.b32" in text, (name, shape)
-    break_shape = dict(shape, BLOCK=1)
-    for name in names:  # Triton takes arguments that are 1 for constants
-        compiled(name, element, break_shape, ("pixels", "width", "tiles", "parts", "part_pixels"))
+def shape_of(phases, channels):
+    depth = triton.next_power_of_2(phases * channels)
+    return {
+        "PHASES": phases, "CHANNELS": channels, "GROUPS": 8, "PADDED": depth,
+        "BLOCK": 4096 // depth, "ROWS": 8 * phases, "PER_GROUP": 8,
+    }
+
+cases = ("bf16", 4, 64), ("bf16", 1, 24), ("fp16", 1, 64), ("fp32", 4, 64)
+for element, phases, channels in cases:
+    for name in names:
+        text = compiled(name, element, shape_of(phases, channels), ())
+        if name in ("_normalise", "_differentiate"):  # 16 bytes at a time
+            assert "ld.global.v4.b32" in text and "st.global.v4.b32" in text, name
+for name in names:  # Triton takes arguments that are 1 for constants
+    ones = ("pixels", "width", "tiles", "parts", "part_pixels")
+    compiled(name, "bf16", shape_of(1, 64) | {"BLOCK": 1}, ones)
 print("compiled")
 """
 

@@ -119,12 +119,12 @@ def test_gpu_tests_are_those_with_the_mark(
 def test_benchmark_and_unsupervised_training_in_a_tiny_form(tmp_path: Path) -> None:
     out = tmp_path / "out"
     command = [sys.executable, "-m", "scripts.gpu_checks", "--small", "--device", "cpu"]
-    command += ["--stages", "bench", "sprites", "--minutes", "4"]
+    command += ["--stages", "bench", "sprites", "--minutes", "3"]
     command += ["--output", str(out), "--work", str(tmp_path / "work")]
     result = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
     assert result.returncode == 0, result.stdout + result.stderr
     report = (out / "report.txt").read_text()
-    for part in ("A training step", "wrote", "steps\n", "test images: "):
+    for part in ("A training step", "wrote", " steps\n", "test images: decoder ARI-FG "):
         assert part in report
     names = {path.name for path in out.iterdir()}
     expected = {"report.txt", "bench.json", "sprites_unsupervised.safetensors", "details.tar.gz"}
