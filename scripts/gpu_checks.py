@@ -236,19 +236,18 @@ def _unsupervised(
     folder = context.folder(name)
     kept, data, run = folder / "kept", folder / "data", folder / "run"
     log = _new(kept / "log.txt")
-    train, held_out, size = (4, 2, 32) if context.small else (count, 320, 64)
+    train, held_out, size, steps = (4, 2, 32, 20) if context.small else (count, 320, 64, 10**9)
     options = ["--train", train, "--val", held_out, "--test", held_out, "--image_size", size]
     _run(log, deadline, "training.prepare", *scenes, *options, "--output", data)
     settings = {**(_SMALL if context.small else {}), "device": context.device}
     training = Command(
         log, "training.train", "--config", f"{name}_unsupervised", "--data.path", data,
-        "--run", run, "--steps", 10**9, "--resume", "true",
+        "--run", run, "--steps", steps, "--resume", "true",
         *(f"--{n}={v}" for n, v in settings.items()),
     )  # fmt: skip
-    training.wait(deadline - (5 if context.small else _EVALUATION))
-    model = run / "model.safetensors"
-    if not model.exists():
-        raise StageError(f"training left no model: {_last_line(log)}")
+    status, model = training.wait(deadline - _EVALUATION), run / "model.safetensors"
+    if status or not model.exists():
+        raise StageError(f"training left no model, status {status}: {_last_line(log)}")
     _take_model(context, f"{name}_unsupervised", model)
     shutil.copy(run / "metrics.jsonl", kept)
     scores = kept / "scores.json"
