@@ -7,7 +7,7 @@ PYTHON ?= $(or $(VENV_PYTHON),python3)
 # Images, a folder, a video or a bag for the demo; without it the demo renders scenes.
 INPUT ?=
 FRAMES ?= 100
-# For gpu-training.
+# For gpu-training and gpu-checks.
 RECIPE ?= general
 MINUTES ?= 9
 # More arguments for pytest: make test ARGS="-k tracker -x"
@@ -16,7 +16,7 @@ ARGS ?=
 
 RUN := scripts/run
 
-.PHONY: help setup build demo quickstart gpu-training test fast-ros fast-rest lint docs bench clean
+.PHONY: help setup build demo quickstart gpu-training gpu-checks test fast-ros fast-rest lint docs bench clean
 
 help:
 	@echo "make setup   install everything pinned into .venv (ROS 2, PyTorch, tools; once)"
@@ -27,11 +27,13 @@ help:
 	@echo "             runs/quickstart/"
 	@echo "make gpu-training  on a rented GPU: render, train and evaluate within MINUTES;"
 	@echo "             results in runs/rented/results/  [RECIPE=general] [MINUTES=9]"
+	@echo "make gpu-checks  on a GPU: its tests, its speed, and all that is to be trained there, within"
+	@echo "             MINUTES; results in runs/gpu_checks/results/  [ARGS=\"--stages tests bench\"]"
 	@echo "make test    all tests  [FAST=1: those of two minutes]  [ARGS=\"-k name\"]"
 	@echo "make lint    ruff and mypy"
 	@echo "make docs    write docs/parameters.md and config/perception.yaml from the node's parameters"
 	@echo "make bench   speed of model, training, data loading and node: tables and bench.json"
-	@echo "             [ARGS=\"--parts model\"]"
+	@echo "             [ARGS=\"--parts model\"; \"--check\": fails if slower than docs/performance.md]"
 	@echo "make clean   remove builds, caches and demo_output (keeps .venv)"
 	@echo "PYTHON=python3.12 chooses the Python of .venv (3.10 to 3.13; default: python3)."
 	@echo "With a ROS installation sourced (ROS_DISTRO), that is used instead of .venv."
@@ -50,6 +52,9 @@ quickstart: setup
 
 gpu-training: setup
 	@$(RUN) python3 -m training.rented --config $(RECIPE) --minutes $(MINUTES) --output runs/rented $(ARGS)
+
+gpu-checks: setup
+	@$(RUN) python3 -m scripts.gpu_checks --minutes $(MINUTES) $(ARGS)
 
 test: build
 ifdef FAST

@@ -10,16 +10,26 @@ from __future__ import annotations
 import importlib
 import sys
 import types
+import warnings
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import Tensor, nn
+
+from benchmarks.measure import reason
 
 _MODULE = "models.genesisv2_config"
 
 
 class CheckoutError(RuntimeError):
-    """The checkout cannot be used."""
+    """There is no such checkout."""
+
+
+class ImportFailedError(RuntimeError):
+    """The checkout cannot be imported."""
 
 
 class _Settings(dict[str, Any]):
@@ -57,30 +67,78 @@ class Reference:
 
     Args:
         folder: the checkout.
+        device: where it runs.
 
     Raises:
-        CheckoutError: the folder holds no such checkout, or it cannot be imported.
+        CheckoutError: the folder holds no such checkout.
+        ImportFailedError: it cannot be imported.
     """
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, device: torch.device) -> None:
         if not (folder / "models" / "genesisv2_config.py").is_file():
             raise CheckoutError(
                 f"{folder} has no models/genesisv2_config.py; expected a checkout of "
                 "https://github.com/applied-ai-lab/genesis"
             )
+        self._device = device
         self._settings = _Settings()
         sys.path.insert(0, str(folder))
         try:
             self._module = self._import()
-        except ImportError as error:
-            raise CheckoutError(f"{folder} cannot be imported: {error}") from error
+        except Exception as error:
+            raise ImportFailedError(f"{folder} cannot be imported: {reason(error)}") from error
         finally:
             sys.path.remove(str(folder))
 
-    def model(self, image_size: int, num_slots: int) -> nn.Module:
-        """The authors' model, untrained: called with images (B, 3, S, S) it does everything."""
+    def passes(self, num_slots: int, images: Tensor) -> Callable[[], object]:
+        """A forward pass of the authors' model, untrained, which always does everything.
+
+        Args:
+            images: (B, 3, S, S).
+        """
+        model = self._model(images.shape[-1], num_slots).eval()
+
+        @torch.inference_mode()
+        def work() -> object:
+            with self._on_its_device():
+                return model(images)
+
+        return work
+
+    def steps(self, num_slots: int, images: Tensor) -> Callable[[], object]:
+        """A training step of that model, with nothing but the sum of its loss's terms."""
+        model = self._model(images.shape[-1], num_slots).train()
+        optimizer = torch.optim.Adam(model.parameters(), lr=1e-4)
+
+        def work() -> None:
+            with self._on_its_device():
+                optimizer.zero_grad()
+                _loss(model(images)).backward()
+                optimizer.step()
+
+        return work
+
+    def _model(self, image_size: int, num_slots: int) -> nn.Module:
         given = {"K_steps": num_slots, "img_size": image_size, "debug": False, "multi_gpu": False}
-        return self._module.load(_Settings(self._settings | given))
+        with self._on_its_device():
+            return self._module.load(_Settings(self._settings | given)).to(self._device)
+
+    @contextmanager
+    def _on_its_device(self) -> Iterator[None]:
+        """On CUDA, what it makes without naming a device is made there, as its own train.py does.
+
+        PyTorch's newer default device would cost each operation a microsecond.
+        """
+        if self._device.type == "cpu":
+            yield
+            return
+        with torch.cuda.device(self._device), warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # it is called deprecated
+            torch.set_default_tensor_type("torch.cuda.FloatTensor")
+            try:
+                yield
+            finally:
+                torch.set_default_tensor_type("torch.FloatTensor")
 
     def _import(self) -> Any:
         empty: dict[str, _Empty] = {}
@@ -106,7 +164,7 @@ class Reference:
                 del sys.modules[name]
 
 
-def loss(output: Any) -> Tensor:
+def _loss(output: Any) -> Tensor:
     """The ELBO's terms of an output of the authors' model, to train on."""
     terms = output[1]
     return terms["err"].mean() + sum(kl.mean() for kl in terms["kl_l_k"])

@@ -25,11 +25,12 @@ from typing import Any
 
 import torch
 
-from benchmarks import model, training_step
-from benchmarks.authors import CheckoutError, Reference
+from benchmarks import model, stated, training_step
+from benchmarks.authors import CheckoutError, ImportFailedError, Reference
 from benchmarks.floor import matrix_throughput
-from benchmarks.measure import Row, progress, table
+from benchmarks.measure import Row, omissions, progress, reason, table
 from benchmarks.settings import Settings
+from genesis_core import GenesisV2Config
 from genesis_core.device import (
     PRECISIONS,
     DeviceError,
@@ -39,18 +40,39 @@ from genesis_core.device import (
 from genesis_core.memory import keep_freed_memory
 
 PARTS = ("model", "training", "data", "node")
-FULL = {
-    "sizes": ((64, 7), (128, 10)),
+PAPER_64 = GenesisV2Config(image_size=64, num_slots=7)
+PAPER_128 = GenesisV2Config(image_size=128, num_slots=10)
+TABLETOP = GenesisV2Config(
+    image_size=192,
+    num_slots=16,
+    feature_dim=32,
+    latent_dim=32,
+    pixel_std=0.2,
+    encoder="efficientnet_lite0",
+    points=True,
+    kinds=True,
+    kind_distance=0.3,
+    decoder_size=64,
+    decoder_dim=64,
+)
+"""What ships as tabletop: config/training/general.yaml, kind_distance set afterwards."""
+TINY = GenesisV2Config(image_size=32, num_slots=3, feature_dim=8)
+
+FULL: dict[str, Any] = {
+    "models": (PAPER_64, PAPER_128, TABLETOP),
     "batches": (1, 8),
-    "training": ((64, 7, 32), (128, 10, 8)),
-    "width": 64,
+    "training": ((PAPER_64, 32), (PAPER_128, 8)),
     "cameras": ((480, 640), (720, 1280)),
 }
-SMALL = {
-    "sizes": ((32, 3),),
+ON_CUDA: dict[str, Any] = {
+    "batches": (1, 2, 4, 8),
+    "training": ((PAPER_64, 32), (PAPER_128, 32)),
+}
+"""What differs there."""
+SMALL: dict[str, Any] = {
+    "models": (TINY,),
     "batches": (2,),
-    "training": ((32, 3, 2),),
-    "width": 8,
+    "training": ((TINY, 2),),
     "cameras": ((48, 64),),
 }
 """To see that everything runs; its numbers mean nothing."""
@@ -66,8 +88,10 @@ def main(arguments: Sequence[str] | None = None) -> dict[str, Any]:
             sys.exit(
                 "bench.py: --compile is for CUDA: torch.compile does not know our C++ operations"
             )
-        reference = None if given.reference is None else Reference(given.reference)
-    except (CheckoutError, DeviceError) as error:
+        result: dict[str, Any] = {}
+        reference = _reference(given.reference, device, result)
+        statement = stated.read(device.type, precision) if given.check else {}
+    except (CheckoutError, DeviceError, stated.NothingStatedError) as error:
         sys.exit(f"bench.py: {error}")
     keep_freed_memory()
     throughput = matrix_throughput(device, PRECISIONS[precision])
@@ -78,9 +102,9 @@ def main(arguments: Sequence[str] | None = None) -> dict[str, Any]:
         repeats=given.repeats,
         throughput=throughput,
         frames=given.frames,
-        **(SMALL if given.small else FULL),
+        **(SMALL if given.small else FULL | (ON_CUDA if device.type == "cuda" else {})),
     )
-    result: dict[str, Any] = {"machine": _machine(device), "settings": _plain(settings)}
+    result |= {"machine": _machine(device), "settings": _plain(settings)}
     print(
         f"{result['machine']['processor']}, {device}, {precision}"
         f"{', training compiled' if given.compile else ''}, {torch.get_num_threads()} threads: "
@@ -89,9 +113,26 @@ def main(arguments: Sequence[str] | None = None) -> dict[str, Any]:
     for part in given.parts:
         result[part] = _measure(part, settings, reference, result)
         progress("")
-    given.output.write_text(json.dumps(result, indent=2) + "\n")
+        # After each part, as somebody may end the next one.
+        given.output.write_text(json.dumps(result, indent=2) + "\n")
     print(f"\nwrote {given.output}")
+    if given.check and (short := stated.shortfalls(result, statement, given.margin)):
+        sys.exit("slower than docs/performance.md states:\n" + "\n".join(short))
     return result
+
+
+def _reference(
+    folder: Path | None, device: torch.device, result: dict[str, Any]
+) -> Reference | None:
+    """The authors' code, if asked for; or in the result why it is left out."""
+    if folder is None:
+        return None
+    try:
+        return Reference(folder, device)
+    except ImportFailedError as error:
+        print(f"reference: left out, as {error}")
+        result["reference"] = {"skipped": str(error)}
+        return None
 
 
 def _measure(
@@ -113,19 +154,23 @@ def _measure(
             node: Any = importlib.import_module("benchmarks.node")
             title, columns = "The node, from an image published to masks received", node.COLUMNS
             rows = node.measure(settings)
-    except ImportError as error:
-        print(f"\n{part}: left out, as {error}")
-        return {"skipped": str(error)}
+    except Exception as error:  # noqa: BLE001 - the other parts are worth having
+        print(f"\n{part}: left out, as {reason(error)}")
+        return {"skipped": reason(error)}
     print(table(title, {k: v for k, v in columns.items() if any(k in row for row in rows)}, rows))
+    for line in omissions(rows):
+        print(line)
+    sys.stdout.flush()
     return rows
 
 
 def _needs(settings: Settings, result: dict[str, Any]) -> list[tuple[int, int, float | None]]:
     """Sizes and batch sizes of training, and its images per second if that was measured."""
-    measured = {
-        (row["size"], row["batch"]): row["images_per_s"] for row in result.get("training", [])
-    }
-    return [(size, batch, measured.get((size, batch))) for size, _, batch in settings.training]
+    trained = result.get("training", [])
+    rows = [] if isinstance(trained, dict) else trained
+    measured = {(row["size"], row["batch"]): row.get("images_per_s") for row in rows}
+    needed = [(config.image_size, batch) for config, batch in settings.training]
+    return [(size, batch, measured.get((size, batch))) for size, batch in needed]
 
 
 def _machine(device: torch.device) -> dict[str, Any]:
@@ -163,10 +208,27 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     add("--device", default="auto", help="auto, cpu, cuda or cuda:n")
     add("--precision", default="auto", choices=("auto", *PRECISIONS))
     add("--compile", action="store_true", help="training with torch.compile (CUDA only)")
+    add(
+        "--check",
+        action="store_true",
+        help="exit with 1 if a ratio is below what docs/performance.md states for such a machine; "
+        "on a quiet machine",
+    )
+    add("--margin", type=_share, default=0.25, help="of that, by which it may be lower")
     add("--reference", type=Path, help="a checkout of the authors' code, to be timed, too")
     add("--small", action="store_true", help="a tiny model and tiny images")
     add("--output", type=Path, default=Path("bench.json"))
-    return parser.parse_args(arguments)
+    given = parser.parse_args(arguments)
+    if given.check and given.small:
+        parser.error("--check compares the full sizes: leave --small out")
+    return given
+
+
+def _share(text: str) -> float:
+    value = float(text)
+    if not 0 <= value < 1:
+        raise argparse.ArgumentTypeError(f"expected 0 to below 1, not {value}")
+    return value
 
 
 def _positive(text: str) -> int:

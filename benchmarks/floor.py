@@ -17,8 +17,8 @@ def matrix_throughput(device: torch.device, dtype: torch.dtype, repeats: int = 2
     side = _SIDE[device.type]
     a, b = (torch.randn(side, side, device=device, dtype=dtype) for _ in range(2))
     with torch.inference_mode():
-        times = interleaved({"product": lambda: a @ b}, repeats, device)
-    return 2 * side**3 / times["product"].minimum
+        measured = interleaved({"product": lambda: a @ b}, repeats, device)
+    return 2 * side**3 / measured.times["product"].minimum
 
 
 def count_flops(work: Callable[[], object]) -> int:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import statistics
 import sys
 import time
@@ -11,7 +12,7 @@ from typing import Any, NamedTuple
 import torch
 
 Row = dict[str, Any]
-"""One line of a table, as it goes into the JSON file."""
+"""One line of a table, as it goes into the JSON file. ``left_out`` says what was not measured."""
 
 
 class Times(NamedTuple):
@@ -22,24 +23,53 @@ class Times(NamedTuple):
     minimum: float
 
 
+class Measured(NamedTuple):
+    """Times of works by their names, and why there are none of those that failed."""
+
+    times: dict[str, Times]
+    left_out: dict[str, str]
+
+
 def interleaved(
     works: Mapping[str, Callable[[], object]],
     repeats: int,
     device: torch.device,
     *,
     warm_up: int = 2,
-) -> dict[str, Times]:
-    """Times of several works, run in turn, so that what disturbs one disturbs all of them."""
+) -> Measured:
+    """Times of several works, run in turn, so that what disturbs one disturbs all of them.
+
+    A work that raises an error is left out from then on.
+    """
     seconds: dict[str, list[float]] = {name: [] for name in works}
-    for repeat in range(warm_up + repeats):
+    left_out: dict[str, str] = {}
+    for repeat in range(max(1, warm_up) + repeats):
         for name, work in works.items():
+            if name in left_out:
+                continue
             start = time.perf_counter()
-            work()
-            if device.type == "cuda":
-                torch.cuda.synchronize(device)
-            if repeat >= warm_up:
+            try:
+                work()
+                if device.type == "cuda":
+                    torch.cuda.synchronize(device)
+            except Exception as error:  # noqa: BLE001 - others' code, and a lack of memory
+                left_out[name] = reason(error)
+                continue
+            if repeat >= max(1, warm_up):
                 seconds[name].append(time.perf_counter() - start)
-    return {name: summary(values) for name, values in seconds.items()}
+    times = {name: summary(took) for name, took in seconds.items() if name not in left_out}
+    return Measured(times, left_out)
+
+
+def prepared(make: Callable[[], Callable[[], object]]) -> Callable[[], object]:
+    """A work that is made when it is first run, so that an error in that leaves it out, too."""
+    made = functools.cache(make)
+    return lambda: made()()
+
+
+def reason(error: BaseException) -> str:
+    """An error in one line."""
+    return f"{type(error).__name__}: {str(error).strip().partition(chr(10))[0]}".rstrip(": ")
 
 
 def summary(seconds: list[float]) -> Times:
@@ -66,6 +96,18 @@ def table(title: str, columns: Mapping[str, str], rows: list[Row]) -> str:
         for line in lines
     )
     return f"\n{title}\n{body}"
+
+
+def omissions(rows: list[Row]) -> list[str]:
+    """What is missing in the rows and why: a line for each kind of work and reason."""
+    found: dict[tuple[str, str], int] = {}
+    for row in rows:
+        for name, why in row.get("left_out", {}).items():
+            found[name, why] = found.get((name, why), 0) + 1
+    return [
+        f"{name}: left out of {count} of {len(rows)} rows, as {why}"
+        for (name, why), count in found.items()
+    ]
 
 
 def _text(value: object) -> str:

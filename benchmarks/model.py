@@ -2,19 +2,20 @@
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Callable
 
 import torch
 
 from benchmarks.authors import Reference
 from benchmarks.floor import count_flops
-from benchmarks.measure import Row, interleaved, progress
+from benchmarks.measure import Row, interleaved, prepared, progress, reason
 from benchmarks.plain import PlainGenesisV2
 from benchmarks.settings import Settings
 from genesis_core import GenesisV2, GenesisV2Config
 from genesis_core.inference import Inference, Options, Pixels
 
 COLUMNS = {
+    "encoder": "encoder",
     "size": "px",
     "slots": "K",
     "batch": "batch",
@@ -32,28 +33,36 @@ COLUMNS = {
 
 
 def measure(settings: Settings, reference: Reference | None) -> list[Row]:
-    """A row per size, batch size and work; milliseconds per image."""
+    """A row per model, batch size and work; milliseconds per image."""
     rows = []
-    for size, slots in settings.sizes:
+    for config in settings.models:
         for batch in settings.batches:
             for decode in (False, True):
-                rows.append(_row(settings, size, slots, batch, decode, reference))
+                row: Row = {
+                    "encoder": config.encoder,
+                    "size": config.image_size,
+                    "slots": config.num_slots,
+                    "batch": batch,
+                    "work": "full forward" if decode else "masks + latents",
+                }
+                try:
+                    row |= _times(settings, config, batch, decode, reference)
+                except Exception as error:  # noqa: BLE001 - the other rows are worth having
+                    row["left_out"] = {"ours": reason(error)}
+                rows.append(row)
     return rows
 
 
-def _row(
+def _times(
     settings: Settings,
-    size: int,
-    slots: int,
+    config: GenesisV2Config,
     batch: int,
     decode: bool,
     reference: Reference | None,
 ) -> Row:
-    work = "full forward" if decode else "masks + latents"
-    progress(f"{work}, {size} px, batch {batch}")
-    device = settings.device
+    size, slots, device = config.image_size, config.num_slots, settings.device
+    progress(f"{size} px, batch {batch}, {'with' if decode else 'without'} decoder")
     torch.manual_seed(0)
-    config = GenesisV2Config(image_size=size, num_slots=slots, feature_dim=settings.width)
     model = GenesisV2(config).to(device).eval()
     plain = PlainGenesisV2.like(model)
     images = torch.rand(batch, 3, size, size, device=device)
@@ -66,33 +75,26 @@ def _row(
     def run_plain() -> object:
         return plain(images, decode=decode)
 
-    works: dict[str, Any] = {"plain": run_plain, "ours": lambda: inference(Pixels(pixels), options)}
-    if reference is not None:  # always with its decoder, which it cannot leave out
-        authors = reference.model(size, slots).to(device).eval()
-
-        @torch.inference_mode()
-        def run_reference() -> object:
-            return authors(images)
-
-        works["reference"] = run_reference
-    times = interleaved(works, settings.repeats, device)
+    works: dict[str, Callable[[], object]] = {
+        "plain": run_plain,
+        "ours": lambda: inference(Pixels(pixels), options),
+    }
+    # Always with its decoder, which it cannot leave out; and always with the paper's encoder.
+    if reference is not None and config.encoder == "unet":
+        works["reference"] = prepared(lambda: reference.passes(slots, images))
+    times, left_out = interleaved(works, settings.repeats, device)
     eager = Inference(model, precision=settings.precision, decode=decode)  # no CUDA graph
     flops = count_flops(lambda: eager(Pixels(pixels), options)) / batch
-    ours, floor = times["ours"].median / batch, flops / settings.throughput
-    row: Row = {
-        "size": size,
-        "slots": slots,
-        "batch": batch,
-        "work": work,
-        "plain_ms": 1e3 * times["plain"].median / batch,
-        "ms": 1e3 * ours,
-        "p95_ms": 1e3 * times["ours"].p95 / batch,
-        "speedup": times["plain"].median / times["ours"].median,
-        "gflop": flops / 1e9,
-        "floor_ms": 1e3 * floor,
-        "of_floor": ours / floor,
-    }
-    if "reference" in times:
-        row["reference_ms"] = 1e3 * times["reference"].median / batch
-        row["reference_speedup"] = times["reference"].median / times["ours"].median
+    row: Row = {"gflop": flops / 1e9, "floor_ms": 1e3 * flops / settings.throughput}
+    if left_out:
+        row["left_out"] = left_out
+    for name, key in (("reference", "reference_ms"), ("plain", "plain_ms"), ("ours", "ms")):
+        if name in times:
+            row[key] = 1e3 * times[name].median / batch
+    if "ours" in times:
+        row["p95_ms"] = 1e3 * times["ours"].p95 / batch
+        row["of_floor"] = row["ms"] / row["floor_ms"]
+        for name, key in (("reference", "reference_speedup"), ("plain", "speedup")):
+            if name in times:
+                row[key] = times[name].median / times["ours"].median
     return row

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import logging
 import threading
 from collections.abc import Callable
 from typing import Any, NamedTuple
@@ -14,6 +15,8 @@ from genesis_core.device import PRECISIONS
 from genesis_core.models.base import SlotModel
 from genesis_core.models.points import back_project
 from genesis_core.ops.convolution import freeze
+
+logger = logging.getLogger(__name__)
 
 _WARM_UP_RUNS = 3  # before a capture: libraries choose their algorithms in the first runs
 
@@ -63,16 +66,16 @@ class Found(NamedTuple):
         )
 
 
-_Pass = Callable[[Pixels], Found]
-"""From pixels on the device to slots on the device."""
+Pass = Callable[[Pixels], Found]
+"""From pixels to slots."""
 
 
 class Inference:
     """Runs a model on batches of pixels, with the posterior's mean as latents: repeatable.
 
-    On a CPU the weights are made ready once. On CUDA batches of a size that was prepared run as a
-    graph, which costs the CPU nothing and waits for the device only once, at the end; others run as
-    they are.
+    The weights are made ready once. On CUDA a batch runs as a graph of the smallest size that was
+    prepared and holds it, which costs the CPU nothing and waits for the device only once, at the
+    end. Larger batches run as they are, and so do all of a model that cannot be recorded.
 
     May be called from several threads. The model's memory layout is changed to channels last, and
     its weights stop asking for gradients.
@@ -91,34 +94,25 @@ class Inference:
         self.device = next(model.parameters()).device
         self._dtype = PRECISIONS[precision]
         self._decode = decode
-        self._ready = self.model  # what is run as it is
-        if self.device.type == "cpu":
-            self._ready = copy.deepcopy(self.model)
-            freeze(self._ready, self._dtype)
-        self._graphs: dict[tuple[int, Options], _Graph] = {}
-        self._preparing = threading.Lock()
+        self._ready = copy.deepcopy(self.model)
+        freeze(self._ready, self._dtype)
+        self._graphs = Graphs(self._record)
         self._randomness: dict[tuple[int, int], dict[str, Tensor]] = {}
 
     def prepare(self, batch_size: int, options: Options) -> None:
         """Make batches of this size fast, and run one."""
-        size = self.model.config.image_size
-        pixels = Pixels(torch.zeros(batch_size, size, size, 3, dtype=torch.uint8))
         if self.device.type == "cuda":
-            self._record(pixels, options)(self._with_room_for_depth(pixels))
-        else:
-            self(pixels, options)
+            self._graphs.prepare(batch_size, options)
+        self(self._black(batch_size), options)
 
-    def _record(self, pixels: Pixels, options: Options) -> _Graph:
-        """A graph for such batches; those of former options go, as each keeps its memory."""
-        batch_size = len(pixels.colours)
-        work = self._pass(batch_size, options)
-        with self._preparing:
-            for other in [k for k in self._graphs if k[0] == batch_size]:
-                del self._graphs[other]
-            with torch.inference_mode():
-                graph = _Graph(work, self._with_room_for_depth(pixels), self.device)
-            self._graphs[batch_size, options] = graph
-        return graph
+    def _black(self, batch_size: int) -> Pixels:
+        size = self.model.config.image_size
+        return Pixels(torch.zeros(batch_size, size, size, 3, dtype=torch.uint8))
+
+    def _record(self, batch_size: int, options: Options) -> Pass:
+        pixels = self._with_room_for_depth(self._black(batch_size))
+        with torch.inference_mode():
+            return _Graph(self._pass(batch_size, options), pixels, self.device)
 
     @torch.inference_mode()
     def __call__(self, pixels: Pixels, options: Options) -> Found:
@@ -126,12 +120,7 @@ class Inference:
         key = (len(pixels.colours), options)
         if self.device.type == "cpu":
             return self._pass(*key)(pixels)
-        graph = self._graphs.get(key)
-        if graph is None:
-            with self._preparing:
-                known = any(size == key[0] for size, _ in self._graphs)
-            if known:  # with other options: recording again takes a fraction of a second
-                graph = self._record(pixels, options)
+        graph = self._graphs.find(*key)
         if graph is not None:
             return graph(self._with_room_for_depth(pixels))
         sent = _map(lambda part: part.pin_memory().to(self.device, non_blocking=True), pixels)
@@ -147,7 +136,7 @@ class Inference:
         batch, *size, _ = pixels.colours.shape
         return Pixels(pixels.colours, torch.zeros(batch, *size), torch.ones(batch, 4))
 
-    def _pass(self, batch_size: int, options: Options) -> _Pass:
+    def _pass(self, batch_size: int, options: Options) -> Pass:
         """The forward pass for batches of one size; on CUDA it does not wait for the device."""
         key = (batch_size, options.num_slots)
         if key not in self._randomness:
@@ -181,10 +170,65 @@ class Inference:
         return work
 
 
-class _Graph:
-    """A forward pass recorded once on the device and replayed with other pixels."""
+class Graphs:
+    """The graphs of the batch sizes that were prepared, with the options of today.
 
-    def __init__(self, work: _Pass, pixels: Pixels, device: torch.device) -> None:
+    Args:
+        record: makes a graph for a batch size and options. It takes a fraction of a second. A
+            RuntimeError says that it cannot be made.
+    """
+
+    def __init__(self, record: Callable[[int, Options], Pass]) -> None:
+        self._record = record
+        self._sizes: tuple[int, ...] = ()  # from small to large
+        self._graphs: dict[tuple[int, Options], Pass] = {}
+        self._failed: set[tuple[int, Options]] = set()
+        self._recording = threading.Lock()
+
+    def prepare(self, batch_size: int, options: Options) -> None:
+        """Record a graph for such batches now, if it can be done."""
+        with self._recording:
+            self._sizes = tuple(sorted({*self._sizes, batch_size}))
+            self._failed.discard((batch_size, options))  # there may be more memory by now
+        self.find(batch_size, options)
+
+    def find(self, count: int, options: Options) -> Pass | None:
+        """The graph of the smallest prepared size for so many images; None if there is none.
+
+        With options that are new it is recorded anew, and the former one goes: each keeps its
+        memory.
+        """
+        size = next((size for size in self._sizes if size >= count), None)
+        if size is None:
+            return None
+        key = (size, options)
+        graph = self._graphs.get(key)
+        if graph is not None or key in self._failed:
+            return graph
+        with self._recording:
+            if key in self._graphs:  # another thread was faster
+                return self._graphs[key]
+            for former in [other for other in self._graphs if other[0] == size]:
+                del self._graphs[former]
+            try:
+                self._graphs[key] = self._record(size, options)
+            except RuntimeError as error:
+                self._failed.add(key)
+                logger.warning(
+                    "%d images cannot be segmented by a CUDA graph, which would be faster: %s",
+                    size,
+                    str(error).strip().partition("\n")[0],
+                )
+            return self._graphs.get(key)
+
+
+class _Graph:
+    """A forward pass recorded once on the device and replayed with other pixels.
+
+    It takes as many images as those that it was recorded with, or fewer.
+    """
+
+    def __init__(self, work: Pass, pixels: Pixels, device: torch.device) -> None:
         self._device = device
         self._lock = threading.Lock()
         self._host_pixels = _map(lambda part: torch.empty_like(part, pin_memory=True), pixels)
@@ -197,18 +241,23 @@ class _Graph:
                     work(self._pixels)
             torch.cuda.current_stream().wait_stream(stream)
             self._graph = torch.cuda.CUDAGraph()
-            with torch.cuda.graph(self._graph, capture_error_mode="thread_local"):
+            # A recording that fails leaves its own stream the current one; this puts it right.
+            with (
+                torch.cuda.stream(torch.cuda.current_stream()),
+                torch.cuda.graph(self._graph, capture_error_mode="thread_local"),
+            ):
                 self._found = work(self._pixels)
         self._host = _pinned_like(self._found)
 
     def __call__(self, pixels: Pixels) -> Found:
         with self._lock, torch.cuda.device(self._device):
+            count = len(pixels.colours)  # what is behind them does not matter
             for given, host, there in zip(pixels, self._host_pixels, self._pixels, strict=True):
                 if given is not None and host is not None and there is not None:
-                    host.copy_(given)
-                    there.copy_(host, non_blocking=True)
+                    host[:count].copy_(given)
+                    there[:count].copy_(host[:count], non_blocking=True)
             self._graph.replay()
-            found = _to_host(self._found, self._host)
+            found = _to_host(_first(self._found, count), _first(self._host, count))
             return Found(*(tensor.clone() for tensor in found))  # the next call writes there
 
 
@@ -216,6 +265,10 @@ def _map(function: Callable[[Tensor], Tensor], pixels: Pixels) -> Pixels:
     colours, *rest = (None if part is None else function(part) for part in pixels)
     assert colours is not None
     return Pixels(colours, *rest)
+
+
+def _first(found: Found, count: int) -> Found:
+    return Found(*(tensor[:count] for tensor in found))
 
 
 def _pinned_like(found: Found) -> Found:

@@ -19,7 +19,8 @@ from genesis_core.device import (
     resolve_precision,
 )
 from genesis_core.inference import Found, Inference, Options, Pixels
-from genesis_core.models.base import KINDS, SlotModel
+from genesis_core.kinds import KINDS, SURROUNDINGS
+from genesis_core.models.base import SlotModel
 from genesis_core.ops import mask_operations
 from genesis_core.perception.scene import Scene as Scene
 from genesis_core.perception.scene import Window, to_scene
@@ -362,7 +363,7 @@ def _check_depth(image: Image, depth: object, intrinsics: object, name: str) -> 
 
 def _with_one_surroundings(slots: Found) -> Found:
     """The slots of an image with all that are surroundings in one, the largest of them."""
-    around = slots.kinds == KINDS.index("surroundings")
+    around = slots.kinds == KINDS.index(SURROUNDINGS)
     if int(around.sum()) < 2:
         return slots
     sizes = slots.masks.sum(dim=(1, 2)).where(around, -1.0)

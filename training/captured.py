@@ -63,11 +63,17 @@ class CapturedStep:
             self._graph.replay()
             return self._terms
 
+    @property
+    def recorded(self) -> bool:
+        """Whether it replays a graph by now."""
+        return self._graph is not None
+
     def _record(self) -> None:
         torch.cuda.synchronize()
         graph = torch.cuda.CUDAGraph()
         try:
-            with torch.cuda.graph(graph):
+            # A recording that fails leaves its own stream the current one; this puts it right.
+            with torch.cuda.stream(torch.cuda.current_stream()), torch.cuda.graph(graph):
                 self._terms = self._step()
         except RuntimeError as error:
             # Nothing of the step was done: it was only written down.

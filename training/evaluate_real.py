@@ -24,14 +24,13 @@ from tqdm import tqdm
 
 from genesis_core import Scene, Segmenter, find_checkpoint
 from genesis_core.files import write_atomically
+from genesis_core.kinds import OBJECT, ROBOT
 from genesis_core.perception import find_objects
 from training.collected import short_names
 from training.command_line import call
 from training.labelled_images import LabelledImage, find_labelled
 from training.object_scores import (
     IGNORED,
-    OBJECT,
-    ROBOT,
     KindScores,
     ObjectScores,
     Summary,

@@ -18,8 +18,8 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.optimize import linear_sum_assignment
 
+from genesis_core.kinds import KINDS, OBJECT, ROBOT, SURROUNDINGS
 from genesis_core.metrics import adjusted_rand_index
-from genesis_core.models.base import KINDS
 
 IGNORED = 255
 """The label of pixels that are not scored."""
@@ -252,8 +252,6 @@ def summarise(scores: Sequence[ObjectScores]) -> Summary:
 
 
 # Kinds
-
-OBJECT, ROBOT, SURROUNDINGS = KINDS
 
 
 class KindScores(NamedTuple):

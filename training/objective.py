@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from genesis_core import ConfigError, SlotModel, SlotOutput
-from genesis_core.models.base import KINDS
+from genesis_core.kinds import KINDS, OBJECT, ROBOT, SURROUNDINGS
 from genesis_core.models.icsbp import Clusters
 from genesis_core.models.losses import (
     images_at,
@@ -221,10 +221,10 @@ class Objective(nn.Module):
     def _kinds(self, encoded: SlotOutput, labels: Tensor) -> Tensor:
         """Kind supervision of the labelled images, the first of all, which all are encoded."""
         assert encoded.kind_logits is not None and encoded.log_attention is not None
-        kinds = torch.full_like(labels, KINDS.index("object"))
-        kinds = kinds.masked_fill(labels == 0, KINDS.index("surroundings"))
+        kinds = torch.full_like(labels, KINDS.index(OBJECT))
+        kinds = kinds.masked_fill(labels == 0, KINDS.index(SURROUNDINGS))
         if self.robot_label is not None:
-            kinds = kinds.masked_fill(labels == self.robot_label, KINDS.index("robot"))
+            kinds = kinds.masked_fill(labels == self.robot_label, KINDS.index(ROBOT))
         known = slice(None, len(labels))
         return kind_supervision(encoded.kind_logits[known], encoded.log_attention[known], kinds)
 

@@ -81,11 +81,11 @@ def run(
     count = max(1, (os.cpu_count() or 1) - 2) if workers is None else workers
     render = [*_command("prepare"), "tabletop", "--image_size", str(image_size)]
     render += ["--sensor_depth", "true", "--workers", str(count)]
-    render += [] if assets is None else ["--assets", str(assets)]
+    render_mode = [*render, *_scenes(mode, assets)]
 
     first, whole = output / "first", output / "whole"
     began = time.monotonic()
-    _call([*render, "--mode", mode, *_sizes(first_scenes, 128, 1), "--output", str(first)])
+    _call([*render_mode, *_sizes(first_scenes, 128, 1), "--output", str(first)])
     took = time.monotonic() - began
     # Starting and joining take as long for few scenes as for many.
     rate = (first_scenes + 128) / max(took - _RENDER_START, 0.3 * took)
@@ -100,7 +100,7 @@ def run(
         scenes = max(first_scenes, int(0.75 * rate * warm_seconds))
         scenes = _remembered(output / "scenes.json", min(most_scenes, scenes))
         rendering = subprocess.Popen(
-            [*render, "--mode", mode, *_sizes(scenes, 256, 1), "--output", str(whole)]
+            [*render_mode, *_sizes(scenes, 256, 1), "--output", str(whole)]
         )
         try:
             _train_while(rendering, train, first, warm)
@@ -126,7 +126,8 @@ def run(
         report.line(f"calibrated: {choice}")
     for name in MODES if held_out_scenes else ():
         held_out = output / f"test_{name}"
-        _call([*render, "--mode", name, *_sizes(1, 1, held_out_scenes), "--output", str(held_out)])
+        sizes = _sizes(1, 1, held_out_scenes)
+        _call([*render, *_scenes(name, assets), *sizes, "--output", str(held_out)])
         score = ["--checkpoint", str(results / MODEL), "--data", str(held_out)]
         carried = load_model(results / MODEL).metadata.get("stop_threshold")
         score += [] if carried is None else ["--stop_threshold", str(carried)]
@@ -141,6 +142,12 @@ def run(
 
 def _command(name: str) -> list[str]:
     return [sys.executable, "-m", f"training.{name}"]
+
+
+def _scenes(mode: str, assets: Path | None) -> list[str]:
+    """Options for scenes of a mode; only some have household objects, which come from a pack."""
+    from_pack = assets is not None and mode in ("household", "general")
+    return ["--mode", mode, *(["--assets", str(assets)] if from_pack else [])]
 
 
 def _sizes(train: int, val: int, test: int) -> list[str]:

@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from genesis_core import SlotModel, SlotOutput
+from genesis_core.kinds import KINDS
 from genesis_core.metrics import (
     adjusted_rand_index,
     mean_segment_covering,
@@ -22,7 +23,6 @@ from genesis_core.metrics import (
     scaled_segment_covering,
     slot_count_error,
 )
-from genesis_core.models.base import KINDS
 from genesis_core.models.losses import images_at, log_masks_at, readable_latents
 from genesis_core.models.points import back_project
 from training.datasets.images import resize_image, resize_labels

@@ -176,12 +176,30 @@ class TrainConfig:
                 f"objective.kind_supervision is {objective.kind_supervision}, but the model tells "
                 "no kinds: leave it out, or set model.kinds to true"
             )
+        self._check_kinds()
         if self.encoder_weights and self.init:
             raise ConfigError("init has the encoder's weights already: leave encoder_weights out")
         if objective.noise_warmup_steps and not model.generative:
             raise ConfigError(
                 f"objective.noise_warmup_steps is {objective.noise_warmup_steps}, but model {name} "
                 "has no posterior: leave it out"
+            )
+
+    def _check_kinds(self) -> None:
+        """Raise ConfigError where the model would tell kinds that nothing has taught it."""
+        if not self.model.tells_kinds or self.objective.kind_supervision:
+            return
+        if self.objective.masks_only:
+            raise ConfigError(
+                "model.kinds is true, but objective.masks_only trains nothing that tells kinds: "
+                "set model.kinds to false; or masks_only to false, and give "
+                "objective.kind_supervision a weight"
+            )
+        if not self.init:  # a model to start from may have learned them
+            raise ConfigError(
+                "model.kinds is true, but objective.kind_supervision is 0, so that the model would "
+                "tell kinds by chance: give kind_supervision a weight, set model.kinds to false, "
+                "or start from a model that tells them (init)"
             )
 
 

@@ -15,9 +15,6 @@ from genesis_core.models.losses import Losses
 
 INFERENCE_SEED = 0
 
-KINDS = ("object", "robot", "surroundings")
-"""What a slot can be, in the order of ``SlotOutput.kind_logits``."""
-
 MODELS: dict[str, type[SlotModel]] = {}
 """Every model by its name. A subclass of ``SlotModel`` with a ``config_class`` enters itself."""
 

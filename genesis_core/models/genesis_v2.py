@@ -11,8 +11,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from genesis_core.kinds import KINDS
 from genesis_core.models.backbones import PaperBackbone, PretrainedBackbone
-from genesis_core.models.base import KINDS, Draw, PartialOutput, SlotModel, SlotOutput
+from genesis_core.models.base import Draw, PartialOutput, SlotModel, SlotOutput
 from genesis_core.models.config import ConfigError, GenerativeConfig
 from genesis_core.models.icsbp import ICSBP, KERNELS, NORMALISATIONS, Clusters
 from genesis_core.models.latents import (

@@ -197,7 +197,7 @@ class BroadcastDecoder(nn.Sequential):
             for up, norm in zip(ups, norms, strict=True):
                 x = group_norm_relu(up(x), norm)  # type: ignore[arg-type]
             return head(x)
-        if runs_fused(x, convolved=True):
+        if runs_fused(x, channels=4 * head.in_channels, convolved=True):
             for up, norm in zip(ups, norms, strict=True):
                 x = shuffled_norm_relu(up.phases(x, together=False), norm)  # type: ignore[arg-type,operator]
             # Channels last, a 1x1 convolution is a product of matrices.

@@ -8,8 +8,9 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 
+from genesis_core.kinds import ROBOT
 from genesis_core.perception.palette import colour
-from genesis_core.perception.scene_objects import ROBOT, SceneObjects
+from genesis_core.perception.scene_objects import SceneObjects
 
 _GREY = (128, 128, 128)
 

@@ -13,13 +13,12 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 
+from genesis_core.kinds import SURROUNDINGS
 from genesis_core.ops.mask_operations import equal as _equal
 from genesis_core.ops.mask_operations import settle
 
 MAX_OBJECTS = 254
 """Labels are 1 to 254: label 0 means no object, and 255 marks unseen pixels on the way."""
-OBJECT, ROBOT, SURROUNDINGS = "object", "robot", "surroundings"
-"""Kinds of slots, where a model tells them."""
 _UNSEEN = 255
 _CLUTTER_OWN = 0.25  # of a clutter slot's mask, less than this share lies where it wins
 

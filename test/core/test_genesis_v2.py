@@ -28,7 +28,7 @@ SPREAD_SCORES[:, 0, 8, 8] = 1.0
 SPREAD_SCORES[:, 0, 25, 20] = 0.1
 SPREAD_SCORES[:, 0, 2, 30] = 0.01
 
-needs_cuda = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA GPU")
+needs_cuda = pytest.mark.cuda
 
 
 def assert_close(actual: Tensor | None, expected: np.ndarray, name: str) -> None:

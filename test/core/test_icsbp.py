@@ -423,7 +423,7 @@ def test_bad_arguments_are_refused(arguments: dict[str, Any], message: str) -> N
         make("gaussian", num_slots=3)(embeddings, scores, **arguments)
 
 
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA GPU")
+@pytest.mark.cuda
 @pytest.mark.parametrize("threshold", [None, 300.0])
 def test_clustering_on_cuda_never_waits_for_the_device(threshold: float | None) -> None:
     embeddings, scores = random_case(5)

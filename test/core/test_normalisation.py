@@ -196,6 +196,24 @@ assert runs_fused(torch.rand(1, 8, 2, 2))
     assert library.read_bytes() == whole
 
 
+def test_without_triton_maps_on_a_gpu_take_pytorchs_operations(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """One warning, and the same result."""
+    monkeypatch.setattr(normalisation, "_on_gpu", lambda x: True)
+    monkeypatch.setitem(sys.modules, "genesis_core.ops.triton_normalisation", None)
+    normalisation._triton.cache_clear()
+    try:
+        norm, x = norm_of(16), map_of(2, 16, 4, 4, dtype=torch.float32)
+        assert not runs_fused(x)
+        for _ in range(2):
+            torch.testing.assert_close(group_norm_relu(x, norm), F.relu(norm(x)))
+    finally:
+        normalisation._triton.cache_clear()
+    (entry,) = caplog.records
+    assert "models will be slower on the GPU, as Triton cannot be used" in entry.getMessage()
+
+
 @needs_compiler
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
 def test_decoders_with_and_without_it_agree(
@@ -223,3 +241,80 @@ def test_decoders_with_and_without_it_agree(
         assert one.shape == other.shape
         error = (one.float() - other.float()).norm()
         assert error <= 0.03 * other.float().norm(), f"{error:.1e}"
+
+
+# On a GPU, in Triton; test_triton_normalisation.py checks the same kernels without one
+
+CLOSE_ON_CUDA = CLOSE | {torch.float16: 1e-3}
+LARGE = [(32, 64, 64, 64), (2, 128, 4, 4), (3, 24, 33, 65)]
+
+
+@pytest.mark.cuda
+@pytest.mark.parametrize("dtype", list(CLOSE_ON_CUDA))
+@pytest.mark.parametrize("phases", [1, 4])
+@pytest.mark.parametrize(("batch", "channels", "height", "width"), LARGE)
+def test_cuda_values_and_gradients(
+    batch: int, channels: int, height: int, width: int, phases: int, dtype: torch.dtype
+) -> None:
+    norm = norm_of(channels).cuda()
+    x = map_of(batch, phases * channels, height, width, dtype=dtype).cuda().requires_grad_()
+    assert runs_fused(x), "Triton cannot be used"
+    exact = whole = x.detach().double().requires_grad_()
+    if phases == 4:
+        together = exact.unflatten(1, (4, channels)).transpose(1, 2).flatten(1, 2)
+        whole = F.pixel_shuffle(together, 2)
+    expected = F.relu(F.group_norm(whole, 8, norm.weight.double(), norm.bias.double()))
+    ours = (group_norm_relu if phases == 1 else shuffled_norm_relu)(x, norm)
+    assert ours.dtype == dtype and ours.is_contiguous(memory_format=torch.channels_last)
+    assert_same(ours, expected, norm, x, exact, close=CLOSE_ON_CUDA[dtype])
+
+
+@pytest.mark.cuda
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_cuda_decoders_with_and_without_it_agree(
+    dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    decoder = layers.BroadcastDecoder(64, 8, 16, 4).cuda().to(memory_format=torch.channels_last)
+    for module in decoder.modules():
+        if isinstance(module, nn.GroupNorm):
+            nn.init.normal_(module.weight)
+            nn.init.normal_(module.bias)
+    latents, found = torch.randn(3, 8, device="cuda"), []
+    for fused in (True, False):
+        if not fused:
+            monkeypatch.setattr(normalisation, "_triton", lambda: None)
+        decoder.zero_grad()
+        with torch.autocast("cuda", dtype):
+            assert runs_fused(latents, convolved=True) == fused
+            out = decoder(latents)
+        out.float().square().mean().backward()
+        found.append([out.detach(), *(p.grad.clone() for p in decoder.parameters())])
+    for one, other in zip(*found, strict=True):
+        error = (one.float() - other.float()).norm()
+        assert error <= 0.03 * other.float().norm(), f"{error:.1e}"
+
+
+@pytest.mark.cuda
+def test_cuda_graphs_hold_it_forward_and_backward() -> None:
+    """Replayed with another map, a graph gives that one's result."""
+    norm = norm_of(64).cuda()
+    given = map_of(4, 256, 16, 16, dtype=torch.bfloat16).cuda().requires_grad_()
+
+    def step() -> tuple[Tensor, ...]:
+        y = shuffled_norm_relu(given, norm)
+        return (y, *torch.autograd.grad(y, (given, norm.weight, norm.bias), torch.ones_like(y)))
+
+    stream = torch.cuda.Stream()
+    stream.wait_stream(torch.cuda.current_stream())
+    with torch.cuda.stream(stream):
+        step()
+    torch.cuda.current_stream().wait_stream(stream)
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        recorded = step()
+    with torch.no_grad():
+        given.copy_(torch.randn_like(given))
+    graph.replay()
+    replayed = [tensor.clone() for tensor in recorded]
+    for one, other in zip(replayed, step(), strict=True):
+        assert torch.equal(one, other)

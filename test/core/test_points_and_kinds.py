@@ -24,7 +24,7 @@ from genesis_core import (
     load_model,
     save_model,
 )
-from genesis_core.models.base import KINDS
+from genesis_core.kinds import KINDS
 from genesis_core.models.points import back_project
 
 ModelFactory = Callable[..., GenesisV2]

@@ -81,7 +81,7 @@ def test_nothing_to_sample_is_refused(
         make_model().sample(n, num_slots=num_slots)
 
 
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA GPU")
+@pytest.mark.cuda
 def test_a_cpu_generator_gives_cuda_the_same_samples(make_model: ModelFactory) -> None:
     expected = make_model().sample(2, seeded(0)).reconstruction
     actual = make_model().cuda().sample(2, seeded(0)).reconstruction

@@ -24,7 +24,7 @@ from genesis_core.device import resolve_precision
 ModelFactory = Callable[..., GenesisV2]
 Image = NDArray[np.uint8]
 
-needs_cuda = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA GPU")
+needs_cuda = pytest.mark.cuda
 
 
 def picture(height: int, width: int, seed: int = 0) -> Image:

@@ -337,7 +337,7 @@ def test_a_stop_threshold_is_refused_where_the_number_of_slots_is_fixed(
     assert segment(picture(32, 32)).num_slots == 4
 
 
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA GPU")
+@pytest.mark.cuda
 @pytest.mark.parametrize("name", FIXED)
 @pytest.mark.parametrize("precision", ["fp32", "bf16", "fp16"])
 def test_cuda_scenes_agree_with_the_cpus(

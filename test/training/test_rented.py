@@ -36,9 +36,9 @@ TINY = " ".join(
 
 
 def rented(output: Path, *options: str) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-m", "training.rented", "--output", str(output), *options]
+    command = [sys.executable, "-m", "training.rented", "--output", str(output)]
     command += ["--minutes", "0.1", "--image_size", "32", "--workers", "1", "--mode", "sketchy"]
-    command += ["--first_scenes", "4", "--most_scenes", "6", f"--settings={TINY}"]
+    command += ["--first_scenes", "4", "--most_scenes", "6", f"--settings={TINY}", *options]
     return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
 
 
@@ -78,7 +78,7 @@ def test_renders_trains_evaluates_and_goes_on_where_it_was(tmp_path: Path) -> No
 
 @pytest.mark.slow
 def test_a_step_that_fails_ends_it_with_its_name(tmp_path: Path) -> None:
-    result = rented(tmp_path / "run", "--assets", str(tmp_path / "nothing"))
+    result = rented(tmp_path / "run", "--mode", "general", "--assets", str(tmp_path / "nothing"))
     assert result.returncode == 1
     assert "training.prepare failed with status" in result.stderr
     assert "Traceback" not in result.stderr

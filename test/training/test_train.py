@@ -617,7 +617,7 @@ def test_bfloat16_on_the_cpu_agrees_with_float32(data: Path, tmp_path: Path) -> 
     assert found["bf16"] != found["fp32"]
 
 
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="float16 training needs a CUDA device")
+@pytest.mark.cuda
 def test_float16_on_cuda_trains_and_resumes(data: Path, tmp_path: Path) -> None:
     settings = {"device": "cuda", "precision": "fp16"}
     train(tmp_path, data, {**settings, "steps": 10})
@@ -628,7 +628,7 @@ def test_float16_on_cuda_trains_and_resumes(data: Path, tmp_path: Path) -> None:
     assert metrics(tmp_path)[-1]["nll"] < metrics(tmp_path)[0]["nll"]
 
 
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="CUDA graphs need a CUDA device")
+@pytest.mark.cuda
 def test_a_step_captured_as_a_graph_is_the_plain_step(
     data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -658,7 +658,7 @@ def test_a_step_captured_as_a_graph_is_the_plain_step(
         torch.testing.assert_close(value, other, rtol=1e-2, atol=1e-4, msg=name)
 
 
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="on a CPU, compiling takes minutes")
+@pytest.mark.cuda
 def test_compiled_training_agrees_with_plain_training(data: Path, tmp_path: Path) -> None:
     for compiled in (False, True):
         settings = {**ALL_TERMS, "device": "cuda", "compile": compiled, "steps": 5}

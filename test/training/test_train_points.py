@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from genesis_core import ConfigError, GenesisV2, GenesisV2Config, load_model, save_model
-from genesis_core.models.base import KINDS
+from genesis_core.kinds import KINDS
 from genesis_core.models.losses import kind_supervision, labels_at
 from training import pretrained
 from training.augment import AugmentConfig, Batch
@@ -235,6 +235,7 @@ def test_kinds_are_those_of_the_labels(data: Path) -> None:
 @pytest.mark.parametrize("term", ["mask_supervision", "kind_supervision"])
 def test_supervision_asks_for_labels(term: str, flat: Path, tmp_path: Path) -> None:
     zero = {"objective.mask_supervision": 0, "objective.kind_supervision": 0}
+    zero["model.kinds"] = term == "kind_supervision"
     message = error_of(tmp_path / "run", flat, {**zero, f"objective.{term}": 1})
     assert f"objective.{term} needs instance masks, which {flat} has not" in message
 
@@ -243,6 +244,16 @@ def test_supervision_asks_for_labels(term: str, flat: Path, tmp_path: Path) -> N
     ("settings", "phrase"),
     [
         ({"model.kinds": False}, "kind_supervision is 50.0, but the model tells no kinds"),
+        (
+            {"objective.kind_supervision": 0},
+            "model.kinds is true, but objective.kind_supervision is 0",
+        ),
+        (
+            {"objective.masks_only": True, "objective.mask_distillation": 0,
+             "objective.latent_anchor": 0, "objective.kind_supervision": 0,
+             "model.kind_distance": 0.3},
+            "model.kinds is true, but objective.masks_only trains nothing that tells kinds",
+        ),
         ({"objective.kind_supervision": -1}, "objective.kind_supervision is -1.0; expected 0 or"),
         ({"optimizer.pretrained_lr_scale": 0}, "optimizer.pretrained_lr_scale is 0"),
         ({"model.encoder": "resnet"}, "encoder is 'resnet'; expected one of unet, efficientnet"),
