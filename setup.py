@@ -26,7 +26,9 @@ setup(
     license_files=["LICENSE"],
     python_requires=">=3.10",
     packages=[
-        *find_packages(include=["genesis_core*", "genesis_ros*", "genesis_sim*", "training*"]),
+        *find_packages(
+            include=["genesis_bags*", "genesis_core*", "genesis_ros*", "genesis_sim*", "training*"]
+        ),
         "training.config",
     ],
     package_dir={"training.config": "config/training"},

@@ -39,9 +39,9 @@ from typing import Any
 
 import torch
 
+from genesis_bags.reader import BagError, BagReader, storage_files
+from genesis_bags.topics import colour_topics, image_topics
 from genesis_core import Perception
-from genesis_ros.bags.images import colour_topics, image_topics
-from genesis_ros.bags.reader import BagError, BagReader, storage_files
 from genesis_ros.bags.segmentation import BagCamera, Segmentation, SegmentError, say
 from genesis_ros.bags.writer import STORAGES, LiveBagWriter
 from genesis_ros.messages.depth_pairing import DepthPairing, info_beside

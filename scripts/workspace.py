@@ -39,7 +39,14 @@ BUILD_STAMP = ROOT / "build" / "genesis_ros_build"
 # Their content decides what is built ...
 BUILD_INPUTS = ("CMakeLists.txt", "package.xml", "cmake", "msg", "srv")
 # ... and of these only which files exist: --symlink-install makes edits live, but not new files.
-INSTALLED_DIRECTORIES = ("genesis_core", "genesis_ros", "genesis_sim", "launch", "config")
+INSTALLED_DIRECTORIES = (
+    "genesis_bags",
+    "genesis_core",
+    "genesis_ros",
+    "genesis_sim",
+    "launch",
+    "config",
+)
 
 # The wheels' exported CMake targets name the directories of the machine they were built on.
 WHEEL_PYTHON = r"/opt/python/cp3\d+-cp3\d+t?"
