@@ -75,8 +75,15 @@ def prepare(dataset: Dataset[TaskT], run: Run) -> None:
 def _report(output: Path, counts: dict[str, int]) -> None:
     """Say what was taken and what was left out."""
     print(f"{output}: {', '.join(f'{count} {split}' for split, count in counts.items())} images")
-    for reason, count in read_json(output / "train" / INFO)["left_out"].items():
-        print(f"  left out: {count} {reason}")
+    infos = {split: read_json(output / split / INFO) for split in counts}
+    shares = {split: info["label_share"] for split, info in infos.items() if "label_share" in info}
+    if shares:
+        told = ", ".join(f"{share:.1%} of {split}" for split, share in shares.items())
+        print(f"labelled pixels: {told}")
+    for reason, count in infos["train"]["left_out"].items():
+        print(f"left out: {count} {reason}")
+    if skipped := infos["train"]["skipped"]:
+        print(f"files that are no data, skipped: {skipped}")
     if (output / "problems.txt").exists():
         print(f"some input was left out, see {output / 'problems.txt'}")
 

@@ -146,8 +146,12 @@ def _plan(folder: Path) -> dict[str, Any]:
                 "little variety; --min-change 0 keeps them"
             )
         splits[split] = kept
+    begun = read_json(folder / OPTIONS)
+    if begun["source"] is not None:
+        _check_labels(folder, splits, parts)
     return {
-        **read_json(folder / OPTIONS),
+        **begun,
+        "skipped": begun.get("skipped", 0) + sum(task.get("skipped", 0) for task in done),
         "image_size": parts[0].image_size,
         "masks": parts[0].masks,
         "channels": parts[0].channels,
@@ -156,6 +160,7 @@ def _plan(folder: Path) -> dict[str, Any]:
         "problems": [problem for task in done for problem in task["problems"]],
         "left_out": dict(left_out),
         "dropped": dropped,
+        "label_shares": {split: _label_share(splits[split], parts) for split in SPLITS},
         "version": __version__,
         "splits": splits,
     }
@@ -188,6 +193,38 @@ def _dropped(
             if split != "train":
                 kept.append(small[~alike])
     return dropped
+
+
+def _check_labels(
+    folder: Path, splits: dict[str, list[tuple[str, int]]], parts: list[PartInfo]
+) -> None:
+    """Check that masks which were read from files label something.
+
+    Raises:
+        DatasetError: no pixel of a split is labelled, though its images should show objects.
+    """
+    for split, keys in splits.items():
+        with_objects = sum(part.count - part.blank for part in _chosen(keys, parts))
+        if _label_share(keys, parts) == 0 and with_objects > 0:
+            raise DatasetError(
+                f"{split}: no pixel of the masks of {with_objects} images is labelled, the masks "
+                "were read as background alone; mend the source, remove "
+                f"{folder} and run the preparation again"
+            )
+
+
+def _label_share(keys: list[tuple[str, int]], parts: list[PartInfo]) -> float | None:
+    """The share of a split's pixels that is labelled; None if that is not known."""
+    chosen = _chosen(keys, parts)
+    pixels = sum(part.count * part.image_size**2 for part in chosen)
+    if not pixels or any(part.labelled is None for part in chosen):
+        return None
+    return sum(part.labelled or 0 for part in chosen) / pixels
+
+
+def _chosen(keys: list[tuple[str, int]], parts: list[PartInfo]) -> list[PartInfo]:
+    names = {key for key, _ in keys}
+    return [part for part in parts if part.key in names]
 
 
 def _part_info(path: Path) -> PartInfo:
@@ -236,6 +273,7 @@ def _join(output: Path, split: str, plan: dict[str, Any]) -> None:
     for name in forms:
         _partial(folder / name).replace(folder / name)
     robot_label = plan.get("robot_label")
+    label_share = plan.get("label_shares", {}).get(split)
     write_json(
         folder / INFO,
         {
@@ -250,6 +288,8 @@ def _join(output: Path, split: str, plan: dict[str, Any]) -> None:
             "version": plan["version"],
             "problems": len(plan["problems"]),
             "left_out": plan.get("left_out", {}),
+            "skipped": plan.get("skipped", 0),
+            **({} if label_share is None else {"label_share": round(label_share, 6)}),
             **({} if robot_label is None else {"robot_label": robot_label}),
         },
     )
