@@ -78,6 +78,8 @@ class _File(NamedTuple):
     """Where it can be read: itself, or an unpacked copy."""
     sound: bool
     topics: tuple[BagTopic, ...]
+    span: tuple[int, int]
+    """When the first and the last message were received [ns]."""
 
 
 class BagReader:
@@ -113,6 +115,12 @@ class BagReader:
                 size=known.size + topic.size, definition=known.definition or topic.definition
             )
         return topics
+
+    @property
+    def span(self) -> tuple[int, int]:
+        """When the first and the last message of all topics were received [ns]; (0, 0): none."""
+        spans = [file.span for file in self._files if file.topics]
+        return min((a for a, _ in spans), default=0), max((b for _, b in spans), default=0)
 
     def first(self, topic: str, most: int) -> list[BagMessage]:
         """The first messages of a topic, as far as they can be read; damage is not reported."""
@@ -191,14 +199,19 @@ class BagReader:
                 problems.append(f"{name}: damaged ({error}): nothing in it can be read")
                 continue
             try:
-                file = _File(name, path, True, _topics(path))
+                file = _File(name, path, True, *_contents(path))
             except Exception as error:
                 found: Counter[BagTopic] = Counter()
+                span = (0, 0)
                 for message in _salvage(path, None):
                     self._check()
+                    span = (
+                        min(span[0] or message.stamp, message.stamp),
+                        max(span[1], message.stamp),
+                    )
                     found[message.topic] += 1
                 topics = tuple(topic._replace(size=size) for topic, size in found.items())
-                file = _File(name, path, False, topics)
+                file = _File(name, path, False, topics, span)
                 if not _is_of_another_profile(path):
                     text = f"damaged ({error}): found {found.total()} messages in it"
                     problems.append(f"{name}: {text}")
@@ -379,19 +392,21 @@ def _decompress_file(source: Path, target: Path) -> None:
 # --- sound files -----------------------------------------------------------------------------
 
 
-def _topics(path: Path) -> tuple[BagTopic, ...]:
+def _contents(path: Path) -> tuple[tuple[BagTopic, ...], tuple[int, int]]:
+    """The topics, and when the first and the last message were received [ns]."""
     from rosbags.rosbag1 import Reader as Ros1Reader
     from rosbags.rosbag2 import Reader
 
     if path.suffix == _ROS1_SUFFIX:
         with Ros1Reader(path) as reader:
-            return tuple(
+            topics = tuple(
                 BagTopic(connection.topic, connection.msgtype, connection.msgcount, "", ())
                 for connection in reader.connections
                 if connection.msgtype in _ROS1_TYPES
             )
+            return topics, (reader.start_time, reader.end_time)
     with Reader(path) as reader:
-        return tuple(map(_topic, reader.connections))
+        return tuple(map(_topic, reader.connections)), (reader.start_time, reader.end_time)
 
 
 def _read(path: Path, topics: Collection[str]) -> Iterator[BagMessage]:
@@ -416,7 +431,7 @@ def _read_ros1(path: Path, topics: Collection[str]) -> Iterator[BagMessage]:
     from rosbags.rosbag1 import Reader
     from rosbags.typesys import Stores, get_typestore
 
-    known = {topic.name: topic for topic in _topics(path) if topic.name in topics}
+    known = {topic.name: topic for topic in _contents(path)[0] if topic.name in topics}
     types = get_typestore(Stores.ROS2_JAZZY)
     with Reader(path) as reader:
         wanted = [

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import os
 import sys
+from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
@@ -17,7 +18,12 @@ from jsonargparse import ArgumentParser, Namespace
 
 from training.datasets.apc import Apc
 from training.datasets.assembly import assemble, finished_options, is_planned
+from training.datasets.bag import Bag, find_bags
+from training.datasets.folder import SUFFIXES as IMAGE_SUFFIXES
+from training.datasets.folder import Folder
+from training.datasets.inputs import input_files
 from training.datasets.layout import INFO, DatasetError, check_at_least, read_json
+from training.datasets.lerobot import INFO_FILE, LeRobot
 from training.datasets.objects_room import ObjectsRoom
 from training.datasets.parts import (
     Dataset,
@@ -27,9 +33,12 @@ from training.datasets.parts import (
     changed_options,
     make_parts,
 )
+from training.datasets.rlds import Rlds
 from training.datasets.shapestacks import ShapeStacks
 from training.datasets.sketchy import Sketchy
 from training.datasets.sprites import Sprites
+from training.datasets.video import SUFFIXES as VIDEO_SUFFIXES
+from training.datasets.video import Video
 
 TaskT = TypeVar("TaskT", bound=Task)
 
@@ -88,12 +97,49 @@ def _report(output: Path, counts: dict[str, int]) -> None:
         print(f"some input was left out, see {output / 'problems.txt'}")
 
 
+def reader_for(path: Path) -> str:
+    """Which command prepares a file or folder of one's own.
+
+    Where images lie beside other things they count: videos among photos are left out.
+
+    Returns:
+        folder, bag, video, lerobot or rlds.
+
+    Raises:
+        DatasetError: it is none of these; the message says what is there.
+    """
+    if not path.exists():
+        raise DatasetError(f"{path} does not exist")
+    if (path / INFO_FILE).is_file():
+        return LeRobot.name
+    if find_bags(path):
+        return Bag.name
+    files, _ = input_files(path)
+    if any(".tfrecord" in file.name for file in files):
+        return Rlds.name
+    suffixes = Counter(file.suffix.lower() for file in files)
+    if path.is_dir() and suffixes.keys() & IMAGE_SUFFIXES:
+        return Folder.name
+    if suffixes.keys() & VIDEO_SUFFIXES:
+        return Video.name
+    common = ", ".join(
+        f"{count} {suffix or 'files without a suffix'}" for suffix, count in suffixes.most_common(5)
+    )
+    raise DatasetError(
+        f"{path} is nothing that can be prepared; expected a folder of images, videos, bags, a "
+        f"LeRobot data set or TFRecords of RLDS, found {common or 'nothing'}"
+    )
+
+
 def _kinds() -> dict[str, type[Any]]:
     """The data sets by name."""
     # Here, as it loads torch, which the workers of other data sets do without.
     from training.datasets.tabletop import Tabletop
 
-    kinds = (Sketchy, Apc, ObjectsRoom, ShapeStacks, Tabletop, Sprites)
+    kinds = (
+        *(Sketchy, Apc, ObjectsRoom, ShapeStacks, Tabletop, Sprites),
+        *(Folder, Video, Bag, LeRobot, Rlds),
+    )
     return {kind.name: kind for kind in kinds}
 
 

@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import TypeVar
 
 import cv2
 import numpy as np
+from numpy.typing import NDArray
 
 from training.datasets.layout import UInt8
+
+ScalarT = TypeVar("ScalarT", bound=np.generic)
 
 
 def decode_rgb(data: bytes) -> UInt8:
@@ -73,7 +77,7 @@ def check_size(image: UInt8, height: int, width: int) -> None:
         raise ValueError(f"expected {height} x {width} pixels, found {image.shape[:2]}")
 
 
-def centre_crop(image: UInt8, size: int) -> UInt8:
+def centre_crop(image: NDArray[ScalarT], size: int) -> NDArray[ScalarT]:
     """The central size x size pixels of an image or mask."""
     top, left = (image.shape[0] - size) // 2, (image.shape[1] - size) // 2
     return image[top : top + size, left : left + size]

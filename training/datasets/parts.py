@@ -307,17 +307,18 @@ def make_parts(
         if ray is not None:
             from training.datasets.cluster import run_on_cluster  # Here, as it loads torch.
 
-            run_on_cluster(dataset, todo, folder, ray, on_error, progress, _report)
+            run_on_cluster(dataset, todo, folder, ray, on_error, progress, report)
         elif min(workers, len(todo)) > 1:
             _run_in_processes(dataset, todo, folder, workers, on_error, progress)
         else:
-            parts = PartWriter(folder, on_error, progress.update, _report)
+            parts = PartWriter(folder, on_error, progress.update, report)
             for task in todo:
                 parts.run(dataset, task)
     write_json(folder / DONE, {"markers": [task.marker(folder).name for task in tasks]})
 
 
-def _report(message: str) -> None:
+def report(message: str) -> None:
+    """Say something above the progress bar."""
     tqdm.write(message, file=sys.stderr)
 
 
@@ -347,7 +348,7 @@ def _count_clutter(source: Path) -> int:
         names = ", ".join(str(path.relative_to(source)) for path in clutter[:_CLUTTER_NAMED])
         more = f" and {len(clutter) - _CLUTTER_NAMED} more" * (len(clutter) > _CLUTTER_NAMED)
         files = "files that are" if len(clutter) > 1 else "file that is"
-        _report(f"skipped {len(clutter)} {files} no data: {names}{more}")
+        report(f"skipped {len(clutter)} {files} no data: {names}{more}")
     return len(clutter)
 
 
@@ -409,7 +410,7 @@ def _show_messages(
         while not messages.empty():
             message = messages.get()
             if isinstance(message, str):
-                _report(message)
+                report(message)
             else:
                 progress.update(message)
         if last:

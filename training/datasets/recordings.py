@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import re
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePath
@@ -11,9 +12,9 @@ from typing import Any
 from urllib.parse import quote
 
 from training.datasets.layout import SPLITS, check_at_least
-from training.datasets.parts import PartWriter
+from training.datasets.parts import PartWriter, Task
 from training.datasets.shots import Form, Shot, ShotPart
-from training.datasets.tasks import CHUNK
+from training.datasets.tasks import CHUNK, chunk_key
 
 MIN_RECORDINGS = 10
 """From so many recordings on, whole ones are val and test; of fewer, the end of each is."""
@@ -88,29 +89,23 @@ class Shares:
     val: float
     test: float
 
-    def of_recordings(self, recordings: Sequence[PurePath]) -> list[str | None]:
+    def of_recordings(self, named: Sequence[str | None]) -> list[str | None]:
         """The split of each recording, in the given order; None: the end of each is val and test.
 
-        Sub-folders train, val (valid, validation) and test decide for what is in them.
-
         Args:
-            recordings: paths relative to the source.
+            named: the split that the source itself says, None where it does not.
         """
-        named = [named_split(path) for path in recordings]
-        rest = self.rest(recordings)
         free = [place for place, name in enumerate(named) if name in (None, "train")]
-        if len(free) < MIN_RECORDINGS:
-            chosen: list[str | None] = [None] * len(free)
-        else:
-            chosen = list(rest.of_count(len(free)))
+        chosen: list[str | None] = [None] * len(free)
+        if len(free) >= MIN_RECORDINGS:
+            chosen = list(self.rest(named).of_count(len(free)))
         splits = list(named)
         for place, split in zip(free, chosen, strict=True):
             splits[place] = split
         return splits
 
-    def rest(self, recordings: Sequence[PurePath]) -> Shares:
-        """The shares of what is not in sub-folders for val and test: nothing, where there are."""
-        named = {named_split(path) for path in recordings}
+    def rest(self, named: Sequence[str | None]) -> Shares:
+        """The shares of what the source does not call val or test: nothing, if it does of some."""
         return Shares(0.0 if "val" in named else self.val, 0.0 if "test" in named else self.test)
 
     def of_count(self, count: int) -> list[str]:
@@ -134,47 +129,57 @@ class Shares:
         return next((split for split, end in ends.items() if place < end), "test")
 
 
-class Recorded:
-    """Writes the images of one recording, which come in the order of time, as parts.
+@dataclass(frozen=True)
+class RecordingTask(Task):
+    """A file that holds a recording, or a folder that does.
 
-    Args:
-        name: of the recording, which names its parts.
-        split: of the whole recording; None: of each place, as ``Shares.at`` says.
+    Attributes:
+        split: of all of it; None: the end is val and test.
+        shares: what is val and test then.
     """
 
-    def __init__(
-        self, parts: PartWriter, name: str, split: str | None, shares: Shares, form: Form
-    ) -> None:
+    path: Path
+    split: str | None
+    shares: Shares
+
+
+class Recorded:
+    """Writes the images of a task, which come in the order of time, as parts of their splits.
+
+    Args:
+        name: names the parts.
+    """
+
+    def __init__(self, parts: PartWriter, name: str, shares: Shares, form: Form) -> None:
         self._parts = parts
         self._name = part_name(name)
-        self._split = split
         self._shares = shares
         self._form = form
-        self._key = ""
-        self._part: ShotPart | None = None
-        self._between = 0
+        self._wanted: Counter[str] = Counter()  # images by split
+        self._open: dict[str, ShotPart | None] = {}  # by split; None: the part is done already
+        self._current: ShotPart | None = None
+        self._skipped: Counter[str] = Counter()
 
-    def wants(self, sample: int, place: float) -> bool:
+    def wants(self, place: float, split: str | None = None) -> bool:
         """Whether the next image is needed: not if its part is done, or it lies between splits.
 
         Args:
-            sample: its number, which decides the part.
-            place: where in the recording it is, 0 to 1.
+            place: where in its recording it is, 0 to 1.
+            split: of the whole recording; None: of this place, as ``Shares.at`` says.
         """
-        split = self._split or self._shares.at(place)
+        split = split or self._shares.at(place)
         if split is None:
-            self._between += 1
+            self.skip(_BETWEEN)
             return False
-        key = f"{self._name}-{split}-{sample // CHUNK:06d}"
-        if key != self._key:
-            self.close()
-            self._key = key
-            if not self._parts.done(key):
-                self._part = ShotPart(self._parts, key, split, self._form)
-                if self._between:
-                    self._part.left_out[_BETWEEN] += self._between
-            self._between = 0
-        return self._part is not None
+        number = self._wanted[split]
+        self._wanted[split] += 1
+        if number % CHUNK == 0:
+            self._close(split)
+            key = f"{self._name}-{chunk_key(split, number)}"
+            done = self._parts.done(key)
+            self._open[split] = None if done else ShotPart(self._parts, key, split, self._form)
+        self._current = self._open[split]
+        return self._current is not None
 
     def add(self, shot: Shot) -> None:
         """Take the image that was wanted.
@@ -182,14 +187,25 @@ class Recorded:
         Raises:
             ValueError: it cannot be used, see ``shots.fit``.
         """
-        assert self._part is not None
-        self._part.add(shot)
+        assert self._current is not None
+        self._current.add(shot)
+
+    def skip(self, reason: str) -> None:
+        """Count an image that is left out."""
+        self._skipped[reason] += 1
 
     def close(self) -> None:
-        """Write the last part."""
-        if self._part is not None:
-            self._part.write()
-        self._part = None
+        """Write the parts that are not full."""
+        for split in list(self._open):
+            self._close(split)
+
+    def _close(self, split: str) -> None:
+        part = self._open.pop(split, None)
+        if part is not None:
+            part.left_out.update(self._skipped)
+            part.write()
+        # What was skipped around a part that is done has been counted with it.
+        self._skipped.clear()
 
 
 class Sampler:
@@ -222,8 +238,9 @@ class Sampler:
 
 
 def named_split(path: PurePath) -> str | None:
-    """The split that the first folder of a path is named after; None: it is not."""
-    return _FOLDER_NAMES.get(path.parts[0].lower()) if len(path.parts) > 1 else None
+    """The split that a folder of a relative path is named after (train2017); None: none is."""
+    names = (_FOLDER_NAMES.get(part.lower().rstrip("0123456789")) for part in path.parts[:-1])
+    return next(filter(None, names), None)
 
 
 def natural_order(path: PurePath) -> tuple[tuple[int, int, str], ...]:
@@ -249,3 +266,13 @@ def fingerprint(files: Sequence[Path], source: Path) -> str:
         name = path.relative_to(source) if path != source else path.name
         digest.update(f"{name} {path.stat().st_size}\n".encode())
     return digest.hexdigest()[:16]
+
+
+def check_rate(rate: float) -> None:
+    """Check a rate of frames.
+
+    Raises:
+        ValueError: it is negative.
+    """
+    if rate < 0:
+        raise ValueError(f"rate is {rate}; expected frames a second, or 0 for all")

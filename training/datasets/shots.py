@@ -34,12 +34,15 @@ class Shot:
         depth: metres along the optical axis (H', W'), of the same view in any resolution; unknown
             where not finite or not positive.
         camera: intrinsics of the image; None takes those of a usual camera.
+        is_blank: whether somebody said that there is no object, so that labels without any are no
+            mistake.
     """
 
     image: UInt8
     labels: NDArray[np.integer] | None = None
     depth: Float32 | None = None
     camera: Camera | None = None
+    is_blank: bool = False
 
 
 @dataclass(frozen=True)
@@ -85,7 +88,7 @@ def fit(shot: Shot, form: Form) -> Fitted:
     image = resize_image(centre_crop(shot.image, side), size, size)
     if form.exposure:
         image = expose(image, form.exposure)
-    labels = np.zeros((size, size), np.uint8)
+    labels: UInt8 = np.zeros((size, size), np.uint8)
     if shot.labels is not None:
         if shot.labels.shape != (height, width):
             raise ValueError(
@@ -94,7 +97,7 @@ def fit(shot: Shot, form: Form) -> Fitted:
             )
         counted = _count_through(centre_crop(shot.labels, side))
         labels = resize_labels(counted, size, size)
-    depth = np.zeros((size, size), np.uint16)
+    depth: UInt16 = np.zeros((size, size), np.uint16)
     if shot.depth is not None:
         depth = _fit_depth(shot.depth, height, width, size)
     focal = GUESSED_FOCAL_LENGTH * width
@@ -143,7 +146,7 @@ class ShotPart:
         self._parts = parts
         self._split = split
         self._form = form
-        self._count = 0
+        self._count = self._blank = 0
         shape = (CHUNK, form.image_size, form.image_size)
         self._images = np.empty((*shape, RGB), np.uint8)
         self._masks = np.empty(shape, np.uint8) if form.masks else None
@@ -169,6 +172,7 @@ class ShotPart:
         if self._depths is not None and self._cameras is not None:
             self._depths[place], self._cameras[place] = fitted.depth, fitted.camera
         self._count += 1
+        self._blank += shot.is_blank
 
     def write(self) -> None:
         """Write the part, an empty one if no shot was taken."""
@@ -182,6 +186,7 @@ class ShotPart:
             split=self._split,
             depths=None if self._depths is None else self._depths[taken],
             intrinsics=None if self._cameras is None else self._cameras[taken],
+            blank=self._blank,
             thumbnails=self._thumbnails[taken] if self._form.min_change else None,
             min_change=self._form.min_change,
         )
