@@ -48,7 +48,9 @@ setup(
     ],
     extras_require={
         "bag": BAG,
+        "data": [*BAG, "av>=14", "pyarrow>=17", "pycocotools>=2.0.8"],
         "demo": [*BAG, *SIMULATOR],
+        "ray": ["ray>=2.40"],
         "training": [
             *SIMULATOR,
             "PyYAML>=6",

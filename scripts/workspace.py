@@ -25,6 +25,7 @@ ROOT = Path(__file__).resolve().parent.parent
 VENV = ROOT / ".venv"
 VENV_PYTHON = VENV / "bin" / "python3"
 REQUIREMENTS = ROOT / "requirements"
+NEEDED = ("training", "data", "ray", "ros", "dev")  # of its files, for all tests
 SUPPORTED = ((3, 10), (3, 13))
 
 # What pip says goes here; a failure shows the end of it.
@@ -214,7 +215,7 @@ def install_requirements() -> None:
     # the first variable before release 25.3 and from the second one after it.
     constraints = str(REQUIREMENTS / "constraints.txt")
     environ = {**os.environ, "PIP_CONSTRAINT": constraints, "PIP_BUILD_CONSTRAINT": constraints}
-    files = [str(REQUIREMENTS / f"{name}.txt") for name in ("training", "ros", "dev")]
+    files = [str(REQUIREMENTS / f"{name}.txt") for name in NEEDED]
     options = [option for name in files for option in ("-r", name)]
     pip = [str(VENV_PYTHON), "-m", "pip", "--disable-pip-version-check", "install"]
     pip += ["--no-compile"]  # most modules of PyTorch are never imported; the others compile then

@@ -366,7 +366,7 @@ def _kind(relative: PurePath) -> tuple[Kind, str]:
     kind, stem = _folder_kind(relative), relative.stem
     told = _MASK_FOLDERS | _DEPTH_FOLDERS | _IMAGE_FOLDERS
     kept = [folder for folder in relative.parts[:-1] if folder.lower() not in told]
-    if ending := _ENDING.search(stem):
+    while ending := _ENDING.search(stem):  # scene.color.label: a mask of scene.color
         stem = stem[: ending.start()]
         kind = _ENDINGS[ending[1].lower()] if kind == "image" else kind
     return kind, "/".join([*kept, stem])
