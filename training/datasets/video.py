@@ -34,6 +34,7 @@ SUFFIXES = frozenset(
     | {".mts", ".ogv", ".webm", ".wmv"}
 )
 BETWEEN_SAMPLES = "between the samples of --rate"
+_SECONDS_LOST, _SHARE_LOST = 1.0, 0.1  # of a video whose end is missing; less is imprecision
 _MICROSECONDS = 1_000_000  # units of a container's duration in a second
 
 
@@ -79,7 +80,7 @@ class Video(OwnData):
         """Write the parts of a file."""
         recorded = Recorded(parts, task.name, task.shares, self.form())
         sampler = Sampler(self.rate)
-        left = task.size
+        left, seconds = task.size, 0.0
         try:
             length = max(duration(task.path), 1e-3)
             for seconds, frame in read_frames(task.path, parts.problem):
@@ -89,6 +90,8 @@ class Video(OwnData):
                     recorded.skip(BETWEEN_SAMPLES)
                 elif recorded.wants(seconds / length, task.split):
                     recorded.add(Shot(to_rgb(frame)))
+            if length - seconds > max(_SECONDS_LOST, _SHARE_LOST * length):
+                parts.problem(f"{task.path}: cut off after {seconds:.1f} of {length:.1f} s")
         except (OSError, ValueError) as error:
             parts.problem(f"{task.path}: {error}")
         recorded.close()
