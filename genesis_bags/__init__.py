@@ -1,1 +1,1 @@
-"""Bags, and the images in messages, as arrays: needs neither ROS nor PyTorch."""
+"""Reading bags, and the images in them as arrays: needs neither ROS nor PyTorch."""

@@ -1,24 +1,26 @@
-"""Images of cameras, as messages carry them, to RGB arrays.
+"""The images that messages carry as arrays: RGB, and depth in metres.
 
-OpenCV does the colours: cv_bridge takes padded rows for pixels, knows no YUV, and refuses little of
-what a robot needs refused. Nothing is copied without need: an rgb8 frame is a view of the message's
-own memory.
+A message is whatever has the fields of a sensor_msgs Image or CompressedImage; those of rosbags do.
 """
 
 from __future__ import annotations
 
-from typing import NamedTuple
+import struct
+from typing import Any, NamedTuple, TypeAlias
 
 import cv2
 import numpy as np
+from numpy.typing import NDArray
 
-from genesis_bags.declared_size import declared_size
-from genesis_bags.jpeg import is_cut_off
-from genesis_bags.pixels import ImageError, Message, Pixels, packed_pixels, shown
+Message: TypeAlias = Any
+Pixels: TypeAlias = NDArray[np.uint8]
 
-MAX_DECODED_PIXELS = 2**26
-"""Compressed images of more pixels are refused (48 MP cameras are read): a message of a few
-kilobytes can claim, and decode to, gigabytes."""
+_DEPTH_HEADER = struct.Struct("<iff")  # of compressedDepth: a format, scale and offset
+_MILLIMETRE = np.float32(0.001)
+
+
+class MessageError(ValueError):
+    """A message holds no image of the wanted kind; the text says why."""
 
 
 class _Layout(NamedTuple):
@@ -38,6 +40,7 @@ def _layouts() -> dict[str, _Layout]:
     }
     layouts = {
         "8UC1": _Layout(1, 1, cv2.COLOR_GRAY2RGB),
+        "8UC3": _Layout(3, 1, cv2.COLOR_BGR2RGB),  # OpenCV's own order
         "yuv422": _Layout(2, 1, cv2.COLOR_YUV2RGB_UYVY),
         "uyvy": _Layout(2, 1, cv2.COLOR_YUV2RGB_UYVY),
         "yuv422_yuy2": _Layout(2, 1, cv2.COLOR_YUV2RGB_YUYV),
@@ -55,147 +58,120 @@ def _layouts() -> dict[str, _Layout]:
 
 
 _LAYOUTS = _layouts()
-_REFUSED = {
-    "8UC3": "it does not say whether red or blue comes first; publish rgb8 or bgr8",
-    "8UC4": "it does not say whether red or blue comes first; publish rgba8 or bgra8",
-    "16UC1": "that is a depth image; a grey camera publishes mono16",
-    "32FC1": "that is a depth image; a colour or grey image is needed",
-}
-# Luma first, then pairs of chroma: OpenCV's code, and chroma samples per pixel along each side.
-_SEMI_PLANAR = {
-    "nv12": (cv2.COLOR_YUV2RGB_NV12, 0.5),
-    "nv21": (cv2.COLOR_YUV2RGB_NV21, 0.5),
-    "nv24": (cv2.COLOR_YUV2RGB_YUYV, 1.0),
-}
-ENCODINGS = tuple(sorted({*_LAYOUTS, *_SEMI_PLANAR}))
-"""Encodings of sensor_msgs/Image that can be read."""
 
 
 def to_rgb(message: Message) -> Pixels:
-    """RGB pixels of a camera message, uint8 (H, W, 3).
-
-    16-bit images keep their high byte. The result may be a view of the message: don't write to it.
+    """RGB pixels of a colour or grey image, uint8 (H, W, 3). 16-bit images keep their high byte.
 
     Raises:
-        ImageError: the message holds no usable image.
+        MessageError: the message holds no such image.
     """
-    if hasattr(message, "format"):
+    if is_compressed(message):
         return _decode(message)
-    if message.encoding in _SEMI_PLANAR:
-        return _semi_planar(message)
     layout = _LAYOUTS.get(message.encoding)
     if layout is None:
-        why = _REFUSED.get(message.encoding, "expected one of " + ", ".join(ENCODINGS))
-        raise ImageError("encoding", f"encoding {shown(message.encoding)} cannot be used: {why}")
-    return _colour(_pixels(message, layout), layout.to_rgb)
+        raise MessageError(
+            f"encoding {message.encoding!r} cannot be used; expected one of {', '.join(_LAYOUTS)}"
+        )
+    order = ">" if message.is_bigendian else "<"
+    pixels = _rows(message, np.dtype(f"{order}u{layout.bytes_per_channel}"), layout.channels)
+    if layout.bytes_per_channel == 2:
+        pixels = pixels >> 8
+    return _colour(pixels.astype(np.uint8), layout.to_rgb)
 
 
-def _pixels(message: Message, layout: _Layout) -> Pixels:
-    """The message's pixels, uint8 (H, W, C), a view where they are 8-bit."""
-    pixels = packed_pixels(message, layout.channels * layout.bytes_per_channel)
-    if layout.bytes_per_channel == 1:
-        return pixels
-    high_byte = 0 if message.is_bigendian else 1
-    pairs = pixels.reshape(message.height, message.width, layout.channels, 2)
-    return np.ascontiguousarray(pairs[..., high_byte])
+def depth_metres(message: Message) -> NDArray[np.float32]:
+    """Distance along the optical axis at every pixel, float32 (H, W) [m]; 0 or NaN where unknown.
+
+    Of an Image 16UC1 (millimetres) or 32FC1 (metres), or of a CompressedImage that
+    compressed_depth_image_transport made of one as PNG.
+
+    Raises:
+        MessageError: the message holds no depth image.
+    """
+    if is_compressed(message):
+        return _decode_depth(message)
+    if message.encoding == "32FC1":
+        order = ">" if message.is_bigendian else "<"
+        return _rows(message, np.dtype(f"{order}f4"), 1)[..., 0].astype(np.float32)
+    if message.encoding == "16UC1":
+        order = ">" if message.is_bigendian else "<"
+        counts = _rows(message, np.dtype(f"{order}u2"), 1)[..., 0]
+        return np.multiply(counts, _MILLIMETRE, dtype=np.float32)
+    raise MessageError(f"encoding {message.encoding!r} is no depth; expected 16UC1 or 32FC1")
 
 
-def _semi_planar(message: Message) -> Pixels:
-    """RGB of luma (H, W), which chroma (H / 2, W) or (2 H, W) follows in rows of the same step."""
-    code, chroma = _SEMI_PLANAR[message.encoding]
+def is_compressed(message: Message) -> bool:
+    """Whether this is a CompressedImage."""
+    return hasattr(message, "format")
+
+
+def _rows(message: Message, dtype: np.dtype[Any], channels: int) -> NDArray[Any]:
+    """The values of an Image, (H, W, C), without padding.
+
+    Raises:
+        MessageError: size, step and length contradict each other.
+    """
     height, width, step = message.height, message.width, message.step
-    if chroma < 1 and (height % 2 or width % 2):
-        raise ImageError(
-            "width",
-            f"{message.encoding} stores colours of 2x2 pixels; the image has {width}x{height}",
+    used = width * channels * dtype.itemsize
+    if not height or not width or step < used or len(message.data) != step * height:
+        raise MessageError(
+            f"{len(message.data)} bytes of data and a step of {step} do not fit {width}x{height} "
+            f"pixels of {message.encoding}"
         )
-    rows = height + round(2 * chroma * chroma * height)
-    if height == 0 or width == 0:
-        raise ImageError("size", f"the image has no pixels (width {width}, height {height})")
-    if step < width:
-        raise ImageError(
-            "step", f"step {step} is too short: a row of {width} luma has {width} bytes"
-        )
-    if len(message.data) != rows * step:
-        raise ImageError(
-            "length",
-            f"data has {len(message.data)} bytes, but {message.encoding} with step {step} and "
-            f"height {height} has {rows * step}",
-        )
-    data = np.frombuffer(message.data, np.uint8)
-    if chroma < 1:
-        planes = np.ascontiguousarray(data.reshape(rows, step)[:, :width])
-        return np.asarray(cv2.cvtColor(planes, code), np.uint8)
-    luma = data[: height * step].reshape(height, step)[:, :width]
-    pairs = data[height * step :].reshape(height, 2 * step)[:, : 2 * width]
-    # Each pixel twice, as yuyv shares chroma between two: the same arithmetic as of the others.
-    twice = np.stack([luma.repeat(2, axis=1), pairs], axis=-1)
-    return np.ascontiguousarray(cv2.cvtColor(twice, code)[:, ::2])
+    rows = np.frombuffer(message.data, np.uint8).reshape(height, step)[:, :used]
+    return np.ascontiguousarray(rows).view(dtype).reshape(height, width, channels)
 
 
 def _colour(pixels: Pixels, to_rgb: int | None) -> Pixels:
-    """(H, W, C) pixels to RGB by an OpenCV conversion code."""
     if to_rgb is None:
         return pixels
-    if pixels.shape[2] == 2 and pixels.shape[1] % 2:
-        raise ImageError(
-            "width", f"width {pixels.shape[1]} is odd, but yuv422 stores pixels in pairs"
-        )
     try:
         return np.asarray(cv2.cvtColor(pixels, to_rgb), np.uint8)
     except cv2.error as error:
-        raise ImageError("conversion", f"OpenCV cannot convert the image: {error.err}") from error
-
-
-def _unreadable(message: Message) -> ImageError:
-    return ImageError(
-        "undecodable",
-        f"{len(message.data)} bytes of format {shown(message.format)} are no readable compressed "
-        "image (JPEG or PNG)",
-    )
+        raise MessageError(f"OpenCV cannot convert the image: {error.err}") from error
 
 
 def _decode(message: Message) -> Pixels:
-    """RGB pixels of a JPEG or PNG."""
-    data = np.frombuffer(message.data, np.uint8)
-    source = message.format.partition(";")[0].strip()
-    if "compressedDepth" in message.format or source in ("16UC1", "32FC1"):
-        raise ImageError(
-            "format",
-            f"format {shown(message.format)} is a depth image; a colour or grey image is needed",
-        )
-    if data.size == 0:
-        raise ImageError("empty", f"the compressed image is empty (format {shown(message.format)})")
-    content = data.tobytes()
-    if is_cut_off(content):
-        raise ImageError(
-            "truncated", f"the JPEG is cut off after {data.size} bytes (it has no end marker)"
-        )
-    size = declared_size(content)
-    if size is None:
-        raise _unreadable(message)
-    if size[0] * size[1] > MAX_DECODED_PIXELS:
-        raise ImageError(
-            "too large",
-            f"{data.size} bytes of format {shown(message.format)} claim to be an image of "
-            f"{size[0]}x{size[1]}; at most {MAX_DECODED_PIXELS} pixels are decoded",
-        )
-    # Turning by the EXIF tag would part the masks from the camera's own pixel coordinates.
-    flags = cv2.IMREAD_ANYCOLOR | cv2.IMREAD_IGNORE_ORIENTATION
-    try:
-        pixels = cv2.imdecode(data, flags)
-    except cv2.error as error:
-        raise ImageError(
-            "undecodable", f"the compressed image cannot be decoded: {error.err}"
-        ) from error
-    if pixels is None:
-        raise _unreadable(message)
+    """RGB pixels of a JPEG, PNG or the like."""
     source, _, compression = message.format.partition(";")
+    flags = cv2.IMREAD_ANYCOLOR | cv2.IMREAD_IGNORE_ORIENTATION
+    pixels = _decoded(message, bytes(message.data), flags)
     if pixels.ndim == 2:
         # compressed_image_transport sends a Bayer mosaic as it is, in one channel.
         layout = _LAYOUTS.get(source.strip(), _LAYOUTS["mono8"])
         code = layout.to_rgb if source.startswith("bayer_") else cv2.COLOR_GRAY2RGB
-        return _colour(np.asarray(pixels[..., np.newaxis], np.uint8), code)
+        return _colour(pixels, code)
     # "compressed rgb8": red and blue were exchanged before encoding.
-    code = None if "compressed rgb" in compression else cv2.COLOR_BGR2RGB
-    return _colour(np.asarray(pixels, np.uint8), code)
+    return _colour(pixels, None if "compressed rgb" in compression else cv2.COLOR_BGR2RGB)
+
+
+def _decode_depth(message: Message) -> NDArray[np.float32]:
+    """A PNG of 16 bits behind a header, which says how to scale the inverse of 32FC1."""
+    data = bytes(message.data)
+    encoding = message.format.partition(";")[0].strip()
+    if "compressedDepth" not in message.format or encoding not in ("16UC1", "32FC1"):
+        raise MessageError(f"format {message.format!r} is no depth; expected compressedDepth")
+    counts = _decoded(message, data[_DEPTH_HEADER.size :], cv2.IMREAD_UNCHANGED)
+    if counts.dtype != np.uint16 or counts.ndim != 2:
+        raise MessageError("compressed depth without 16 bits in one channel")
+    if encoding == "16UC1":
+        return np.multiply(counts, _MILLIMETRE, dtype=np.float32)
+    _, scale, offset = _DEPTH_HEADER.unpack_from(data)
+    inverse = counts.astype(np.float32) - np.float32(offset)
+    inverse[(counts == 0) | (inverse <= 0)] = np.nan
+    return np.float32(scale) / inverse
+
+
+def _decoded(message: Message, data: bytes, flags: int) -> NDArray[Any]:
+    pixels = None
+    if data:
+        try:
+            pixels = cv2.imdecode(np.frombuffer(data, np.uint8), flags)
+        except cv2.error as error:
+            raise MessageError(f"the image cannot be decoded: {error.err}") from error
+    if pixels is None:
+        raise MessageError(
+            f"{len(data)} bytes of format {message.format!r} are no readable compressed image"
+        )
+    return pixels

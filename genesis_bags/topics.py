@@ -7,8 +7,7 @@ from collections.abc import Collection
 from functools import cache
 from typing import Any, NamedTuple
 
-from genesis_bags.images import to_rgb
-from genesis_bags.pixels import ImageError, Message
+from genesis_bags.images import Message, MessageError, to_rgb
 from genesis_bags.reader import BagMessage, BagReader, BagTopic
 
 IMAGE, COMPRESSED_IMAGE = "sensor_msgs/msg/Image", "sensor_msgs/msg/CompressedImage"
@@ -96,7 +95,7 @@ def _encoding(item: BagMessage) -> str | None:
     """The encoding of an image, or the format of a compressed one; None if it cannot be read."""
     try:
         message = read_message(item)
-    except ImageError:
+    except MessageError:
         return None
     if item.topic.type == IMAGE:
         return str(message.encoding)
@@ -105,7 +104,7 @@ def _encoding(item: BagMessage) -> str | None:
         return str(message.format)
     try:  # the format names the compression only
         pixels = to_rgb(message)
-    except ImageError:
+    except MessageError:
         return str(message.format) or None
     grey = (pixels[..., :1] == pixels).all()
     return "mono8" if grey else "rgb8"
@@ -115,12 +114,12 @@ def read_message(item: BagMessage) -> Message:
     """The image or camera_info message itself, of rosbags' own types.
 
     Raises:
-        ImageError: its bytes are no such message.
+        MessageError: its bytes are no such message.
     """
     try:
         return _types().deserialize_cdr(item.data, item.topic.type)
     except Exception as error:
-        raise ImageError(
+        raise MessageError(
             "message", f"its {len(item.data)} bytes are no {item.topic.type} message"
         ) from error
 

@@ -11,11 +11,11 @@ from typing import Any, NamedTuple
 from sensor_msgs.msg import CompressedImage, Image
 from visualization_msgs.msg import MarkerArray
 
-from genesis_bags.pixels import Pixels
 from genesis_core import Perceived
 from genesis_core.perception import draw_overlay
 from genesis_ros.messages.images import png_message, to_message
 from genesis_ros.messages.markers import to_markers
+from genesis_ros.messages.pixels import Pixels
 from genesis_ros.msg import ObjectMasks
 
 

@@ -5,11 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
-from genesis_bags.images import to_rgb
 from genesis_core import Perceived, Perception, View
 from genesis_core.perception import Tracker
 from genesis_core.pipeline import DepthImage, DepthProvider
-from genesis_ros.messages.images import ImageMessage
+from genesis_ros.messages.images import ImageMessage, to_rgb
 from genesis_ros.messages.object_masks import to_object_masks
 from genesis_ros.outputs import Result
 

@@ -15,11 +15,10 @@ import numpy as np
 from builtin_interfaces.msg import Time
 from sensor_msgs.msg import CameraInfo, Image
 
-from genesis_bags.depth import depth_metres
-from genesis_bags.pixels import ImageError
 from genesis_core.pipeline import DepthImage
-from genesis_ros.messages.depth import intrinsics
+from genesis_ros.messages.depth import depth_metres, intrinsics
 from genesis_ros.messages.image_clock import ImageClock, ImageTime, nanoseconds
+from genesis_ros.messages.pixels import ImageError
 
 # Depth images are kept until the image of their time has been through the model. 32 MB are a second
 # and more of 640x480 16UC1 at 30 Hz; a slower model needs a slower camera.

@@ -17,8 +17,8 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from genesis_bags.jpeg import is_cut_off
 from genesis_bags.reader import Warn, is_bag
+from genesis_ros.messages.jpeg import is_cut_off
 from genesis_ros.simulated_camera.frame_source import FrameSource, SourceError, SourceFrame
 
 if TYPE_CHECKING:

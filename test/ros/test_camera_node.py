@@ -16,9 +16,8 @@ import pytest
 from rcl_interfaces.srv import ListParameters
 from sensor_msgs.msg import CameraInfo, CompressedImage, Image
 
-from genesis_bags.depth import depth_metres
-from genesis_bags.images import to_rgb
-from genesis_ros.messages.depth import intrinsics
+from genesis_ros.messages.depth import depth_metres, intrinsics
+from genesis_ros.messages.images import to_rgb
 from genesis_ros.processes.child_process import ChildProcess
 
 COLOURS = [(200, 30, 30), (30, 200, 30), (30, 30, 200)]

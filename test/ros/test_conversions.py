@@ -11,9 +11,8 @@ import pytest
 from sensor_msgs.msg import CompressedImage, Image
 from std_msgs.msg import Header
 
-from genesis_bags.images import ENCODINGS, to_rgb
-from genesis_bags.pixels import ImageError
-from genesis_ros.messages.images import to_message
+from genesis_ros.messages.images import ENCODINGS, to_message, to_rgb
+from genesis_ros.messages.pixels import ImageError
 
 EXACT = [f"{order}{depth}" for order in ("rgb", "bgr", "rgba", "bgra") for depth in (8, 16)]
 GREY = ["mono8", "mono16", "8UC1"]

@@ -20,8 +20,8 @@ from rclpy.serialization import deserialize_message
 from rosbags.rosbag2 import Reader
 from sensor_msgs.msg import CompressedImage, Image
 
-from genesis_bags.images import to_rgb
 from genesis_ros.masks import label_image
+from genesis_ros.messages.images import to_rgb
 from genesis_ros.messages.pixels import mono8_pixels
 from genesis_ros.msg import ObjectMasks
 

@@ -8,10 +8,9 @@ import numpy as np
 import pytest
 from sensor_msgs.msg import CameraInfo, Image, PointCloud2, PointField, RegionOfInterest
 
-from genesis_bags.depth import depth_metres
-from genesis_bags.pixels import ImageError
 from genesis_ros.messages.clouds import cloud_points
-from genesis_ros.messages.depth import depth_points, intrinsics
+from genesis_ros.messages.depth import depth_metres, depth_points, intrinsics
+from genesis_ros.messages.pixels import ImageError
 
 METRES = np.array([[0.5, 1.25, 0.0], [65.535, 0.001, 2.0]], np.float32)
 

@@ -20,7 +20,10 @@ import pytest
 from PIL import Image
 
 from genesis_sim import RenderingError, TabletopRenderer
+from training.datasets.parts import make_parts
 from training.datasets.prepared import PreparedDataset
+from training.datasets.sketchy import Sketchy
+from training.datasets.sprites import Sprites
 from training.datasets.tabletop import Tabletop, scene_seed
 from training.prepare import main
 from training.tfrecord import parse_example, read_file
@@ -164,17 +167,9 @@ def test_sketchy_is_the_same_by_whatever_way(
         (folder / name).write_bytes(content)
     prepare("sketchy", extracted, tmp_path / "extracted_out", *size)
 
-    # Two machines, each with several processes; the work is joined when both are done.
-    shared = tmp_path / "sharded_out"
-    prepare("sketchy", archives, shared, *size, "--shard", "1/2", "--workers", "2")
-    with pytest.raises(SystemExit, match="shard 0/2 is not done"):
-        main(["merge", "--output", str(shared)])
-    prepare("sketchy", archives, shared, *size, "--shard", "0/2")
-    main(["merge", "--output", str(shared)])
-
     prepare("sketchy", archives, tmp_path / "parallel_out", *size, "--workers", "3")
 
-    for output in ("extracted_out", "sharded_out", "parallel_out"):
+    for output in ("extracted_out", "parallel_out"):
         found = arrays(tmp_path / output)
         assert found.keys() == expected.keys()
         assert all(found[name] == expected[name] for name in found if name.endswith(".npy"))
@@ -217,10 +212,8 @@ def test_sketchy_input_that_was_mended_is_made_again(
     broken = archives / "lift-00000-of-00002.tar.bz2"
     content = broken.read_bytes()
     broken.write_bytes(content[: len(content) * 2 // 3])
-    # Both shards are done, one with damage; nothing is joined yet.
-    for shard in ("0/2", "1/2"):
-        options = ("--shard", shard, "--on-error", "skip")
-        prepare("sketchy", archives, output, *size, *options)
+    # All parts are made, one with damage, and nothing is joined yet.
+    make_parts(Sketchy(archives, 16), output, workers=1, on_error="skip")
     assert f"{broken}: byte" in capsys.readouterr().err
     broken.write_bytes(content)
     prepare("sketchy", archives, output, *size)
@@ -787,8 +780,6 @@ def test_empty_and_missing_sources(
 @pytest.mark.parametrize(
     ("options", "expected"),
     [
-        (("--shard", "2/2"), "expected I/N with I in 0..N-1"),
-        (("--shard", "half"), "expected I/N"),
         (("--workers", "0"), "workers must be at least 1"),
         (("--on-error", "panic"), "on_error"),
         (("--image-size", "0"), "image_size"),
@@ -803,14 +794,9 @@ def test_bad_options(
 
 def test_other_options_do_not_mix(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     few = ("--train", "10", "--val", "5", "--test", "5")
-    prepare("sprites", None, tmp_path, *few, "--shard", "0/2")
+    make_parts(Sprites(train=10, val=5, test=5), tmp_path, workers=1, on_error="stop")
     message = error_of(capsys, "sprites", None, tmp_path, *few, "--seed", "1")
     assert "seed was 0, now 1" in message and "another --output" in message
-
-
-def test_merge_without_parts(tmp_path: Path) -> None:
-    with pytest.raises(SystemExit, match="there are no parts to join"):
-        main(["merge", "--output", str(tmp_path)])
 
 
 # Ten parts, seconds of work: a signal sent after the second part comes long before the last.

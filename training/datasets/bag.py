@@ -11,9 +11,7 @@ from typing import Any, ClassVar, NamedTuple
 
 import numpy as np
 
-from genesis_bags.depth import compressed_depth_metres, depth_metres
-from genesis_bags.images import to_rgb
-from genesis_bags.pixels import ImageError, Message
+from genesis_bags.images import Message, MessageError, depth_metres, is_compressed, to_rgb
 from genesis_bags.reader import BagError, BagMessage, BagReader, is_bag, storage_files
 from genesis_bags.topics import (
     CAMERA_INFO,
@@ -307,7 +305,7 @@ class _Run:
     def _read(self, item: BagMessage) -> Message | None:
         try:
             return read_message(item)
-        except ImageError as error:
+        except MessageError as error:
             self._problem(item, error)
             return None
 
@@ -338,7 +336,7 @@ class _Run:
         """The depth of an image in metres; None: there is none at its time.
 
         Raises:
-            ImageError: it cannot be read.
+            MessageError: it cannot be read.
         """
         if state.camera.depth is None:
             return None
@@ -346,9 +344,7 @@ class _Run:
         if nearest is None or abs(nearest[0] - stamp) > self._tolerance:
             state.recorded.skip("depths, as none was taken with their image (--depth-tolerance)")
             return None
-        message = nearest[1]
-        read = compressed_depth_metres if hasattr(message, "format") else depth_metres
-        return read(message)
+        return depth_metres(nearest[1])
 
 
 def _camera(state: _CameraState, image: UInt8) -> Camera | None:
@@ -370,13 +366,13 @@ def _first_message(reader: BagReader, topic: str) -> Message | None:
     for item in reader.first(topic, 1):
         try:
             return read_message(item)
-        except ImageError:
+        except MessageError:
             return None
     return None
 
 
 def _is_depth(message: Message) -> bool:
-    if hasattr(message, "format"):
+    if is_compressed(message):
         return "compressedDepth" in message.format
     return message.encoding in ("16UC1", "32FC1")
 

@@ -23,7 +23,6 @@ from typing import Any, ClassVar, Literal, NamedTuple
 import cv2
 import numpy as np
 
-from genesis_bags.jpeg import is_cut_off
 from training.datasets.annotations import (
     Annotation,
     CocoImage,
@@ -181,8 +180,7 @@ class Folder(OwnData):
             ValueError, OSError: something cannot be read.
         """
         data = item.image.read_bytes()
-        if is_cut_off(data):
-            raise ValueError("the JPEG is cut off")
+        _check_end(data)
         image = decode_rgb(data)  # upright, as EXIF says
         depth = None
         if task.depths and item.depth is not None:
@@ -344,6 +342,17 @@ def read_depth(path: Path, unit: float) -> Float32:
         raise ValueError(f"{path} holds no depth; expected one channel of 16 bits, or metres")
     metres: Float32 = depth.astype(np.float32)
     return metres * np.float32(unit) if depth.dtype.kind == "u" else metres
+
+
+def _check_end(data: bytes) -> None:
+    """Check that a JPEG has its end; OpenCV fills up what is missing and says nothing.
+
+    Raises:
+        ValueError: it has not. An end before the last scan is that of a thumbnail.
+    """
+    end, scan = data.rfind(b"\xff\xd9"), data.rfind(b"\xff\xda")
+    if data.startswith(b"\xff\xd8") and (end < 0 or end < scan):
+        raise ValueError("the JPEG is cut off")
 
 
 def _decode_lying(data: bytes) -> UInt8:
