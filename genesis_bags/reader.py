@@ -7,6 +7,7 @@ by row. Messages come as they were recorded (serialised), those of one topic in 
 
 from __future__ import annotations
 
+import re
 import shutil
 import sqlite3
 from collections import Counter
@@ -37,6 +38,7 @@ _ROS1_TYPES = frozenset(
 )
 
 _ZSTD_MAGIC = b"\x28\xb5\x2f\xfd"  # no CDR message starts like this
+_PART_NUMBER = re.compile(r"_\d+$")  # of a recording in several files: run_0.mcap, run_1.mcap
 _HIDDEN = "."  # "._bag.mcap" is what macOS leaves beside a file
 _JOURNALS = ("-wal", "-journal")  # beside a database that was not closed
 _MOST_LOST_ROWS = 2_000  # in a row, before what follows is given up
@@ -331,6 +333,25 @@ def is_bag(path: Path) -> bool:
         return (path / "metadata.yaml").exists() or any(map(is_bag, path.glob("*.*")))
     suffix = Path(_unpacked_name(path)).suffix
     return suffix in BAG_SUFFIXES and not path.name.startswith(_HIDDEN)
+
+
+def find_bags(path: Path) -> list[Path]:
+    """The bags that a path holds: itself, or all below it, in the order of their names.
+
+    A folder is one bag if it has metadata.yaml, or if its files are named as the parts of one
+    recording are; otherwise each file is a bag.
+    """
+    if not path.is_dir():
+        return [path] if path.exists() and is_bag(path) else []
+    files = storage_files(path)
+    recordings = {_PART_NUMBER.sub("", Path(_unpacked_name(file)).stem) for file in files}
+    if (path / "metadata.yaml").exists() or len(recordings) == 1:
+        return [path]
+    found: list[Path] = []
+    for child in sorted(path.iterdir()):
+        if not child.name.startswith(_HIDDEN):
+            found += find_bags(child)
+    return found
 
 
 def storage_files(folder: Path) -> list[Path]:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import logging
 import os
+import socket
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from typing import Any, TypeVar
@@ -23,6 +24,7 @@ _INHERITED = (
     "_ROS_WHEELS_BOOTSTRAP_COMPLETE",
 )
 _POLL = 0.2  # s
+_CONNECT_TIMEOUT = 10.0  # s
 
 
 class ClusterError(RuntimeError):
@@ -47,6 +49,7 @@ def connected(address: str) -> Iterator[Any]:
         raise ClusterError(
             f"--ray needs Ray: pip install -r requirements/ray.txt ({error})"
         ) from error
+    _check_reachable(address)
     # One process for each core; each would start threads for all of them otherwise.
     variables = {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}
     variables |= {name: os.environ[name] for name in _INHERITED if name in os.environ}
@@ -65,17 +68,32 @@ def connected(address: str) -> Iterator[Any]:
         ray.shutdown()
 
 
+def _check_reachable(address: str) -> None:
+    """Raise ClusterError where nobody listens: Ray itself would try for minutes."""
+    host, colon, port = address.rpartition(":")
+    if not colon or not port.isdecimal():
+        return  # "auto" and the like
+    try:
+        with socket.create_connection((host.strip("[]"), int(port)), timeout=_CONNECT_TIMEOUT):
+            pass
+    except OSError as error:
+        raise ClusterError(f"no Ray cluster at {address}: {error}") from error
+
+
 def run_all(
     ray: Any,
     function: Callable[..., T],
     calls: Iterable[tuple[Any, ...]],
     meanwhile: Callable[[], object],
+    *,
+    gpus: int = 0,
 ) -> Iterator[tuple[tuple[Any, ...], T | Exception]]:
     """Call a function on the cluster, once for each tuple of arguments, each on one core.
 
     Args:
         ray: see ``connected``.
-        meanwhile: called several times a second.
+        meanwhile: called several times a second; what it raises ends everything.
+        gpus: GPUs that each call needs.
 
     Yields:
         The arguments, and the result or what the function raised, in the order in which they end.
@@ -83,7 +101,7 @@ def run_all(
     Raises:
         ClusterError: a task was lost more often than RETRIES.
     """
-    remote = ray.remote(max_retries=RETRIES, num_cpus=1)(function)
+    remote = ray.remote(max_retries=RETRIES, num_cpus=1, num_gpus=gpus)(function)
     waiting = {remote.remote(*arguments): arguments for arguments in calls}
     try:
         while waiting:

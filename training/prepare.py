@@ -16,9 +16,10 @@ from typing import Any, TypeVar
 
 from jsonargparse import ArgumentParser, Namespace
 
+from genesis_bags.reader import find_bags
 from training.datasets.apc import Apc
 from training.datasets.assembly import assemble, finished_options, is_planned
-from training.datasets.bag import Bag, find_bags
+from training.datasets.bag import Bag
 from training.datasets.folder import SUFFIXES as IMAGE_SUFFIXES
 from training.datasets.folder import Folder
 from training.datasets.inputs import input_files

@@ -12,14 +12,13 @@ from typing import Any, ClassVar, NamedTuple
 import numpy as np
 
 from genesis_bags.images import Message, MessageError, depth_metres, is_compressed, to_rgb
-from genesis_bags.reader import BagError, BagMessage, BagReader, is_bag, storage_files
+from genesis_bags.reader import BagError, BagMessage, BagReader, find_bags, storage_files
 from genesis_bags.topics import (
     CAMERA_INFO,
     colour_topics,
     image_topics,
     read_message,
 )
-from training.datasets.inputs import is_clutter
 from training.datasets.layout import DatasetError, Float32, UInt8
 from training.datasets.parts import PartWriter, report
 from training.datasets.recordings import (
@@ -199,20 +198,6 @@ class Bag(OwnData):
                 f"{self.source} has no bags; expected .mcap, .db3 or .bag files, or folders of them"
             )
         return found
-
-
-def find_bags(path: Path) -> list[Path]:
-    """The bags that a path holds: itself, or all below it.
-
-    A folder with metadata.yaml is one bag; without, each file of it is.
-    """
-    if not path.is_dir() or (path / "metadata.yaml").exists():
-        return [path] if is_bag(path) else []
-    found: list[Path] = []
-    for child in path.iterdir():
-        if not is_clutter(Path(child.name)):
-            found += find_bags(child)
-    return found
 
 
 class _Content(NamedTuple):

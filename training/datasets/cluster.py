@@ -15,7 +15,6 @@ from typing import Any, TypeVar
 import numpy as np
 from tqdm import tqdm
 
-from genesis_core.cluster import ClusterError, connected, run_all
 from training.datasets.layout import DatasetError, atomic_file, write_json
 from training.datasets.parts import Dataset, OnError, PartWriter, Task
 
@@ -38,6 +37,9 @@ def run_on_cluster(
     Raises:
         DatasetError: input is corrupt (on_error "stop"), or there is no cluster.
     """
+    # Here, as it loads PyTorch, which the cluster's processes do without.
+    from genesis_core.cluster import ClusterError, connected, run_all
+
     try:
         with connected(address) as ray:
             here = ray.util.scheduling_strategies.NodeAffinitySchedulingStrategy(

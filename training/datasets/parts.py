@@ -305,7 +305,7 @@ def make_parts(
         smoothing=0.05,
     ) as progress:
         if ray is not None:
-            from training.datasets.cluster import run_on_cluster  # Here, as it loads torch.
+            from training.datasets.cluster import run_on_cluster  # Here, as it needs this module.
 
             run_on_cluster(dataset, todo, folder, ray, on_error, progress, report)
         elif min(workers, len(todo)) > 1:
