@@ -338,20 +338,19 @@ def is_bag(path: Path) -> bool:
 def find_bags(path: Path) -> list[Path]:
     """The bags that a path holds: itself, or all below it, in the order of their names.
 
-    A folder is one bag if it has metadata.yaml, or if its files are named as the parts of one
-    recording are; otherwise each file is a bag.
+    A folder is one bag if it has metadata.yaml, or nothing but files that are named as the parts of
+    one recording are; otherwise each file is a bag.
     """
     if not path.is_dir():
         return [path] if path.exists() and is_bag(path) else []
-    files = storage_files(path)
-    recordings = {_PART_NUMBER.sub("", Path(_unpacked_name(file)).stem) for file in files}
-    if (path / "metadata.yaml").exists() or len(recordings) == 1:
+    if (path / "metadata.yaml").exists():
         return [path]
-    found: list[Path] = []
+    below: list[Path] = []
     for child in sorted(path.iterdir()):
         if not child.name.startswith(_HIDDEN):
-            found += find_bags(child)
-    return found
+            below += find_bags(child)
+    parts = {_PART_NUMBER.sub("", Path(_unpacked_name(file)).stem) for file in storage_files(path)}
+    return [path] if len(parts) == 1 and set(below) == set(storage_files(path)) else below
 
 
 def storage_files(folder: Path) -> list[Path]:

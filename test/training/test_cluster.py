@@ -14,7 +14,7 @@ import pytest
 from genesis_sim import RenderingError, TabletopRenderer
 from training.prepare import main
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
 ROOT = Path(__file__).resolve().parents[2]
 
 
@@ -75,13 +75,12 @@ def test_a_lost_machine_costs_no_image(ray_cluster: RayCluster, tmp_path: Path) 
     command = [sys.executable, "-m", "training.prepare", *sprites]
     command += ["--output", str(output), "--ray", ray_cluster.address]
     process = subprocess.Popen(command, cwd=ROOT, stderr=subprocess.PIPE, text=True)
-    deadline = time.monotonic() + 120
-    while len(list(output.glob("parts/*.npz"))) < 2 and process.poll() is None:
-        assert time.monotonic() < deadline
+    deadline = time.monotonic() + 300
+    while len(list(output.glob("parts/*.npz"))) < 2:
+        assert time.monotonic() < deadline and process.poll() is None, process.communicate()[1]
         time.sleep(0.05)
-    assert process.poll() is None
     ray_cluster.kill_second_node()
-    _, errors = process.communicate(timeout=250)
+    _, errors = process.communicate(timeout=400)
     assert process.returncode == 0, errors
     main([*sprites, "--output", str(tmp_path / "here"), "--workers", "1"])
     assert arrays(tmp_path / "here") == arrays(output)
