@@ -87,5 +87,5 @@ bench: build
 
 clean:
 	rm -rf build install log dist demo_output *.egg-info .mypy_cache .pytest_cache .ruff_cache
-	find genesis_core genesis_ros genesis_sim training examples benchmarks test scripts launch \
+	find genesis_bags genesis_core genesis_ros genesis_sim training examples benchmarks test scripts launch \
 		-name __pycache__ -type d -prune -exec rm -rf {} +

@@ -26,7 +26,9 @@ setup(
     license_files=["LICENSE"],
     python_requires=">=3.10",
     packages=[
-        *find_packages(include=["genesis_core*", "genesis_ros*", "genesis_sim*", "training*"]),
+        *find_packages(
+            include=["genesis_bags*", "genesis_core*", "genesis_ros*", "genesis_sim*", "training*"]
+        ),
         "training.config",
     ],
     package_dir={"training.config": "config/training"},
@@ -46,7 +48,9 @@ setup(
     ],
     extras_require={
         "bag": BAG,
+        "data": [*BAG, "av>=14", "pyarrow>=17", "pycocotools>=2.0.8"],
         "demo": [*BAG, *SIMULATOR],
+        "ray": ["ray>=2.40"],
         "training": [
             *SIMULATOR,
             "PyYAML>=6",

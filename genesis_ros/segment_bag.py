@@ -12,6 +12,9 @@ several cameras all their masks on the first of these, and each camera's own res
 With --depth-topic, objects get positions and sizes, OUT also gets markers, and a checkpoint that
 takes depth sees it. The depth images must be registered to the images.
 
+IN may also be a folder of bags: OUT then gets a bag for each, and another run goes on with those
+that are missing. --ray spreads them over the machines of a Ray cluster, which all see IN and OUT.
+
 OUT can be read at any time, while it grows and whatever ends the program:
 - SIGINT, SIGTERM, SIGHUP: it holds all that was done.
 - SIGKILL: all but the last seconds, for any rosbag2 reader. A kill in the few milliseconds in which
@@ -39,9 +42,11 @@ from typing import Any
 
 import torch
 
+from genesis_bags.reader import BagError, BagReader, storage_files
+from genesis_bags.topics import colour_topics, image_topics
 from genesis_core import Perception
-from genesis_ros.bags.images import colour_topics, image_topics
-from genesis_ros.bags.reader import BagError, BagReader, storage_files
+from genesis_core.cluster import ClusterError
+from genesis_ros.bags.archive import archived_bags, segment_archive
 from genesis_ros.bags.segmentation import BagCamera, Segmentation, SegmentError, say
 from genesis_ros.bags.writer import STORAGES, LiveBagWriter
 from genesis_ros.messages.depth_pairing import DepthPairing, info_beside
@@ -53,6 +58,9 @@ from genesis_ros.processes.interruption import Interrupted, Interruption
 DAMAGED = 3
 """Exit status where the input was damaged."""
 
+_OF_ARCHIVES = ("workers", "ray", "overwrite")
+"""Options that concern a folder of bags, not each bag."""
+
 PARAMETERS = (
     "checkpoint", "device", "precision", "max_slots", "stop_threshold", "mask_source", "fit",
     "use_depth", "depth_tolerance", "min_area", "mask_floor", "background_border",
@@ -60,6 +68,12 @@ PARAMETERS = (
     "overlay_alpha",
 )  # fmt: skip
 """Parameters of the perception node that are options here, too."""
+
+
+_FAILURES = (
+    *(SegmentError, BagError, ClusterError, OSError, sqlite3.Error),
+    torch.OutOfMemoryError,
+)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -72,11 +86,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except (ParameterError, OSError) as error:
         parser.error(" ".join(str(error).split()))
     try:
+        if bags := archived_bags(options.input.expanduser()):
+            return _run_archive(parser, options, bags, interruption)
         damaged = _run(options, settings, interruption)
     except Interrupted:
         say("interrupted before the first image; nothing was written")
         damaged = False
-    except (SegmentError, BagError, OSError, sqlite3.Error, torch.OutOfMemoryError) as error:
+    except _FAILURES as error:
         say(f"segment_bag failed: {error}")
         return 1
     return interruption.exit_status or (DAMAGED if damaged else 0)
@@ -103,6 +119,45 @@ def _run(options: argparse.Namespace, settings: NodeSettings, interruption: Inte
                 run.process(reader, writer, interruption, copy=options.copy)
         run.report(target, interrupted=interruption.exit_status != 0)
         return reader.damaged
+
+
+def _run_archive(
+    parser: argparse.ArgumentParser,
+    options: argparse.Namespace,
+    bags: Sequence[Path],
+    interruption: Interruption,
+) -> int:
+    """Segment each bag of a folder in a process of its own; the exit status."""
+    return segment_archive(
+        options.input.expanduser(),
+        options.output.expanduser(),
+        bags,
+        _passed_on(parser, options),
+        interruption,
+        say,
+        workers=options.workers,
+        ray=options.ray,
+        overwrite=options.overwrite,
+        uses_gpu=options.device != "cpu",
+    )
+
+
+def _passed_on(parser: argparse.ArgumentParser, options: argparse.Namespace) -> list[str]:
+    """The options for the processes that segment a bag each: those that were given."""
+    passed: list[str] = []
+    for action in parser._actions:
+        value = getattr(options, action.dest, action.default)
+        if not action.option_strings or action.dest in _OF_ARCHIVES or value == action.default:
+            continue
+        name = action.option_strings[-1]
+        if action.nargs == 0:
+            passed.append(name)
+        else:
+            for item in value if isinstance(value, list) else [value]:
+                # Other machines work in other folders.
+                is_file = action.dest in ("checkpoint", "params") and Path(item).exists()
+                passed.append(f"{name}={Path(item).resolve() if is_file else item}")
+    return passed
 
 
 # --- before it starts ------------------------------------------------------------------------
@@ -209,8 +264,12 @@ def _parser() -> argparse.ArgumentParser:
         epilog=textwrap.dedent(rest),
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("input", metavar="IN", type=Path, help="bag folder, .mcap or .db3 file")
-    parser.add_argument("output", metavar="OUT", type=Path, help="bag folder to write")
+    parser.add_argument(
+        "input", metavar="IN", type=Path, help="bag: folder, .mcap, .db3 or .bag; or folder of bags"
+    )
+    parser.add_argument(
+        "output", metavar="OUT", type=Path, help="bag folder to write, or folder for bags"
+    )
     parser.add_argument(
         "--topic",
         action="append",
@@ -235,6 +294,14 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--storage", choices=STORAGES, default="mcap", help="of OUT (mcap)")
     parser.add_argument("--overwrite", action="store_true", help="replace OUT if it is a bag")
+    parser.add_argument(
+        "--workers", type=int, default=1, help="of a folder of bags, so many at once (1)"
+    )
+    parser.add_argument(
+        "--ray",
+        metavar="ADDRESS",
+        help="Ray cluster that segments a folder of bags, such as 10.0.0.1:6379, or auto",
+    )
     parser.add_argument("--copy", action="store_true", help="copy the input's topics to OUT, too")
     parser.add_argument(
         "--no-overlay", dest="overlay", action="store_false", help="write no pictures for people"

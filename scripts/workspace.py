@@ -25,6 +25,7 @@ ROOT = Path(__file__).resolve().parent.parent
 VENV = ROOT / ".venv"
 VENV_PYTHON = VENV / "bin" / "python3"
 REQUIREMENTS = ROOT / "requirements"
+NEEDED = ("training", "data", "ray", "ros", "dev")  # of its files, for all tests
 SUPPORTED = ((3, 10), (3, 13))
 
 # What pip says goes here; a failure shows the end of it.
@@ -39,7 +40,14 @@ BUILD_STAMP = ROOT / "build" / "genesis_ros_build"
 # Their content decides what is built ...
 BUILD_INPUTS = ("CMakeLists.txt", "package.xml", "cmake", "msg", "srv")
 # ... and of these only which files exist: --symlink-install makes edits live, but not new files.
-INSTALLED_DIRECTORIES = ("genesis_core", "genesis_ros", "genesis_sim", "launch", "config")
+INSTALLED_DIRECTORIES = (
+    "genesis_bags",
+    "genesis_core",
+    "genesis_ros",
+    "genesis_sim",
+    "launch",
+    "config",
+)
 
 # The wheels' exported CMake targets name the directories of the machine they were built on.
 WHEEL_PYTHON = r"/opt/python/cp3\d+-cp3\d+t?"
@@ -207,7 +215,7 @@ def install_requirements() -> None:
     # the first variable before release 25.3 and from the second one after it.
     constraints = str(REQUIREMENTS / "constraints.txt")
     environ = {**os.environ, "PIP_CONSTRAINT": constraints, "PIP_BUILD_CONSTRAINT": constraints}
-    files = [str(REQUIREMENTS / f"{name}.txt") for name in ("training", "ros", "dev")]
+    files = [str(REQUIREMENTS / f"{name}.txt") for name in NEEDED]
     options = [option for name in files for option in ("-r", name)]
     pip = [str(VENV_PYTHON), "-m", "pip", "--disable-pip-version-check", "install"]
     pip += ["--no-compile"]  # most modules of PyTorch are never imported; the others compile then

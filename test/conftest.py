@@ -2,7 +2,13 @@
 
 import os
 import shutil
+import signal
+import socket
+import subprocess
+import sys
 from collections.abc import Iterator
+from contextlib import suppress
+from pathlib import Path
 
 import pytest
 import torch
@@ -75,3 +81,73 @@ def published_weights() -> dict[str, Tensor]:
             add(f"{block}_project_conv", f"{block}_bn2", stage.channels, wide, 1)
             index, channels = index + 1, stage.channels
     return weights
+
+
+class RayCluster:
+    """Two nodes of a Ray cluster on loopback, of one core each. A context manager."""
+
+    def __init__(self) -> None:
+        # Ray's sockets lie there, and their paths must be short.
+        self._folder = Path(f"/tmp/ray-{os.getpid()}")
+        with socket.socket() as probe:
+            probe.bind(("127.0.0.1", 0))
+            self.address = f"127.0.0.1:{probe.getsockname()[1]}"
+        self._second_node: set[int] = set()
+
+    def __enter__(self) -> "RayCluster":
+        port = self.address.rpartition(":")[2]
+        try:
+            self._start("--head", f"--port={port}", f"--temp-dir={self._folder}",
+                        "--include-dashboard=false", "--disable-usage-stats")  # fmt: skip
+            head = self._processes()
+            self._start(f"--address={self.address}")
+            self._second_node = self._processes() - head
+        except BaseException:
+            self.__exit__()
+            raise
+        return self
+
+    def _start(self, *options: str) -> None:
+        """Start a node. Its workers find the packages of this checkout by PYTHONPATH."""
+        root = str(Path(__file__).resolve().parents[1])
+        environment = {**os.environ, "RAY_USAGE_STATS_ENABLED": "0"}
+        environment["PYTHONPATH"] = f"{environment.get('PYTHONPATH', '')}:{root}".strip(":")
+        command = [str(Path(sys.executable).with_name("ray")), "start", *options]
+        command += ["--node-ip-address=127.0.0.1", "--num-cpus=1"]
+        command += ["--object-store-memory=100000000"]
+        done = subprocess.run(
+            command, env=environment, capture_output=True, text=True, timeout=200, check=False
+        )
+        assert done.returncode == 0, done.stdout + done.stderr
+
+    def kill_second_node(self) -> None:
+        """End one of the two nodes without warning, as a power failure does."""
+        self._end(self._second_node)
+
+    def _processes(self) -> set[int]:
+        """Those whose command line names the cluster's folder."""
+        found = set()
+        for path in Path("/proc").iterdir():
+            with suppress(OSError):
+                if path.name.isdecimal():
+                    command = (path / "cmdline").read_bytes()
+                    if str(self._folder).encode() in command:
+                        found.add(int(path.name))
+        return found
+
+    @staticmethod
+    def _end(processes: set[int]) -> None:
+        for process in processes:
+            with suppress(ProcessLookupError):
+                os.kill(process, signal.SIGKILL)
+
+    def __exit__(self, *error: object) -> None:
+        self._end(self._processes())
+        shutil.rmtree(self._folder, ignore_errors=True)
+
+
+@pytest.fixture(scope="module")
+def ray_cluster() -> Iterator[RayCluster]:
+    """A real cluster, for tests that are marked as slow."""
+    with RayCluster() as cluster:
+        yield cluster

@@ -1,7 +1,7 @@
 """Prepare a data set for training: python -m training.prepare DATASET --source DIR --output DIR.
 
 Writes OUTPUT/{train,val,test}/images.npy, masks.npy (where masks are known) and info.json. Work is
-spread over processes, and with --shard over machines; the same command again resumes what was
+spread over processes, or with --ray over machines; the same command again resumes what was
 interrupted.
 """
 
@@ -9,28 +9,37 @@ from __future__ import annotations
 
 import os
 import sys
+from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
 from jsonargparse import ArgumentParser, Namespace
 
+from genesis_bags.reader import find_bags
 from training.datasets.apc import Apc
 from training.datasets.assembly import assemble, finished_options, is_planned
-from training.datasets.layout import DatasetError, check_at_least
+from training.datasets.bag import Bag
+from training.datasets.folder import SUFFIXES as IMAGE_SUFFIXES
+from training.datasets.folder import Folder
+from training.datasets.inputs import input_files
+from training.datasets.layout import INFO, DatasetError, check_at_least, read_json
+from training.datasets.lerobot import INFO_FILE, LeRobot
 from training.datasets.objects_room import ObjectsRoom
 from training.datasets.parts import (
     Dataset,
     OnError,
-    Shard,
     Stopped,
     Task,
     changed_options,
     make_parts,
 )
+from training.datasets.rlds import Rlds
 from training.datasets.shapestacks import ShapeStacks
 from training.datasets.sketchy import Sketchy
 from training.datasets.sprites import Sprites
+from training.datasets.video import SUFFIXES as VIDEO_SUFFIXES
+from training.datasets.video import Video
 
 TaskT = TypeVar("TaskT", bound=Task)
 
@@ -42,24 +51,22 @@ class Run:
     Args:
         output: directory to write to, made if need be
         workers: number of processes; by default one per processor
-        shard: I/N has this machine do only the I-th of N shares of the work, I = 0..N-1, into
-            OUTPUT/parts, which all machines share or which is copied together afterwards; when
-            all shares are done, `merge` joins them
+        ray: address of a Ray cluster (such as 10.0.0.1:6379, or auto for the one that this machine
+            belongs to) that does the work instead; all its machines see --source under this path
         on_error: what to do about corrupt input: stop, or report it, skip it and go on
     """
 
     output: Path
     workers: int | None = None
-    shard: str | None = None
+    ray: str | None = None
     on_error: OnError = "stop"
 
 
 def prepare(dataset: Dataset[TaskT], run: Run) -> None:
-    """Prepare a data set, or this machine's share of it, and say what there is.
+    """Prepare a data set, and say what there is.
 
     Raises DatasetError for a source or an output that cannot be used, ValueError for bad options.
     """
-    shard = Shard.parse(run.shard or "0/1")
     workers = run.workers if run.workers is not None else os.cpu_count() or 1
     check_at_least(1, workers=workers)
     if dataset.source is not None and not dataset.source.exists():
@@ -71,19 +78,58 @@ def prepare(dataset: Dataset[TaskT], run: Run) -> None:
         print(f"{run.output} is prepared already")
         return
     if not is_planned(run.output):
-        make_parts(dataset, run.output, shard=shard, workers=workers, on_error=run.on_error)
-    if run.shard is None:
-        merge(run.output)
-    else:
-        print(f"shard {run.shard} is done; once all are: prepare.py merge --output {run.output}")
+        make_parts(dataset, run.output, workers=workers, on_error=run.on_error, ray=run.ray)
+    _report(run.output, assemble(run.output))
 
 
-def merge(output: Path) -> None:
-    """Join the parts that all shards have made."""
-    counts = assemble(output)
+def _report(output: Path, counts: dict[str, int]) -> None:
+    """Say what was taken and what was left out."""
     print(f"{output}: {', '.join(f'{count} {split}' for split, count in counts.items())} images")
+    infos = {split: read_json(output / split / INFO) for split in counts}
+    shares = {split: info["label_share"] for split, info in infos.items() if "label_share" in info}
+    if shares:
+        told = ", ".join(f"{share:.1%} of {split}" for split, share in shares.items())
+        print(f"labelled pixels: {told}")
+    for reason, count in infos["train"]["left_out"].items():
+        print(f"left out: {count} {reason}")
+    if skipped := infos["train"]["skipped"]:
+        print(f"files that are no data, skipped: {skipped}")
     if (output / "problems.txt").exists():
         print(f"some input was left out, see {output / 'problems.txt'}")
+
+
+def reader_for(path: Path) -> str:
+    """Which command prepares a file or folder of one's own.
+
+    Where images lie beside other things they count: videos among photos are left out.
+
+    Returns:
+        folder, bag, video, lerobot or rlds.
+
+    Raises:
+        DatasetError: it is none of these; the message says what is there.
+    """
+    if not path.exists():
+        raise DatasetError(f"{path} does not exist")
+    if (path / INFO_FILE).is_file():
+        return LeRobot.name
+    if find_bags(path):
+        return Bag.name
+    files, _ = input_files(path)
+    if any(".tfrecord" in file.name for file in files):
+        return Rlds.name
+    suffixes = Counter(file.suffix.lower() for file in files)
+    if path.is_dir() and suffixes.keys() & IMAGE_SUFFIXES:
+        return Folder.name
+    if suffixes.keys() & VIDEO_SUFFIXES:
+        return Video.name
+    common = ", ".join(
+        f"{count} {suffix or 'files without a suffix'}" for suffix, count in suffixes.most_common(5)
+    )
+    raise DatasetError(
+        f"{path} is nothing that can be prepared; expected a folder of images, videos, bags, a "
+        f"LeRobot data set or TFRecords of RLDS, found {common or 'nothing'}"
+    )
 
 
 def _kinds() -> dict[str, type[Any]]:
@@ -91,7 +137,10 @@ def _kinds() -> dict[str, type[Any]]:
     # Here, as it loads torch, which the workers of other data sets do without.
     from training.datasets.tabletop import Tabletop
 
-    kinds = (Sketchy, Apc, ObjectsRoom, ShapeStacks, Tabletop, Sprites)
+    kinds = (
+        *(Sketchy, Apc, ObjectsRoom, ShapeStacks, Tabletop, Sprites),
+        *(Folder, Video, Bag, LeRobot, Rlds),
+    )
     return {kind.name: kind for kind in kinds}
 
 
@@ -103,9 +152,6 @@ def _parser() -> ArgumentParser:
         command.add_class_arguments(kind, as_positional=False)
         command.add_class_arguments(Run, as_positional=False)
         commands.add_subcommand(name, command, help=str(kind.__doc__).partition("\n")[0])
-    joining = ArgumentParser(description=merge.__doc__)
-    joining.add_argument("--output", type=Path, required=True, help="directory with parts/")
-    commands.add_subcommand("merge", joining, help="Join the parts of all shards.")
     return parser
 
 
@@ -114,9 +160,6 @@ def _dispatch(command: str, **commands: Namespace) -> None:
     from genesis_sim.assets import AssetError
 
     options = vars(commands[command])
-    if command == "merge":
-        merge(options["output"])
-        return
     run = Run(**{name: options.pop(name) for name in Run.__dataclass_fields__})
     try:
         prepare(_kinds()[command](**options), run)

@@ -13,6 +13,7 @@ https://www.tensorflow.org/tutorials/load_data/tfrecord#tfrecords_format_details
 from __future__ import annotations
 
 import gzip
+import os
 import tarfile
 import zlib
 from collections.abc import Callable, Iterator
@@ -130,6 +131,18 @@ class _Buffered:
             self._buffer = self._buffer[len(pieces[-1]) :]
             count -= len(pieces[-1])
         return b"".join(pieces)
+
+
+def count_records(file: BinaryIO) -> int:
+    """The number of records in a plain TFRecord file, as far as their lengths are whole.
+
+    Only the lengths are read.
+    """
+    count = 0
+    while (length := _frame_length(file.read(12))) is not None:
+        file.seek(length + 4, os.SEEK_CUR)
+        count += 1
+    return count
 
 
 def _masked_crc(data: bytes) -> int:

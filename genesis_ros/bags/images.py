@@ -1,118 +1,17 @@
-"""The images in a rosbag2: which topics hold them, and how to read one."""
+"""The images in a bag as messages of ROS 2. (genesis_bags.topics says which topics hold them.)"""
 
 from __future__ import annotations
 
-import re
-from collections.abc import Collection
-from typing import Any, NamedTuple
+from typing import Any
 
 from rclpy.serialization import deserialize_message
 from sensor_msgs.msg import CameraInfo, CompressedImage, Image
 
-from genesis_ros.bags.reader import BagMessage, BagReader, BagTopic
-from genesis_ros.messages.images import to_rgb
+from genesis_bags.reader import BagMessage
+from genesis_bags.topics import CAMERA_INFO, COMPRESSED_IMAGE, IMAGE
 from genesis_ros.messages.pixels import ImageError
 
-IMAGE_TYPES = {
-    "sensor_msgs/msg/Image": Image,
-    "sensor_msgs/msg/CompressedImage": CompressedImage,
-}
-READABLE_TYPES = {**IMAGE_TYPES, "sensor_msgs/msg/CameraInfo": CameraInfo}
-
-_LOOKED_AT = 5  # messages of a topic, until one can be read
-_MEASURED = ("16UC1", "32FC1", "64FC1", "16SC1", "32SC1")  # depth, disparity, confidence
-_GREY = ("mono", "8UC1", "16UC1")
-# Words of a name's last part that say so of a picture in colours; ...
-_DRAWN = frozenset(
-    ["depth", "disparity", "label", "labels", "mask", "masks", "overlay", "segmentation"]
-)
-# ... and words of any part that say that a grey image is no camera's picture of things.
-_GREY_DRAWN = _DRAWN | {"confidence", "infra", "infrared", "ir"}
-
-
-class ColourTopics(NamedTuple):
-    """The topics of a bag that hold the images of colour cameras."""
-
-    names: list[str]
-    left_out: dict[str, str]
-    """Other image topics, and why each is none."""
-
-
-def image_topics(reader: BagReader) -> dict[str, BagTopic]:
-    """The topics of a bag that hold images of any kind, raw or compressed."""
-    return {name: topic for name, topic in reader.topics.items() if topic.type in IMAGE_TYPES}
-
-
-def colour_topics(reader: BagReader) -> ColourTopics:
-    """Which topics are colour cameras', one for each camera. Sorted by name.
-
-    Encodings decide; names do where a picture may be drawn by a program (a mask, an overlay) or be
-    infrared. Of the same images raw and compressed those are taken that there are more of.
-    """
-    topics = image_topics(reader)
-    left_out: dict[str, str] = {}
-    cameras: dict[str, list[str]] = {}
-    for name, topic in sorted(topics.items()):
-        reason = _why_no_camera(reader, topic)
-        if reason is None:
-            cameras.setdefault(_camera(name, topics), []).append(name)
-        else:
-            left_out[name] = reason
-    names = []
-    for transports in cameras.values():
-        best = max(transports, key=lambda name: topics[name].size)  # raw comes first by name
-        names.append(best)
-        left_out.update({name: f"the images of {best}" for name in transports if name != best})
-    return ColourTopics(sorted(names), dict(sorted(left_out.items())))
-
-
-def _camera(name: str, topics: Collection[str]) -> str:
-    """What a topic and its other transports (image_raw/compressed, image_raw/zstd) share."""
-    parent = name.rpartition("/")[0]
-    return parent if name.endswith("/compressed") or parent in topics else name
-
-
-def _why_no_camera(reader: BagReader, topic: BagTopic) -> str | None:
-    """Why a topic does not hold images of a colour or grey camera; None: it does."""
-    messages = reader.first(topic.name, _LOOKED_AT)
-    if not messages:
-        return "no messages"
-    encoding = next(filter(None, map(_encoding, messages)), "")
-    if "compressedDepth" in encoding or encoding.startswith(_MEASURED):
-        return f"{encoding.partition(';')[0]} is depth or another measurement"
-    parts = topic.name.lower().removesuffix("/compressed").split("/")
-    if encoding.startswith(_GREY):
-        drawn = [word for part in parts for word in _words(part) if word in _GREY_DRAWN]
-        # A depth camera's grey image is a picture; one below a depth topic is not.
-        if "depth" in drawn and any({"depth", "camera"} <= set(_words(part)) for part in parts):
-            drawn.remove("depth")
-    else:
-        drawn = [word for word in _words(parts[-1]) if word in _DRAWN]
-    return f"its name says {drawn[0]}" if drawn else None
-
-
-def _words(part: str) -> list[str]:
-    """infra1_left: infra, left."""
-    return [word.rstrip("0123456789") for word in re.split("[_-]", part)]
-
-
-def _encoding(item: BagMessage) -> str | None:
-    """The encoding of an image, or the format of a compressed one; None if it cannot be read."""
-    try:
-        message = read_message(item)
-    except ImageError:
-        return None
-    if isinstance(message, Image):
-        return message.encoding
-    source = message.format.partition(";")[0].strip()
-    if source.lower() not in ("", "jpeg", "jpg", "png", "webp", "tiff"):
-        return str(message.format)
-    try:  # the format names the compression only
-        pixels = to_rgb(message)
-    except ImageError:
-        return str(message.format) or None
-    grey = (pixels[..., :1] == pixels).all()
-    return "mono8" if grey else "rgb8"
+READABLE_TYPES = {IMAGE: Image, COMPRESSED_IMAGE: CompressedImage, CAMERA_INFO: CameraInfo}
 
 
 def read_message(item: BagMessage) -> Any:

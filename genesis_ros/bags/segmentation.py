@@ -12,11 +12,11 @@ from typing import Any, NamedTuple
 
 from tqdm import tqdm
 
+from genesis_bags.reader import BagMessage, BagReader
 from genesis_core import Perception
 from genesis_core.perception import Tracker
 from genesis_core.pipeline import DepthImage, DepthProvider
 from genesis_ros.bags.images import read_message
-from genesis_ros.bags.reader import BagMessage, BagReader
 from genesis_ros.bags.writer import LiveBagWriter
 from genesis_ros.messages.depth_pairing import DepthError, DepthPairing
 from genesis_ros.messages.image_clock import ImageClock, ImageTime

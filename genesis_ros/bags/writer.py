@@ -19,7 +19,7 @@ from typing import Any
 from ament_index_python.packages import PackageNotFoundError, get_package_share_directory
 from rclpy.serialization import serialize_message
 
-from genesis_ros.bags.reader import BagMessage, BagTopic
+from genesis_bags.reader import BagMessage, BagTopic
 
 STORAGES = ("mcap", "sqlite3")
 

@@ -17,7 +17,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from genesis_ros.bags.reader import Warn, is_bag
+from genesis_bags.reader import Warn, is_bag
 from genesis_ros.messages.jpeg import is_cut_off
 from genesis_ros.simulated_camera.frame_source import FrameSource, SourceError, SourceFrame
 

@@ -68,7 +68,7 @@ def test_architecture_page_shows_the_tree() -> None:
     files = subprocess.run(
         ["git", "ls-files", "*.py"], cwd=ROOT, capture_output=True, text=True, check=True
     ).stdout.split()
-    packages = {"genesis_core", "genesis_ros", "genesis_sim", "training"}
+    packages = {"genesis_bags", "genesis_core", "genesis_ros", "genesis_sim", "training"}
     folders = {
         "/".join(parts[:2]) + "/"
         for parts in (Path(file).parts for file in files)

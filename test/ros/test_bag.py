@@ -32,7 +32,7 @@ from rosbags.typesys import Stores, get_types_from_msg, get_typestore
 from sensor_msgs.msg import CameraInfo, CompressedImage, Image
 from std_msgs.msg import Header, String
 
-from genesis_ros.bags.reader import BagMessage, BagReader, BagTopic
+from genesis_bags.reader import BagMessage, BagReader, BagTopic
 from genesis_ros.bags.writer import STORAGES, BagWriter, LiveBagWriter
 from genesis_ros.messages.images import to_message
 from genesis_ros.msg import ObjectMask, ObjectMasks

@@ -19,8 +19,8 @@ from rosbags.typesys import Stores, get_typestore
 from sensor_msgs.msg import CameraInfo, Image
 from std_msgs.msg import Header
 
+from genesis_bags.reader import BagError, BagReader
 from genesis_ros.bags.images import read_message
-from genesis_ros.bags.reader import BagError, BagReader
 from genesis_ros.bags.writer import LiveBagWriter
 from genesis_ros.messages.images import to_message, to_rgb
 from genesis_ros.segment_bag import main

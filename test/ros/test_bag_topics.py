@@ -13,8 +13,8 @@ from rosbags.rosbag2 import StoragePlugin, Writer
 from rosbags.typesys import Stores, get_typestore
 from sensor_msgs.msg import CompressedImage, Image
 
-from genesis_ros.bags.images import ColourTopics, colour_topics
-from genesis_ros.bags.reader import BagReader
+from genesis_bags.reader import BagReader
+from genesis_bags.topics import ColourTopics, colour_topics
 from genesis_ros.segment_bag import main
 from genesis_ros.simulated_camera.sources import open_path
 

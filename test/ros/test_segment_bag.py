@@ -28,9 +28,9 @@ from sensor_msgs.msg import CameraInfo, CompressedImage, Image
 from std_msgs.msg import Header, String
 from visualization_msgs.msg import MarkerArray
 
+from genesis_bags.reader import BagReader
 from genesis_core import Segmenter
 from genesis_core.perception import find_objects
-from genesis_ros.bags.reader import BagReader
 from genesis_ros.bags.writer import LiveBagWriter
 from genesis_ros.masks import full_masks, label_image
 from genesis_ros.messages.images import to_message

@@ -15,7 +15,7 @@ pytestmark = pytest.mark.slow
 
 ROOT = Path(__file__).resolve().parents[2]
 METADATA = ("setup.py", "pyproject.toml", "package.xml", "MANIFEST.in", "LICENSE")
-FOLDERS = ("genesis_core", "genesis_ros", "genesis_sim", "training", "config")
+FOLDERS = ("genesis_bags", "genesis_core", "genesis_ros", "genesis_sim", "training", "config")
 
 
 @pytest.fixture(scope="module")

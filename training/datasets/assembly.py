@@ -9,10 +9,10 @@ from __future__ import annotations
 import fcntl
 import math
 import os
-import re
 import shutil
 import zipfile
-from collections.abc import Iterator
+from collections import Counter
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from itertools import accumulate
 from pathlib import Path
@@ -29,14 +29,20 @@ from training.datasets.layout import (
     SPLITS,
     ArrayForm,
     DatasetError,
+    UInt8,
     array_forms,
     read_json,
     write_json,
 )
-from training.datasets.parts import OPTIONS, PARTS, PartInfo, Shard, read_part_info
+from training.datasets.likeness import Seen
+from training.datasets.parts import DONE, OPTIONS, PARTS, PartInfo, read_part_info
 
 _PLAN = "plan.json"
 _FINISHED = ".parts-finished"
+_LIKE_ANOTHER = {
+    "train": "train images nearly the same as one to validate or test on (--min-change)",
+    "val": "images to validate on nearly the same as a test image (--min-change)",
+}
 
 
 def is_planned(output: Path) -> bool:
@@ -71,7 +77,7 @@ def assemble(output: Path) -> dict[str, int]:
         The number of images of each split.
 
     Raises:
-        DatasetError: shards are missing or parts are corrupt.
+        DatasetError: parts are missing or corrupt.
     """
     folder = output / PARTS
     shutil.rmtree(output / _FINISHED, ignore_errors=True)
@@ -105,7 +111,9 @@ def _plan(folder: Path) -> dict[str, Any]:
     """What goes where, decided once: the parts themselves vanish as they are joined."""
     from genesis_core import __version__  # Here, as it loads torch, which workers do without.
 
-    markers = _markers_of_all_shards(folder)
+    if not (folder / DONE).exists():
+        raise DatasetError(f"{folder} is not complete; run the preparation again to resume it")
+    done = [read_json(folder / marker) for marker in read_json(folder / DONE)["markers"]]
     paths = sorted(folder.glob("*.npz"))
     parts = [_part_info(path) for path in tqdm(paths, "reading parts", unit=" parts", delay=1)]
     if not any(part.count for part in parts):
@@ -120,41 +128,103 @@ def _plan(folder: Path) -> dict[str, Any]:
     splits: dict[str, list[tuple[str, int]]] = {split: [] for split in SPLITS}
     for part in parts:
         splits[part.split or chosen.get(part.key, "train")].append((part.key, part.count))
-    problems = [problem for marker in markers for problem in read_json(folder / marker)["problems"]]
+    left_out = Counter[str]()
+    for counts in (
+        *(part.left_out for part in parts),
+        *(task.get("left_out", {}) for task in done),
+    ):
+        left_out.update(counts)
+    dropped = _dropped(folder, splits, {part.key: part for part in parts})
+    for split in SPLITS:
+        kept = [(key, count - len(dropped.get(key, ()))) for key, count in splits[split]]
+        lost = sum(count for _, count in splits[split]) - sum(count for _, count in kept)
+        if lost:
+            left_out[_LIKE_ANOTHER[split]] += lost
+        if lost and not any(count for _, count in kept):
+            raise DatasetError(
+                f"every image of {split} shows nearly the same as one held out: the source has too "
+                "little variety; --min-change 0 keeps them"
+            )
+        splits[split] = kept
+    begun = read_json(folder / OPTIONS)
+    if begun["source"] is not None:
+        _check_labels(folder, splits, parts)
     return {
-        **read_json(folder / OPTIONS),
+        **begun,
+        "skipped": begun.get("skipped", 0) + sum(task.get("skipped", 0) for task in done),
         "image_size": parts[0].image_size,
         "masks": parts[0].masks,
         "channels": parts[0].channels,
         "depths": parts[0].depths,
         "robot_label": parts[0].robot_label,
-        "problems": problems,
+        "problems": [problem for task in done for problem in task["problems"]],
+        "left_out": dict(left_out),
+        "dropped": dropped,
+        "label_shares": {split: _label_share(splits[split], parts) for split in SPLITS},
         "version": __version__,
         "splits": splits,
     }
 
 
-def _markers_of_all_shards(folder: Path) -> list[str]:
-    """Names of the task markers of a complete set of shards."""
-    found: dict[int, set[int]] = {}
-    for path in folder.glob("shard-*-of-*.json"):
-        if match := re.fullmatch(r"shard-(\d+)-of-(\d+)\.json", path.name):
-            found.setdefault(int(match[2]), set()).add(int(match[1]))
-    for total, indices in sorted(found.items()):
-        if len(indices) == total:
-            shards = [read_json(folder / Shard(index, total).marker) for index in range(total)]
-            return sorted(marker for shard in shards for marker in shard["markers"])
-    missing = [
-        f"{index}/{total}"
-        for total, indices in sorted(found.items())
-        for index in range(total)
-        if index not in indices
-    ]
-    raise DatasetError(
-        f"{folder} is not complete: "
-        + (f"shard {', '.join(missing)} is not done" if missing else "no shard is done")
-        + "; run the preparation again to resume it"
-    )
+def _dropped(
+    folder: Path, splits: dict[str, list[tuple[str, int]]], parts: dict[str, PartInfo]
+) -> dict[str, list[int]]:
+    """Images that show nearly the same as one of a split that judges them.
+
+    Test images stay, and so do images to validate on that look like none of them; training images
+    must look like neither.
+
+    Returns:
+        Row numbers by key, of parts that lose some.
+    """
+    dropped: dict[str, list[int]] = {}
+    kept: list[UInt8] = []
+    for split in reversed(SPLITS):
+        seen = Seen(np.concatenate(kept)) if kept else None
+        # What trains is only looked at part by part: it may be more than memory holds.
+        for key, _ in splits[split]:
+            min_change = parts[key].min_change
+            if not min_change or (split == "train" and seen is None):
+                continue
+            small = _read_arrays(folder / f"{key}.npz", ("thumbnails",))["thumbnails"]
+            alike = np.zeros(len(small), bool) if seen is None else seen.like(small, min_change)
+            if alike.any():
+                dropped[key] = np.flatnonzero(alike).tolist()
+            if split != "train":
+                kept.append(small[~alike])
+    return dropped
+
+
+def _check_labels(
+    folder: Path, splits: dict[str, list[tuple[str, int]]], parts: list[PartInfo]
+) -> None:
+    """Check that masks which were read from files label something.
+
+    Raises:
+        DatasetError: no pixel of a split is labelled, though its images should show objects.
+    """
+    for split, keys in splits.items():
+        with_objects = sum(part.count - part.blank for part in _chosen(keys, parts))
+        if _label_share(keys, parts) == 0 and with_objects > 0:
+            raise DatasetError(
+                f"{split}: no pixel of the masks of {with_objects} images is labelled, the masks "
+                "were read as background alone; mend the source, remove "
+                f"{folder} and run the preparation again"
+            )
+
+
+def _label_share(keys: list[tuple[str, int]], parts: list[PartInfo]) -> float | None:
+    """The share of a split's pixels that is labelled; None if that is not known."""
+    chosen = _chosen(keys, parts)
+    pixels = sum(part.count * part.image_size**2 for part in chosen)
+    if not pixels or any(part.labelled is None for part in chosen):
+        return None
+    return sum(part.labelled or 0 for part in chosen) / pixels
+
+
+def _chosen(keys: list[tuple[str, int]], parts: list[PartInfo]) -> list[PartInfo]:
+    names = {key for key, _ in keys}
+    return [part for part in parts if part.key in names]
 
 
 def _part_info(path: Path) -> PartInfo:
@@ -190,9 +260,12 @@ def _join(output: Path, split: str, plan: dict[str, Any]) -> None:
         for path in tqdm(
             paths[first:], f"joining {split}", len(paths), initial=first, unit=" parts", delay=1
         ):
-            arrays = _read_arrays(path)
+            arrays = _read_arrays(path, [Path(name).stem for name in forms])
+            dropped = plan.get("dropped", {}).get(path.stem, [])
             for name, file in files.items():
                 array = arrays[Path(name).stem].astype(forms[name].dtype, copy=False)
+                if dropped:
+                    array = np.delete(array, dropped, axis=0)
                 file.write(np.ascontiguousarray(array).data)
                 file.flush()
                 os.fsync(file.fileno())
@@ -200,6 +273,7 @@ def _join(output: Path, split: str, plan: dict[str, Any]) -> None:
     for name in forms:
         _partial(folder / name).replace(folder / name)
     robot_label = plan.get("robot_label")
+    label_share = plan.get("label_shares", {}).get(split)
     write_json(
         folder / INFO,
         {
@@ -213,6 +287,9 @@ def _join(output: Path, split: str, plan: dict[str, Any]) -> None:
             "options": plan["options"],
             "version": plan["version"],
             "problems": len(plan["problems"]),
+            "left_out": plan.get("left_out", {}),
+            "skipped": plan.get("skipped", 0),
+            **({} if label_share is None else {"label_share": round(label_share, 6)}),
             **({} if robot_label is None else {"robot_label": robot_label}),
         },
     )
@@ -244,11 +321,11 @@ def _open_partial(path: Path, form: ArrayForm, done: int) -> Iterator[BinaryIO]:
         yield file
 
 
-def _read_arrays(path: Path) -> dict[str, NDArray[Any]]:
+def _read_arrays(path: Path, names: Sequence[str]) -> dict[str, NDArray[Any]]:
     try:
         with np.load(path) as part:
-            return {name: part[name] for name in part.files}
-    except (OSError, ValueError, zipfile.BadZipFile) as error:
+            return {name: part[name] for name in names}
+    except (OSError, ValueError, KeyError, zipfile.BadZipFile) as error:
         raise DatasetError(
             f"{path} is missing or corrupt ({error}); remove {path.parents[1]} and start anew"
         ) from error

@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import TypeVar
 
 import cv2
 import numpy as np
+from numpy.typing import NDArray
 
 from training.datasets.layout import UInt8
+
+ScalarT = TypeVar("ScalarT", bound=np.generic)
 
 
 def decode_rgb(data: bytes) -> UInt8:
@@ -40,6 +44,22 @@ def read_channel(path: Path) -> UInt8:
     return image if image.ndim == 2 else image[..., 2]  # OpenCV's order is BGR(A).
 
 
+def read_grey(path: Path) -> UInt8:
+    """The values of a grey image file, uint8 (H, W).
+
+    Raises:
+        ValueError, OSError: it cannot be read, or shows colours, of which no value is meant.
+    """
+    image = _decode(path.read_bytes(), cv2.IMREAD_UNCHANGED)
+    if image.dtype != np.uint8:
+        raise ValueError(f"expected 8 bits per channel, found {image.dtype}")
+    if image.ndim == 2:
+        return image
+    if (image[..., :1] != image[..., :3]).any():
+        raise ValueError("expected one grey value for each pixel, found colours or a palette")
+    return image[..., 0]
+
+
 def _decode(data: bytes, flag: int) -> UInt8:
     image = cv2.imdecode(np.frombuffer(data, np.uint8), flag) if data else None
     if image is None:
@@ -57,7 +77,7 @@ def check_size(image: UInt8, height: int, width: int) -> None:
         raise ValueError(f"expected {height} x {width} pixels, found {image.shape[:2]}")
 
 
-def centre_crop(image: UInt8, size: int) -> UInt8:
+def centre_crop(image: NDArray[ScalarT], size: int) -> NDArray[ScalarT]:
     """The central size x size pixels of an image or mask."""
     top, left = (image.shape[0] - size) // 2, (image.shape[1] - size) // 2
     return image[top : top + size, left : left + size]

@@ -1,9 +1,9 @@
-"""Making a data set's arrays in parts: by several processes and machines, resumable at any moment.
+"""Making a data set's arrays in parts: by several processes or machines, resumable at any moment.
 
 A data set divides its source into tasks. Each task yields parts: arrays of some images under a
 key, each written to OUTPUT/parts/<key>.npz by rename. A part that is there is done, so a run that
 was killed goes on where it stopped. Assembly (training/datasets/assembly.py) then joins the parts
-in the order of their keys: the result depends on neither workers, shards nor interruptions.
+in the order of their keys: the result depends on neither workers, machines nor interruptions.
 """
 
 from __future__ import annotations
@@ -15,10 +15,11 @@ import signal
 import sys
 import threading
 import time
+from collections import Counter
 from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from multiprocessing.connection import wait as wait_for_handles
 from multiprocessing.queues import SimpleQueue
 from multiprocessing.synchronize import Event
@@ -30,6 +31,7 @@ import cv2
 import numpy as np
 from tqdm import tqdm
 
+from training.datasets.inputs import input_files
 from training.datasets.layout import (
     RGB,
     DatasetError,
@@ -41,7 +43,8 @@ from training.datasets.layout import (
     write_json,
 )
 
-PARTS, OPTIONS = "parts", "options.json"
+PARTS, OPTIONS, DONE = "parts", "options.json", "done.json"
+_CLUTTER_NAMED = 5
 
 TaskT = TypeVar("TaskT", bound="Task")
 OnError = Literal["stop", "skip"]
@@ -52,7 +55,7 @@ class Task:
     """A piece of work for one process.
 
     Attributes:
-        name: unique and the same on every run, for shards and messages.
+        name: unique and the same on every run, for its marker and messages.
         size: what it takes, in the data set's unit, for the progress bar.
     """
 
@@ -106,6 +109,11 @@ class PartInfo:
         split: None leaves it to assembly (sorted keys: 10% val, 10% test).
         depths: whether it has depths and intrinsics.
         robot_label: the label of the robot in the masks, None where that is unknown.
+        labelled: how many pixels of the masks are not background; None where there are no masks.
+        blank: how many of its images are known to show background alone.
+        left_out: reasons for which images were left out on purpose, and how many for each.
+        min_change: images of two splits that differ by less are nearly the same (likeness.py), and
+            only one stays. 0, or a part without thumbnails: nobody looks.
     """
 
     key: str
@@ -117,6 +125,10 @@ class PartInfo:
     channels: int = RGB
     depths: bool = False
     robot_label: int | None = None
+    labelled: int | None = None
+    blank: int = 0
+    left_out: dict[str, int] = field(default_factory=dict)
+    min_change: float = 0.0
 
 
 class Stopped(Exception):
@@ -143,6 +155,8 @@ class PartWriter:
         self._report = report
         self._problems: list[str] = []
         self._task_problems: list[str] = []
+        self._left_out: Counter[str] = Counter()
+        self._task_skipped = 0
 
     def done(self, key: str) -> bool:
         """Whether a part is there. One that lacks corrupt input is made again: it may be mended."""
@@ -161,6 +175,14 @@ class PartWriter:
         self._task_problems.append(str(problem))
         self._report(f"left out: {problem}")
 
+    def leave_out(self, reason: str, count: int = 1) -> None:
+        """Count images that are left out on purpose; the next part that is written says so."""
+        self._left_out[reason] += count
+
+    def skip(self) -> None:
+        """Count a piece of the source, within an archive say, that is no data."""
+        self._task_skipped += 1
+
     def write(
         self,
         key: str,
@@ -171,8 +193,11 @@ class PartWriter:
         depths: UInt16 | None = None,
         intrinsics: Float32 | None = None,
         robot_label: int | None = None,
+        blank: int = 0,
+        thumbnails: UInt8 | None = None,
+        min_change: float = 0.0,
     ) -> None:
-        """Write a part with the problems reported since the last one.
+        """Write a part with the problems, and what was left out, since the last one.
 
         Args:
             key: names the part.
@@ -182,6 +207,10 @@ class PartWriter:
             depths: (N, S, S) millimetres, 0 = unknown; they go together with intrinsics.
             intrinsics: (N, 4) fx, fy, cx, cy in pixels.
             robot_label: the robot's label in the masks.
+            blank: how many of the images are known to show background alone. A split of the
+                others in which no pixel is labelled is refused.
+            thumbnails: (N, 16, 16, 3) of the images, see likeness.py.
+            min_change: see ``PartInfo``.
 
         Raises:
             ValueError: only one of depths and intrinsics was given.
@@ -199,21 +228,43 @@ class PartWriter:
             channels,
             depths is not None,
             robot_label,
+            None if masks is None else int(np.count_nonzero(masks)),
+            blank,
+            dict(self._left_out),
+            min_change if thumbnails is not None else 0.0,
         )
         self._problems = []
+        self._left_out.clear()
         arrays: dict[str, Any] = {"images": images}
-        for name, array in (("masks", masks), ("depths", depths), ("intrinsics", intrinsics)):
+        for name, array in (
+            ("masks", masks),
+            ("depths", depths),
+            ("intrinsics", intrinsics),
+            ("thumbnails", thumbnails),
+        ):
             if array is not None:
                 arrays[name] = array
         arrays["info"] = np.frombuffer(json.dumps(asdict(info)).encode(), np.uint8)
-        with atomic_file(self._folder / f"{key}.npz") as file:
-            np.savez(file, **arrays)
+        self._save_part(f"{key}.npz", arrays)
 
     def run(self, dataset: Dataset[TaskT], task: TaskT) -> None:
         """Run a task to its end and mark it as done."""
-        self._problems, self._task_problems = [], []
+        self._problems, self._task_problems, self._task_skipped = [], [], 0
+        self._left_out.clear()
         dataset.run(task, self)
-        write_json(task.marker(self._folder), {"problems": self._task_problems})
+        content = {
+            "problems": self._task_problems,
+            "skipped": self._task_skipped,
+            "left_out": dict(self._left_out),
+        }
+        self._save_marker(task.marker(self._folder).name, content)
+
+    def _save_part(self, name: str, arrays: dict[str, Any]) -> None:
+        with atomic_file(self._folder / name) as file:
+            np.savez(file, **arrays)
+
+    def _save_marker(self, name: str, content: dict[str, Any]) -> None:
+        write_json(self._folder / name, content)
 
 
 def read_part_info(path: Path) -> PartInfo:
@@ -222,41 +273,24 @@ def read_part_info(path: Path) -> PartInfo:
         return PartInfo(**json.loads(part["info"].tobytes()))
 
 
-@dataclass(frozen=True)
-class Shard:
-    """One of `total` machines that share the work: it takes tasks index, index + total, ..."""
-
-    index: int
-    total: int
-
-    @classmethod
-    def parse(cls, text: str) -> Shard:
-        """From "I/N" with 0 <= I < N.
-
-        Raises:
-            ValueError: the text is something else.
-        """
-        index, _, total = text.partition("/")
-        if index.isdecimal() and total.isdecimal() and int(index) < int(total):
-            return cls(int(index), int(total))
-        raise ValueError(f"shard {text!r}: expected I/N with I in 0..N-1, such as 0/4")
-
-    @property
-    def marker(self) -> str:
-        """Name of the file in OUTPUT/parts that says that this shard is done."""
-        return f"shard-{self.index}-of-{self.total}.json"
-
-
 def make_parts(
-    dataset: Dataset[TaskT], output: Path, *, shard: Shard, workers: int, on_error: OnError
+    dataset: Dataset[TaskT],
+    output: Path,
+    *,
+    workers: int,
+    on_error: OnError,
+    ray: str | None = None,
 ) -> None:
-    """Make this shard's parts that are not there yet.
+    """Make the parts that are not there yet.
+
+    Args:
+        ray: address of a Ray cluster that does the work instead of processes of this machine.
 
     Raises:
         DatasetError: input is corrupt (on_error "stop"), parts in OUTPUT were made with other
-            options, or workers were killed.
+            options, workers were killed, or the cluster cannot be reached.
     """
-    tasks = dataset.tasks()[shard.index :: shard.total]
+    tasks = dataset.tasks()
     folder = output / PARTS
     folder.mkdir(parents=True, exist_ok=True)
     _settle_options(dataset, folder / OPTIONS)
@@ -265,30 +299,39 @@ def make_parts(
     with tqdm(
         total=sum(task.size for task in tasks),
         initial=sum(task.size for task in tasks) - sum(task.size for task in todo),
-        desc=dataset.name if shard.total == 1 else f"{dataset.name} {shard.index}/{shard.total}",
+        desc=dataset.name,
         unit="B" if in_bytes else f" {dataset.unit}",
         unit_scale=in_bytes,
         smoothing=0.05,
     ) as progress:
-        if min(workers, len(todo)) > 1:
+        if ray is not None:
+            from training.datasets.cluster import run_on_cluster  # Here, as it needs this module.
+
+            run_on_cluster(dataset, todo, folder, ray, on_error, progress, report)
+        elif min(workers, len(todo)) > 1:
             _run_in_processes(dataset, todo, folder, workers, on_error, progress)
         else:
-            parts = PartWriter(folder, on_error, progress.update, _report)
+            parts = PartWriter(folder, on_error, progress.update, report)
             for task in todo:
                 parts.run(dataset, task)
-    write_json(folder / shard.marker, {"markers": [task.marker(folder).name for task in tasks]})
+    write_json(folder / DONE, {"markers": [task.marker(folder).name for task in tasks]})
 
 
-def _report(message: str) -> None:
+def report(message: str) -> None:
+    """Say something above the progress bar."""
     tqdm.write(message, file=sys.stderr)
 
 
 def _settle_options(dataset: Dataset[TaskT], path: Path) -> None:
     """Write down the options of a preparation, or refuse where it was begun with others."""
     if not path.exists():
-        source = None if dataset.source is None else str(dataset.source)
-        options = dataset.options()
-        write_json(path, {"dataset": dataset.name, "source": source, "options": options})
+        begun = {
+            "dataset": dataset.name,
+            "source": None if dataset.source is None else str(dataset.source),
+            "options": dataset.options(),
+            "skipped": 0 if dataset.source is None else _count_clutter(dataset.source),
+        }
+        write_json(path, begun)
     settled = read_json(path)
     changes = changed_options(dataset, {"dataset": settled["dataset"], **settled["options"]})
     if changes:
@@ -296,6 +339,17 @@ def _settle_options(dataset: Dataset[TaskT], path: Path) -> None:
             f"{path.parent} was begun with other options or another source: {changes}. Use the "
             f"same again, another --output, or remove {path.parent}"
         )
+
+
+def _count_clutter(source: Path) -> int:
+    """The number of files in a source that are no data; what they are is said once."""
+    _, clutter = input_files(source)
+    if clutter:
+        names = ", ".join(str(path.relative_to(source)) for path in clutter[:_CLUTTER_NAMED])
+        more = f" and {len(clutter) - _CLUTTER_NAMED} more" * (len(clutter) > _CLUTTER_NAMED)
+        files = "files that are" if len(clutter) > 1 else "file that is"
+        report(f"skipped {len(clutter)} {files} no data: {names}{more}")
+    return len(clutter)
 
 
 def changed_options(dataset: Dataset[TaskT], settled: dict[str, Any]) -> str:
@@ -356,7 +410,7 @@ def _show_messages(
         while not messages.empty():
             message = messages.get()
             if isinstance(message, str):
-                _report(message)
+                report(message)
             else:
                 progress.update(message)
         if last:

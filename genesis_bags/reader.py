@@ -7,6 +7,7 @@ by row. Messages come as they were recorded (serialised), those of one topic in 
 
 from __future__ import annotations
 
+import re
 import shutil
 import sqlite3
 from collections import Counter
@@ -37,6 +38,7 @@ _ROS1_TYPES = frozenset(
 )
 
 _ZSTD_MAGIC = b"\x28\xb5\x2f\xfd"  # no CDR message starts like this
+_PART_NUMBER = re.compile(r"_\d+$")  # of a recording in several files: run_0.mcap, run_1.mcap
 _HIDDEN = "."  # "._bag.mcap" is what macOS leaves beside a file
 _JOURNALS = ("-wal", "-journal")  # beside a database that was not closed
 _MOST_LOST_ROWS = 2_000  # in a row, before what follows is given up
@@ -78,6 +80,8 @@ class _File(NamedTuple):
     """Where it can be read: itself, or an unpacked copy."""
     sound: bool
     topics: tuple[BagTopic, ...]
+    span: tuple[int, int]
+    """When the first and the last message were received [ns]."""
 
 
 class BagReader:
@@ -113,6 +117,12 @@ class BagReader:
                 size=known.size + topic.size, definition=known.definition or topic.definition
             )
         return topics
+
+    @property
+    def span(self) -> tuple[int, int]:
+        """When the first and the last message of all topics were received [ns]; (0, 0): none."""
+        spans = [file.span for file in self._files if file.topics]
+        return min((a for a, _ in spans), default=0), max((b for _, b in spans), default=0)
 
     def first(self, topic: str, most: int) -> list[BagMessage]:
         """The first messages of a topic, as far as they can be read; damage is not reported."""
@@ -191,14 +201,19 @@ class BagReader:
                 problems.append(f"{name}: damaged ({error}): nothing in it can be read")
                 continue
             try:
-                file = _File(name, path, True, _topics(path))
+                file = _File(name, path, True, *_contents(path))
             except Exception as error:
                 found: Counter[BagTopic] = Counter()
+                span = (0, 0)
                 for message in _salvage(path, None):
                     self._check()
+                    span = (
+                        min(span[0] or message.stamp, message.stamp),
+                        max(span[1], message.stamp),
+                    )
                     found[message.topic] += 1
                 topics = tuple(topic._replace(size=size) for topic, size in found.items())
-                file = _File(name, path, False, topics)
+                file = _File(name, path, False, topics, span)
                 if not _is_of_another_profile(path):
                     text = f"damaged ({error}): found {found.total()} messages in it"
                     problems.append(f"{name}: {text}")
@@ -320,6 +335,24 @@ def is_bag(path: Path) -> bool:
     return suffix in BAG_SUFFIXES and not path.name.startswith(_HIDDEN)
 
 
+def find_bags(path: Path) -> list[Path]:
+    """The bags that a path holds: itself, or all below it, in the order of their names.
+
+    A folder is one bag if it has metadata.yaml, or nothing but files that are named as the parts of
+    one recording are; otherwise each file is a bag.
+    """
+    if not path.is_dir():
+        return [path] if path.exists() and is_bag(path) else []
+    if (path / "metadata.yaml").exists():
+        return [path]
+    below: list[Path] = []
+    for child in sorted(path.iterdir()):
+        if not child.name.startswith(_HIDDEN):
+            below += find_bags(child)
+    parts = {_PART_NUMBER.sub("", Path(_unpacked_name(file)).stem) for file in storage_files(path)}
+    return [path] if len(parts) == 1 and set(below) == set(storage_files(path)) else below
+
+
 def storage_files(folder: Path) -> list[Path]:
     """The storage files of a bag folder, bag_2 before bag_10."""
     files = [
@@ -379,19 +412,21 @@ def _decompress_file(source: Path, target: Path) -> None:
 # --- sound files -----------------------------------------------------------------------------
 
 
-def _topics(path: Path) -> tuple[BagTopic, ...]:
+def _contents(path: Path) -> tuple[tuple[BagTopic, ...], tuple[int, int]]:
+    """The topics, and when the first and the last message were received [ns]."""
     from rosbags.rosbag1 import Reader as Ros1Reader
     from rosbags.rosbag2 import Reader
 
     if path.suffix == _ROS1_SUFFIX:
         with Ros1Reader(path) as reader:
-            return tuple(
+            topics = tuple(
                 BagTopic(connection.topic, connection.msgtype, connection.msgcount, "", ())
                 for connection in reader.connections
                 if connection.msgtype in _ROS1_TYPES
             )
+            return topics, (reader.start_time, reader.end_time)
     with Reader(path) as reader:
-        return tuple(map(_topic, reader.connections))
+        return tuple(map(_topic, reader.connections)), (reader.start_time, reader.end_time)
 
 
 def _read(path: Path, topics: Collection[str]) -> Iterator[BagMessage]:
@@ -416,7 +451,7 @@ def _read_ros1(path: Path, topics: Collection[str]) -> Iterator[BagMessage]:
     from rosbags.rosbag1 import Reader
     from rosbags.typesys import Stores, get_typestore
 
-    known = {topic.name: topic for topic in _topics(path) if topic.name in topics}
+    known = {topic.name: topic for topic in _contents(path)[0] if topic.name in topics}
     types = get_typestore(Stores.ROS2_JAZZY)
     with Reader(path) as reader:
         wanted = [

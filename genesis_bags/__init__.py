@@ -1,0 +1,1 @@
+"""Reading bags, and the images in them as arrays: needs neither ROS nor PyTorch."""

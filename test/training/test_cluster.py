@@ -1,0 +1,86 @@
+"""Preparation on a real Ray cluster of two nodes, which a fixture starts and ends."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Protocol
+
+import pytest
+
+from genesis_sim import RenderingError, TabletopRenderer
+from training.prepare import main
+
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
+ROOT = Path(__file__).resolve().parents[2]
+
+
+class RayCluster(Protocol):
+    """See test/conftest.py."""
+
+    address: str
+
+    def kill_second_node(self) -> None: ...
+
+
+def arrays(output: Path) -> dict[str, bytes]:
+    return {str(p.relative_to(output)): p.read_bytes() for p in output.rglob("*.npy")}
+
+
+SPRITES = ["sprites", "--image-size", "32", "--train", "2600", "--val", "30", "--test", "30"]
+
+
+def test_the_same_data_as_on_one_machine(
+    ray_cluster: RayCluster, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    main([*SPRITES, "--output", str(tmp_path / "here"), "--workers", "1"])
+    capsys.readouterr()
+    main([*SPRITES, "--output", str(tmp_path / "there"), "--ray", ray_cluster.address])
+    printed = capsys.readouterr()
+    assert arrays(tmp_path / "here") == arrays(tmp_path / "there")
+    assert "2600 train, 30 val, 30 test images" in printed.out
+    assert re.search(r"sprites: 100%.*2660/2660", printed.err)
+
+
+def test_generated_scenes(ray_cluster: RayCluster, tmp_path: Path) -> None:
+    try:
+        TabletopRenderer(32, 32, "mixed").close()
+    except RenderingError as error:
+        pytest.skip(str(error))
+    scenes = ["tabletop", "--image-size", "32", "--train", "4", "--val", "2", "--test", "2"]
+    main([*scenes, "--output", str(tmp_path / "here"), "--workers", "1"])
+    main([*scenes, "--output", str(tmp_path / "there"), "--ray", ray_cluster.address])
+    assert arrays(tmp_path / "here") == arrays(tmp_path / "there")
+
+
+def test_what_is_wrong_is_said(ray_cluster: RayCluster, tmp_path: Path) -> None:
+    source = tmp_path / "in"
+    source.mkdir()
+    for number in range(3):
+        (source / f"{number}.jpg").write_bytes(b"no image")
+    given = ["folder", "--source", str(source), "--output", str(tmp_path / "out")]
+    with pytest.raises(SystemExit, match=r"\d\.jpg: the image cannot be decoded.*--on-error skip"):
+        main([*given, "--ray", ray_cluster.address])
+    with pytest.raises(SystemExit, match=r"no Ray cluster at 127\.0\.0\.1:1: "):
+        main([*given, "--ray", "127.0.0.1:1"])
+
+
+def test_a_lost_machine_costs_no_image(ray_cluster: RayCluster, tmp_path: Path) -> None:
+    """The last test: one of the two nodes is killed while both work."""
+    sprites = ["sprites", "--image-size", "64", "--train", "6000", "--val", "30", "--test", "30"]
+    output = tmp_path / "there"
+    command = [sys.executable, "-m", "training.prepare", *sprites]
+    command += ["--output", str(output), "--ray", ray_cluster.address]
+    process = subprocess.Popen(command, cwd=ROOT, stderr=subprocess.PIPE, text=True)
+    deadline = time.monotonic() + 300
+    while len(list(output.glob("parts/*.npz"))) < 2:
+        assert time.monotonic() < deadline and process.poll() is None, process.communicate()[1]
+        time.sleep(0.05)
+    ray_cluster.kill_second_node()
+    _, errors = process.communicate(timeout=400)
+    assert process.returncode == 0, errors
+    main([*sprites, "--output", str(tmp_path / "here"), "--workers", "1"])
+    assert arrays(tmp_path / "here") == arrays(output)

@@ -1,0 +1,350 @@
+"""prepare bag: real bags of both systems and all storages, written and read without ROS."""
+
+from __future__ import annotations
+
+import struct
+import subprocess
+import sys
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import cv2
+import numpy as np
+import pytest
+from rosbags.rosbag1 import Writer as Ros1Writer
+from rosbags.rosbag2 import CompressionFormat, CompressionMode, StoragePlugin, Writer
+from rosbags.typesys import Stores, get_typestore
+
+from training.datasets.layout import DatasetError
+from training.datasets.prepared import PreparedDataset
+from training.prepare import main, reader_for
+
+ROOT = Path(__file__).resolve().parents[2]
+SPLITS = ("train", "val", "test")
+START = 1_700_000_000_000_000_000  # ns
+IMAGE, COMPRESSED = "sensor_msgs/msg/Image", "sensor_msgs/msg/CompressedImage"
+INFO, STRING = "sensor_msgs/msg/CameraInfo", "std_msgs/msg/String"
+TYPES = {1: get_typestore(Stores.ROS1_NOETIC), 2: get_typestore(Stores.ROS2_JAZZY)}
+
+
+class Sent(NamedTuple):
+    topic: str
+    seconds: float
+    type: str
+    message: Any
+
+
+def at(seconds: float) -> int:
+    return START + round(seconds * 1e9)
+
+
+def header(system: int, seconds: float, frame: str) -> Any:
+    types = TYPES[system].types
+    stamp = types["builtin_interfaces/msg/Time"](*divmod(at(seconds), 10**9))
+    number = (7,) if system == 1 else ()
+    return types["std_msgs/msg/Header"](*number, stamp, frame)
+
+
+def raw(
+    topic: str, seconds: float, pixels: np.ndarray, encoding: str, frame: str, system: int = 2
+) -> Sent:
+    data = pixels.view(np.uint8).ravel()
+    height, width = pixels.shape[:2]
+    top = header(system, seconds, frame)
+    kind = TYPES[system].types[IMAGE]
+    image = kind(top, height, width, encoding, 0, len(data) // height, data)
+    return Sent(topic, seconds, IMAGE, image)
+
+
+def compressed(topic: str, seconds: float, content: bytes, form: str, frame: str) -> Sent:
+    data = np.frombuffer(content, np.uint8)
+    message = TYPES[2].types[COMPRESSED](header(2, seconds, frame), form, data)
+    return Sent(topic, seconds, COMPRESSED, message)
+
+
+def info(topic: str, seconds: float, frame: str, system: int = 2, width: int = 64) -> Sent:
+    scale = width / 64
+    k = np.array([50 * scale, 0, 31.5 * scale, 0, 52 * scale, 23.5 * scale, 0, 0, 1.0])
+    types = TYPES[system].types
+    roi = types["sensor_msgs/msg/RegionOfInterest"](0, 0, 0, 0, False)
+    message = types[INFO](
+        header(system, seconds, frame), round(48 * scale), width, "plumb_bob", np.zeros(5), k,
+        np.eye(3).ravel(), np.zeros(12), 0, 0, roi,
+    )  # fmt: skip
+    return Sent(topic, seconds, INFO, message)
+
+
+def picture(number: int) -> np.ndarray:
+    """A grey value in the first rows tells the number; below no two are alike."""
+    image = np.full((48, 64, 3), number, np.uint8)
+    image[20:] = np.random.default_rng(number).integers(0, 256, 3)
+    return image
+
+
+def numbers(output: Path) -> dict[str, list[int]]:
+    found = {}
+    for split in SPLITS:
+        try:
+            found[split] = PreparedDataset(output, split).images[:, 3, 3, 0].tolist()
+        except DatasetError:
+            found[split] = []
+    return found
+
+
+def record(
+    path: Path, messages: Iterable[Sent], storage: str = "mcap", *, packed: bool = False
+) -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    writer = Writer(path, version=9, storage_plugin=StoragePlugin[storage.upper()])
+    if packed:
+        writer.set_compression(CompressionMode.MESSAGE, CompressionFormat.ZSTD)
+    with writer:
+        connections: dict[str, Any] = {}
+        for topic, seconds, kind, message in sorted(messages, key=lambda item: item.seconds):
+            if topic not in connections:
+                connections[topic] = writer.add_connection(topic, kind, typestore=TYPES[2])
+            data = TYPES[2].serialize_cdr(message, kind)
+            writer.write(connections[topic], at(seconds), data)
+    return path
+
+
+def record_ros1(path: Path, messages: Iterable[Sent]) -> Path:
+    with Ros1Writer(path) as writer:
+        connections: dict[str, Any] = {}
+        for topic, seconds, kind, message in sorted(messages, key=lambda item: item.seconds):
+            if topic not in connections:
+                connections[topic] = writer.add_connection(topic, kind, typestore=TYPES[1])
+            writer.write(connections[topic], at(seconds), TYPES[1].serialize_ros1(message, kind))
+    return path
+
+
+def camera(count: int = 100, system: int = 2, topic: str = "/eye/image_raw") -> list[Sent]:
+    """Ten images a second, which show 0, 1, 2, ..."""
+    return [raw(topic, n / 10, picture(n % 250), "rgb8", "eye", system) for n in range(count)]
+
+
+def prepare(source: Path, output: Path, *options: str) -> None:
+    given = ["--source", str(source), "--output", str(output), "--workers", "1"]
+    main(["bag", *given, "--image-size", "48", *options])
+
+
+def error_of(source: Path, output: Path, *options: str) -> str:
+    with pytest.raises(SystemExit) as caught:
+        prepare(source, output, *options)
+    return str(caught.value.code)
+
+
+EVERY_HALF_SECOND = {
+    "train": list(range(0, 80, 5)),
+    "val": [85],
+    "test": [95],
+}
+
+
+@pytest.mark.parametrize("storage", ["mcap", "sqlite3", "packed", "ros1", "one file"])
+def test_one_camera(tmp_path: Path, storage: str) -> None:
+    if storage == "ros1":
+        source = record_ros1(tmp_path / "in.bag", camera(system=1))
+    else:
+        kind = "sqlite3" if storage == "packed" else storage
+        kind = "mcap" if storage == "one file" else kind
+        source = record(tmp_path / "in", camera(), kind, packed=storage == "packed")
+        if storage == "one file":
+            (source,) = source.glob("*.mcap")
+    assert reader_for(source) == "bag"
+    prepare(source, tmp_path / "out")
+    found = numbers(tmp_path / "out")
+    # 80 and 90 lie where a split ends.
+    assert found == EVERY_HALF_SECOND
+    data = PreparedDataset(tmp_path / "out", "train")
+    assert data.masks is None and data.depths is None
+
+
+def test_all_colour_cameras_are_taken_and_nothing_else(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    messages = camera(20)
+    form = "rgb8; jpeg compressed bgr8"
+    for n in range(20):
+        jpeg = cv2.imencode(".jpg", picture(100 + n))[1].tobytes()
+        messages += [
+            compressed("/hand/image_raw/compressed", n / 10, jpeg, form, "hand"),
+            raw("/eye/infra1/image_rect_raw", n / 10, picture(n)[..., 0].copy(), "mono8", "ir"),
+            raw("/genesis/label_image", n / 10, picture(n)[..., 0].copy(), "mono8", "eye"),
+            Sent("/chatter", n / 10, STRING, TYPES[2].types[STRING]("hello")),
+        ]  # fmt: skip
+    source = record(tmp_path / "in", messages)
+    options = ("--rate", "5", "--val", "0", "--test", "0")
+    prepare(source, tmp_path / "out", *options)
+    found = numbers(tmp_path / "out")["train"]
+    assert found[:10] == list(range(0, 20, 2))
+    assert np.abs(np.array(found[10:]) - np.arange(100, 120, 2)).max() <= 3
+    told = capsys.readouterr().err
+    assert "/eye/infra1/image_rect_raw left out: its name says infra" in told
+    assert "/genesis/label_image left out: its name says label" in told
+    prepare(source, tmp_path / "one", *options, "--topics", "[/eye/image_raw]")
+    assert numbers(tmp_path / "one")["train"] == list(range(0, 20, 2))
+    message = error_of(source, tmp_path / "bad", "--topics", "[/nose]")
+    assert "has none of the topics /nose; it has /eye/image_raw, " in message
+
+
+def test_encodings_and_near_duplicates(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    messages = []
+    for n, shown in enumerate([1, 1, 1, 2, 3, 3, 4]):
+        bgr = picture(shown)[..., ::-1].copy()
+        messages.append(raw("/eye/image_raw", n / 10, bgr, "bgr8", "eye"))
+    source = record(tmp_path / "in", messages)
+    prepare(source, tmp_path / "out", "--rate", "0", "--val", "0", "--test", "0")
+    assert numbers(tmp_path / "out")["train"] == [1, 2, 3, 4]
+    assert "left out: 3 nearly the same as the image before" in capsys.readouterr().out
+
+
+def with_depth(system: int = 2, kind: str = "16UC1") -> list[Sent]:
+    """A camera whose depth, half as large, comes 20 ms later; of some images it is missing."""
+    messages = [info("/eye/color/camera_info", 0, "eye", system)]
+    for n in range(20):
+        messages.append(raw("/eye/color/image_raw", n / 10, picture(n), "rgb8", "eye", system))
+        millimetres = np.full((24, 32), 1000 + n, np.uint16)
+        millimetres[:, :16] = 0
+        # Stamped like the image, but received later.
+        seconds = n / 10
+        if kind == "32FC1":
+            metres = np.where(millimetres, millimetres / 1000, np.nan).astype(np.float32)
+            sent = raw("/eye/aligned/image_raw", seconds, metres, "32FC1", "eye", system)
+        elif kind == "compressedDepth":
+            png = cv2.imencode(".png", millimetres)[1].tobytes()
+            content = struct.pack("<iff", 0, 0.0, 0.0) + png
+            form = "16UC1; compressedDepth png"
+            sent = compressed(
+                "/eye/aligned/image_raw/compressedDepth", seconds, content, form, "eye"
+            )
+        else:
+            sent = raw("/eye/aligned/image_raw", seconds, millimetres, "16UC1", "eye", system)
+        if n not in (6, 7):
+            messages.append(sent._replace(seconds=seconds + 0.02))
+        # Depth of another view is not registered to the colours.
+        other = raw("/eye/depth/image_rect_raw", seconds, millimetres + 5000, "16UC1", "d", system)
+        messages.append(other)
+    return messages
+
+
+@pytest.mark.parametrize("kind", ["16UC1", "32FC1", "compressedDepth", "ros1"])
+def test_depth_of_the_same_view_at_the_same_time(
+    tmp_path: Path, kind: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    if kind == "ros1":
+        source = record_ros1(tmp_path / "in.bag", with_depth(1))
+    else:
+        source = record(tmp_path / "in", with_depth(kind=kind))
+    options = ("--rate", "0", "--val", "0", "--test", "0")
+    prepare(source, tmp_path / "out", *options)
+    data = PreparedDataset(tmp_path / "out", "train")
+    assert data.depths is not None and data.intrinsics is not None
+    assert data.images[:, 3, 3, 0].tolist() == list(range(20))
+    for number, depth in enumerate(data.depths):
+        expected = 0 if number in (6, 7) else 1000 + number
+        assert (depth[:, 26:] == expected).all() and not depth[:, :22].any()
+    # The central 48 of 64 columns, in their own size.
+    np.testing.assert_allclose(data.intrinsics, np.tile([50, 52, 31.5 - 8, 23.5], (20, 1)))
+    assert "left out: 2 depths, as none was taken with their image" in capsys.readouterr().out
+    prepare(source, tmp_path / "without", *options, "--depth", "false")
+    assert PreparedDataset(tmp_path / "without", "train").depths is None
+
+
+def test_a_depth_topic_that_is_named(tmp_path: Path) -> None:
+    source = record(tmp_path / "in", with_depth())
+    options = ("--rate", "0", "--val", "0", "--test", "0", "--topics", "[/eye/color/image_raw]")
+    chosen = ("--depth-topics", "[/eye/depth/image_rect_raw]")
+    prepare(source, tmp_path / "out", *options, *chosen)
+    depths = PreparedDataset(tmp_path / "out", "train").depths
+    assert depths is not None and (depths[:, 5, 40] == 6000 + np.arange(20)).all()
+    message = error_of(source, tmp_path / "bad", "--depth-topics", "[/a, /b]", *options)
+    assert "depth_topics needs one topic for each of topics" in message
+
+
+def test_intrinsics_of_images_that_were_made_smaller(tmp_path: Path) -> None:
+    messages = [m for m in with_depth() if m.type != INFO]
+    messages.append(info("/eye/color/camera_info", 0, "eye", width=128))
+    source = record(tmp_path / "in", messages)
+    prepare(source, tmp_path / "out", "--rate", "0", "--val", "0", "--test", "0")
+    data = PreparedDataset(tmp_path / "out", "train")
+    assert data.intrinsics is not None
+    np.testing.assert_allclose(data.intrinsics[:, :2], np.tile([50, 52], (20, 1)))
+
+
+def test_cameras_without_depth_beside_one_with_it(tmp_path: Path) -> None:
+    messages = with_depth() + camera(20, topic="/other/image_raw")
+    for message in messages:
+        if message.topic == "/other/image_raw":
+            message.message.header.frame_id = "other"
+    source = record(tmp_path / "in", messages)
+    prepare(source, tmp_path / "out", "--rate", "0", "--val", "0", "--test", "0")
+    depths = PreparedDataset(tmp_path / "out", "train").depths
+    assert depths is not None and depths.shape[0] == 40
+    assert depths[:20].any() and not depths[20:].any()
+
+
+def test_of_ten_bags_whole_ones_are_held_out(tmp_path: Path) -> None:
+    for number in range(10):
+        messages = [
+            raw("/eye/image_raw", n / 2, picture(10 * number + n), "rgb8", "eye") for n in range(4)
+        ]
+        record(tmp_path / "in" / f"day {number // 5}" / f"bag_{number}", messages)
+    (tmp_path / "in" / "README.txt").write_text("Bags.")
+    prepare(tmp_path / "in", tmp_path / "out")
+    found = numbers(tmp_path / "out")
+    assert found["val"] == [80, 81, 82, 83] and found["test"] == [90, 91, 92, 93]
+    assert len(found["train"]) == 32
+    assert reader_for(tmp_path / "in") == "bag"
+
+
+def test_damage_stops_or_is_left_out(tmp_path: Path) -> None:
+    good = record(tmp_path / "in" / "a", camera(20))
+    bad = record(tmp_path / "in" / "b", camera(20))
+    (file,) = bad.glob("*.mcap")
+    file.write_bytes(b"nothing that could be read")
+    broken = camera(20)
+    broken[5].message.encoding = "nonsense"
+    record(tmp_path / "in" / "c", broken)
+    options = ("--rate", "0", "--val", "0", "--test", "0")
+    assert str(file) in error_of(tmp_path / "in", tmp_path / "out", *options)
+    prepare(tmp_path / "in", tmp_path / "out2", *options, "--on-error", "skip")
+    assert numbers(tmp_path / "out2")["train"] == [*range(20), *range(5), *range(6, 20)]
+    problems = (tmp_path / "out2" / "problems.txt").read_text()
+    assert str(file) in problems
+    assert "/eye/image_raw at 1700000000.500 s: encoding 'nonsense' cannot be used" in problems
+    assert good.exists()
+
+
+def test_a_bag_that_was_cut_off_is_read_as_far_as_it_goes(tmp_path: Path) -> None:
+    source = record(tmp_path / "in", camera(240))
+    (file,) = source.glob("*.mcap")
+    content = file.read_bytes()
+    file.write_bytes(content[: len(content) // 2])
+    options = ("--on-error", "skip")
+    prepare(source, tmp_path / "out", *options)
+    found = numbers(tmp_path / "out")
+    assert found["train"][:4] == [0, 5, 10, 15] and found["val"] and found["test"]
+    assert max(found["test"]) < 150
+    assert "damaged" in (tmp_path / "out" / "problems.txt").read_text()
+
+
+def test_sources_without_bags(tmp_path: Path) -> None:
+    (tmp_path / "in").mkdir()
+    assert f"{tmp_path / 'in'} has no bags" in error_of(tmp_path / "in", tmp_path / "out")
+    text = [Sent("/chatter", 0, STRING, TYPES[2].types[STRING]("hello"))]
+    source = record(tmp_path / "chat", text)
+    assert "has no images of a colour camera" in error_of(source, tmp_path / "out")
+
+
+def test_bags_are_prepared_without_ros_and_without_pytorch_in_workers() -> None:
+    """Workers import the data sets alone."""
+    code = (
+        "import sys\nimport training.datasets.bag\n"
+        "print(*(n for n in ('rclpy', 'sensor_msgs', 'torch', 'genesis_ros') if n in sys.modules))"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True
+    )
+    assert done.stdout.strip() == ""

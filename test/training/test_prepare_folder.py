@@ -1,0 +1,516 @@
+"""prepare folder: photos as people have them, and masks and depth in every way they are stored."""
+
+from __future__ import annotations
+
+import base64
+import json
+import struct
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+import pytest
+
+from training.datasets.layout import DatasetError
+from training.datasets.prepared import PreparedDataset
+from training.prepare import main, reader_for
+
+SPLITS = ("train", "val", "test")
+SIZE = ("--image-size", "32")
+
+
+def prepare(source: Path, output: Path, *options: str) -> None:
+    main(["folder", "--source", str(source), "--output", str(output), "--workers", "1", *options])
+
+
+def error_of(source: Path, output: Path, *options: str) -> str:
+    with pytest.raises(SystemExit) as caught:
+        prepare(source, output, *options)
+    return str(caught.value.code)
+
+
+def photo(number: int, height: int = 48, width: int = 64) -> np.ndarray:
+    """Four quarters, RGB (H, W, 3): no two numbers are alike, and it shows which way is up."""
+    rng = np.random.default_rng(number)
+    image = np.zeros((height, width, 3), np.uint8)
+    for rows in (slice(0, height // 2), slice(height // 2, height)):
+        for columns in (slice(0, width // 2), slice(width // 2, width)):
+            image[rows, columns] = rng.integers(0, 256, 3)
+    return image
+
+
+def write(path: Path, image: np.ndarray, options: list[int] | None = None) -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    stored = image[..., ::-1] if image.ndim == 3 else image
+    path.write_bytes(cv2.imencode(path.suffix, stored, options or [])[1].tobytes())
+    return path
+
+
+def with_orientation(jpeg: bytes, orientation: int) -> bytes:
+    """A JPEG with an EXIF tag that says how the camera was held."""
+    entry = struct.pack("<HHIHH", 0x0112, 3, 1, orientation, 0)
+    tiff = b"II*\0" + struct.pack("<I", 8) + struct.pack("<H", 1) + entry + struct.pack("<I", 0)
+    exif = b"Exif\0\0" + tiff
+    return jpeg[:2] + b"\xff\xe1" + struct.pack(">H", len(exif) + 2) + exif + jpeg[2:]
+
+
+def quarters(image: np.ndarray) -> np.ndarray:
+    """The colours (2, 2, 3) in the middle of the quarters of a square image."""
+    size = len(image)
+    return image[size // 4 :: size // 2, size // 4 :: size // 2].astype(int)
+
+
+def order(output: Path) -> dict[str, list[int]]:
+    """Which photos (by their number) are in which split, in their order."""
+    known = {tuple(quarters(photo(number))[0, 0]): number for number in range(400)}
+    found: dict[str, list[int]] = {}
+    for split in SPLITS:
+        try:
+            images = PreparedDataset(output, split).images
+        except DatasetError:  # no image at all
+            images = np.empty((0, 32, 32, 3), np.uint8)
+        found[split] = [known[tuple(quarters(image)[0, 0])] for image in images]
+    return found
+
+
+def photos(folder: Path, numbers: Any, suffix: str = ".png") -> None:
+    for number in numbers:
+        write(folder / f"{number}{suffix}", photo(number))
+
+
+# --- images
+
+
+@pytest.mark.parametrize("suffix", [".jpg", ".png", ".webp", ".bmp", ".tif", ".ppm", ".avif"])
+def test_common_formats(tmp_path: Path, suffix: str) -> None:
+    photos(tmp_path / "in", range(10), suffix)
+    prepare(tmp_path / "in", tmp_path / "out", *SIZE)
+    images = PreparedDataset(tmp_path / "out", "train").images
+    assert images.shape == (8, 32, 32, 3)
+    for number, image in enumerate(images):
+        error = np.abs(quarters(image) - quarters(photo(number)[:, 8:56]))
+        assert error.max() <= (0 if suffix in (".png", ".bmp", ".tif", ".ppm") else 25)
+
+
+def test_sizes_and_bit_depths(tmp_path: Path) -> None:
+    write(tmp_path / "in" / "1.png", photo(1, 300, 200))
+    write(tmp_path / "in" / "2.png", photo(2, 20, 90))
+    write(tmp_path / "in" / "3.png", np.full((40, 40), 90, np.uint8))
+    bgra = np.dstack([photo(4)[..., ::-1], np.full((48, 64), 9, np.uint8)])
+    (tmp_path / "in" / "4.png").write_bytes(cv2.imencode(".png", bgra)[1].tobytes())
+    write(tmp_path / "in" / "5.png", photo(5).astype(np.uint16) * 257)
+    prepare(tmp_path / "in", tmp_path / "out", *SIZE)
+    images = np.concatenate([PreparedDataset(tmp_path / "out", s).images for s in SPLITS])
+    assert images.shape == (5, 32, 32, 3)
+    np.testing.assert_array_equal(quarters(images[0]), quarters(photo(1, 200, 200)))
+    assert (images[2] == 90).all()
+    np.testing.assert_array_equal(quarters(images[3]), quarters(photo(4, 48, 48)))
+    np.testing.assert_array_equal(quarters(images[4]), quarters(photo(5, 48, 48)))
+
+
+def test_photos_are_upright(tmp_path: Path) -> None:
+    jpeg = cv2.imencode(".jpg", photo(1)[..., ::-1], [cv2.IMWRITE_JPEG_QUALITY, 100])[1].tobytes()
+    (tmp_path / "in").mkdir()
+    (tmp_path / "in" / "1.jpg").write_bytes(with_orientation(jpeg, 6))
+    prepare(tmp_path / "in", tmp_path / "out", *SIZE)
+    (image,) = PreparedDataset(tmp_path / "out", "train").images
+    upright = np.rot90(photo(1), -1)  # the tag: the top of the scene is at the right of the file
+    assert np.abs(quarters(image) - quarters(upright[8:56])).max() <= 6
+
+
+def test_exposure(tmp_path: Path) -> None:
+    write(tmp_path / "in" / "1.png", np.full((40, 40, 3), 50, np.uint8))
+    prepare(tmp_path / "in", tmp_path / "out", *SIZE, "--exposure", "0.4")
+    assert (PreparedDataset(tmp_path / "out", "train").images == 102).all()
+
+
+# --- what is left out
+
+
+def test_what_is_no_image_is_said(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    source = tmp_path / "in"
+    photos(source, range(6))
+    for name in ("README.md", ".DS_Store", "._1.jpg", "notes.docx", "IMG_1.HEIC", "VID_1.mp4"):
+        (source / name).write_bytes(b"no image")
+    prepare(source, tmp_path / "out", *SIZE)
+    printed = capsys.readouterr()
+    for told in ("1 HEIC photos", "1 videos", "1 files of another kind (.docx)"):
+        assert f"left out: {told}" in printed.out
+    assert "skipped 3 files that are no data: .DS_Store, ._1.jpg, README.md" in printed.err
+    info = json.loads((tmp_path / "out" / "train" / "info.json").read_text())
+    assert sum(info["left_out"].values()) == 3 and info["skipped"] == 3
+
+
+def test_a_broken_photo_stops_or_is_left_out(tmp_path: Path) -> None:
+    source = tmp_path / "in"
+    photos(source, range(6), ".jpg")
+    whole = (source / "3.jpg").read_bytes()
+    (source / "3.jpg").write_bytes(whole[: len(whole) // 2])
+    (source / "4.jpg").write_bytes(b"<html>")
+    message = error_of(source, tmp_path / "out", *SIZE)
+    assert "3.jpg: the JPEG is cut off" in message and "--on-error skip" in message
+    prepare(source, tmp_path / "out", *SIZE, "--on-error", "skip")
+    problems = (tmp_path / "out" / "problems.txt").read_text()
+    assert "3.jpg" in problems and "4.jpg: the image cannot be decoded" in problems
+    assert sum(len(PreparedDataset(tmp_path / "out", s)) for s in ("train", "test")) == 4
+
+
+def test_folders_without_images(tmp_path: Path) -> None:
+    source = tmp_path / "in"
+    source.mkdir()
+    assert f"{source} has no images" in error_of(source, tmp_path / "out")
+    (source / "a.mp4").write_bytes(b"")
+    assert "found 1 videos" in error_of(source, tmp_path / "out")
+
+
+def test_new_photos_are_another_data_set(tmp_path: Path) -> None:
+    photos(tmp_path / "in", range(6))
+    prepare(tmp_path / "in", tmp_path / "out", *SIZE)
+    prepare(tmp_path / "in", tmp_path / "out", *SIZE)
+    photos(tmp_path / "in", [7])
+    assert "holds another data set: files was" in error_of(tmp_path / "in", tmp_path / "out", *SIZE)
+
+
+# --- splits
+
+
+def test_the_end_of_a_folder_is_held_out_in_the_order_of_numbers(tmp_path: Path) -> None:
+    photos(tmp_path / "in", range(20))
+    prepare(tmp_path / "in", tmp_path / "out", *SIZE, "--val", "0.2")
+    found = order(tmp_path / "out")
+    assert found == {"train": list(range(14)), "val": [14, 15, 16, 17], "test": [18, 19]}
+
+
+def test_folders_are_the_splits(tmp_path: Path) -> None:
+    photos(tmp_path / "in" / "images" / "train2017", range(12))
+    photos(tmp_path / "in" / "images" / "validation", range(12, 15))
+    prepare(tmp_path / "in", tmp_path / "out", *SIZE)
+    # There is no folder for tests, so they are from the training images.
+    found = order(tmp_path / "out")
+    assert found == {"train": list(range(11)), "val": [12, 13, 14], "test": [11]}
+
+
+def test_of_many_folders_whole_ones_are_held_out(tmp_path: Path) -> None:
+    for folder in range(10):
+        photos(tmp_path / "in" / f"scene {folder}", range(3 * folder, 3 * folder + 3))
+    prepare(tmp_path / "in", tmp_path / "out", *SIZE)
+    found = order(tmp_path / "out")
+    assert found == {"train": list(range(24)), "val": [24, 25, 26], "test": [27, 28, 29]}
+
+
+def test_of_few_folders_each_gives_to_every_split(tmp_path: Path) -> None:
+    photos(tmp_path / "in" / "kitchen", range(10))
+    photos(tmp_path / "in" / "office", range(10, 20))
+    photos(tmp_path / "in" / "too few", range(20, 23))
+    prepare(tmp_path / "in", tmp_path / "out", *SIZE)
+    found = order(tmp_path / "out")
+    assert found["val"] == [8, 18] and found["test"] == [9, 19]
+    assert set(found["train"]) >= {20, 21, 22}
+
+
+def test_nearly_the_same_is_never_in_two_splits(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    rng = np.random.default_rng(0)
+    for place, number in enumerate([0, 1, 2, 3, 4, 5, 6, 7, 8, 2, 0, 11, 11]):
+        noise = rng.normal(0, 3, (48, 64, 3))
+        image = (photo(number) + noise).clip(0, 255).astype(np.uint8)
+        write(tmp_path / "in" / f"{place}.png", image)
+    prepare(tmp_path / "in", tmp_path / "out", *SIZE, "--val", "0.15", "--test", "0.15")
+    printed = capsys.readouterr().out
+    datasets = {split: PreparedDataset(tmp_path / "out", split) for split in SPLITS}
+    # 11 of the original: train 0 to 8, val 2 and 0, test 11 and again 11.
+    assert {split: len(data) for split, data in datasets.items()} == {
+        "train": 7,
+        "val": 2,
+        "test": 1,
+    }
+    assert "left out: 2 train images nearly the same as one to validate or test on" in printed
+    assert "left out: 1 nearly the same as the image before" in printed
+    for number in (0, 2):
+        colours = np.abs(datasets["train"].images.astype(int) - photo(number)[0, 8])[:, 2, 2]
+        assert (colours.max(axis=1) > 10).all()
+    prepare(tmp_path / "in", tmp_path / "all", *SIZE, "--min-change", "0")
+    assert sum(len(PreparedDataset(tmp_path / "all", split)) for split in SPLITS) == 13
+
+
+def test_a_source_of_one_view_is_named(tmp_path: Path) -> None:
+    for place in range(6):
+        write(tmp_path / "in" / f"{place}.png", photo(place % 2))
+    message = error_of(tmp_path / "in", tmp_path / "out", *SIZE)
+    assert "every image of" in message and "--min-change 0" in message
+
+
+# --- masks
+
+
+def check_halves(output: Path, left: int = 1, right: int = 2) -> None:
+    """Every image is `left` in its left half and `right` in its right one."""
+    data = PreparedDataset(output, "train")
+    assert data.masks is not None
+    for mask in data.masks:
+        assert (mask[:, :14] == left).all() and (mask[:, 18:] == right).all()
+
+
+def halves(height: int = 48, width: int = 64) -> np.ndarray:
+    mask = np.full((height, width), 7, np.uint8)
+    mask[:, width // 2 :] = 19
+    return mask
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["{}.label.png", "{}.mask.png", "{}_mask.png", "masks/{}.png", "../masks/{}.png"],
+)
+def test_grey_masks_beside_images_or_in_a_folder(tmp_path: Path, name: str) -> None:
+    folder = tmp_path / "in" / "images"
+    photos(folder, range(6), ".jpg")
+    for number in range(6):
+        write(folder / name.format(number), halves())
+    source = tmp_path / "in" if name.startswith("..") else folder
+    prepare(source, tmp_path / "out", *SIZE)
+    check_halves(tmp_path / "out")
+
+
+def test_colour_masks_elsewhere(tmp_path: Path) -> None:
+    photos(tmp_path / "in", range(6))
+    colours = np.zeros((20, 3), np.uint8)
+    colours[7], colours[19] = (10, 200, 3), (250, 0, 0)
+    for number in range(6):
+        write(tmp_path / "drawn" / f"{number}.png", colours[halves()])
+    prepare(tmp_path / "in", tmp_path / "out", *SIZE, "--masks", str(tmp_path / "drawn"))
+    check_halves(tmp_path / "out")
+
+
+def test_a_photo_of_a_label_is_a_photo(tmp_path: Path) -> None:
+    photos(tmp_path / "in", range(5))
+    write(tmp_path / "in" / "shipping-label.jpg", photo(9))
+    prepare(tmp_path / "in", tmp_path / "out", *SIZE)
+    assert sum(len(PreparedDataset(tmp_path / "out", split)) for split in SPLITS) == 6
+
+
+def coco(names: list[str], *, rle: bool = False) -> dict[str, Any]:
+    """A COCO file with two objects, a crowd and a box in each image."""
+    polygons: list[Any] = [[[0, 0, 32, 0, 32, 48, 0, 48]], [[32, 0, 64, 0, 64, 48, 32, 48]]]
+    if rle:  # column by column: first what is not covered
+        polygons = [
+            {"size": [48, 64], "counts": [0, 32 * 48, 32 * 48]},
+            {"size": [48, 64], "counts": [32 * 48, 32 * 48]},
+        ]
+    images = [
+        {"id": 10 + n, "file_name": name, "height": 48, "width": 64} for n, name in enumerate(names)
+    ]
+    annotations = [
+        {"id": 100 * image["id"] + n, "image_id": image["id"], "segmentation": polygon}
+        for image in images
+        for n, polygon in enumerate(polygons)
+    ]
+    everything = {"size": [48, 64], "counts": [0, 48 * 64]}
+    annotations.append(
+        {"id": 1, "image_id": 10, "iscrowd": 1, "segmentation": everything, "bbox": [0, 0, 9, 9]}
+    )
+    annotations.append({"id": 2, "image_id": 10, "bbox": [0, 0, 9, 9]})
+    return {"images": images, "annotations": annotations, "categories": []}
+
+
+@pytest.mark.parametrize("rle", [False, True])
+def test_coco(tmp_path: Path, rle: bool, capsys: pytest.CaptureFixture[str]) -> None:
+    photos(tmp_path / "in" / "images", range(6))
+    content = coco([f"{number}.png" for number in range(6)], rle=rle)
+    file = tmp_path / "in" / "annotations" / "instances.json"
+    file.parent.mkdir()
+    file.write_text(json.dumps(content))
+    prepare(tmp_path / "in", tmp_path / "out", *SIZE)
+    check_halves(tmp_path / "out")
+    assert "left out: 2 annotations without the outline of one object" in capsys.readouterr().out
+    file.rename(tmp_path / "coco.json")
+    options = ("--masks", str(tmp_path / "coco.json"))
+    prepare(tmp_path / "in", tmp_path / "out2", *SIZE, *options)
+    check_halves(tmp_path / "out2")
+
+
+def test_coco_images_without_objects_are_labelled(tmp_path: Path) -> None:
+    photos(tmp_path / "in", range(6))
+    content = coco([f"{number}.png" for number in range(6)])
+    content["annotations"] = [a for a in content["annotations"] if a["image_id"] < 12]
+    (tmp_path / "in" / "coco.json").write_text(json.dumps(content))
+    prepare(tmp_path / "in", tmp_path / "out", *SIZE)
+    masks = PreparedDataset(tmp_path / "out", "train").masks
+    assert masks is not None
+    assert [int(mask.max()) for mask in masks] == [2, 2, 0, 0]
+
+
+def test_coco_of_other_images_is_refused(tmp_path: Path) -> None:
+    photos(tmp_path / "in", range(6))
+    file = tmp_path / "in" / "coco.json"
+    file.write_text(json.dumps(coco(["cat.png"])))
+    message = error_of(tmp_path / "in", tmp_path / "out", *SIZE)
+    assert f"{file} names none of the images; its first is cat.png, theirs 0.png" in message
+    file.write_text('{"images": [{"id": 1}], "annotations": []}')
+    assert "is not as COCO files are" in error_of(tmp_path / "in", tmp_path / "out", *SIZE)
+    file.write_text('{"images": ')
+    assert f"{file} is no JSON file" in error_of(tmp_path / "in", tmp_path / "out", *SIZE)
+
+
+def labelme(shapes: list[dict[str, Any]], name: str) -> str:
+    content = {"imagePath": name, "imageHeight": 48, "imageWidth": 64, "shapes": shapes}
+    return json.dumps(content)
+
+
+def test_labelme(tmp_path: Path) -> None:
+    source = tmp_path / "in"
+    photos(source, range(6))
+    drawn = cv2.imencode(".png", np.full((48, 32), 255, np.uint8))[1].tobytes()
+    shapes: list[dict[str, Any]] = [
+        {"shape_type": "point", "label": "p", "points": [[3, 3]]},
+        {"label": "cup", "points": [[0, 0], [20, 0], [20, 48], [0, 48]], "group_id": 4},
+        {"label": "cup", "points": [[20, 0], [32, 48]], "shape_type": "rectangle", "group_id": 4},
+        {
+            "label": "box",
+            "points": [[32, 0], [63, 47]],
+            "shape_type": "mask",
+            "mask": base64.b64encode(drawn).decode(),
+        },
+    ]
+    for number in range(6):
+        (source / f"{number}.json").write_text(labelme(shapes, f"{number}.png"))
+    # One whose name differs from its image's is found by the path in it.
+    (source / "5.json").rename(source / "five.json")
+    prepare(source, tmp_path / "out", *SIZE)
+    check_halves(tmp_path / "out")
+
+
+def test_labelme_circles(tmp_path: Path) -> None:
+    write(tmp_path / "in" / "1.png", photo(1))
+    circle = {"label": "c", "points": [[32, 24], [44, 24]], "shape_type": "circle"}
+    (tmp_path / "in" / "1.json").write_text(labelme([circle], "1.png"))
+    prepare(tmp_path / "in", tmp_path / "out", *SIZE)
+    masks = PreparedDataset(tmp_path / "out", "train").masks
+    assert masks is not None
+    # A radius of 12 of 48 px is one of 8 of 32.
+    assert masks[0].sum() == pytest.approx(np.pi * 8**2, rel=0.05)
+    assert masks[0, 16, 16] == 1 and masks[0, 3, 3] == 0
+
+
+def test_some_images_have_masks(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    source = tmp_path / "in"
+    photos(source, range(9))
+    for number in range(5):
+        write(source / f"{number}.label.png", halves())
+    assert "5 of 9 images have a mask. --use-masks need" in error_of(source, tmp_path / "a", *SIZE)
+    prepare(source, tmp_path / "labelled", *SIZE, "--use-masks", "need")
+    check_halves(tmp_path / "labelled")
+    assert "left out: 4 images without a mask" in capsys.readouterr().out
+    prepare(source, tmp_path / "all", *SIZE, "--use-masks", "ignore")
+    assert PreparedDataset(tmp_path / "all", "train").masks is None
+    assert len(PreparedDataset(tmp_path / "all", "train")) == 7
+    photos(tmp_path / "none", range(5))
+    assert "none of 5 images has a mask" in error_of(
+        tmp_path / "none", tmp_path / "b", "--use-masks", "need"
+    )
+
+
+def test_masks_of_another_size(tmp_path: Path) -> None:
+    photos(tmp_path / "in", range(4))
+    for number in range(4):
+        write(tmp_path / "in" / f"{number}.label.png", halves(24, 32))
+    message = error_of(tmp_path / "in", tmp_path / "out", *SIZE)
+    assert "the image has 64 x 48 pixels, its mask 32 x 24" in message
+
+
+def test_a_mask_drawn_on_the_photo_as_it_is_stored(tmp_path: Path) -> None:
+    (tmp_path / "in").mkdir()
+    for number in range(3):
+        jpeg = cv2.imencode(".jpg", photo(number)[..., ::-1])[1].tobytes()
+        (tmp_path / "in" / f"{number}.jpg").write_bytes(with_orientation(jpeg, 6))
+        write(tmp_path / "in" / f"{number}.label.png", halves())
+    prepare(tmp_path / "in", tmp_path / "out", *SIZE)
+    check_halves(tmp_path / "out")
+    (image,) = PreparedDataset(tmp_path / "out", "train").images
+    assert np.abs(quarters(image) - quarters(photo(0)[:, 8:56])).max() <= 25
+
+
+# --- depth
+
+
+@pytest.mark.parametrize("kind", ["png", "npy", "tif", "folder"])
+def test_depth(tmp_path: Path, kind: str) -> None:
+    source = tmp_path / "in"
+    photos(source, range(5))
+    metres = np.full((24, 32), 1.5, np.float32)
+    metres[:, 16:] = 0.75
+    metres[:3] = 0
+    for number in range(4):
+        if kind == "npy":
+            np.save(source / f"{number}.depth.npy", metres)
+        elif kind == "tif":
+            write(source / f"{number}.depth.tif", metres)
+        else:
+            name = f"depth/{number}.png" if kind == "folder" else f"{number}.depth.png"
+            write(source / name, (5000 * metres).astype(np.uint16))
+    camera = ("--intrinsics", "[60, 61, 31.5, 23.5]", "--depth-unit", "0.0002")
+    prepare(source, tmp_path / "out", *SIZE, *camera)
+    train = PreparedDataset(tmp_path / "out", "train")
+    assert train.depths is not None and train.intrinsics is not None
+    for depth in train.depths:
+        assert (depth[5:, :14] == 1500).all() and (depth[5:, 18:] == 750).all()
+        assert not depth[:3].any()
+    # 48 pixels became 32; the principal point is in the middle still.
+    np.testing.assert_allclose(train.intrinsics[0], [40, 61 * 2 / 3, 15.5, 15.5], atol=1e-4)
+    # An image without depth is unknown everywhere.
+    test = PreparedDataset(tmp_path / "out", "test")
+    assert test.depths is not None and not test.depths.any()
+
+
+def test_depth_of_another_view(tmp_path: Path) -> None:
+    photos(tmp_path / "in", range(4))
+    for number in range(4):
+        write(tmp_path / "in" / f"{number}.depth.png", np.ones((40, 64), np.uint16))
+    message = error_of(tmp_path / "in", tmp_path / "out", *SIZE)
+    assert "its depth 64 x 40: they cannot show the same view" in message
+    for number in range(4):
+        write(tmp_path / "in" / f"{number}.depth.png", np.ones((48, 64), np.uint8))
+    assert "holds no depth; expected" in error_of(tmp_path / "in", tmp_path / "out2", *SIZE)
+
+
+# --- the rest
+
+
+def test_real_labelled_images(shared_data: Path, tmp_path: Path) -> None:
+    options = ("--use-masks", "need", "--val", "0", "--test", "0", "--image-size", "64")
+    prepare(shared_data / "real", tmp_path, *options, "--min-change", "0")
+    data = PreparedDataset(tmp_path, "train")
+    assert data.masks is not None
+    images = list((shared_data / "real").glob("*.label.png"))
+    assert len(data) == len(images)
+    assert all(mask.any() for mask in data.masks)
+
+
+def test_the_reader_for_a_path(tmp_path: Path) -> None:
+    photos(tmp_path / "photos", range(3))
+    (tmp_path / "photos" / "clip.mp4").write_bytes(b"")
+    assert reader_for(tmp_path / "photos") == "folder"
+    (tmp_path / "notes").mkdir()
+    (tmp_path / "notes" / "a.docx").write_bytes(b"")
+    with pytest.raises(DatasetError, match=r"nothing that can be prepared.*found 1 \.docx"):
+        reader_for(tmp_path / "notes")
+    with pytest.raises(DatasetError, match="does not exist"):
+        reader_for(tmp_path / "nowhere")
+
+
+@pytest.mark.parametrize(
+    ("options", "expected"),
+    [
+        (("--val", "0.6", "--test", "0.5"), "expected shares that leave some to train"),
+        (("--min-change", "300"), "min_change is 300.0; expected 0 to 255"),
+        (("--exposure", "7"), "exposure is 7.0"),
+        (("--depth-unit", "0"), "depth_unit is 0.0"),
+    ],
+)
+def test_bad_options(
+    tmp_path: Path, options: tuple[str, ...], expected: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    photos(tmp_path / "in", range(3))
+    message = error_of(tmp_path / "in", tmp_path / "out", *options)
+    assert expected in message + capsys.readouterr().err

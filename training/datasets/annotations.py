@@ -1,0 +1,174 @@
+"""Instance masks that people and programs drew: label images, COCO and labelme files.
+
+COCO (https://cocodataset.org/#format-data) has all images of a data set in one JSON file, labelme
+one beside each image. Outlines become masks by pycocotools (requirements/data.txt).
+"""
+
+from __future__ import annotations
+
+import base64
+import json
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TypeAlias
+
+import numpy as np
+from numpy.typing import NDArray
+
+from training.datasets.instance_masks import decode_instance_mask, read_instance_mask
+from training.datasets.layout import DatasetError
+
+Labels: TypeAlias = NDArray[np.int32]
+_CIRCLE_CORNERS = 64
+
+
+@dataclass(frozen=True)
+class CocoImage:
+    """What a COCO file says of an image.
+
+    Attributes:
+        segments: what each object covers: polygons [[x, y, x, y, ...], ...] in pixels, or a
+            run-length encoding.
+    """
+
+    height: int
+    width: int
+    segments: tuple[Any, ...]
+
+
+Annotation: TypeAlias = Path | CocoImage
+"""A label image, a labelme file, or an entry of a COCO file."""
+
+
+def read_annotation(annotation: Annotation) -> Labels:
+    """Instance labels (H, W), 0 = background. What comes later covers what comes before.
+
+    Raises:
+        ValueError, OSError: it cannot be read.
+    """
+    if isinstance(annotation, CocoImage):
+        return _draw(annotation.height, annotation.width, annotation.segments)
+    if annotation.suffix.lower() == ".json":
+        return _read_labelme(annotation)
+    return read_instance_mask(annotation).astype(np.int32)
+
+
+def is_coco(content: Any) -> bool:
+    """Whether this is the content of a COCO file with instances."""
+    return isinstance(content, dict) and {"images", "annotations"} <= content.keys()
+
+
+def is_labelme(content: Any) -> bool:
+    """Whether this is the content of a labelme file."""
+    return isinstance(content, dict) and "shapes" in content and "imagePath" in content
+
+
+def coco_images(path: Path, content: dict[str, Any]) -> tuple[dict[str, CocoImage], int]:
+    """What a COCO file says, by the images' file names, and how many annotations have no outline.
+
+    Crowds, which are several objects in one, and boxes without an outline are such annotations.
+
+    Raises:
+        DatasetError: the file is not as COCO's are.
+    """
+    try:
+        segments: dict[Any, list[Any]] = {image["id"]: [] for image in content["images"]}
+        without = 0
+        for annotation in content["annotations"]:
+            outline = annotation.get("segmentation")
+            if not outline or annotation.get("iscrowd"):
+                without += 1
+            else:
+                segments[annotation["image_id"]].append(outline)
+        found = {
+            image["file_name"]: CocoImage(
+                int(image["height"]), int(image["width"]), tuple(segments[image["id"]])
+            )
+            for image in content["images"]
+        }
+    except (KeyError, TypeError, ValueError) as error:
+        raise DatasetError(
+            f"{path} is not as COCO files are ({type(error).__name__}: {error})"
+        ) from error
+    return found, without
+
+
+def _draw(height: int, width: int, segments: Sequence[Any]) -> Labels:
+    """Labels 1, 2, ... of what each segment covers."""
+    from pycocotools import mask
+
+    labels = np.zeros((height, width), np.int32)
+    for label, segment in enumerate(segments, start=1):
+        try:
+            if isinstance(segment, list):
+                # Fewer than three corners enclose nothing.
+                parts = [outline for outline in segment if len(outline) >= 6]
+                if not parts:
+                    continue
+                encoded = mask.merge(mask.frPyObjects(parts, height, width))
+            elif isinstance(segment["counts"], list):
+                encoded = mask.frPyObjects(segment, height, width)
+            else:
+                encoded = segment
+            covered = mask.decode(encoded).astype(bool)
+        except (TypeError, KeyError, IndexError) as error:
+            raise ValueError(f"object {label} has an outline that cannot be read") from error
+        if covered.shape != labels.shape:
+            raise ValueError(
+                f"object {label} is drawn on {covered.shape[1]} x {covered.shape[0]} pixels, the "
+                f"image has {width} x {height}"
+            )
+        labels[covered] = label
+    return labels
+
+
+def _read_labelme(path: Path) -> Labels:
+    """Labels of the shapes in a labelme file: polygons, rectangles, circles and masks.
+
+    Shapes of one group are one object. Points and lines are none.
+    """
+    try:
+        content = json.loads(path.read_text())
+        height, width = int(content["imageHeight"]), int(content["imageWidth"])
+        objects: dict[Any, list[Any]] = {}
+        for number, shape in enumerate(content["shapes"]):
+            group = shape.get("group_id")
+            key = ("shape", number) if group is None else ("group", group, shape.get("label"))
+            objects.setdefault(key, []).append(shape)
+        labels = np.zeros((height, width), np.int32)
+        label = 0
+        for shapes in objects.values():
+            covered = np.zeros((height, width), bool)
+            for shape in shapes:
+                covered |= _shape(shape, height, width)
+            if covered.any():
+                label += 1
+                labels[covered] = label
+    except (KeyError, TypeError, IndexError, ValueError) as error:
+        raise ValueError(f"{path} is no labelme file ({type(error).__name__}: {error})") from error
+    return labels
+
+
+def _shape(shape: dict[str, Any], height: int, width: int) -> NDArray[np.bool_]:
+    """What one shape covers (H, W)."""
+    kind = shape.get("shape_type") or "polygon"
+    points = np.array(shape["points"], np.float64).reshape(-1, 2)
+    if kind == "mask":
+        covered = np.zeros((height, width), bool)
+        drawn = decode_instance_mask(base64.b64decode(shape["mask"])) > 0
+        left, top = np.floor(points[0]).astype(int)
+        covered[top : top + drawn.shape[0], left : left + drawn.shape[1]] = drawn
+        return covered
+    if kind == "rectangle":
+        (x0, y0), (x1, y1) = points
+        points = np.array([[x0, y0], [x1, y0], [x1, y1], [x0, y1]])
+    elif kind == "circle":
+        centre, edge = points
+        angles = np.arange(_CIRCLE_CORNERS) * (2 * math.pi / _CIRCLE_CORNERS)
+        radius = np.hypot(*(edge - centre))
+        points = centre + radius * np.stack([np.cos(angles), np.sin(angles)], axis=1)
+    elif kind != "polygon":
+        return np.zeros((height, width), bool)
+    return _draw(height, width, [[points.ravel().tolist()]]) > 0

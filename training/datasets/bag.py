@@ -1,0 +1,370 @@
+"""Recorded bags of ROS 2 and ROS 1, read without ROS (genesis_bags; requirements/data.txt)."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import Any, ClassVar, NamedTuple
+
+import numpy as np
+
+from genesis_bags.images import Message, MessageError, depth_metres, is_compressed, to_rgb
+from genesis_bags.reader import BagError, BagMessage, BagReader, find_bags, storage_files
+from genesis_bags.topics import (
+    CAMERA_INFO,
+    colour_topics,
+    image_topics,
+    read_message,
+)
+from training.datasets.layout import DatasetError, Float32, UInt8
+from training.datasets.parts import PartWriter, report
+from training.datasets.recordings import (
+    OwnData,
+    Recorded,
+    RecordingTask,
+    Sampler,
+    check_rate,
+    fingerprint,
+    named_split,
+    natural_order,
+)
+from training.datasets.shots import Camera, Shot
+from training.datasets.video import BETWEEN_SAMPLES
+
+_PATIENCE = 500_000_000  # ns of the bag's time that an image waits for its depth
+_KEPT_DEPTHS = 30  # images
+_SECOND = 1_000_000_000  # ns
+
+
+@dataclass(frozen=True)
+class BagCamera:
+    """A colour camera in a bag, and the topics that belong to it."""
+
+    topic: str
+    info: str
+    """Of its intrinsics; the bag may lack it."""
+    depth: str | None = None
+
+
+@dataclass(frozen=True)
+class BagTask(RecordingTask):
+    """A bag.
+
+    Attributes:
+        cameras: what to take; none where the bag cannot be read.
+        problem: why it cannot be read.
+        depths: whether the data set has depths.
+    """
+
+    cameras: tuple[BagCamera, ...]
+    problem: str | None
+    depths: bool
+
+
+@dataclass(frozen=True)
+class Bag(OwnData):
+    """Recordings of ROS 2 (.mcap, .db3) and ROS 1 (.bag): one, or all in a folder; without masks.
+
+    From ten bags on, whole ones are val and test; of fewer, the end of each is. Bags in sub-folders
+    train, val and test are what these say. Intrinsics come from camera_info beside the images.
+
+    Args:
+        topics: image topics to take; by default those of all colour cameras
+        rate: images a second to take of each camera; 0 takes all
+        depth: take depths where a topic has those of a camera's own pixels, which is so if its
+            images are of the same frame_id
+        depth_topics: the depth topics that belong to --topics, in their order
+        depth_tolerance: seconds that an image and its depth may be apart
+    """
+
+    topics: tuple[str, ...] = ()
+    rate: float = 2.0
+    depth: bool = True
+    depth_topics: tuple[str, ...] = ()
+    depth_tolerance: float = 0.05
+
+    name: ClassVar[str] = "bag"
+    unit: ClassVar[str] = "messages"
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check_rate(self.rate)
+        if self.depth_topics and len(self.depth_topics) != len(self.topics):
+            raise ValueError("depth_topics needs one topic for each of topics, in their order")
+
+    def options(self) -> dict[str, Any]:
+        """All that shapes the arrays."""
+        files = [file for bag in self._bags for file in _files_of(bag)]
+        return {
+            **self.own_options(),
+            "topics": self.topics,
+            "rate": self.rate,
+            "depth": self.depth,
+            "depth_topics": self.depth_topics,
+            "depth_tolerance": self.depth_tolerance,
+            "files": fingerprint(files, self.source),
+        }
+
+    def tasks(self) -> list[BagTask]:
+        """One for each bag."""
+        base = self.source if self._bags != [self.source] else self.source.parent
+        names = [path.relative_to(base) for path in self._bags]
+        named = [named_split(name) for name in names]
+        rest = self.shares.rest(named)
+        contents = [self._look_into(path) for path in self._bags]
+        depths = any(camera.depth for content in contents for camera in content.cameras)
+        return [
+            BagTask(
+                name.as_posix(),
+                content.size,
+                path,
+                split,
+                rest,
+                content.cameras,
+                content.problem,
+                depths,
+            )
+            for path, name, split, content in zip(
+                self._bags, names, self.shares.of_recordings(named), contents, strict=True
+            )
+        ]
+
+    def run(self, task: BagTask, parts: PartWriter) -> None:
+        """Write the parts of all cameras of a bag."""
+        if task.problem is not None:
+            parts.problem(task.problem)
+            parts.advance(task.size)
+            return
+        try:
+            with BagReader(task.path, parts.problem) as reader:
+                _Run(self, task, parts, reader).run()
+        except BagError as error:
+            parts.problem(str(error))
+
+    def _look_into(self, path: Path) -> _Content:
+        """What there is to take in a bag.
+
+        Raises:
+            DatasetError: it lacks all topics that were asked for.
+        """
+        try:
+            with BagReader(path, lambda text: None) as reader:
+                known = image_topics(reader)
+                names = [name for name in self.topics if name in known]
+                if self.topics and not names:
+                    there = ", ".join(sorted(known)) or "no image topic"
+                    raise DatasetError(
+                        f"{path} has none of the topics {', '.join(self.topics)}; it has {there}"
+                    )
+                if not self.topics:
+                    names, left_out = colour_topics(reader)
+                    for name, reason in left_out.items():
+                        report(f"{path}: {name} left out: {reason}")
+                if not names:
+                    return _Content(problem=f"{path} has no images of a colour camera")
+                depths = self._depths(reader, names)
+                cameras = tuple(
+                    BagCamera(name, _info_topic(name), depth)
+                    for name, depth in zip(names, depths, strict=True)
+                )
+                return _Content(cameras, sum(known[name].size for name in names))
+        except BagError as error:
+            return _Content(problem=str(error))
+
+    def _depths(self, reader: BagReader, names: Sequence[str]) -> list[str | None]:
+        """The depth topic of each camera, None where it has none."""
+        if not self.depth:
+            return [None] * len(names)
+        known = image_topics(reader)
+        if self.depth_topics:
+            chosen = dict(zip(self.topics, self.depth_topics, strict=True))
+            return [chosen[name] if chosen[name] in known else None for name in names]
+        frames: dict[str, str] = {}  # the depth topic of each frame_id
+        for name in sorted(known):
+            first = _first_message(reader, name)
+            if first is not None and _is_depth(first) and first.header.frame_id:
+                frames.setdefault(first.header.frame_id, name)
+        heads = [_first_message(reader, name) for name in names]
+        return [None if head is None else frames.get(head.header.frame_id) for head in heads]
+
+    @cached_property
+    def _bags(self) -> list[Path]:
+        found = sorted(find_bags(self.source), key=natural_order)
+        if not found:
+            raise DatasetError(
+                f"{self.source} has no bags; expected .mcap, .db3 or .bag files, or folders of them"
+            )
+        return found
+
+
+class _Content(NamedTuple):
+    cameras: tuple[BagCamera, ...] = ()
+    size: int = 1
+    """Messages of the cameras."""
+    problem: str | None = None
+
+
+@dataclass
+class _CameraState:
+    """What is known of a camera while its bag is read."""
+
+    camera: BagCamera
+    recorded: Recorded
+    sampler: Sampler
+    matrix: Camera | None = None
+    width: int = 0
+    """Of the images that the intrinsics are for [px]; 0: unknown."""
+    waiting: deque[tuple[BagMessage, Message]] = field(default_factory=deque)
+    depths: deque[tuple[int, Message]] = field(default_factory=lambda: deque(maxlen=_KEPT_DEPTHS))
+
+
+class _Run:
+    """One pass over a bag."""
+
+    def __init__(self, dataset: Bag, task: BagTask, parts: PartWriter, reader: BagReader) -> None:
+        self._dataset = dataset
+        self._task = task
+        self._parts = parts
+        self._reader = reader
+        self._tolerance = round(dataset.depth_tolerance * _SECOND)
+        self._start, end = reader.span
+        self._length = max(end - self._start, 1)
+        form = dataset.form(depths=task.depths)
+        self._states = [
+            _CameraState(
+                camera,
+                Recorded(parts, f"{task.name}:{camera.topic}", task.shares, form),
+                Sampler(dataset.rate),
+            )
+            for camera in task.cameras
+        ]
+
+    def run(self) -> None:
+        """Read all messages, and write all parts."""
+        cameras = [state.camera for state in self._states]
+        topics = {name for camera in cameras for name in (camera.topic, camera.info)}
+        topics |= {camera.depth for camera in cameras if camera.depth}
+        left = self._task.size
+        for item in self._reader.messages(topics):
+            for state in self._states:
+                if item.topic.name == state.camera.topic:
+                    self._parts.advance(min(left, 1))
+                    left -= min(left, 1)
+                    self._take_image(state, item)
+                elif item.topic.name == state.camera.depth:
+                    self._take_depth(state, item)
+                elif item.topic.name == state.camera.info and item.topic.type == CAMERA_INFO:
+                    self._take_info(state, item)
+                while state.waiting and not self._may_get_depth(state, item.stamp):
+                    self._write(state)
+        for state in self._states:
+            while state.waiting:
+                self._write(state)
+            state.recorded.close()
+        self._parts.advance(left)
+
+    def _take_image(self, state: _CameraState, item: BagMessage) -> None:
+        if state.sampler.take((item.stamp - self._start) / _SECOND) is None:
+            state.recorded.skip(BETWEEN_SAMPLES)
+            return
+        message = self._read(item)
+        if message is not None:
+            state.waiting.append((item, message))
+
+    def _take_depth(self, state: _CameraState, item: BagMessage) -> None:
+        message = self._read(item)
+        if message is not None:
+            state.depths.append((_stamp(message, item), message))
+
+    def _take_info(self, state: _CameraState, item: BagMessage) -> None:
+        message = self._read(item)
+        if message is None:
+            return
+        fx, _, cx, _, fy, cy, *_ = (float(value) for value in message.k)
+        if np.isfinite([fx, fy, cx, cy]).all() and fx > 0 and fy > 0:
+            state.matrix, state.width = (fx, fy, cx, cy), int(message.width)
+
+    def _read(self, item: BagMessage) -> Message | None:
+        try:
+            return read_message(item)
+        except MessageError as error:
+            self._problem(item, error)
+            return None
+
+    def _problem(self, item: BagMessage, error: Exception) -> None:
+        at = f"{item.topic.name} at {item.stamp / _SECOND:.3f} s"
+        self._parts.problem(f"{self._task.path}: {at}: {error}")
+
+    def _may_get_depth(self, state: _CameraState, now: int) -> bool:
+        """Whether the first image that waits may get a nearer depth than there is."""
+        item, message = state.waiting[0]
+        if state.camera.depth is None or now - item.stamp > _PATIENCE:
+            return False
+        return not state.depths or state.depths[-1][0] < _stamp(message, item)
+
+    def _write(self, state: _CameraState) -> None:
+        """Take the first image that waits, with its depth."""
+        item, message = state.waiting.popleft()
+        if not state.recorded.wants((item.stamp - self._start) / self._length, self._task.split):
+            return
+        try:
+            image = to_rgb(message)
+            depth = self._depth(state, _stamp(message, item))
+            state.recorded.add(Shot(image, None, depth, _camera(state, image)))
+        except ValueError as error:
+            self._problem(item, error)
+
+    def _depth(self, state: _CameraState, stamp: int) -> Float32 | None:
+        """The depth of an image in metres; None: there is none at its time.
+
+        Raises:
+            MessageError: it cannot be read.
+        """
+        if state.camera.depth is None:
+            return None
+        nearest = min(state.depths, key=lambda kept: abs(kept[0] - stamp), default=None)
+        if nearest is None or abs(nearest[0] - stamp) > self._tolerance:
+            state.recorded.skip("depths, as none was taken with their image (--depth-tolerance)")
+            return None
+        return depth_metres(nearest[1])
+
+
+def _camera(state: _CameraState, image: UInt8) -> Camera | None:
+    """The intrinsics of an image, which may be smaller than the camera says."""
+    if state.matrix is None:
+        return None
+    scale = image.shape[1] / (state.width or image.shape[1])
+    fx, fy, cx, cy = state.matrix
+    return fx * scale, fy * scale, (cx + 0.5) * scale - 0.5, (cy + 0.5) * scale - 0.5
+
+
+def _stamp(message: Message, item: BagMessage) -> int:
+    """When an image was taken [ns]; when it was received, if it does not say."""
+    stamp = message.header.stamp
+    return int(stamp.sec * _SECOND + stamp.nanosec) or item.stamp
+
+
+def _first_message(reader: BagReader, topic: str) -> Message | None:
+    for item in reader.first(topic, 1):
+        try:
+            return read_message(item)
+        except MessageError:
+            return None
+    return None
+
+
+def _is_depth(message: Message) -> bool:
+    if is_compressed(message):
+        return "compressedDepth" in message.format
+    return message.encoding in ("16UC1", "32FC1")
+
+
+def _info_topic(image_topic: str) -> str:
+    return image_topic.removesuffix("/compressed").rpartition("/")[0] + "/camera_info"
+
+
+def _files_of(bag: Path) -> Iterable[Path]:
+    return storage_files(bag) if bag.is_dir() else [bag]

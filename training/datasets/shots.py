@@ -1,0 +1,192 @@
+"""From single images of any size, with what is known of them, to the parts of the prepared form."""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from training.datasets.images import centre_crop, expose, resize_image, resize_labels
+from training.datasets.instance_masks import MAX_INSTANCES
+from training.datasets.layout import RGB, Float32, UInt8, UInt16
+from training.datasets.likeness import CELLS, are_alike, thumbnail
+from training.datasets.parts import PartWriter
+from training.datasets.tasks import CHUNK
+from training.labelled_images import GUESSED_FOCAL_LENGTH
+
+Camera = tuple[float, float, float, float]
+"""fx, fy, cx, cy in pixels, the first pixel's centre at (0, 0)."""
+
+_ASPECT = 0.02  # by which the shapes of an image and its depth may differ
+_ALIKE = "nearly the same as the image before (--min-change)"
+
+
+@dataclass(frozen=True)
+class Shot:
+    """One image and what is known of it.
+
+    Attributes:
+        image: RGB uint8 (H, W, 3).
+        labels: instance labels (H, W), whole numbers, 0 = background.
+        depth: metres along the optical axis (H', W'), of the same view in any resolution; unknown
+            where not finite or not positive.
+        camera: intrinsics of the image; None takes those of a usual camera.
+        is_blank: whether somebody said that there is no object, so that labels without any are no
+            mistake.
+    """
+
+    image: UInt8
+    labels: NDArray[np.integer] | None = None
+    depth: Float32 | None = None
+    camera: Camera | None = None
+    is_blank: bool = False
+
+
+@dataclass(frozen=True)
+class Form:
+    """What all shots of a data set become.
+
+    Attributes:
+        image_size: height and width in pixels.
+        exposure: mean grey value, 0 to 1; 0 leaves images as bright as they are.
+        masks, depths: whether arrays of them are written. A shot without depth is unknown
+            everywhere; one without labels is background.
+        min_change: see ``likeness.are_alike``; 0 keeps what is alike.
+    """
+
+    image_size: int
+    exposure: float = 0.0
+    masks: bool = False
+    depths: bool = False
+    min_change: float = 0.0
+
+
+class Fitted(NamedTuple):
+    """A shot as it stands in the arrays."""
+
+    image: UInt8
+    """(S, S, 3)"""
+    labels: UInt8
+    """(S, S), counted through from 1."""
+    depth: UInt16
+    """(S, S) millimetres, 0 = unknown."""
+    camera: Camera
+
+
+def fit(shot: Shot, form: Form) -> Fitted:
+    """The central square of a shot, resized.
+
+    Raises:
+        ValueError: labels or depth are of another view, or there are too many instances.
+    """
+    size = form.image_size
+    height, width = shot.image.shape[:2]
+    side = min(height, width)
+    image = resize_image(centre_crop(shot.image, side), size, size)
+    if form.exposure:
+        image = expose(image, form.exposure)
+    labels: UInt8 = np.zeros((size, size), np.uint8)
+    if shot.labels is not None:
+        if shot.labels.shape != (height, width):
+            raise ValueError(
+                f"the image has {width} x {height} pixels, its mask "
+                f"{shot.labels.shape[1]} x {shot.labels.shape[0]}"
+            )
+        counted = _count_through(centre_crop(shot.labels, side))
+        labels = resize_labels(counted, size, size)
+    depth: UInt16 = np.zeros((size, size), np.uint16)
+    if shot.depth is not None:
+        depth = _fit_depth(shot.depth, height, width, size)
+    focal = GUESSED_FOCAL_LENGTH * width
+    usual = focal, focal, (width - 1) / 2, (height - 1) / 2
+    fx, fy, cx, cy = shot.camera or usual
+    left, top, scale = (width - side) // 2, (height - side) // 2, size / side
+    camera = fx * scale, fy * scale, (cx - left + 0.5) * scale - 0.5, (cy - top + 0.5) * scale - 0.5
+    return Fitted(image, labels, depth, camera)
+
+
+def _count_through(labels: NDArray[np.integer]) -> UInt8:
+    """The labels as 1, 2, ... in their order; 0 stays."""
+    found, places = np.unique(labels, return_inverse=True)
+    if (found > 0).sum() > MAX_INSTANCES:
+        raise ValueError(f"the mask has {(found > 0).sum()} objects; at most {MAX_INSTANCES} fit")
+    through: UInt8 = (places.reshape(labels.shape) + int(found[0] != 0)).astype(np.uint8)
+    return through
+
+
+def _fit_depth(depth: Float32, height: int, width: int, size: int) -> UInt16:
+    rows, columns = depth.shape
+    if not 1 - _ASPECT <= (rows * width) / (columns * height) <= 1 + _ASPECT:
+        raise ValueError(
+            f"the image has {width} x {height} pixels, its depth {columns} x {rows}: they cannot "
+            "show the same view"
+        )
+    square = centre_crop(depth, min(rows, columns))
+    nearest = ((np.arange(size) + 0.5) * (len(square) / size)).astype(int)
+    metres = np.nan_to_num(square[nearest[:, None], nearest], nan=0.0, posinf=0.0, neginf=0.0)
+    millimetres = np.rint(1000 * metres.astype(np.float64))
+    millimetres[(millimetres < 0) | (millimetres > np.iinfo(np.uint16).max)] = 0
+    fitted: UInt16 = millimetres.astype(np.uint16)
+    return fitted
+
+
+class ShotPart:
+    """Collects up to CHUNK shots of a split, in their order, and writes them as one part.
+
+    A shot that is alike to the one taken before is left out.
+    """
+
+    def __init__(self, parts: PartWriter, key: str, split: str, form: Form) -> None:
+        self.key = key
+        self.left_out: Counter[str] = Counter()
+        """Reasons, and how many images were left out for each."""
+        self._parts = parts
+        self._split = split
+        self._form = form
+        self._count = self._blank = 0
+        shape = (CHUNK, form.image_size, form.image_size)
+        self._images = np.empty((*shape, RGB), np.uint8)
+        self._masks = np.empty(shape, np.uint8) if form.masks else None
+        self._depths = np.empty(shape, np.uint16) if form.depths else None
+        self._cameras = np.empty((CHUNK, 4), np.float32) if form.depths else None
+        self._thumbnails = np.empty((CHUNK, CELLS, CELLS, RGB), np.uint8)
+
+    def add(self, shot: Shot) -> None:
+        """Take a shot, unless it is alike to the last one.
+
+        Raises:
+            ValueError: see ``fit``; the shot is not taken.
+        """
+        fitted = fit(shot, self._form)
+        small = thumbnail(fitted.image)
+        place = self._count
+        if place and are_alike(small, self._thumbnails[place - 1], self._form.min_change):
+            self.left_out[_ALIKE] += 1
+            return
+        self._images[place], self._thumbnails[place] = fitted.image, small
+        if self._masks is not None:
+            self._masks[place] = fitted.labels
+        if self._depths is not None and self._cameras is not None:
+            self._depths[place], self._cameras[place] = fitted.depth, fitted.camera
+        self._count += 1
+        self._blank += shot.is_blank
+
+    def write(self) -> None:
+        """Write the part, an empty one if no shot was taken."""
+        for reason, count in self.left_out.items():
+            self._parts.leave_out(reason, count)
+        taken = slice(self._count)
+        self._parts.write(
+            self.key,
+            self._images[taken],
+            None if self._masks is None else self._masks[taken],
+            split=self._split,
+            depths=None if self._depths is None else self._depths[taken],
+            intrinsics=None if self._cameras is None else self._cameras[taken],
+            blank=self._blank,
+            thumbnails=self._thumbnails[taken] if self._form.min_change else None,
+            min_change=self._form.min_change,
+        )
