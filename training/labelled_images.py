@@ -25,7 +25,8 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from training.datasets.images import read_channel, read_rgb
+from training.datasets.images import read_grey, read_rgb
+from training.datasets.inputs import is_clutter
 from training.datasets.layout import DatasetError, UInt8
 
 INDEX = "index.json"
@@ -58,7 +59,7 @@ class LabelledImage:
 
     def read_labels(self, height: int, width: int) -> NDArray[np.int64]:
         """(H, W): 0 background, 1.. objects, 255 not scored."""
-        labels = _read(self.label, read_channel)
+        labels = _read(self.label, read_grey)
         if labels.shape != (height, width):
             raise DatasetError(
                 f"{self.label} is {labels.shape[1]}x{labels.shape[0]} pixels, but its image "
@@ -135,6 +136,8 @@ def _entry(folder: Path, entry: dict[str, Any]) -> LabelledImage:
 def _from_names(folder: Path) -> list[LabelledImage]:
     found = []
     for label in sorted(folder.glob(f"*{LABEL}")):
+        if is_clutter(label.relative_to(folder)):
+            continue
         name = label.name.removesuffix(LABEL)
         images = [folder / (name + suffix) for suffix in IMAGE_SUFFIXES]
         image = next((path for path in images if path.is_file()), None)

@@ -17,7 +17,7 @@ from jsonargparse import ArgumentParser, Namespace
 
 from training.datasets.apc import Apc
 from training.datasets.assembly import assemble, finished_options, is_planned
-from training.datasets.layout import DatasetError, check_at_least
+from training.datasets.layout import INFO, DatasetError, check_at_least, read_json
 from training.datasets.objects_room import ObjectsRoom
 from training.datasets.parts import (
     Dataset,
@@ -82,6 +82,13 @@ def merge(output: Path) -> None:
     """Join the parts that all shards have made."""
     counts = assemble(output)
     print(f"{output}: {', '.join(f'{count} {split}' for split, count in counts.items())} images")
+    infos = {split: read_json(output / split / INFO) for split in counts}
+    shares = {split: info["label_share"] for split, info in infos.items() if "label_share" in info}
+    if shares:
+        told = ", ".join(f"{share:.1%} of {split}" for split, share in shares.items())
+        print(f"labelled pixels: {told}")
+    if skipped := infos["train"]["skipped"]:
+        print(f"files that are no data, skipped: {skipped}")
     if (output / "problems.txt").exists():
         print(f"some input was left out, see {output / 'problems.txt'}")
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import shutil
 import signal
 import subprocess
 import sys
@@ -16,6 +17,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 import pytest
+from PIL import Image
 
 from genesis_sim import RenderingError, TabletopRenderer
 from training.datasets.prepared import PreparedDataset
@@ -353,6 +355,146 @@ def test_apc_real_frames(shared_data: Path, tmp_path: Path) -> None:
     # The first frame shows a blue-green box in the middle, label 3.
     box = dataset.images[0][dataset.masks[0] == 3].mean(0)
     assert box[2] > box[0] + 30
+
+
+def two_objects() -> np.ndarray:
+    """Labels (480, 640) with an object at the left and one at the right."""
+    labels = np.zeros((480, 640), np.uint8)
+    labels[:, :300], labels[:, 340:] = 1, 2
+    return labels
+
+
+def palette_png(labels: np.ndarray) -> bytes:
+    image = Image.fromarray(labels, "P")
+    image.putpalette([0, 0, 0, 0, 128, 0, 0, 0, 128])
+    file = io.BytesIO()
+    image.save(file, "PNG")
+    return file.getvalue()
+
+
+GREENS = np.array([[0, 0, 0], [0, 128, 0], [0, 255, 0]], np.uint8)
+
+
+@pytest.mark.parametrize(
+    "mask",
+    [
+        palette_png(two_objects()),
+        encode(GREENS[two_objects()]),
+        encode(GREENS[:, [0, 0, 1]][two_objects()]),
+        encode(np.array([0, 256, 40000], np.uint16)[two_objects()]),
+    ],
+    ids=["palette", "green", "blue", "16 bits"],
+)
+def test_apc_masks_of_any_format_are_instances(
+    apc: Path, tmp_path: Path, mask: bytes, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for path in apc.rglob("*.mask.png"):
+        path.write_bytes(mask)
+    prepare("apc", apc, tmp_path / "out", "--image-size", "64")
+    for split in SPLITS:
+        dataset = PreparedDataset(tmp_path / "out", split)
+        assert dataset.masks is not None
+        for image, labels in zip(dataset.images, dataset.masks, strict=True):
+            if image[0, 0, 0] != 255:  # that of the empty scene
+                assert np.unique(labels[:, :28]) == 1 and np.unique(labels[:, 36:]) == 2
+        assert 0.8 < dataset.info["label_share"] <= 1
+    assert "labelled pixels: " in capsys.readouterr().out
+
+
+def test_apc_masks_that_are_no_labels_are_refused(
+    apc: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    mask = next(iter(sorted(apc.rglob("*.mask.png"))))
+    mask.write_bytes(encode(two_objects() * 100, ".jpg"))
+    message = error_of(capsys, "apc", apc, tmp_path / "out")
+    assert f"its mask {mask}: it is stored with loss" in message
+
+
+def test_a_split_without_any_label_is_an_error(
+    apc: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for path in apc.rglob("*.mask.png"):
+        write_image(path, np.zeros((480, 640), np.uint8))
+    message = error_of(capsys, "apc", apc, tmp_path / "out", "--image-size", "16")
+    assert "no pixel of the masks of" in message and "read as background alone" in message
+    assert not (tmp_path / "out" / "train" / "info.json").exists()
+    # Once mended, and the parts removed as the message says, it is prepared.
+    assert f"remove {tmp_path / 'out' / 'parts'}" in message
+    for path in apc.rglob("*.mask.png"):
+        write_image(path, two_objects())
+    shutil.rmtree(tmp_path / "out" / "parts")
+    prepare("apc", apc, tmp_path / "out", "--image-size", "16")
+
+
+def test_empty_scenes_alone_are_no_error(apc: Path, tmp_path: Path) -> None:
+    prepare("apc", apc / "training" / "tote", tmp_path / "out", "--image-size", "16")
+    assert PreparedDataset(tmp_path / "out", "train").info["label_share"] == 0
+
+
+CLUTTER = ("README.md", ".DS_Store", "Thumbs.db")
+
+
+def test_apc_clutter_is_skipped_and_counted(
+    apc: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    prepare("apc", apc, tmp_path / "clean", "--image-size", "16")
+    scene = apc / "training" / "shelf" / "object_0" / "scene-0000"
+    for name in (*CLUTTER, "._frame-000000.color.png", "masks/._frame-000000.mask.png"):
+        (scene / name).write_bytes(b"no image")
+    copied = apc / "__MACOSX" / "scene-0000"
+    write_image(copied / "frame-000000.color.png", plain(77, 480, 640))
+    capsys.readouterr()
+    prepare("apc", apc, tmp_path / "out", "--image-size", "16")
+    captured = capsys.readouterr()
+    assert "skipped 6 files that are no data: __MACOSX/scene-0000/frame-000000" in captured.err
+    assert "and 1 more" in captured.err
+    assert "files that are no data, skipped: 6" in captured.out
+    for split in SPLITS:
+        clean, found = (PreparedDataset(tmp_path / out, split) for out in ("clean", "out"))
+        np.testing.assert_array_equal(clean.images, found.images)
+        assert (clean.info["skipped"], found.info["skipped"]) == (0, 6)
+
+
+def test_sketchy_clutter_is_skipped_and_counted(
+    archives: Path, tmp_path: Path, tfrecords: Build
+) -> None:
+    """READMEs look like extracted episodes: they have no suffix either."""
+    size = ("--image-size", "16")
+    prepare("sketchy", archives, tmp_path / "clean", *size)
+    for name in ("README", "LICENSE", "._lift-00000-of-00002.tar.bz2", ".DS_Store"):
+        (archives / name).write_bytes(b"no episode")
+    more = {"lift/README": b"no episode", "lift/._00000000000000000001_b615a417": b"resources"}
+    write_archive(archives / "lift-00002-of-00003.tar.bz2", more)
+    prepare("sketchy", archives, tmp_path / "out", *size)
+    for split in SPLITS:
+        clean, found = (PreparedDataset(tmp_path / out, split) for out in ("clean", "out"))
+        np.testing.assert_array_equal(clean.images, found.images)
+        assert found.info["skipped"] == 6 and found.info["problems"] == 0
+        assert "label_share" not in found.info
+
+
+def test_objects_room_and_shapestacks_skip_clutter(
+    shapestacks: Path, tmp_path: Path, tfrecords: Build
+) -> None:
+    rooms = tmp_path / "rooms"
+    rooms.mkdir()
+    content = tfrecords([room(number, 7) for number in range(6)], compress=True)
+    (rooms / "objects_room_train.tfrecords").write_bytes(content)
+    (rooms / "._objects_room_train.tfrecords").write_bytes(b"resources")
+    prepare("objects_room", rooms, tmp_path / "out", "--test", "2", "--val", "2")
+    assert PreparedDataset(tmp_path / "out", "val").info["skipped"] == 1
+
+    for folder in (shapestacks / "recordings").iterdir():
+        (folder / "._rgb-w=3-f=1-l=2-c=unique-cam_1-mono-0.png").write_bytes(b"resources")
+    prepare("shapestacks", shapestacks, tmp_path / "stacks")
+    assert PreparedDataset(tmp_path / "stacks", "test").info["skipped"] == 3
+
+
+def test_rooms_known_to_be_empty_need_no_labels(tmp_path: Path, tfrecords: Build) -> None:
+    content = tfrecords([room(number, 4) for number in range(2)], compress=True)
+    (tmp_path / "objects_room_test_empty_room.tfrecords").write_bytes(content)
+    prepare("objects_room", tmp_path, tmp_path / "out", "--variant", "empty_room")
+    assert PreparedDataset(tmp_path / "out", "test").info["label_share"] == 0
 
 
 # --- ObjectsRoom

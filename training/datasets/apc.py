@@ -16,11 +16,12 @@ import numpy as np
 
 from training.datasets.images import (
     centre_crop,
-    read_channel,
     read_rgb,
     resize_image,
     resize_labels,
 )
+from training.datasets.inputs import is_clutter
+from training.datasets.instance_masks import read_instance_mask
 from training.datasets.layout import SPLITS, DatasetError, UInt8, check_at_least
 from training.datasets.parts import PartWriter
 from training.datasets.tasks import Chunk, chunks
@@ -33,8 +34,9 @@ class Apc:
     """Shelf and tote images of the Amazon Picking Challenge, with a mask of the one object.
 
     SOURCE/**/scene-*/frame-*.color.png with masks/frame-*.mask.png beside them; scene-empty has
-    none and is all background. Masks of several objects, segm/frame-*.segm.png with a grey value
-    per object, are read too. Scenes are split 80/10/10 in a fixed random order.
+    none and is all background. Masks of several objects, segm/frame-*.segm.png, are read too. In
+    both each value or colour is an object, but 0 and black. Scenes are split 80/10/10 in a fixed
+    random order.
 
     Args:
         source: the extracted training set
@@ -63,7 +65,7 @@ class Apc:
     def run(self, task: Chunk, parts: PartWriter) -> None:
         """Write the part of a chunk."""
         size = self.image_size
-        images, masks = [], []
+        images, masks, blank = [], [], 0
         for path in self._frames[task.split][task.start : task.stop]:
             parts.advance(1)
             try:
@@ -73,6 +75,7 @@ class Apc:
             except (OSError, ValueError) as error:
                 parts.problem(f"{path}: {error}")
                 continue
+            blank += path.parent.name == EMPTY_SCENE
             shape = shorter_side(image, size)
             images.append(centre_crop(resize_image(image, *shape), size))
             masks.append(centre_crop(resize_labels(labels, *shape), size))
@@ -81,12 +84,17 @@ class Apc:
             np.reshape(images, (-1, size, size, 3)).astype(np.uint8),
             np.reshape(masks, (-1, size, size)).astype(np.uint8),
             split=task.split,
+            blank=blank,
         )
 
     @cached_property
     def _frames(self) -> dict[str, list[Path]]:
         """Colour images of each split, scene by scene."""
-        scenes = [path for path in self.source.rglob("scene-*") if path.is_dir()]
+        scenes = [
+            path
+            for path in self.source.rglob("scene-*")
+            if path.is_dir() and not is_clutter(path.relative_to(self.source))
+        ]
         if self.source.name.startswith("scene-"):
             scenes.append(self.source)
         frames = {scene: sorted(scene.glob("frame-*.color.png")) for scene in scenes}
@@ -113,18 +121,16 @@ def read_labels(image: Path) -> UInt8:
     """Instance labels (H, W), 0 = background, that belong to a colour image.
 
     Raises:
-        ValueError: there are none, though the scene is not the empty one.
+        ValueError: there are none, though the scene is not the empty one, or they are no labels.
     """
     scene, frame = image.parent, image.name.removesuffix(".color.png")
     mask = scene / "masks" / f"{frame}.mask.png"
-    if mask.exists():
-        # Some masks hold 1 and others 255 where the object is.
-        return (read_channel(mask) > 0).astype(np.uint8)
-    segments = scene / "segm" / f"{frame}.segm.png"
-    if segments.exists():
-        grey = read_channel(segments)
-        values = np.unique(grey)
-        return np.searchsorted(values[values > 0], grey, side="left").astype(np.uint8) + (grey > 0)
+    for path in (mask, scene / "segm" / f"{frame}.segm.png"):
+        if path.exists():
+            try:
+                return read_instance_mask(path)
+            except ValueError as error:
+                raise ValueError(f"its mask {path}: {error}") from error
     if scene.name == EMPTY_SCENE:
         return np.zeros(read_rgb(image).shape[:2], np.uint8)
     raise ValueError(f"its mask {mask} is missing")

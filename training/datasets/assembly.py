@@ -120,18 +120,55 @@ def _plan(folder: Path) -> dict[str, Any]:
     splits: dict[str, list[tuple[str, int]]] = {split: [] for split in SPLITS}
     for part in parts:
         splits[part.split or chosen.get(part.key, "train")].append((part.key, part.count))
-    problems = [problem for marker in markers for problem in read_json(folder / marker)["problems"]]
+    done = [read_json(folder / marker) for marker in markers]
+    begun = read_json(folder / OPTIONS)
+    if begun["source"] is not None:
+        _check_labels(folder, splits, parts)
     return {
-        **read_json(folder / OPTIONS),
+        **begun,
+        "skipped": begun.get("skipped", 0) + sum(task.get("skipped", 0) for task in done),
         "image_size": parts[0].image_size,
         "masks": parts[0].masks,
         "channels": parts[0].channels,
         "depths": parts[0].depths,
         "robot_label": parts[0].robot_label,
-        "problems": problems,
+        "problems": [problem for task in done for problem in task["problems"]],
+        "label_shares": {split: _label_share(splits[split], parts) for split in SPLITS},
         "version": __version__,
         "splits": splits,
     }
+
+
+def _check_labels(
+    folder: Path, splits: dict[str, list[tuple[str, int]]], parts: list[PartInfo]
+) -> None:
+    """Check that masks which were read from files label something.
+
+    Raises:
+        DatasetError: no pixel of a split is labelled, though its images should show objects.
+    """
+    for split, keys in splits.items():
+        with_objects = sum(part.count - part.blank for part in _chosen(keys, parts))
+        if _label_share(keys, parts) == 0 and with_objects > 0:
+            raise DatasetError(
+                f"{split}: no pixel of the masks of {with_objects} images is labelled, the masks "
+                "were read as background alone; mend the source, remove "
+                f"{folder} and run the preparation again"
+            )
+
+
+def _label_share(keys: list[tuple[str, int]], parts: list[PartInfo]) -> float | None:
+    """The share of a split's pixels that is labelled; None if that is not known."""
+    chosen = _chosen(keys, parts)
+    pixels = sum(part.count * part.image_size**2 for part in chosen)
+    if not pixels or any(part.labelled is None for part in chosen):
+        return None
+    return sum(part.labelled or 0 for part in chosen) / pixels
+
+
+def _chosen(keys: list[tuple[str, int]], parts: list[PartInfo]) -> list[PartInfo]:
+    names = {key for key, _ in keys}
+    return [part for part in parts if part.key in names]
 
 
 def _markers_of_all_shards(folder: Path) -> list[str]:
@@ -200,6 +237,7 @@ def _join(output: Path, split: str, plan: dict[str, Any]) -> None:
     for name in forms:
         _partial(folder / name).replace(folder / name)
     robot_label = plan.get("robot_label")
+    label_share = plan.get("label_shares", {}).get(split)
     write_json(
         folder / INFO,
         {
@@ -213,6 +251,8 @@ def _join(output: Path, split: str, plan: dict[str, Any]) -> None:
             "options": plan["options"],
             "version": plan["version"],
             "problems": len(plan["problems"]),
+            "skipped": plan.get("skipped", 0),
+            **({} if label_share is None else {"label_share": round(label_share, 6)}),
             **({} if robot_label is None else {"robot_label": robot_label}),
         },
     )

@@ -40,6 +40,22 @@ def read_channel(path: Path) -> UInt8:
     return image if image.ndim == 2 else image[..., 2]  # OpenCV's order is BGR(A).
 
 
+def read_grey(path: Path) -> UInt8:
+    """The values of a grey image file, uint8 (H, W).
+
+    Raises:
+        ValueError, OSError: it cannot be read, or shows colours, of which no value is meant.
+    """
+    image = _decode(path.read_bytes(), cv2.IMREAD_UNCHANGED)
+    if image.dtype != np.uint8:
+        raise ValueError(f"expected 8 bits per channel, found {image.dtype}")
+    if image.ndim == 2:
+        return image
+    if (image[..., :1] != image[..., :3]).any():
+        raise ValueError("expected one grey value for each pixel, found colours or a palette")
+    return image[..., 0]
+
+
 def _decode(data: bytes, flag: int) -> UInt8:
     image = cv2.imdecode(np.frombuffer(data, np.uint8), flag) if data else None
     if image is None:

@@ -40,7 +40,7 @@ def input_files(source: Path) -> tuple[list[Path], list[Path]]:
         return [source], []
     data: list[Path] = []
     clutter: list[Path] = []
-    for folder, _, names in os.walk(source, followlinks=True):
+    for folder, _, names in os.walk(source):
         for name in names:
             path = Path(folder, name)
             (clutter if is_clutter(path.relative_to(source)) else data).append(path)

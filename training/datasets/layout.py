@@ -8,6 +8,8 @@
                                 first pixel's centre at (0, 0); wherever depths are
     OUTPUT/<split>/info.json    format, dataset, split, count, image_size, channels, source,
                                 options, version, problems (input that was left out as corrupt),
+                                skipped (files that are no data), label_share (the share of pixels
+                                that are not background, where known),
                                 robot_label (the label of the robot in the masks, where known)
 
 The fourth channel of images is 0 at the camera and 255 at DEPTH_RANGE or beyond, linear in between.

@@ -12,6 +12,7 @@ from typing import Any, ClassVar, Literal
 
 import numpy as np
 
+from training.datasets.inputs import is_clutter
 from training.datasets.layout import DatasetError, UInt8, check_at_least
 from training.datasets.parts import PartWriter
 from training.datasets.tasks import CHUNK, FileTask, chunk_key, follow
@@ -61,7 +62,11 @@ class ObjectsRoom:
         if self.source.is_file():
             found = [self.source]
         else:
-            found = sorted(self.source.glob(f"*{self.variant}*.tfrecords"))
+            found = [
+                path
+                for path in sorted(self.source.glob(f"*{self.variant}*.tfrecords"))
+                if not is_clutter(path.relative_to(self.source))
+            ]
         if len(found) != 1:
             raise DatasetError(
                 f"{self.source} has {len(found) or 'no'} files *{self.variant}*.tfrecords; "
@@ -89,6 +94,7 @@ class ObjectsRoom:
                     np.reshape(np.array(images, np.uint8), (*shape, 3)),
                     np.reshape(np.array(masks, np.uint8), shape),
                     split=current.split("-")[0],
+                    blank=len(images) if self.variant == "empty_room" else 0,
                 )
             images.clear()
             masks.clear()

@@ -30,6 +30,7 @@ import cv2
 import numpy as np
 from tqdm import tqdm
 
+from training.datasets.inputs import input_files
 from training.datasets.layout import (
     RGB,
     DatasetError,
@@ -42,6 +43,7 @@ from training.datasets.layout import (
 )
 
 PARTS, OPTIONS = "parts", "options.json"
+_CLUTTER_NAMED = 5
 
 TaskT = TypeVar("TaskT", bound="Task")
 OnError = Literal["stop", "skip"]
@@ -106,6 +108,8 @@ class PartInfo:
         split: None leaves it to assembly (sorted keys: 10% val, 10% test).
         depths: whether it has depths and intrinsics.
         robot_label: the label of the robot in the masks, None where that is unknown.
+        labelled: how many pixels of the masks are not background; None where there are no masks.
+        blank: how many of its images are known to show background alone.
     """
 
     key: str
@@ -117,6 +121,8 @@ class PartInfo:
     channels: int = RGB
     depths: bool = False
     robot_label: int | None = None
+    labelled: int | None = None
+    blank: int = 0
 
 
 class Stopped(Exception):
@@ -143,6 +149,7 @@ class PartWriter:
         self._report = report
         self._problems: list[str] = []
         self._task_problems: list[str] = []
+        self._task_skipped = 0
 
     def done(self, key: str) -> bool:
         """Whether a part is there. One that lacks corrupt input is made again: it may be mended."""
@@ -161,6 +168,10 @@ class PartWriter:
         self._task_problems.append(str(problem))
         self._report(f"left out: {problem}")
 
+    def skip(self) -> None:
+        """Count a piece of the source, within an archive say, that is no data."""
+        self._task_skipped += 1
+
     def write(
         self,
         key: str,
@@ -171,6 +182,7 @@ class PartWriter:
         depths: UInt16 | None = None,
         intrinsics: Float32 | None = None,
         robot_label: int | None = None,
+        blank: int = 0,
     ) -> None:
         """Write a part with the problems reported since the last one.
 
@@ -182,6 +194,8 @@ class PartWriter:
             depths: (N, S, S) millimetres, 0 = unknown; they go together with intrinsics.
             intrinsics: (N, 4) fx, fy, cx, cy in pixels.
             robot_label: the robot's label in the masks.
+            blank: how many of the images are known to show background alone. A split of the
+                others in which no pixel is labelled is refused.
 
         Raises:
             ValueError: only one of depths and intrinsics was given.
@@ -199,6 +213,8 @@ class PartWriter:
             channels,
             depths is not None,
             robot_label,
+            None if masks is None else int(np.count_nonzero(masks)),
+            blank,
         )
         self._problems = []
         arrays: dict[str, Any] = {"images": images}
@@ -211,9 +227,10 @@ class PartWriter:
 
     def run(self, dataset: Dataset[TaskT], task: TaskT) -> None:
         """Run a task to its end and mark it as done."""
-        self._problems, self._task_problems = [], []
+        self._problems, self._task_problems, self._task_skipped = [], [], 0
         dataset.run(task, self)
-        write_json(task.marker(self._folder), {"problems": self._task_problems})
+        done = {"problems": self._task_problems, "skipped": self._task_skipped}
+        write_json(task.marker(self._folder), done)
 
 
 def read_part_info(path: Path) -> PartInfo:
@@ -286,9 +303,13 @@ def _report(message: str) -> None:
 def _settle_options(dataset: Dataset[TaskT], path: Path) -> None:
     """Write down the options of a preparation, or refuse where it was begun with others."""
     if not path.exists():
-        source = None if dataset.source is None else str(dataset.source)
-        options = dataset.options()
-        write_json(path, {"dataset": dataset.name, "source": source, "options": options})
+        begun = {
+            "dataset": dataset.name,
+            "source": None if dataset.source is None else str(dataset.source),
+            "options": dataset.options(),
+            "skipped": 0 if dataset.source is None else _count_clutter(dataset.source),
+        }
+        write_json(path, begun)
     settled = read_json(path)
     changes = changed_options(dataset, {"dataset": settled["dataset"], **settled["options"]})
     if changes:
@@ -296,6 +317,17 @@ def _settle_options(dataset: Dataset[TaskT], path: Path) -> None:
             f"{path.parent} was begun with other options or another source: {changes}. Use the "
             f"same again, another --output, or remove {path.parent}"
         )
+
+
+def _count_clutter(source: Path) -> int:
+    """The number of files in a source that are no data; what they are is said once."""
+    _, clutter = input_files(source)
+    if clutter:
+        names = ", ".join(str(path.relative_to(source)) for path in clutter[:_CLUTTER_NAMED])
+        more = f" and {len(clutter) - _CLUTTER_NAMED} more" * (len(clutter) > _CLUTTER_NAMED)
+        files = "files that are" if len(clutter) > 1 else "file that is"
+        _report(f"skipped {len(clutter)} {files} no data: {names}{more}")
+    return len(clutter)
 
 
 def changed_options(dataset: Dataset[TaskT], settled: dict[str, Any]) -> str:

@@ -18,6 +18,7 @@ import cv2
 import numpy as np
 
 from training.datasets.images import centre_crop, check_size, decode_rgb
+from training.datasets.inputs import input_files, is_clutter
 from training.datasets.layout import DatasetError, UInt8, check_at_least
 from training.datasets.parts import PartWriter
 from training.datasets.tasks import FileTask, follow
@@ -62,10 +63,8 @@ class Sketchy:
         """Archives and extracted episodes in the order of their names."""
         paths = [
             path
-            for path in sorted(self.source.rglob("*"))
-            if not path.name.startswith(".")
-            and (path.name.endswith(_ARCHIVE) or path.suffix in _EPISODE_SUFFIXES)
-            and path.is_file()
+            for path in input_files(self.source)[0]
+            if path.name.endswith(_ARCHIVE) or path.suffix in _EPISODE_SUFFIXES
         ]
         if not paths:
             raise DatasetError(
@@ -96,6 +95,9 @@ class Sketchy:
                     advance()
                     episode = PurePosixPath(member.name)
                     if not member.isfile() or episode.suffix not in _EPISODE_SUFFIXES:
+                        continue
+                    if is_clutter(episode):
+                        parts.skip()
                         continue
                     if parts.done(key := quote(episode.name)):
                         continue
