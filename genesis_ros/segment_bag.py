@@ -58,6 +58,7 @@ PARAMETERS = (
     "use_depth", "depth_tolerance", "min_area", "mask_floor", "background_border",
     "background_span", "clutter_score", "tracking", "track_max_age", "track_min_similarity",
     "overlay_alpha",
+    "stretch_16bit", "colour_order",
 )  # fmt: skip
 """Parameters of the perception node that are options here, too."""
 
@@ -87,7 +88,7 @@ def _run(options: argparse.Namespace, settings: NodeSettings, interruption: Inte
     source, target = options.input.expanduser(), options.output.expanduser()
     _check_target(source, target, options.overwrite)
     with BagReader(source, say, interruption.check) as reader:
-        cameras = _cameras(reader, options)
+        cameras = _cameras(reader, options, settings)
         run = Segmentation(_load(settings), cameras, settings, with_overlay=options.overlay)
         interruption.check()
         with ExitStack() as output:
@@ -126,7 +127,9 @@ def _is_bag(folder: Path) -> bool:
     return all(path in known or path.name.endswith("-journal") for path in folder.iterdir())
 
 
-def _cameras(reader: BagReader, options: argparse.Namespace) -> dict[str, BagCamera]:
+def _cameras(
+    reader: BagReader, options: argparse.Namespace, settings: NodeSettings
+) -> dict[str, BagCamera]:
     """The cameras by topic: those asked for, or all that colour_topics finds.
 
     Raises:
@@ -151,7 +154,7 @@ def _cameras(reader: BagReader, options: argparse.Namespace) -> dict[str, BagCam
         beside = f", depth {depth.topic}" if depth else ""
         say(f"{topic}: {known[topic].size} images, camera {name}{beside}")
     return {
-        topic: BagCamera(topic, name, depth, several=len(topics) > 1)
+        topic: BagCamera(topic, name, depth, several=len(topics) > 1, reading=settings.reading())
         for topic, name, depth in zip(topics, names, pairings, strict=True)
     }
 

@@ -15,7 +15,7 @@ from genesis_core import Perceived
 from genesis_core.perception import Tracker
 from genesis_core.pipeline import DepthImage
 from genesis_ros.messages.image_clock import ImageClock, ImageTime
-from genesis_ros.messages.images import ImageMessage
+from genesis_ros.messages.images import ImageMessage, ImageReader
 from genesis_ros.node.camera_names import resolve_image_topic
 from genesis_ros.node.depth_camera import DepthCamera
 from genesis_ros.node.frame_statistics import FrameStatistics
@@ -85,6 +85,7 @@ class CameraInput:
         self._reset_requested = False
         self._tracked = 0
         self._clock = ImageClock()
+        self._reader = ImageReader()
         self._depth: DepthCamera | None = None
         if depth_topic := settings.per_camera("depth_topics")[index]:
             info_topic = settings.per_camera("camera_info_topics")[index]
@@ -160,11 +161,12 @@ class CameraInput:
             self._tracker.reset()
         received, stamp = round(image.received * 1e9), image.message.header.stamp
         taken = self._clock.read(stamp, received)
+        self._reader.reading = settings.reading()
         depth = None
         if (camera := self._depth) is not None:
             depth = _PairedDepth(camera, stamp, settings.depth_tolerance, taken)
         return CameraMessage(
-            image.message, received, self.name, depth, self._tracker, taken.seconds
+            image.message, received, self.name, depth, self._tracker, taken.seconds, self._reader
         )
 
     def note(self, perceived: Perceived) -> None:

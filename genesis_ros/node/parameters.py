@@ -27,6 +27,7 @@ from rclpy.validate_topic_name import validate_topic_name
 
 from genesis_core import PerceptionSettings
 from genesis_core.perception.scene_objects import MAX_OBJECTS
+from genesis_ros.messages.images import Reading
 
 MAX_CAMERAS = 16
 """Most image topics of one node."""
@@ -231,6 +232,21 @@ class NodeSettings:
         "lose large images), or auto: reliable unless a publisher offers only best effort.",
         choices=("auto", "best_effort", "reliable"),
     )
+    stretch_16bit: str = _parameter(
+        "auto",
+        "Images of 16 bits, of thermal and infrared cameras for one. auto: what a camera sends is "
+        "stretched over all grey levels, steadily over time, if it fills less than a quarter of "
+        "the 16 bits and is not 8-bit. never: each value's high byte is taken.",
+        choices=("auto", "never"),
+        live=True,
+    )
+    colour_order: str = _parameter(
+        "bgr",
+        "Order of the colours in the encodings that do not say it, 8UC3, 8UC4, 16UC3 and 16UC4: "
+        "bgr, as OpenCV has them, or rgb.",
+        choices=("bgr", "rgb"),
+        live=True,
+    )
     min_area: float = _parameter(
         0.0005,
         "A slot that covers less than this share of the image is no object; its pixels go to the "
@@ -321,6 +337,10 @@ class NodeSettings:
         """Those that decide what is found in an image."""
         names = [item.name for item in fields(PerceptionSettings)]
         return PerceptionSettings(**{name: getattr(self, name) for name in names})
+
+    def reading(self) -> Reading:
+        """Those that decide how a message becomes an image."""
+        return Reading(self.colour_order, self.stretch_16bit)
 
     def per_camera(self, name: str) -> tuple[str, ...]:
         """A parameter of PER_CAMERA with one item per image topic, "" where there is none."""

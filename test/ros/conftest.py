@@ -343,7 +343,9 @@ def _encode(
     photo: np.ndarray, encoding: str, *, padding: int = 0, big_endian: bool = False
 ) -> Image:
     """A well-formed message of an RGB image, as a camera driver would make it."""
-    name = encoding.removesuffix("16") if encoding.endswith("16") else encoding.removesuffix("8")
+    unordered = {"8UC3": "bgr8", "8UC4": "bgra8", "16UC3": "bgr16", "16UC4": "bgra16"}
+    known = unordered.get(encoding, encoding)
+    name = known.removesuffix("16") if known.endswith("16") else known.removesuffix("8")
     grey = photo.mean(axis=-1).round().astype(np.uint8)
     opaque = np.full_like(grey, 255)
     if name in ("mono", "8UC1"):
@@ -361,7 +363,7 @@ def _encode(
         )
     if name.startswith("nv"):
         pixels = _semi_planar(photo, name)
-    if encoding.endswith("16"):
+    if known.endswith("16"):
         pixels = (pixels.astype(np.uint16) * 256 + 77).astype(">u2" if big_endian else "<u2")
     rows = pixels.reshape(len(pixels), -1).view(np.uint8)
     if name == "nv24":  # its rows of chroma, and their padding, are twice as long

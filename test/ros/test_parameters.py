@@ -53,6 +53,8 @@ BAD_VALUES = [
     ("image_transport", "theora", "expected one of auto, raw, compressed"),
     ("qos_reliability", "best effort", "expected one of auto, best_effort, reliable"),
     ("use_depth", "always", "expected one of auto, never"),
+    ("stretch_16bit", "always", "expected one of auto, never"),
+    ("colour_order", "gbr", "expected one of bgr, rgb"),
     ("min_area", 1.5, "expected 0 to 1"),
     ("mask_floor", -0.1, "expected 0 to 1"),
     ("background_border", 2, "expected 0 to 1"),
