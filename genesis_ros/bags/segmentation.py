@@ -29,6 +29,8 @@ from genesis_ros.processes.interruption import Interruption
 
 _NAMESPACE = "/genesis"
 _DEPTH_PATIENCE = 500_000_000  # ns of the bag's time that an image waits for its depth
+# s; an image of one camera may hold up another one's for that patience.
+_DEPTH_HISTORY = 0.6
 _MOST_WAITING = 60  # images
 _CUDA_BATCH = 16  # images; on a CPU they take as long one by one
 
@@ -62,6 +64,8 @@ class BagCamera:
         self.topic = topic
         self.name = name
         self.depth = depth
+        if depth is not None:
+            depth.patience = _DEPTH_HISTORY
         self.tracker = Tracker()
         self.clock = ImageClock()
         self.reader = ImageReader(reading)

@@ -89,7 +89,13 @@ class CameraInput:
         self._depth: DepthCamera | None = None
         if depth_topic := settings.per_camera("depth_topics")[index]:
             info_topic = settings.per_camera("camera_info_topics")[index]
-            self._depth = DepthCamera(node, depth_topic, info_topic, settings.qos_reliability)
+            self._depth = DepthCamera(
+                node,
+                depth_topic,
+                info_topic,
+                settings.qos_reliability,
+                transport=settings.image_transport,
+            )
         # Publisher of the newest image and its number there.
         self._last: tuple[object, int | None] = None, None
         self._images = FollowingSubscription(
@@ -139,7 +145,10 @@ class CameraInput:
 
     def facts(self) -> dict[str, object]:
         """For diagnostics."""
-        return {"camera": self.name, "objects tracked": self._tracked}
+        facts: dict[str, object] = {"camera": self.name, "objects tracked": self._tracked}
+        if self._depth is not None and self._depth.unit.noticed:
+            facts["depth unit"] = "millimetres, by the values"
+        return facts
 
     def stamp_problem(self) -> str | None:
         """What is wrong with the stamps of its images or of their depth, for diagnostics."""
@@ -164,6 +173,8 @@ class CameraInput:
         self._reader.reading = settings.reading()
         depth = None
         if (camera := self._depth) is not None:
+            camera.unit.given = settings.depth_unit
+            camera.hold(stamp, received)
             depth = _PairedDepth(camera, stamp, settings.depth_tolerance, taken)
         return CameraMessage(
             image.message, received, self.name, depth, self._tracker, taken.seconds, self._reader
@@ -181,6 +192,8 @@ class CameraInput:
         self._count_missing(info)
         self.statistics.receive(now)
         self.stale = False
+        if self._depth is not None:
+            self._depth.expect(message.header.stamp, round(now * 1e9))
         self._on_image(CameraImage(self, message, now))
 
     def _lost(self, event: QoSMessageLostInfo) -> None:

@@ -6,8 +6,10 @@ from collections.abc import Mapping
 from typing import Any
 
 from rclpy.node import Node
-from sensor_msgs.msg import CameraInfo, Image
+from sensor_msgs.msg import CameraInfo, CompressedImage, Image
 
+from genesis_ros.messages.compressed_depth import COMPRESSED_DEPTH
+from genesis_ros.messages.depth import DepthMessage
 from genesis_ros.messages.depth_pairing import DepthPairing, info_beside
 from genesis_ros.node.subscription import (
     Candidate,
@@ -24,20 +26,33 @@ class DepthCamera(DepthPairing):
     Messages arrive in the node's executor; other methods may be called from any thread.
 
     Args:
-        depth_topic: sensor_msgs/Image, 16UC1 [mm] or 32FC1 [m], registered to the colour image.
+        depth_topic: 16UC1 or 32FC1 (see DepthUnit), registered to the colour image:
+            sensor_msgs/Image, or sensor_msgs/CompressedImage where the name ends in
+            /compressedDepth or /compressed.
         info_topic: sensor_msgs/CameraInfo of the depth image; "": camera_info beside the depth
             topic.
         reliability: best_effort, reliable or auto (see qos.choose_reliability).
+        transport: which of the raw topic and /compressedDepth below it comes first: raw takes only
+            that one, compressed prefers the other, auto the raw one.
     """
 
     def __init__(
-        self, node: Node, depth_topic: str, info_topic: str = "", reliability: str = "auto"
+        self,
+        node: Node,
+        depth_topic: str,
+        info_topic: str = "",
+        reliability: str = "auto",
+        *,
+        transport: str = "auto",
     ) -> None:
         topic = node.resolve_topic_name(depth_topic)
         super().__init__(topic, node.resolve_topic_name(info_topic or info_beside(topic)))
-        images, infos = Candidate(self.topic, Image), Candidate(self.info_topic, CameraInfo)
+        images, infos = _candidates(self.topic, transport), Candidate(self.info_topic, CameraInfo)
+        self._images_heard = FollowingSubscription(
+            node, images, reliability, self._take_image, depth=_QUEUE
+        )
         self._subscriptions = [
-            FollowingSubscription(node, [images], reliability, self._take_image, depth=_QUEUE),
+            self._images_heard,
             FollowingSubscription(node, [infos], reliability, self._take_info, depth=_QUEUE),
         ]
         # Some drivers send their intrinsics once, before this node is there.
@@ -53,6 +68,7 @@ class DepthCamera(DepthPairing):
         for subscription in self._subscriptions:
             subscription.follow_publishers(patience)
         self._latched.follow_publishers()
+        self.published_instead = self._images_heard.unexpected_types()
 
     def close(self) -> None:
         """End the subscriptions and forget the messages (executor thread)."""
@@ -61,10 +77,21 @@ class DepthCamera(DepthPairing):
         self._latched.close()
         self.clear()
 
-    def _take_image(self, message: Image, info: Mapping[str, Any]) -> None:
+    def _take_image(self, message: DepthMessage, info: Mapping[str, Any]) -> None:
         self.add_image(message)
 
     def _take_info(self, message: CameraInfo, info: Mapping[str, Any] | None = None) -> None:
         if message != self._last_info:  # else both subscriptions heard it
             self._last_info = message
             self.add_info(message)
+
+
+def _candidates(topic: str, transport: str) -> list[Candidate]:
+    """Topics and types to listen to, in order of preference.
+
+    A depth camera whose colours come compressed may well send raw depth.
+    """
+    if topic.endswith((COMPRESSED_DEPTH, "/compressed")):
+        return [Candidate(topic, CompressedImage)]
+    raw, below = Candidate(topic, Image), Candidate(topic + COMPRESSED_DEPTH, CompressedImage)
+    return {"raw": [raw], "compressed": [below, raw], "auto": [raw, below]}[transport]
