@@ -87,7 +87,7 @@ def merge(output: Path) -> None:
     if shares:
         told = ", ".join(f"{share:.1%} of {split}" for split, share in shares.items())
         print(f"labelled pixels: {told}")
-    if skipped := infos["train"]["skipped"]:
+    if skipped := infos["train"].get("skipped"):
         print(f"files that are no data, skipped: {skipped}")
     if (output / "problems.txt").exists():
         print(f"some input was left out, see {output / 'problems.txt'}")

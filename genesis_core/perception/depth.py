@@ -100,23 +100,22 @@ def check_depth(depth: npt.NDArray[np.float32]) -> None:
     """
     if depth.ndim != 2 or depth.size == 0:
         raise ValueError(f"the depth has shape {depth.shape}; expected (H, W) with H, W >= 1")
-    if median_distance(depth) is None:
+    if not check_unit(depth):
         raise ValueError(
             "no pixel of the depth image is known: 0 of "
             f"{depth.size} are usable (all are 0, NaN or infinite)"
         )
-    check_unit(depth)
 
 
-def check_unit(depth: npt.NDArray[np.float32]) -> None:
-    """Check that a depth image (H, W) is in metres, as far as it says anything.
+def check_unit(depth: npt.NDArray[np.float32]) -> bool:
+    """Check that a depth image (H, W) is in metres; whether any pixel of it is known.
 
     Raises:
         ValueError: no scene is as far away, or as near.
     """
     median = median_distance(depth)
     if median is None:
-        return
+        return False
     if median > FARTHEST:
         raise ValueError(
             f"half of the depth is beyond {median:.0f} m: are these millimetres? Expected metres"
@@ -126,6 +125,7 @@ def check_unit(depth: npt.NDArray[np.float32]) -> None:
             f"half of the depth is nearer than {median * 1e3:.1f} mm: are these metres? They were "
             "taken for a smaller unit"
         )
+    return True
 
 
 def median_distance(depth: npt.NDArray[np.float32]) -> float | None:

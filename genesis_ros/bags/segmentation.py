@@ -29,7 +29,7 @@ from genesis_ros.processes.interruption import Interruption
 
 _NAMESPACE = "/genesis"
 _DEPTH_PATIENCE = 500_000_000  # ns of the bag's time that an image waits for its depth
-# s; an image of one camera may hold up another one's for that patience.
+# s; while an image of one camera waits for its depth, the others' images wait behind it.
 _DEPTH_HISTORY = 0.6
 _MOST_WAITING = 60  # images
 _CUDA_BATCH = 16  # images; on a CPU they take as long one by one

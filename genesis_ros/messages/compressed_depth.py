@@ -70,7 +70,8 @@ def _from_inverse(counts: Counts, scale: float, offset: float) -> npt.NDArray[np
         )
     inverse = counts.astype(np.float32) - np.float32(offset)
     inverse[(counts == 0) | (inverse <= 0)] = np.nan
-    return np.float32(scale) / inverse
+    with np.errstate(over="ignore"):
+        return np.float32(scale) / inverse
 
 
 def _check_size(width: int, height: int) -> None:

@@ -102,6 +102,11 @@ class DepthPairing:
         """What its numbers mean."""
         return self._unit
 
+    @property
+    def has_images(self) -> bool:
+        """Whether there is any depth image."""
+        return bool(self._images)
+
     def expect(self, stamp: Time, arrived: int) -> None:
         """Keep the depth of an image that waits for the model, in place of those before it.
 
@@ -286,8 +291,8 @@ class DepthPairing:
         if before is None or after is None or after - before <= 2e9 * tolerance:
             return ""
         return (
-            f"; there is none within {(after - before) * 1e-9:.3f} s around it: depth comes at a "
-            "lower rate than images, or gets lost on its way"
+            f"; those before and after it are {(after - before) * 1e-9:.3f} s apart: depth comes "
+            "at a lower rate than images, or gets lost on its way"
         )
 
     def _nearest_arrival(

@@ -62,7 +62,7 @@ def _layouts() -> dict[str, _Layout]:
         layouts["mono" + suffix] = _Layout(1, size, cv2.COLOR_GRAY2RGB)
         layouts["rgb" + suffix] = _Layout(3, size, None)
         layouts["bgr" + suffix] = _Layout(3, size, cv2.COLOR_BGR2RGB)
-        # Who names no order has an order all the same: see Reading.
+        # Where no order is named it is OpenCV's, unless Reading says otherwise.
         layouts[f"{8 * size}UC3"] = layouts["bgr" + suffix]
         layouts[f"{8 * size}UC4"] = _Layout(4, size, cv2.COLOR_BGRA2RGB)
         layouts["rgba" + suffix] = _Layout(4, size, cv2.COLOR_RGBA2RGB)

@@ -68,7 +68,8 @@ class DepthCamera(DepthPairing):
         for subscription in self._subscriptions:
             subscription.follow_publishers(patience)
         self._latched.follow_publishers()
-        self.published_instead = self._images_heard.unexpected_types()
+        if not self.has_images:
+            self.published_instead = self._images_heard.unexpected_types()
 
     def close(self) -> None:
         """End the subscriptions and forget the messages (executor thread)."""

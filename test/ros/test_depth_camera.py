@@ -261,7 +261,7 @@ def test_the_reason_is_not_the_tolerance_where_depth_was_forgotten_or_lost() -> 
     pairing = DepthPairing(TOPIC, INFO_TOPIC)
     large_images(pairing, 6, apart=1.0)
     assert "is forgotten, as newer ones filled the memory" in why_none(pairing, 1.0)
-    assert "none within 1.000 s around it: depth comes at a lower rate" in why_none(pairing, 4.5)
+    assert "1.000 s apart: depth comes at a lower rate than images" in why_none(pairing, 4.5)
     assert why_none(pairing, 5.5).endswith("depth_tolerance is 0.02 s")
 
 
