@@ -104,7 +104,7 @@ def _check_image_topics(topics: tuple[str, ...]) -> str | None:
 
 
 def _check_depth_topics(topics: tuple[str, ...]) -> str | None:
-    """As below, but a depth camera is named once, and one for colours is none."""
+    """As below, but a depth camera is named once."""
     for topic in topics:
         for transport in (COMPRESSED_DEPTH, COMPRESSED_SUFFIX):
             if topic and topic + transport in topics:
