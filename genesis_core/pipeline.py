@@ -369,6 +369,12 @@ def _check_intrinsics(matrix: NDArray[np.float64]) -> None:
     focal = np.diagonal(matrix)[:2]
     if not (np.isfinite(matrix).all() and (focal > 0).all()):
         raise ValueError(f"the intrinsics have focal lengths {focal}; expected positive ones")
+    centre = matrix[:2, 2]
+    # Beyond these even the numbers overflow; no camera comes near.
+    if not ((focal > 1e-3) & (focal < 1e7) & (np.abs(centre) < 1e7)).all():
+        raise ValueError(
+            f"the intrinsics have focal lengths {focal} and the centre {centre}; expected pixels"
+        )
 
 
 def _fit(image: DepthImage, shape: tuple[int, ...]) -> DepthImage:

@@ -22,13 +22,13 @@ from genesis_core.inference import Found, Inference, Options, Pixels
 from genesis_core.kinds import KINDS, SURROUNDINGS
 from genesis_core.models.base import SlotModel
 from genesis_core.ops import mask_operations
+from genesis_core.perception.depth import check_unit
 from genesis_core.perception.scene import Scene as Scene
 from genesis_core.perception.scene import Window, to_scene
 
 MASK_SOURCES = ("auto", "decoder", "attention")
 FITS = ("resize", "crop")
 RGB = 3
-_FARTHEST = 150.0  # m; beyond it the middle of a depth image is a mistake of its unit
 
 Image = NDArray[np.uint8]
 Depth = NDArray[np.float32]
@@ -346,13 +346,10 @@ def _check_depth(image: Image, depth: object, intrinsics: object, name: str) -> 
             f"{name} has shape {depth.shape}; expected the image's, {image.shape[:2]}: register it "
             "to the image, and resize it by nearest pixels"
         )
-    sample = depth[:: max(1, len(depth) // 64), :: max(1, depth.shape[1] // 64)]
-    sample = sample[(sample > 0) & (sample < np.inf)]
-    if len(sample) and np.median(sample) > _FARTHEST:
-        raise ValueError(
-            f"{name} is {np.median(sample):.0f} m in the middle: are these millimetres? Expected "
-            "metres"
-        )
+    try:
+        check_unit(depth)
+    except ValueError as error:
+        raise ValueError(f"{name}: {error}") from error
     if not isinstance(intrinsics, np.ndarray) or intrinsics.shape != (3, 3):
         shape = getattr(intrinsics, "shape", intrinsics)
         raise ValueError(f"{name} needs intrinsics (3, 3) in pixels of the image, not {shape}")

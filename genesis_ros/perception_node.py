@@ -37,6 +37,7 @@ from genesis_core import Perception, find_checkpoint
 from genesis_core.memory import keep_freed_memory
 from genesis_core.perception import Tracker
 from genesis_core.pipeline import free_memory
+from genesis_ros.messages.images import ImageReader
 from genesis_ros.messages.pixels import ImageError
 from genesis_ros.node.camera_input import CameraImage, CameraInput
 from genesis_ros.node.camera_names import camera_names, resolve_image_topic
@@ -290,7 +291,9 @@ class PerceptionNode(LifecycleNode):
         settings, perception = self._settings, self._perception
         assert perception is not None
         messages = [
-            CameraMessage(job.message, round(job.received * 1e9))
+            CameraMessage(
+                job.message, round(job.received * 1e9), reader=ImageReader(settings.reading())
+            )
             if isinstance(job, Request)
             else job.camera.prepare(job, settings)
             for job in jobs

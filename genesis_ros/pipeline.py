@@ -8,7 +8,7 @@ from typing import NamedTuple
 from genesis_core import Perceived, Perception, View
 from genesis_core.perception import Tracker
 from genesis_core.pipeline import DepthImage, DepthProvider
-from genesis_ros.messages.images import ImageMessage, to_rgb
+from genesis_ros.messages.images import ImageMessage, ImageReader
 from genesis_ros.messages.object_masks import DescribedObjects
 from genesis_ros.outputs import Result
 
@@ -22,6 +22,7 @@ class CameraMessage(NamedTuple):
         depth: see View.
         tracker: see View.
         taken: when it was taken [s], as the camera's ImageClock says; tracks need it.
+        reader: the camera's; None: the image is read by itself.
     """
 
     message: ImageMessage
@@ -30,6 +31,7 @@ class CameraMessage(NamedTuple):
     depth: DepthImage | DepthProvider | None = None
     tracker: Tracker | None = None
     taken: float = 0.0
+    reader: ImageReader | None = None
 
 
 def perceive(
@@ -46,7 +48,8 @@ def perceive(
     views: list[View | Exception] = []
     for item in messages:
         try:
-            image = to_rgb(item.message)
+            reader = item.reader or ImageReader()
+            image = reader(item.message, item.taken)
             views.append(View(image, item.depth, item.tracker, item.taken))
         except Exception as error:  # noqa: BLE001 - out of memory, say: the other images go on
             views.append(error)

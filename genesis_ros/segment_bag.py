@@ -43,12 +43,13 @@ from typing import Any
 import torch
 
 from genesis_bags.reader import BagError, BagReader, storage_files
-from genesis_bags.topics import colour_topics, image_topics
+from genesis_bags.topics import CAMERA_INFO, IMAGE_TYPES, colour_topics, image_topics
 from genesis_core import Perception
 from genesis_core.cluster import ClusterError
 from genesis_ros.bags.archive import archived_bags, segment_archive
 from genesis_ros.bags.segmentation import BagCamera, Segmentation, SegmentError, say
 from genesis_ros.bags.writer import STORAGES, LiveBagWriter
+from genesis_ros.messages.compressed_depth import COMPRESSED_DEPTH
 from genesis_ros.messages.depth_pairing import DepthPairing, info_beside
 from genesis_ros.node.camera_names import camera_names
 from genesis_ros.node.parameter_file import read_parameter_file
@@ -66,6 +67,7 @@ PARAMETERS = (
     "use_depth", "depth_tolerance", "min_area", "mask_floor", "background_border",
     "background_span", "clutter_score", "tracking", "track_max_age", "track_min_similarity",
     "overlay_alpha",
+    "stretch_16bit", "colour_order", "depth_unit",
 )  # fmt: skip
 """Parameters of the perception node that are options here, too."""
 
@@ -103,7 +105,7 @@ def _run(options: argparse.Namespace, settings: NodeSettings, interruption: Inte
     source, target = options.input.expanduser(), options.output.expanduser()
     _check_target(source, target, options.overwrite)
     with BagReader(source, say, interruption.check) as reader:
-        cameras = _cameras(reader, options)
+        cameras = _cameras(reader, options, settings)
         run = Segmentation(_load(settings), cameras, settings, with_overlay=options.overlay)
         interruption.check()
         with ExitStack() as output:
@@ -181,7 +183,9 @@ def _is_bag(folder: Path) -> bool:
     return all(path in known or path.name.endswith("-journal") for path in folder.iterdir())
 
 
-def _cameras(reader: BagReader, options: argparse.Namespace) -> dict[str, BagCamera]:
+def _cameras(
+    reader: BagReader, options: argparse.Namespace, settings: NodeSettings
+) -> dict[str, BagCamera]:
     """The cameras by topic: those asked for, or all that colour_topics finds.
 
     Raises:
@@ -202,11 +206,13 @@ def _cameras(reader: BagReader, options: argparse.Namespace) -> dict[str, BagCam
     bases = [topic.removesuffix("/compressed") for topic in topics]
     names = camera_names(bases, [""] * len(topics))
     pairings = _depth(reader, topics, options.depth_topic, options.camera_info_topic)
+    for pairing in filter(None, pairings):
+        pairing.unit.given = settings.depth_unit
     for topic, name, depth in zip(topics, names, pairings, strict=True):
         beside = f", depth {depth.topic}" if depth else ""
         say(f"{topic}: {known[topic].size} images, camera {name}{beside}")
     return {
-        topic: BagCamera(topic, name, depth, several=len(topics) > 1)
+        topic: BagCamera(topic, name, depth, several=len(topics) > 1, reading=settings.reading())
         for topic, name, depth in zip(topics, names, pairings, strict=True)
     }
 
@@ -227,18 +233,24 @@ def _depth(
                 f"({', '.join(topics)}); give it once for each, in their order, '' for none"
             )
     for index in range(len(topics)):
-        depth = given[index] if given else ""
+        depth = _with_messages(reader, given[index]) if given else ""
         if not depth:
             pairings.append(None)
             continue
         info = (infos[index] if infos else "") or info_beside(depth)
-        for topic, kind in ((depth, "sensor_msgs/msg/Image"), (info, "sensor_msgs/msg/CameraInfo")):
+        for topic, kinds in ((depth, IMAGE_TYPES), (info, (CAMERA_INFO,))):
             found = reader.topics.get(topic)
-            if found is None or found.type != kind:
+            if found is None or found.type not in kinds:
                 what = f"is {found.type}" if found else "is not in the bag"
-                raise SegmentError(f"{topic} {what}; depth needs a {kind} on it")
+                raise SegmentError(f"{topic} {what}; depth needs a {' or '.join(kinds)} on it")
         pairings.append(DepthPairing(depth, info))
     return pairings
+
+
+def _with_messages(reader: BagReader, depth: str) -> str:
+    """The depth topic, or its compressed form where the bag has only that one."""
+    raw, compressed = reader.topics.get(depth), reader.topics.get(depth + COMPRESSED_DEPTH)
+    return compressed.name if compressed and compressed.size and not (raw and raw.size) else depth
 
 
 def _load(settings: NodeSettings) -> Perception:
@@ -282,8 +294,9 @@ def _parser() -> argparse.ArgumentParser:
         action="append",
         default=[],
         metavar="TOPIC",
-        help="depth images (16UC1 in mm or 32FC1 in m) registered to the images, for positions and "
-        "for checkpoints that take depth; one per image topic, in their order, '' for none",
+        help="depth images (16UC1 or 32FC1, raw or compressedDepth) registered to the images, for "
+        "positions and for checkpoints that take depth; one per image topic, in their order, '' "
+        "for none",
     )
     parser.add_argument(
         "--camera-info-topic",

@@ -25,7 +25,8 @@ _Pixel = TypeVar("_Pixel", bound=np.generic)
 MIN_PIXELS = 20
 """Fewer known depth pixels say nothing about an object."""
 
-_NEAREST, _FARTHEST = 0.02, 150.0  # m; a median beyond is a unit's mistake, not a scene
+NEAREST, FARTHEST = 0.02, 150.0
+"""In metres. A median distance beyond these is a mistake of the unit, not a scene."""
 _UNIT_STEP = 8  # px
 _STEEPEST = math.tan(math.radians(84.0))  # of a surface against the image plane; more is a jump
 _LEAST_JUMP = 0.01  # m; less may be noise
@@ -99,26 +100,42 @@ def check_depth(depth: npt.NDArray[np.float32]) -> None:
     """
     if depth.ndim != 2 or depth.size == 0:
         raise ValueError(f"the depth has shape {depth.shape}; expected (H, W) with H, W >= 1")
+    if not check_unit(depth):
+        raise ValueError(
+            "no pixel of the depth image is known: 0 of "
+            f"{depth.size} are usable (all are 0, NaN or infinite)"
+        )
+
+
+def check_unit(depth: npt.NDArray[np.float32]) -> bool:
+    """Check that a depth image (H, W) is in metres; whether any pixel of it is known.
+
+    Raises:
+        ValueError: no scene is as far away, or as near.
+    """
+    median = median_distance(depth)
+    if median is None:
+        return False
+    if median > FARTHEST:
+        raise ValueError(
+            f"half of the depth is beyond {median:.0f} m: are these millimetres? Expected metres"
+        )
+    if median < NEAREST:
+        raise ValueError(
+            f"half of the depth is nearer than {median * 1e3:.1f} mm: are these metres? They were "
+            "taken for a smaller unit"
+        )
+    return True
+
+
+def median_distance(depth: npt.NDArray[np.float32]) -> float | None:
+    """About the median of the known distances of a depth image (H, W); None: none is known."""
     # A sample is enough for a unit; sparse depth may have nothing in it.
     sample = depth[::_UNIT_STEP, ::_UNIT_STEP]
     values = sample[known(sample)]
     if not len(values):
         values = depth[known(depth)]
-    if not len(values):
-        raise ValueError(
-            "no pixel of the depth image is known: 0 of "
-            f"{depth.size} are usable (all are 0, NaN or infinite)"
-        )
-    median = float(np.median(values))
-    if median > _FARTHEST:
-        raise ValueError(
-            f"half of the depth is beyond {median:.0f} m: are these millimetres? 32FC1 is in metres"
-        )
-    if median < _NEAREST:
-        raise ValueError(
-            f"half of the depth is nearer than {median * 1e3:.1f} mm: are these metres? 16UC1 is "
-            "in millimetres"
-        )
+    return float(np.median(values)) if len(values) else None
 
 
 def resize_nearest(image: npt.NDArray[_Pixel], shape: tuple[int, ...]) -> npt.NDArray[_Pixel]:

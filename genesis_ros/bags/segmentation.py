@@ -20,7 +20,7 @@ from genesis_ros.bags.images import read_message
 from genesis_ros.bags.writer import LiveBagWriter
 from genesis_ros.messages.depth_pairing import DepthError, DepthPairing
 from genesis_ros.messages.image_clock import ImageClock, ImageTime
-from genesis_ros.messages.images import ImageMessage
+from genesis_ros.messages.images import AS_USUAL, ImageMessage, ImageReader, Reading
 from genesis_ros.messages.pixels import ImageError
 from genesis_ros.node.parameters import NodeSettings
 from genesis_ros.outputs import OUTPUTS, Output, Result
@@ -29,6 +29,8 @@ from genesis_ros.processes.interruption import Interruption
 
 _NAMESPACE = "/genesis"
 _DEPTH_PATIENCE = 500_000_000  # ns of the bag's time that an image waits for its depth
+# s; while an image of one camera waits for its depth, the others' images wait behind it.
+_DEPTH_HISTORY = 0.6
 _MOST_WAITING = 60  # images
 _CUDA_BATCH = 16  # images; on a CPU they take as long one by one
 
@@ -47,14 +49,26 @@ class BagCamera:
 
     Args:
         depth: pairs its images with depth; None: it has none.
+        reading: what its encodings do not say.
     """
 
-    def __init__(self, topic: str, name: str, depth: DepthPairing | None, *, several: bool) -> None:
+    def __init__(
+        self,
+        topic: str,
+        name: str,
+        depth: DepthPairing | None,
+        *,
+        several: bool,
+        reading: Reading = AS_USUAL,
+    ) -> None:
         self.topic = topic
         self.name = name
         self.depth = depth
+        if depth is not None:
+            depth.patience = _DEPTH_HISTORY
         self.tracker = Tracker()
         self.clock = ImageClock()
+        self.reader = ImageReader(reading)
         self._several = several
 
     def outputs(self, *, with_overlay: bool) -> list[Output]:
@@ -98,7 +112,13 @@ class _BagImage(NamedTuple):
         camera = self.camera
         depth = self._depth(tolerance)
         message = CameraMessage(
-            self.message, self.received, camera.name, depth, camera.tracker, self.taken.seconds
+            self.message,
+            self.received,
+            camera.name,
+            depth,
+            camera.tracker,
+            self.taken.seconds,
+            camera.reader,
         )
         return _PreparedImage(camera, message)
 

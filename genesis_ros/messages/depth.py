@@ -2,34 +2,49 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import numpy.typing as npt
-from sensor_msgs.msg import CameraInfo, Image
+from sensor_msgs.msg import CameraInfo
 
 from genesis_core.perception import depth
-from genesis_ros.messages.cdr import AnyImage
+from genesis_ros.messages.cdr import AnyCompressedImage, AnyImage
+from genesis_ros.messages.compressed_depth import decode_depth
+from genesis_ros.messages.depth_unit import DepthUnit
+from genesis_ros.messages.images import ImageMessage
 from genesis_ros.messages.pixels import ImageError, shown
 
-# Pixel type and metres per unit (REP 118; mono16 is what some drivers call millimetres).
-_ENCODINGS = {"16UC1": ("u2", 0.001), "mono16": ("u2", 0.001), "32FC1": ("f4", 1.0)}
+# mono16 is what some drivers call millimetres.
+_ENCODINGS = {"16UC1": "u2", "mono16": "u2", "32FC1": "f4"}
 
 
-def depth_metres(message: AnyImage) -> npt.NDArray[np.float32]:
+def depth_metres(message: ImageMessage, unit: DepthUnit | None = None) -> npt.NDArray[np.float32]:
     """Distance along the optical axis at every pixel, float32 (H, W) [m].
 
-    16UC1 and mono16 hold millimetres, 0 = unknown; 32FC1 metres, NaN = unknown. Unknown depth is
-    passed on as it comes. The result may be a view of the message: don't write to it.
+    16UC1 and mono16 hold 0 where it is unknown, 32FC1 NaN. Unknown depth is passed on as it comes.
+    The result may be a view of the message: don't write to it.
+
+    Args:
+        message: a depth image, or one that image_transport compressed (see ``decode_depth``).
+        unit: the camera's; None: millimetres or metres, as ``DepthUnit`` finds for this image.
 
     Raises:
         ImageError: the message holds no depth image.
     """
+    values = decode_depth(message) if isinstance(message, AnyCompressedImage) else _values(message)
+    return (unit or DepthUnit()).metres(values)
+
+
+def _values(message: AnyImage) -> npt.NDArray[np.uint16] | npt.NDArray[np.float32]:
+    """The numbers of a depth image, (H, W)."""
     if message.encoding not in _ENCODINGS:
         raise ImageError(
             "encoding",
             f"encoding {shown(message.encoding)} is no depth; expected 16UC1 (mm) or 32FC1 (m)",
         )
-    kind, unit = _ENCODINGS[message.encoding]
-    dtype = np.dtype(kind).newbyteorder(">" if message.is_bigendian else "<")
+    native = np.dtype(_ENCODINGS[message.encoding])
+    dtype = native.newbyteorder(">" if message.is_bigendian else "<")
     height, width, step = message.height, message.width, message.step
     if height == 0 or width == 0:
         raise ImageError("size", f"the depth image has no pixels (width {width}, height {height})")
@@ -44,10 +59,8 @@ def depth_metres(message: AnyImage) -> npt.NDArray[np.float32]:
     pixels = rows[:, : width * dtype.itemsize]
     if step % dtype.itemsize:  # rows that do not start at a whole pixel cannot be viewed as such
         pixels = np.ascontiguousarray(pixels)
-    values = pixels.view(dtype)
-    if unit == 1.0:
-        return values.astype(np.float32, copy=False)
-    return np.multiply(values, np.float32(unit), dtype=np.float32)
+    values: npt.NDArray[Any] = pixels.view(dtype).astype(native, copy=False)
+    return values
 
 
 def intrinsics(info: CameraInfo, height: int, width: int) -> npt.NDArray[np.float64]:
@@ -81,10 +94,11 @@ def intrinsics(info: CameraInfo, height: int, width: int) -> npt.NDArray[np.floa
     return depth.scale_intrinsics(matrix, scale)
 
 
-def depth_points(image: Image, info: CameraInfo) -> npt.NDArray[np.float32]:
+def depth_points(image: ImageMessage, info: CameraInfo) -> npt.NDArray[np.float32]:
     """The point that each pixel of a depth image shows, (H, W, 3) [m], NaN where unknown.
 
     Raises:
         ImageError: the messages hold no depth or no intrinsics.
     """
-    return depth.to_points(depth_metres(image), intrinsics(info, image.height, image.width))
+    metres = depth_metres(image)
+    return depth.to_points(metres, intrinsics(info, *metres.shape))

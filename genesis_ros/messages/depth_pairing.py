@@ -16,14 +16,19 @@ from builtin_interfaces.msg import Time
 from sensor_msgs.msg import CameraInfo
 
 from genesis_core.pipeline import DepthImage
-from genesis_ros.messages.cdr import AnyImage
+from genesis_ros.messages.compressed_depth import COMPRESSED_DEPTH
 from genesis_ros.messages.depth import depth_metres, intrinsics
+from genesis_ros.messages.depth_unit import DepthUnit
 from genesis_ros.messages.image_clock import ImageClock, ImageTime, nanoseconds
+from genesis_ros.messages.images import ImageMessage
 from genesis_ros.messages.pixels import ImageError
 
-# Depth images are kept until the image of their time has been through the model. 32 MB are a second
-# and more of 640x480 16UC1 at 30 Hz; a slower model needs a slower camera.
+# Depth images are kept for the images that wait for the model or are in it, however long that
+# takes, and besides them the newest: 32 MB are a second and more of 640x480 16UC1 at 30 Hz. Images
+# may come later than their depth, so that large ones are kept for as long as that takes, too.
 _KEPT_BYTES = 32_000_000
+_KEPT_BYTES_AT_FIRST = 160_000_000
+_FORGOTTEN = 60  # stamps that are remembered, to say why there is no depth
 _KEPT_LEAST, _KEPT_MOST = 3, 60
 _ALIVE = 1_000_000_000  # ns; see DepthPairing.nearest
 # s; images of one moment arrive this far apart at most: registering depth takes its time, and slow
@@ -44,13 +49,24 @@ class DepthError(ImageError):
 class DepthView(NamedTuple):
     """A depth image and the intrinsics that belong to it."""
 
-    image: AnyImage
+    image: ImageMessage
     info: CameraInfo
 
 
 class _Kept(NamedTuple):
-    image: AnyImage
+    image: ImageMessage
     time: ImageTime
+
+    @property
+    def size(self) -> int:
+        return len(self.image.data)
+
+
+class _Wanted(NamedTuple):
+    """An image whose depth will be asked for; times in ns."""
+
+    stamp: int
+    arrived: int
 
 
 class DepthPairing:
@@ -61,21 +77,56 @@ class DepthPairing:
     Args:
         topic: where the depth images come from, for errors.
         info_topic: where the intrinsics come from, for errors.
+
+    Attributes:
+        patience: how much later than its depth an image may come, whatever the size [s].
+        published_instead: "/topic: type" of what is published where depth images are expected.
     """
 
     def __init__(self, topic: str, info_topic: str) -> None:
         self.topic = topic
         self.info_topic = info_topic
+        self.patience = 0.3
+        self.published_instead: list[str] = []
         self._images: deque[_Kept] = deque()
         self._clock = ImageClock()
         self._info: CameraInfo | None = None
+        self._forgotten: deque[int] = deque(maxlen=_FORGOTTEN)  # stamps
+        # The newest two, as the worker may take the first while the second comes.
+        self._waiting: deque[_Wanted] = deque(maxlen=2)
+        self._working: _Wanted | None = None
+        self._unit = DepthUnit()
         self._arrived = threading.Condition()
 
-    def add_image(self, message: AnyImage, arrived: int | None = None) -> None:
+    @property
+    def unit(self) -> DepthUnit:
+        """What its numbers mean."""
+        return self._unit
+
+    @property
+    def has_images(self) -> bool:
+        """Whether there is any depth image."""
+        return bool(self._images)
+
+    def expect(self, stamp: Time, arrived: int) -> None:
+        """Keep the depth of an image that waits for the model, in place of those before it.
+
+        Args:
+            arrived: when the image did [ns], see `add_image`.
+        """
+        with self._arrived:
+            self._waiting.append(_Wanted(nanoseconds(stamp), arrived))
+
+    def hold(self, stamp: Time, arrived: int) -> None:
+        """Keep the depth of the image that the model looks at now."""
+        with self._arrived:
+            self._working = _Wanted(nanoseconds(stamp), arrived)
+
+    def add_image(self, message: ImageMessage, arrived: int | None = None) -> None:
         """Take in a depth image, registered to the colour image.
 
         Args:
-            message: 16UC1 [mm] or 32FC1 [m].
+            message: 16UC1 or 32FC1, raw or compressed.
             arrived: when it did [ns, the clock of the ImageTimes that are asked about]; None: now,
                 by the monotonic clock.
         """
@@ -86,11 +137,7 @@ class DepthPairing:
             if taken.restarted:  # a bag that is played in a loop
                 while len(self._images) > 2:
                     self._images.popleft()
-            total = sum(len(kept.image.data) for kept in self._images)
-            while len(self._images) > _KEPT_LEAST and (
-                total > _KEPT_BYTES or len(self._images) > _KEPT_MOST
-            ):
-                total -= len(self._images.popleft().image.data)
+            self._forget_old()
             self._arrived.notify_all()
 
     def add_info(self, message: CameraInfo) -> None:
@@ -102,7 +149,8 @@ class DepthPairing:
         """Forget the messages; whoever waits for one waits no longer."""
         with self._arrived:
             self._images.clear()
-            self._info = None
+            self._waiting.clear()
+            self._info = self._working = None
             self._arrived.notify_all()
 
     @property
@@ -139,7 +187,7 @@ class DepthPairing:
             DepthError: they cannot be used.
         """
         try:
-            depth = depth_metres(view.image)
+            depth = depth_metres(view.image, self._unit)
             return DepthImage(depth, intrinsics(view.info, *depth.shape), self.topic)
         except ImageError as error:
             topic = self.info_topic if error.kind in ("intrinsics", "info size") else self.topic
@@ -174,7 +222,9 @@ class DepthPairing:
             images, info = list(self._images), self._info
             stands = self._stands(taken)
         if not images:
-            raise DepthError("no depth", f"no depth image yet on {self.topic}")
+            wrong = ", ".join(self.published_instead)
+            found = f"; what is published is of another type ({wrong})" if wrong else ""
+            raise DepthError("no depth", f"no depth image yet on {self.topic}{found}")
         if info is None:
             raise DepthError("no camera info", f"no camera info yet on {self.info_topic}")
         if taken is not None and stands:
@@ -186,9 +236,37 @@ class DepthPairing:
                 raise
         return DepthView(self._nearest_arrival(images, taken, tolerance), info)
 
+    def _forget_old(self) -> None:
+        """Forget the oldest depth images, where there are too many, but those that are needed."""
+        newest = self._images[-1].time.arrived
+        total, count = sum(kept.size for kept in self._images), len(self._images)
+        if total <= _KEPT_BYTES and count <= _KEPT_MOST:
+            return
+        needed, forgotten = self._needed(), set()
+        for kept in list(self._images)[:-_KEPT_LEAST]:
+            is_new = newest - kept.time.arrived < self.patience * 1e9
+            room = _KEPT_BYTES_AT_FIRST if is_new else _KEPT_BYTES
+            if total <= room and count <= _KEPT_MOST:
+                break
+            if id(kept) not in needed:
+                forgotten.add(id(kept))
+                self._forgotten.append(kept.time.stamp)
+                total, count = total - kept.size, count - 1
+        self._images = deque(kept for kept in self._images if id(kept) not in forgotten)
+
+    def _needed(self) -> set[int]:
+        """The depth images nearest to the images that are waited for, by stamp and by arrival."""
+        needed = set()
+        for wanted in (*self._waiting, *([self._working] if self._working else [])):
+            newest_first = list(reversed(self._images))
+            by_stamp = min(newest_first, key=lambda kept: abs(kept.time.stamp - wanted.stamp))
+            by_arrival = min(newest_first, key=lambda kept: abs(kept.time.arrived - wanted.arrived))
+            needed |= {id(by_stamp), id(by_arrival)}
+        return needed
+
     def _nearest_stamp(
         self, images: list[_Kept], wanted: int, taken: ImageTime | None, tolerance: float
-    ) -> AnyImage:
+    ) -> ImageMessage:
         def distance(kept: _Kept) -> tuple[int, int]:
             apart = 0 if taken is None else abs(kept.time.arrived - taken.arrived)
             return abs(kept.time.stamp - wanted), apart
@@ -200,11 +278,27 @@ class DepthPairing:
                 "stamp",
                 f"no depth image of the image's time on {self.topic}: the nearest is "
                 f"{abs(apart):.3f} s {'later' if apart > 0 else 'earlier'}, "
-                f"depth_tolerance is {tolerance:g} s",
+                f"depth_tolerance is {tolerance:g} s{self._why_none(images, wanted, tolerance)}",
             )
         return kept.image
 
-    def _nearest_arrival(self, images: list[_Kept], taken: ImageTime, tolerance: float) -> AnyImage:
+    def _why_none(self, images: list[_Kept], wanted: int, tolerance: float) -> str:
+        """What is known about the reason, where it is another than the tolerance."""
+        if any(abs(stamp - wanted) <= tolerance * 1e9 for stamp in list(self._forgotten)):
+            return "; the one of its time is forgotten, as newer ones filled the memory"
+        stamps = [kept.time.stamp for kept in images]
+        before = max((stamp for stamp in stamps if stamp <= wanted), default=None)
+        after = min((stamp for stamp in stamps if stamp > wanted), default=None)
+        if before is None or after is None or after - before <= 2e9 * tolerance:
+            return ""
+        return (
+            f"; those before and after it are {(after - before) * 1e-9:.3f} s apart: depth comes "
+            "at a lower rate than images, or gets lost on its way"
+        )
+
+    def _nearest_arrival(
+        self, images: list[_Kept], taken: ImageTime, tolerance: float
+    ) -> ImageMessage:
         kept = min(reversed(images), key=lambda kept: abs(kept.time.arrived - taken.arrived))
         apart = (kept.time.arrived - taken.arrived) * 1e-9
         allowed = max(tolerance, _ARRIVAL_TOLERANCE)
@@ -241,5 +335,10 @@ class DepthPairing:
 
 
 def info_beside(depth_topic: str) -> str:
-    """The topic of the intrinsics, where nobody names it: camera_info beside the depth topic."""
+    """The topic of the intrinsics, where nobody names it: camera_info beside the depth topic.
+
+    A compressed topic lies below the raw one.
+    """
+    for transport in (COMPRESSED_DEPTH, "/compressed"):
+        depth_topic = depth_topic.removesuffix(transport)
     return depth_topic.rpartition("/")[0] + "/camera_info"

@@ -8,17 +8,19 @@ refused. Nothing is copied without need: an rgb8 frame is a view of the message'
 from __future__ import annotations
 
 from array import array
-from typing import NamedTuple, TypeAlias
+from typing import Any, NamedTuple, TypeAlias
 
 import cv2
 import numpy as np
 from cv_bridge import CvBridge
+from numpy.typing import NDArray
 from sensor_msgs.msg import CompressedImage, Image
 from std_msgs.msg import Header
 
-from genesis_ros.messages.cdr import AnyCompressedImage, AnyImage, ReceivedCompressedImage
+from genesis_ros.messages.cdr import AnyCompressedImage, AnyImage
 from genesis_ros.messages.declared_size import declared_size
-from genesis_ros.messages.jpeg import is_cut_off
+from genesis_ros.messages.intensity import IntensityStretch, high_byte
+from genesis_ros.messages.jpeg import whole_jpeg
 from genesis_ros.messages.pixels import ImageError, Pixels, packed_pixels, shown
 
 ImageMessage: TypeAlias = AnyImage | AnyCompressedImage
@@ -34,6 +36,11 @@ class _Layout(NamedTuple):
     channels: int
     bytes_per_channel: int
     to_rgb: int | None  # OpenCV colour conversion; None: already RGB
+
+    @property
+    def has_colours(self) -> bool:
+        """Whether grey values mean colours, as those of a Bayer mosaic do."""
+        return self.to_rgb != cv2.COLOR_GRAY2RGB
 
 
 def _layouts() -> dict[str, _Layout]:
@@ -56,6 +63,9 @@ def _layouts() -> dict[str, _Layout]:
         layouts["mono" + suffix] = _Layout(1, size, cv2.COLOR_GRAY2RGB)
         layouts["rgb" + suffix] = _Layout(3, size, None)
         layouts["bgr" + suffix] = _Layout(3, size, cv2.COLOR_BGR2RGB)
+        # Where no order is named it is OpenCV's, unless Reading says otherwise.
+        layouts[f"{8 * size}UC3"] = layouts["bgr" + suffix]
+        layouts[f"{8 * size}UC4"] = _Layout(4, size, cv2.COLOR_BGRA2RGB)
         layouts["rgba" + suffix] = _Layout(4, size, cv2.COLOR_RGBA2RGB)
         layouts["bgra" + suffix] = _Layout(4, size, cv2.COLOR_BGRA2RGB)
         for pattern, code in bayer.items():
@@ -65,11 +75,16 @@ def _layouts() -> dict[str, _Layout]:
 
 _LAYOUTS = _layouts()
 _REFUSED = {
-    "8UC3": "it does not say whether red or blue comes first; publish rgb8 or bgr8",
-    "8UC4": "it does not say whether red or blue comes first; publish rgba8 or bgra8",
     "16UC1": "that is a depth image; a grey camera publishes mono16",
     "32FC1": "that is a depth image; a colour or grey image is needed",
 }
+_UNORDERED = {
+    "8UC3": "rgb8",
+    "16UC3": "rgb16",
+    "8UC4": "rgba8",
+    "16UC4": "rgba16",
+}
+"""Encodings that do not say whether red or blue comes first, and what they are if it is red."""
 # Luma first, then pairs of chroma: OpenCV's code, and chroma samples per pixel along each side.
 _SEMI_PLANAR = {
     "nv12": (cv2.COLOR_YUV2RGB_NV12, 0.5),
@@ -80,23 +95,67 @@ ENCODINGS = tuple(sorted({*_LAYOUTS, *_SEMI_PLANAR}))
 """Encodings of sensor_msgs/Image that can be read."""
 
 
-def to_rgb(message: ImageMessage) -> Pixels:
-    """RGB pixels of a camera message, uint8 (H, W, 3).
+class Reading(NamedTuple):
+    """How to read what an image's encoding does not say.
 
-    16-bit images keep their high byte. The result may be a view of the message: don't write to it.
+    Attributes:
+        colour_order: of 8UC3, 8UC4, 16UC3 and 16UC4: "bgr", which OpenCV has, or "rgb".
+        stretch_16bit: "auto" brings 16-bit images of little contrast out, see IntensityStretch;
+            "never" keeps the high byte of each.
+    """
+
+    colour_order: str = "bgr"
+    stretch_16bit: str = "auto"
+
+
+AS_USUAL = Reading()
+
+
+class ImageReader:
+    """Reads the images of one camera, in the order in which they were taken.
+
+    Not for use by several threads at once.
+    """
+
+    def __init__(self, reading: Reading = AS_USUAL) -> None:
+        self.reading = reading
+        self._stretch = IntensityStretch()
+
+    def __call__(self, message: ImageMessage, seconds: float = 0.0) -> Pixels:
+        """RGB pixels of a camera message, uint8 (H, W, 3).
+
+        The result may be a view of the message: don't write to it.
+
+        Args:
+            seconds: when the image was taken; 16-bit images are stretched alike over time.
+
+        Raises:
+            ImageError: the message holds no usable image.
+        """
+        if isinstance(message, AnyCompressedImage):
+            layout, pixels = _decode(message)
+        elif message.encoding in _SEMI_PLANAR:
+            return _semi_planar(message)
+        else:
+            layout = _layout(message.encoding, self.reading)
+            pixels = _pixels(message, layout)
+        if pixels.dtype == np.uint16:
+            pixels = self._to_8_bit(pixels, seconds, from_zero=layout.has_colours)
+        return _colour(pixels, layout.to_rgb)
+
+    def _to_8_bit(self, pixels: NDArray[np.uint16], seconds: float, *, from_zero: bool) -> Pixels:
+        if self.reading.stretch_16bit == "never":
+            return high_byte(pixels)
+        return self._stretch.to_8_bit(pixels, seconds, from_zero=from_zero)
+
+
+def to_rgb(message: ImageMessage, reading: Reading = AS_USUAL) -> Pixels:
+    """RGB pixels of a camera message alone, see ``ImageReader``.
 
     Raises:
         ImageError: the message holds no usable image.
     """
-    if isinstance(message, (CompressedImage, ReceivedCompressedImage)):
-        return _decode(message)
-    if message.encoding in _SEMI_PLANAR:
-        return _semi_planar(message)
-    layout = _LAYOUTS.get(message.encoding)
-    if layout is None:
-        why = _REFUSED.get(message.encoding, "expected one of " + ", ".join(ENCODINGS))
-        raise ImageError("encoding", f"encoding {shown(message.encoding)} cannot be used: {why}")
-    return _colour(_pixels(message, layout), layout.to_rgb)
+    return ImageReader(reading)(message)
 
 
 def to_message(pixels: Pixels, header: Header) -> Image:
@@ -130,14 +189,22 @@ def jpeg_message(image: Pixels, header: Header, quality: int = 90) -> Compressed
     )
 
 
-def _pixels(message: AnyImage, layout: _Layout) -> Pixels:
-    """The message's pixels, uint8 (H, W, C), a view where they are 8-bit."""
+def _layout(encoding: str, reading: Reading) -> _Layout:
+    if reading.colour_order == "rgb":
+        encoding = _UNORDERED.get(encoding, encoding)
+    if encoding in _LAYOUTS:
+        return _LAYOUTS[encoding]
+    why = _REFUSED.get(encoding, "expected one of " + ", ".join(ENCODINGS))
+    raise ImageError("encoding", f"encoding {shown(encoding)} cannot be used: {why}")
+
+
+def _pixels(message: AnyImage, layout: _Layout) -> NDArray[Any]:
+    """The message's pixels, uint8 or uint16 (H, W, C), a view where they are 8-bit."""
     pixels = packed_pixels(message, layout.channels * layout.bytes_per_channel)
     if layout.bytes_per_channel == 1:
         return pixels
-    high_byte = 0 if message.is_bigendian else 1
-    pairs = pixels.reshape(message.height, message.width, layout.channels, 2)
-    return np.ascontiguousarray(pairs[..., high_byte])
+    order = ">u2" if message.is_bigendian else "<u2"
+    return np.ascontiguousarray(pixels).view(order).astype(np.uint16, copy=False)
 
 
 def _semi_planar(message: AnyImage) -> Pixels:
@@ -187,55 +254,64 @@ def _colour(pixels: Pixels, to_rgb: int | None) -> Pixels:
         raise ImageError("conversion", f"OpenCV cannot convert the image: {error.err}") from error
 
 
-def _unreadable(message: AnyCompressedImage) -> ImageError:
-    return ImageError(
-        "undecodable",
-        f"{len(message.data)} bytes of format {shown(message.format)} are no readable compressed "
-        "image (JPEG or PNG)",
-    )
-
-
-def _decode(message: AnyCompressedImage) -> Pixels:
-    """RGB pixels of a JPEG or PNG."""
-    data = np.frombuffer(message.data, np.uint8)
-    source = message.format.partition(";")[0].strip()
+def _decode(message: AnyCompressedImage) -> tuple[_Layout, NDArray[Any]]:
+    """The pixels of an image file, uint8 or uint16 (H, W, C), and what they are."""
+    source, _, compression = message.format.partition(";")
+    source = source.strip()
     if "compressedDepth" in message.format or source in ("16UC1", "32FC1"):
         raise ImageError(
             "format",
             f"format {shown(message.format)} is a depth image; a colour or grey image is needed",
         )
-    if data.size == 0:
-        raise ImageError("empty", f"the compressed image is empty (format {shown(message.format)})")
-    content = data.tobytes()
-    if is_cut_off(content):
-        raise ImageError(
-            "truncated", f"the JPEG is cut off after {data.size} bytes (it has no end marker)"
-        )
-    size = declared_size(content)
-    if size is None:
-        raise _unreadable(message)
-    if size[0] * size[1] > MAX_DECODED_PIXELS:
-        raise ImageError(
-            "too large",
-            f"{data.size} bytes of format {shown(message.format)} claim to be an image of "
-            f"{size[0]}x{size[1]}; at most {MAX_DECODED_PIXELS} pixels are decoded",
-        )
+    content = _checked_file(message)
     # Turning by the EXIF tag would part the masks from the camera's own pixel coordinates.
-    flags = cv2.IMREAD_ANYCOLOR | cv2.IMREAD_IGNORE_ORIENTATION
+    flags = cv2.IMREAD_ANYCOLOR | cv2.IMREAD_ANYDEPTH | cv2.IMREAD_IGNORE_ORIENTATION
     try:
-        pixels = cv2.imdecode(data, flags)
+        pixels = cv2.imdecode(np.frombuffer(content, np.uint8), flags)
     except cv2.error as error:
         raise ImageError(
             "undecodable", f"the compressed image cannot be decoded: {error.err}"
         ) from error
-    if pixels is None:
+    if pixels is None or pixels.dtype not in (np.uint8, np.uint16):
         raise _unreadable(message)
-    source, _, compression = message.format.partition(";")
     if pixels.ndim == 2:
         # compressed_image_transport sends a Bayer mosaic as it is, in one channel.
-        layout = _LAYOUTS.get(source.strip(), _LAYOUTS["mono8"])
-        code = layout.to_rgb if source.startswith("bayer_") else cv2.COLOR_GRAY2RGB
-        return _colour(np.asarray(pixels[..., np.newaxis], np.uint8), code)
+        bayer = source if source.startswith("bayer_") else "mono8"
+        return _LAYOUTS.get(bayer, _LAYOUTS["mono8"]), pixels[..., np.newaxis]
     # "compressed rgb8": red and blue were exchanged before encoding.
-    code = None if "compressed rgb" in compression else cv2.COLOR_BGR2RGB
-    return _colour(np.asarray(pixels, np.uint8), code)
+    return _LAYOUTS["rgb8" if "compressed rgb" in compression else "bgr8"], pixels
+
+
+def _checked_file(message: AnyCompressedImage) -> bytes:
+    """The bytes of a compressed image that is whole and not too large.
+
+    Raises:
+        ImageError: it is not.
+    """
+    content = np.frombuffer(message.data, np.uint8).tobytes()
+    if not content:
+        raise ImageError("empty", f"the compressed image is empty (format {shown(message.format)})")
+    size = declared_size(content)
+    if size is not None and size[0] * size[1] > MAX_DECODED_PIXELS:
+        raise ImageError(
+            "too large",
+            f"{len(content)} bytes of format {shown(message.format)} claim to be an image of "
+            f"{size[0]}x{size[1]}; at most {MAX_DECODED_PIXELS} pixels are decoded",
+        )
+    whole = whole_jpeg(content)
+    if whole is None:
+        raise ImageError(
+            "truncated",
+            f"the JPEG is cut off after {len(content)} bytes (the end of its image is missing)",
+        )
+    if size is None:
+        raise _unreadable(message)
+    return whole
+
+
+def _unreadable(message: AnyCompressedImage) -> ImageError:
+    return ImageError(
+        "undecodable",
+        f"{len(message.data)} bytes of format {shown(message.format)} are no readable compressed "
+        "image (JPEG, PNG, WebP, or TIFF of 8 or 16 bits)",
+    )

@@ -15,7 +15,7 @@ from genesis_core import Perceived
 from genesis_core.perception import Tracker
 from genesis_core.pipeline import DepthImage
 from genesis_ros.messages.image_clock import ImageClock, ImageTime
-from genesis_ros.messages.images import ImageMessage
+from genesis_ros.messages.images import ImageMessage, ImageReader
 from genesis_ros.messages.pixels import ImageError
 from genesis_ros.node.camera_names import resolve_image_topic
 from genesis_ros.node.depth_camera import DepthCamera
@@ -96,11 +96,17 @@ class CameraInput:
         self._reset_requested = False
         self._tracked = 0
         self._clock = ImageClock()
+        self._reader = ImageReader()
         self._depth: DepthCamera | None = None
         if depth_topic := settings.per_camera("depth_topics")[index]:
             info_topic = settings.per_camera("camera_info_topics")[index]
             self._depth = DepthCamera(
-                node, receiver, depth_topic, info_topic, settings.qos_reliability
+                node,
+                receiver,
+                depth_topic,
+                info_topic,
+                settings.qos_reliability,
+                transport=settings.image_transport,
             )
         # Publisher of the newest image and its number there.
         self._last: tuple[object, int | None] = None, None
@@ -153,7 +159,10 @@ class CameraInput:
 
     def facts(self) -> dict[str, object]:
         """For diagnostics."""
-        return {"camera": self.name, "objects tracked": self._tracked}
+        facts: dict[str, object] = {"camera": self.name, "objects tracked": self._tracked}
+        if self._depth is not None and self._depth.unit.noticed:
+            facts["depth unit"] = "millimetres, by the values"
+        return facts
 
     def stamp_problem(self) -> str | None:
         """What is wrong with the stamps of its images or of their depth, for diagnostics."""
@@ -179,11 +188,14 @@ class CameraInput:
             self._tracker.reset()
         received, stamp = round(image.received * 1e9), image.message.header.stamp
         taken = self._clock.read(stamp, received)
+        self._reader.reading = settings.reading()
         depth = None
         if (camera := self._depth) is not None:
+            camera.unit.given = settings.depth_unit
+            camera.hold(stamp, received)
             depth = _PairedDepth(camera, stamp, settings.depth_tolerance, taken)
         return CameraMessage(
-            image.message, received, self.name, depth, self._tracker, taken.seconds
+            image.message, received, self.name, depth, self._tracker, taken.seconds, self._reader
         )
 
     def note(self, perceived: Perceived) -> None:
@@ -194,7 +206,10 @@ class CameraInput:
     # In the receiver's thread
 
     def _receive(self, message: ImageMessage, info: Mapping[str, Any]) -> None:
-        self._on_image(CameraImage(self, message, self._note_arrival(info)))
+        arrived = self._note_arrival(info)
+        if self._depth is not None:
+            self._depth.expect(message.header.stamp, round(arrived * 1e9))
+        self._on_image(CameraImage(self, message, arrived))
 
     def _refuse(self, error: ImageError, info: Mapping[str, Any]) -> None:
         self._note_arrival(info)

@@ -6,10 +6,11 @@ from collections.abc import Mapping
 from typing import Any
 
 from rclpy.node import Node
-from sensor_msgs.msg import CameraInfo, Image
+from sensor_msgs.msg import CameraInfo, CompressedImage, Image
 
-from genesis_ros.messages.cdr import ReceivedImage
+from genesis_ros.messages.compressed_depth import COMPRESSED_DEPTH
 from genesis_ros.messages.depth_pairing import DepthPairing, info_beside
+from genesis_ros.messages.images import ImageMessage
 from genesis_ros.node.receiver import Receiver
 from genesis_ros.node.subscription import (
     Candidate,
@@ -28,10 +29,14 @@ class DepthCamera(DepthPairing):
 
     Args:
         receiver: takes the messages.
-        depth_topic: sensor_msgs/Image, 16UC1 [mm] or 32FC1 [m], registered to the colour image.
+        depth_topic: 16UC1 or 32FC1 (see DepthUnit), registered to the colour image:
+            sensor_msgs/Image, or sensor_msgs/CompressedImage where the name ends in
+            /compressedDepth or /compressed.
         info_topic: sensor_msgs/CameraInfo of the depth image; "": camera_info beside the depth
             topic.
         reliability: best_effort, reliable or auto (see qos.choose_reliability).
+        transport: which of the raw topic and /compressedDepth below it comes first: raw takes only
+            that one, compressed prefers the other, auto the raw one.
     """
 
     def __init__(
@@ -41,22 +46,24 @@ class DepthCamera(DepthPairing):
         depth_topic: str,
         info_topic: str = "",
         reliability: str = "auto",
+        *,
+        transport: str = "auto",
     ) -> None:
         topic = node.resolve_topic_name(depth_topic)
         super().__init__(topic, node.resolve_topic_name(info_topic or info_beside(topic)))
-        images = image_candidate(self.topic, Image)
-        infos = Candidate(self.info_topic, CameraInfo)
+        self._last_info: CameraInfo | None = None
+        images, infos = _candidates(self.topic, transport), Candidate(self.info_topic, CameraInfo)
+        self._images_heard = FollowingSubscription(
+            node, receiver, images, reliability, self._take_image, depth=_QUEUE
+        )
         self._subscriptions = [
-            FollowingSubscription(
-                node, receiver, [images], reliability, self._take_image, depth=_QUEUE
-            ),
+            self._images_heard,
             FollowingSubscription(
                 node, receiver, [infos], reliability, self._take_info, depth=_QUEUE
             ),
         ]
         # Some drivers send their intrinsics once, before this node is there.
         self._latched = LatchedSubscription(node, infos, self._take_info)
-        self._last_info: CameraInfo | None = None
 
     def follow_publishers(self, patience: float) -> None:
         """Adapt the reliability, where it is auto, to those who publish now (executor thread).
@@ -67,6 +74,8 @@ class DepthCamera(DepthPairing):
         for subscription in self._subscriptions:
             subscription.follow_publishers(patience)
         self._latched.follow_publishers()
+        if not self.has_images:
+            self.published_instead = self._images_heard.unexpected_types()
 
     def close(self) -> None:
         """End the subscriptions and forget the messages (executor thread)."""
@@ -75,10 +84,22 @@ class DepthCamera(DepthPairing):
         self._latched.close()
         self.clear()
 
-    def _take_image(self, message: ReceivedImage, info: Mapping[str, Any]) -> None:
+    def _take_image(self, message: ImageMessage, info: Mapping[str, Any]) -> None:
         self.add_image(message)
 
     def _take_info(self, message: CameraInfo, info: Mapping[str, Any] | None = None) -> None:
         if message != self._last_info:  # else both subscriptions heard it
             self._last_info = message
             self.add_info(message)
+
+
+def _candidates(topic: str, transport: str) -> list[Candidate]:
+    """Topics and types to listen to, in order of preference.
+
+    A depth camera whose colours come compressed may well send raw depth.
+    """
+    if topic.endswith((COMPRESSED_DEPTH, "/compressed")):
+        return [image_candidate(topic, CompressedImage)]
+    raw = image_candidate(topic, Image)
+    below = image_candidate(topic + COMPRESSED_DEPTH, CompressedImage)
+    return {"raw": [raw], "compressed": [below, raw], "auto": [raw, below]}[transport]

@@ -27,6 +27,8 @@ from rclpy.validate_topic_name import validate_topic_name
 
 from genesis_core import PerceptionSettings
 from genesis_core.perception.scene_objects import MAX_OBJECTS
+from genesis_ros.messages.compressed_depth import COMPRESSED_DEPTH
+from genesis_ros.messages.images import Reading
 
 MAX_CAMERAS = 16
 """Most image topics of one node."""
@@ -91,7 +93,7 @@ def _check_image_topics(topics: tuple[str, ...]) -> str | None:
     if topics == ("",):
         return None
     for topic in topics:
-        if topic.endswith("/compressedDepth"):
+        if topic.endswith(COMPRESSED_DEPTH):
             return f"{topic} carries depth, not images; name the colour camera's topic"
         if topic + COMPRESSED_SUFFIX in topics:
             return (
@@ -99,6 +101,26 @@ def _check_image_topics(topics: tuple[str, ...]) -> str | None:
                 "(image_transport chooses between raw and compressed)"
             )
     return _check_topics(topics)
+
+
+def _check_depth_topics(topics: tuple[str, ...]) -> str | None:
+    """As below, but a depth camera is named once."""
+    for topic in topics:
+        for transport in (COMPRESSED_DEPTH, COMPRESSED_SUFFIX):
+            if topic and topic + transport in topics:
+                return (
+                    f"{topic} and {topic}{transport} are the same depth camera; name one of them "
+                    "(image_transport chooses between raw and compressed)"
+                )
+    return _check_optional_topics(topics)
+
+
+def _check_info_topics(topics: tuple[str, ...]) -> str | None:
+    """As below, but no images."""
+    for topic in topics:
+        if topic.endswith((COMPRESSED_DEPTH, COMPRESSED_SUFFIX)):
+            return f"{topic} carries images; name the topic of their camera_info"
+    return _check_optional_topics(topics)
 
 
 def _check_optional_topics(topics: tuple[str, ...]) -> str | None:
@@ -194,14 +216,24 @@ class NodeSettings:
     depth_topics: tuple[str, ...] = _parameter(
         ("",),
         "Depth image topics, one per image topic and in the same order. Depth must be registered "
-        'to the image (16UC1 in mm or 32FC1 in m). It gives positions and sizes. "": no depth.',
-        check=_check_optional_topics,
+        "to the image (16UC1 or 32FC1; see depth_unit). It gives positions and sizes. A topic "
+        "whose name ends in /compressedDepth carries compressed images (PNG or RVL); they are "
+        'also taken from below the topic, as image_transport says. "": no depth.',
+        check=_check_depth_topics,
     )
     camera_info_topics: tuple[str, ...] = _parameter(
         ("",),
         "Topics with the intrinsics of the depth images, one per depth topic. "
         '"": camera_info beside the depth topic.',
-        check=_check_optional_topics,
+        check=_check_info_topics,
+    )
+    depth_unit: float = _parameter(
+        0.0,
+        "Metres that a depth value of 1 stands for; 0.0001 for some close-range cameras. 0: 16UC1 "
+        "is in millimetres; 32FC1 is in metres, or in millimetres if it cannot be in metres.",
+        low=0.0,
+        high=1.0,
+        live=True,
     )
     use_depth: str = _parameter(
         "auto",
@@ -230,6 +262,21 @@ class NodeSettings:
         "Reliability of the image subscriptions: reliable, best_effort (hears every camera, may "
         "lose large images), or auto: reliable unless a publisher offers only best effort.",
         choices=("auto", "best_effort", "reliable"),
+    )
+    stretch_16bit: str = _parameter(
+        "auto",
+        "Images of 16 bits, of thermal and infrared cameras for one. auto: what a camera sends is "
+        "stretched over all grey levels, steadily over time, if it fills less than a quarter of "
+        "the 16 bits and is not 8-bit. never: each value's high byte is taken.",
+        choices=("auto", "never"),
+        live=True,
+    )
+    colour_order: str = _parameter(
+        "bgr",
+        "Order of the colours in the encodings that do not say it, 8UC3, 8UC4, 16UC3 and 16UC4: "
+        "bgr, as OpenCV has them, or rgb.",
+        choices=("bgr", "rgb"),
+        live=True,
     )
     min_area: float = _parameter(
         0.0005,
@@ -316,11 +363,21 @@ class NodeSettings:
                     f"parameter {name} has {count} items, image_topics {len(self.image_topics)}; "
                     'expected as many (with "" where there is none), or [""]'
                 )
+        both = set(self.image_topics) & set(self.depth_topics) - {""}
+        if both:
+            raise ParameterError(
+                f"parameter depth_topics has {min(both)}, which is in image_topics; a topic "
+                "carries either images or depth"
+            )
 
     def perception(self) -> PerceptionSettings:
         """Those that decide what is found in an image."""
         names = [item.name for item in fields(PerceptionSettings)]
         return PerceptionSettings(**{name: getattr(self, name) for name in names})
+
+    def reading(self) -> Reading:
+        """Those that decide how a message becomes an image."""
+        return Reading(self.colour_order, self.stretch_16bit)
 
     def per_camera(self, name: str) -> tuple[str, ...]:
         """A parameter of PER_CAMERA with one item per image topic, "" where there is none."""

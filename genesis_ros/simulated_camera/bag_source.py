@@ -12,7 +12,7 @@ from sensor_msgs.msg import CameraInfo
 from genesis_bags.reader import BagError, BagReader, Warn
 from genesis_bags.topics import colour_topics, image_topics
 from genesis_ros.bags.images import READABLE_TYPES, read_message
-from genesis_ros.messages.images import to_rgb
+from genesis_ros.messages.images import ImageReader
 from genesis_ros.messages.pixels import ImageError
 from genesis_ros.simulated_camera.frame_source import FrameSource, SourceError, SourceFrame
 
@@ -60,6 +60,7 @@ class BagSource(FrameSource):
 
     def _frames(self, reader: BagReader) -> Iterator[SourceFrame]:
         info_topic = self._topic.removesuffix("/compressed").rpartition("/")[0] + "/camera_info"
+        read_image = ImageReader()
         intrinsics: NDArray[np.float64] | None = None
         for item in reader.messages((self._topic, info_topic)):
             if item.topic.type not in READABLE_TYPES:
@@ -71,7 +72,7 @@ class BagSource(FrameSource):
                     matrix = np.asarray(message.k, np.float64).reshape(3, 3)
                     intrinsics = matrix if matrix[0, 0] > 0 else None
                     continue
-                image = to_rgb(message)
+                image = read_image(message, item.stamp / 1e9)
             except ImageError as error:
                 self._warn(f"{self._path}: skipping {name}: {error}")
                 continue

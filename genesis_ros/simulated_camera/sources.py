@@ -18,7 +18,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from genesis_bags.reader import Warn, is_bag
-from genesis_ros.messages.jpeg import is_cut_off
+from genesis_ros.messages.intensity import IntensityStretch
+from genesis_ros.messages.jpeg import whole_jpeg
 from genesis_ros.simulated_camera.frame_source import FrameSource, SourceError, SourceFrame
 
 if TYPE_CHECKING:
@@ -62,10 +63,11 @@ def read_image(path: Path) -> NDArray[np.uint8]:
         ValueError: it is no image, is cut off, or holds depth (one channel of 16 bit or float), or
             colours that are not of 8 or 16 bit.
     """
-    data = path.read_bytes()
-    if not data:
+    content = path.read_bytes()
+    if not content:
         raise ValueError("the file is empty")
-    if is_cut_off(data):
+    data = whole_jpeg(content)
+    if data is None:
         raise ValueError("the JPEG is cut off")
     buffer = np.frombuffer(data, np.uint8)
     image = cv2.imdecode(buffer, cv2.IMREAD_COLOR | cv2.IMREAD_ANYDEPTH)
@@ -82,7 +84,7 @@ def read_image(path: Path) -> NDArray[np.uint8]:
             raise ValueError(
                 f"{image.dtype} image with three channels: colours are expected in 8 or 16 bit"
             )
-        image = (image >> 8).astype(np.uint8)
+        image = IntensityStretch().to_8_bit(image, 0.0, from_zero=True)
     return cv2.cvtColor(image, cv2.COLOR_BGR2RGB)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import math
 from collections.abc import Iterator
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -248,3 +249,20 @@ def test_depth_that_the_model_cannot_use_costs_the_depth_only(with_depth: Percep
     assert isinstance(double, Perceived) and double.used_depth
     assert isinstance(unusable, Perceived) and not unusable.used_depth
     assert unusable.depth_problem is not None and "focal lengths" in unusable.depth_problem
+
+
+@pytest.mark.parametrize(
+    ("place", "number"),
+    [((0, 0), 3e38), ((1, 1), 1e-30), ((1, 1), -1.0), ((0, 2), math.inf), ((1, 2), -1e30)],
+)
+def test_intrinsics_of_no_camera_give_no_positions(
+    place: tuple[int, int], number: float, with_depth: Perception
+) -> None:
+    """They would give positions that are no numbers."""
+    metres, matrix, source = depth()
+    matrix = matrix.copy()
+    matrix[place] = number
+    (found,) = with_depth([View(image(), DepthImage(metres, matrix, source))])
+    assert isinstance(found, Perceived)
+    assert found.depth_problem is not None and "focal lengths" in found.depth_problem
+    assert not any(found.measurements)

@@ -7,7 +7,9 @@ metre (object; only with depth). Everything but the model is the programs' own.
 
 from __future__ import annotations
 
+import os
 import sys
+import time
 from typing import Any
 
 import numpy as np
@@ -27,6 +29,7 @@ class RuleSegmenter(Segmenter):
     def __call__(  # type: ignore[override]
         self, images: Any, depth: Any = None, intrinsics: Any = None, *, quantised: bool = False
     ) -> list[Scene]:
+        time.sleep(float(os.environ.get("STAND_IN_SECONDS", "0")))  # as slow as a model may be
         depth, intrinsics = depth or [None] * len(images), intrinsics or [None] * len(images)
         return [
             _scene(image, near, matrix, quantised)

@@ -150,6 +150,26 @@ def test_the_colour_topic_is_taken_unless_another_is_named(tmp_path: Path) -> No
         open_path(str(path), topic="/nope", warn=pytest.fail)
 
 
+def test_thermal_images_are_visible_and_do_not_flicker(tmp_path: Path) -> None:
+    """As in the node: what was seen before decides, too."""
+    scene = np.tile(np.linspace(7000, 8000, 64), (48, 1))
+    messages = []
+    for number, stamp in enumerate(STAMPS):
+        values = scene.copy()
+        values[:, 60:] += 40 * number
+        pixels = values.astype("<u2")
+        message = Image(height=48, width=64, encoding="mono16", step=128, data=pixels.tobytes())
+        message.header = header(stamp)
+        messages.append(("/thermal/image_raw", stamp, message))
+    path = record(tmp_path / "bag", messages)
+    frames = list(play(open_path(str(path), warn=pytest.fail), loop=False))
+    assert len(np.unique(frames[0].image)) > 60
+    changes = [
+        np.abs(frame.image[:, :50].astype(int) - frames[0].image[:, :50]) for frame in frames
+    ]
+    assert max(map(np.max, changes)) <= 8
+
+
 def test_an_unusable_image_is_named_and_skipped(tmp_path: Path) -> None:
     messages = camera_messages()
     messages[1][2].encoding = "unheard_of"

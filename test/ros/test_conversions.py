@@ -11,10 +11,12 @@ import pytest
 from sensor_msgs.msg import CompressedImage, Image
 from std_msgs.msg import Header
 
-from genesis_ros.messages.images import ENCODINGS, to_message, to_rgb
+from genesis_ros.messages.images import ENCODINGS, Reading, to_message, to_rgb
 from genesis_ros.messages.pixels import ImageError
 
+UNORDERED = ["8UC3", "8UC4", "16UC3", "16UC4"]
 EXACT = [f"{order}{depth}" for order in ("rgb", "bgr", "rgba", "bgra") for depth in (8, 16)]
+EXACT += UNORDERED
 GREY = ["mono8", "mono16", "8UC1"]
 YUV = ["yuv422", "uyvy", "yuyv", "yuv422_yuy2"]
 SEMI_PLANAR = ["nv12", "nv21", "nv24"]
@@ -38,6 +40,16 @@ def test_every_encoding_is_tested() -> None:
 @pytest.mark.parametrize("encoding", EXACT)
 def test_colour_encodings_are_exact(photo: np.ndarray, encode: Encode, encoding: str) -> None:
     np.testing.assert_array_equal(to_rgb(encode(photo, encoding)), photo)
+
+
+@pytest.mark.parametrize("encoding", UNORDERED)
+def test_the_order_of_unnamed_channels_can_be_chosen(
+    photo: np.ndarray, encode: Encode, encoding: str
+) -> None:
+    swapped = to_rgb(encode(photo, encoding), Reading(colour_order="rgb"))
+    np.testing.assert_array_equal(swapped, photo[..., ::-1])
+    named = to_rgb(encode(photo, "bgr8"), Reading(colour_order="rgb"))
+    np.testing.assert_array_equal(named, photo)
 
 
 @pytest.mark.parametrize("encoding", GREY)
@@ -122,9 +134,65 @@ def test_jpeg_keeps_the_colours(photo: np.ndarray, file_format: str) -> None:
     assert np.abs(pixels.astype(int) - photo).max() <= 20
 
 
-def test_images_of_48_megapixels_are_read() -> None:
-    file = encode_file(np.full((6000, 8000), 90, np.uint8), ".jpg")
-    assert to_rgb(compressed(file, "jpeg")).shape == (6000, 8000, 3)
+@pytest.mark.parametrize("size", [(5000, 7000), (6000, 8000), (6944, 9248)])
+def test_images_of_many_megapixels_are_read(size: tuple[int, int]) -> None:
+    """35 million pixels are more than 2^25; 64 million come from cameras of phones and drones."""
+    file = encode_file(np.full(size, 90, np.uint8), ".jpg")
+    assert to_rgb(compressed(file, "jpeg")).shape == (*size, 3)
+
+
+@pytest.mark.parametrize("name", ["webp", "rgb8; webp compressed bgr8", ""])
+def test_webp(photo: np.ndarray, name: str) -> None:
+    lossless = cv2.imencode(".webp", photo[..., ::-1], [cv2.IMWRITE_WEBP_QUALITY, 101])[1]
+    np.testing.assert_array_equal(to_rgb(compressed(lossless.tobytes(), name)), photo)
+    lossy = to_rgb(compressed(encode_file(photo[..., ::-1], ".webp"), name))
+    assert np.abs(lossy.astype(int) - photo).mean() < 4
+
+
+@pytest.mark.parametrize("name", ["tiff", "rgb8; tiff compressed bgr8"])
+def test_tiff(photo: np.ndarray, name: str) -> None:
+    file = encode_file(photo[..., ::-1], ".tiff")
+    np.testing.assert_array_equal(to_rgb(compressed(file, name)), photo)
+    deep = encode_file(photo[..., ::-1].astype(np.uint16) * 257, ".tiff")
+    np.testing.assert_array_equal(to_rgb(compressed(deep, name)), photo)
+    grey = encode_file(photo[..., 0].astype(np.uint16) * 257, ".tiff")
+    expected = np.stack([photo[..., 0]] * 3, axis=-1)
+    np.testing.assert_array_equal(to_rgb(compressed(grey, "mono16; tiff compressed ")), expected)
+
+
+@pytest.mark.parametrize("ending", [b"", b"\0" * 64, b"\xff", b"\xff" + b"\0" * 9])
+@pytest.mark.parametrize("quality", [10, 75, 100])
+@pytest.mark.parametrize(
+    "options",
+    [[], [cv2.IMWRITE_JPEG_PROGRESSIVE, 1], [cv2.IMWRITE_JPEG_RST_INTERVAL, 1]],
+    ids=["baseline", "progressive", "restarts"],
+)
+def test_a_jpeg_that_lacks_only_its_end_marker_is_read(
+    photo: np.ndarray, options: list[int], quality: int, ending: bytes
+) -> None:
+    whole = cv2.imencode(".jpg", photo, [cv2.IMWRITE_JPEG_QUALITY, quality, *options])[1].tobytes()
+    assert whole.endswith(b"\xff\xd9")
+    pixels = to_rgb(compressed(whole[:-2] + ending, "jpeg"))
+    np.testing.assert_array_equal(pixels, to_rgb(compressed(whole, "jpeg")))
+
+
+@pytest.mark.parametrize("progressive", [0, 1])
+def test_no_jpeg_is_read_that_lacks_a_part_of_its_image(progressive: int) -> None:
+    """Wherever it was cut off, and if zeros were put in place of the rest."""
+    noise = np.random.default_rng(0).integers(0, 255, (40, 56, 3), np.uint8)
+    options = [cv2.IMWRITE_JPEG_PROGRESSIVE, progressive]
+    whole = cv2.imencode(".jpg", noise, options)[1].tobytes()
+    expected = to_rgb(compressed(whole, "jpeg")).astype(int)
+    read = 0
+    for length in range(2, len(whole) - 1):
+        for ending in (b"", bytes(len(whole) - length)):
+            try:
+                pixels = to_rgb(compressed(whole[:length] + ending, "jpeg"))
+            except ImageError:
+                continue
+            read += 1  # the last bits, which nobody can see
+            assert np.abs(pixels - expected).max() <= 8, length
+    assert read <= 12
 
 
 def test_compressed_grey(photo: np.ndarray) -> None:
@@ -173,7 +241,8 @@ BAD_IMAGES = {
     "no encoding": (change(encoding=""), "encoding '' cannot be used"),
     "float": (change(encoding="32FC1"), "'32FC1' cannot be used: that is a depth image"),
     "depth": (change(encoding="16UC1"), "a grey camera publishes mono16"),
-    "unnamed channels": (change(encoding="8UC3"), "publish rgb8 or bgr8"),
+    "unnamed channels": (change(encoding="8UC3", step=191), "a row of 64 8UC3 pixels has 192"),
+    "five channels": (change(encoding="8UC5"), "'8UC5' cannot be used: expected one of"),
     "no rows": (change(height=0), "no pixels (width 64, height 0)"),
     "no columns": (change(width=0), "no pixels (width 0, height 48)"),
     "no data": (change(data=array("B")), "data has 0 bytes, but step 192 x height 48 = 9216"),
@@ -220,6 +289,8 @@ def test_tiny_images_are_read_or_refused(encode: Encode) -> None:
 
 JPEG = encode_file(np.random.default_rng(0).integers(0, 255, (48, 64, 3)), ".jpg")
 PNG = encode_file(np.random.default_rng(0).integers(0, 255, (48, 64, 3)), ".png")
+WEBP = encode_file(np.random.default_rng(0).integers(0, 255, (48, 64, 3)), ".webp")
+TIFF = encode_file(np.random.default_rng(0).integers(0, 255, (48, 64, 3)), ".tiff")
 THUMBNAIL = b"\xff\xd8\xff\xe1\x00\x09\xff\xda0\xff\xd9xx"  # a whole JPEG in the first one's tag
 
 
@@ -227,6 +298,10 @@ THUMBNAIL = b"\xff\xd8\xff\xe1\x00\x09\xff\xda0\xff\xd9xx"  # a whole JPEG in th
     ("data", "file_format", "text"),
     [
         (b"", "jpeg", "the compressed image is empty (format 'jpeg')"),
+        (encode_file(np.ones((9, 9), np.float32), ".tiff"), "32FC1;x", "is a depth image"),
+        (encode_file(np.ones((9, 9), np.float32), ".tiff"), "tiff", "TIFF of 8 or 16 bits"),
+        (WEBP[: len(WEBP) // 2], "webp", "no readable compressed image"),
+        (TIFF[: len(TIFF) // 2], "tiff", "no readable compressed image"),
         (b"\0" * 500, "jpeg", "500 bytes of format 'jpeg' are no readable compressed image"),
         (JPEG[: len(JPEG) // 2], "jpeg", "the JPEG is cut off after"),
         (JPEG[:300], "jpeg", "the JPEG is cut off after 300 bytes"),

@@ -7,6 +7,7 @@ masks. The images are 64x48: dark, with a red square at the left and a green one
 from __future__ import annotations
 
 import itertools
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -14,7 +15,7 @@ from typing import Any
 import numpy as np
 import pytest
 from diagnostic_msgs.msg import DiagnosticArray, DiagnosticStatus
-from sensor_msgs.msg import CameraInfo, Image
+from sensor_msgs.msg import CameraInfo, CompressedImage, Image
 from std_msgs.msg import Header
 from visualization_msgs.msg import Marker, MarkerArray
 
@@ -181,11 +182,10 @@ def test_without_depth_the_model_sees_colour_alone(eye: Eye) -> None:
     [
         (np.zeros((HEIGHT, WIDTH), np.uint16), "no pixel of the depth image is known"),
         (np.full((HEIGHT, WIDTH), np.nan, np.float32), "no pixel of the depth image is known"),
-        (metres() * 1000, "are these millimetres?"),
         (np.ceil(metres()).astype(np.uint16), "are these metres?"),
         (np.ones((HEIGHT, HEIGHT), np.float32), "they cannot"),
     ],
-    ids=["all zero", "all NaN", "millimetres as 32FC1", "metres as 16UC1", "another shape"],
+    ids=["all zero", "all NaN", "metres as 16UC1", "another shape"],
 )
 def test_depth_that_cannot_be_used_is_named(eye: Eye, depth: np.ndarray, reason: str) -> None:
     assert places(eye.see(message(depth))) == WITHOUT
@@ -199,6 +199,107 @@ def test_depth_that_cannot_be_used_is_named(eye: Eye, depth: np.ndarray, reason:
         f"a warning about {reason}",
     )
     assert places(eye.see(message(metres()))) == WITH
+
+
+def test_floats_in_millimetres_are_noticed(eye: Eye) -> None:
+    items = eye.see(message(metres() * 1000))
+    assert places(items) == WITH
+    near = next(item for item in items if item.box.x == 25)
+    assert near.position is not None and near.position[2] == pytest.approx(0.4)
+    eye.diagnosed(lambda status: value(status, "depth unit") is not None, "the unit")
+    assert places(eye.see(message(metres()))) == WITH
+    eye.diagnosed(lambda status: value(status, "depth unit") is None, "the usual unit")
+
+
+def test_the_unit_can_be_given(eye: Eye) -> None:
+    tenths = (metres() * 10_000).astype(np.uint16)
+    assert eye.client.set_parameter("/genesis/perception", "depth_unit", 0.0001).successful
+    try:
+        items = eye.see(message(tenths))
+        near = next(item for item in items if item.box.x == 25)
+        assert near.position is not None and near.position[2] == pytest.approx(0.4)
+    finally:
+        assert eye.client.set_parameter("/genesis/perception", "depth_unit", 0.0).successful
+
+
+@pytest.mark.parametrize("form", ["png", "rvl"])
+def test_compressed_depth(
+    form: str,
+    compress_depth: Callable[..., bytes],
+    client: Any,
+    node_process: Any,
+    tiny_checkpoint: Path,
+    tmp_path: Path,
+) -> None:
+    """Only /compressedDepth is published; the parameter names the raw topic."""
+    parameters = {
+        "checkpoint": str(tiny_checkpoint),
+        "image_topics": ["/far/image_raw"],
+        "depth_topics": ["/far/depth/image_raw"],
+    }
+    depths = client.publisher(CompressedImage, "/far/depth/image_raw/compressedDepth", heard=False)
+    infos = client.publisher(CameraInfo, "/far/depth/camera_info", heard=False)
+    images = client.publisher(Image, "/far/image_raw", heard=False)
+    data = compress_depth((metres() * 1000).astype(np.uint16), form)
+    depth = CompressedImage(format=f"16UC1; compressedDepth {form}", data=data)
+    with (
+        node_process(STAND_IN, tmp_path, parameters) as node,
+        client.listen(ObjectMasks, "/genesis/object_masks") as masks,
+    ):
+        node.wait_for_log("active: ")
+        client.until(lambda: depths.get_subscription_count(), "a listener to compressed depth")
+        stamps = itertools.count(1)
+
+        def seen() -> bool:
+            depth.header.stamp.sec = next(stamps)
+            infos.publish(camera_info(HEIGHT, WIDTH))
+            depths.publish(depth)
+            client.spin(0.1)
+            images.publish(to_message(picture(), depth.header))
+            return any(places(objects(item)) == WITH for item in masks)
+
+        client.until(seen, "an image with depth")
+
+
+def test_large_depth_beside_a_slow_model(
+    client: Any,
+    node_process: Any,
+    tiny_checkpoint: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Each image that the model gets to has its own depth, though many newer ones came since."""
+    monkeypatch.setenv("STAND_IN_SECONDS", "0.9")
+    parameters = {
+        "checkpoint": str(tiny_checkpoint),
+        "image_topics": ["/slow/image_raw"],
+        "depth_topics": ["/slow/depth/image_raw"],
+        "use_depth": "never",  # then depth is asked for after the model's pass
+        "depth_tolerance": 0.001,
+    }
+    large = np.full((720, 1280), 1.0, np.float32)
+    image = np.ascontiguousarray(picture()[:36])
+    with (
+        node_process(STAND_IN, tmp_path, parameters) as node,
+        client.listen(ObjectMasks, "/genesis/object_masks") as masks,
+    ):
+        node.wait_for_log("active: ")
+        depths = client.publisher(Image, "/slow/depth/image_raw")
+        infos = client.publisher(CameraInfo, "/slow/depth/camera_info")
+        images = client.publisher(Image, "/slow/image_raw")
+        infos.publish(camera_info(720, 1280))
+        depth = message(large)
+        started = time.monotonic()
+        while len(masks) < 6:
+            assert time.monotonic() - started < 60
+            now = client.node.get_clock().now().to_msg()
+            depth.header.stamp = now
+            depths.publish(depth)
+            images.publish(to_message(image, Header(stamp=now)))
+            client.spin(0.04)
+    for item in masks:
+        placed = [found.position.z for found in item.objects if found.has_position]
+        assert placed and placed == pytest.approx([1.0] * len(placed))
 
 
 def test_a_camera_without_depth_beside_one_with_it(eye: Eye) -> None:

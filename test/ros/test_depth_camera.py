@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import threading
 from array import array
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import numpy as np
 import pytest
 from builtin_interfaces.msg import Time
+from rclpy.context import Context
+from rclpy.node import Node
 from rclpy.qos import QoSProfile, ReliabilityPolicy
-from sensor_msgs.msg import CameraInfo, Image
+from sensor_msgs.msg import CameraInfo, CompressedImage, Image
 
 from genesis_core.perception import Measurement, locate
 from genesis_ros.messages.cdr import AnyImage
@@ -208,10 +210,159 @@ def test_old_images_are_forgotten(depth: DepthCamera, sensor: Sensor) -> None:
     assert "nearest is 9.000 s later" in why(depth, 2)
     for number in (11, 70):
         assert depth.nearest(stamp(number), 0.0).image.header.stamp.sec == number
-    # Large ones fill the memory sooner: 32 MB, but never fewer than three images.
-    for number in range(101, 106):
-        sensor.send(depth_image(number, shape=(3000, 2000)))
-    assert "nearest is 1.000 s later" in why(depth, 102)
+
+
+def large_images(pairing: DepthPairing, count: int, apart: float) -> None:
+    """Depth images of 12 MB, of the seconds 0, 1, ...; `apart` is the time between arrivals [s]."""
+    pairing.add_info(camera_info())
+    for number in range(count):
+        image = depth_image(number, shape=(3000, 2000))
+        pairing.add_image(image, round((100 + number * apart) * 1e9))
+
+
+def kept(pairing: DepthPairing, count: int) -> list[int]:
+    """The seconds of which there is depth."""
+    found = []
+    for number in range(count):
+        try:
+            pairing.nearest(stamp(number), 0.0)
+            found.append(number)
+        except DepthError:
+            continue
+    return found
+
+
+def test_large_images_fill_the_memory_sooner() -> None:
+    """32 MB, but never fewer than three images, and those of the last 0.3 s."""
+    pairing = DepthPairing(TOPIC, INFO_TOPIC)
+    large_images(pairing, 6, apart=1.0)
+    assert kept(pairing, 6) == [3, 4, 5]
+    pairing = DepthPairing(TOPIC, INFO_TOPIC)
+    large_images(pairing, 9, apart=0.05)
+    assert kept(pairing, 9) == [3, 4, 5, 6, 7, 8]
+    pairing = DepthPairing(TOPIC, INFO_TOPIC)
+    large_images(pairing, 30, apart=0.001)
+    assert len(kept(pairing, 30)) == 13  # 160 MB, however fast they come
+
+
+def test_the_depth_of_an_image_that_waits_is_kept_however_much_comes() -> None:
+    pairing = DepthPairing(TOPIC, INFO_TOPIC)
+    pairing.hold(stamp(1), round(101e9))
+    for number in (3, 7):
+        pairing.expect(stamp(number), round((100 + number) * 1e9))
+    large_images(pairing, 12, apart=1.0)
+    assert kept(pairing, 12) == [1, 3, 7, 9, 10, 11]
+    # What is waited for moves on, and so does what is kept.
+    pairing.hold(stamp(7), round(107e9))
+    pairing.expect(stamp(11), round(111e9))
+    pairing.expect(stamp(12), round(112e9))
+    large_images(pairing, 0, apart=1.0)
+    pairing.add_image(depth_image(12, shape=(3000, 2000)), round(112e9))
+    assert kept(pairing, 13) == [7, 10, 11, 12]
+
+
+def test_where_stamps_stand_still_arrivals_say_what_is_kept() -> None:
+    pairing = DepthPairing(TOPIC, INFO_TOPIC)
+    pairing.add_info(camera_info())
+    clock = ImageClock()
+    for number in range(4):
+        taken = clock.read(stamp(0), round((100 + number) * 1e9))  # the last one is held
+    pairing.hold(stamp(0), taken.arrived)
+    for number in range(12):
+        pairing.add_image(depth_image(0, 1 + number, (3000, 4000)), round((100 + number) * 1e9))
+    assert pairing.depth_image(stamp(0), 0.1, taken=taken).depth[0, 0] == pytest.approx(4.0)
+
+
+def test_the_reason_is_not_the_tolerance_where_depth_was_forgotten_or_lost() -> None:
+    pairing = DepthPairing(TOPIC, INFO_TOPIC)
+    large_images(pairing, 6, apart=1.0)
+    assert "is forgotten, as newer ones filled the memory" in why_none(pairing, 1.0)
+    assert "1.000 s apart: depth comes at a lower rate than images" in why_none(pairing, 4.5)
+    assert why_none(pairing, 5.5).endswith("depth_tolerance is 0.02 s")
+
+
+def why_none(pairing: DepthPairing, seconds: float) -> str:
+    with pytest.raises(DepthError) as error:
+        pairing.nearest(stamp(seconds), TOLERANCE)
+    return str(error.value)
+
+
+def test_another_type_on_the_depth_topic_is_named(client: Any, depth: DepthCamera) -> None:
+    # One participant cannot have both types.
+    context = Context()
+    context.init()
+    driver = Node("driver", context=context)
+    driver.create_publisher(CompressedImage, TOPIC, 1)
+
+    def named() -> bool:
+        depth.follow_publishers(5.0)
+        return "sensor_msgs/msg/CompressedImage" in why(depth, 1.0)
+
+    client.until(named, "the type that is published")
+    driver.destroy_node()
+    context.shutdown()
+
+
+@pytest.mark.parametrize(
+    ("topic", "transport", "heard"),
+    [
+        (TOPIC, "auto", TOPIC + "/compressedDepth"),
+        (TOPIC, "compressed", TOPIC + "/compressedDepth"),
+        (TOPIC + "/compressedDepth", "raw", TOPIC + "/compressedDepth"),
+        (TOPIC, "raw", None),
+    ],
+)
+def test_compressed_depth_is_heard(
+    client: Any,
+    receiver: Receiver,
+    topic: str,
+    transport: str,
+    heard: str | None,
+    compress_depth: Callable[..., bytes],
+) -> None:
+    depth = DepthCamera(client.node, receiver, topic, transport=transport)
+    assert depth.info_topic == INFO_TOPIC
+    data = compress_depth(np.full((48, 64), 1500, np.uint16), "png")
+    message = CompressedImage(format="16UC1; compressedDepth png", data=data)
+    message.header.stamp = stamp(1.0)
+    images = client.publisher(CompressedImage, TOPIC + "/compressedDepth", heard=False)
+    infos = client.publisher(CameraInfo, INFO_TOPIC)
+
+    def arrived() -> bool:
+        depth.follow_publishers(5.0)
+        images.publish(message)
+        infos.publish(camera_info())
+        client.spin(0.05)
+        try:
+            return depth.depth_image(stamp(1.0), TOLERANCE).depth[0, 0] == pytest.approx(1.5)
+        except DepthError:
+            return False
+
+    if heard:
+        client.until(arrived, "compressed depth")
+    else:
+        assert not any(arrived() for _ in range(10))
+    depth.close()
+
+
+def test_raw_depth_is_heard_beside_compressed_images(client: Any, receiver: Receiver) -> None:
+    """image_transport compressed, and a depth camera that sends raw images only."""
+    depth = DepthCamera(client.node, receiver, TOPIC, transport="compressed")
+    images = client.publisher(Image, TOPIC, heard=False)
+    infos = client.publisher(CameraInfo, INFO_TOPIC)
+
+    def arrived() -> bool:
+        depth.follow_publishers(5.0)
+        images.publish(depth_image(1.0))
+        infos.publish(camera_info())
+        client.spin(0.05)
+        try:
+            return bool(depth.nearest(stamp(1.0), TOLERANCE))
+        except DepthError:
+            return False
+
+    client.until(arrived, "raw depth")
+    depth.close()
 
 
 def test_a_late_image_is_waited_for(depth: DepthCamera, sensor: Sensor) -> None:

@@ -4,12 +4,21 @@ from __future__ import annotations
 
 from array import array
 
+import cv2
 import numpy as np
 import pytest
-from sensor_msgs.msg import CameraInfo, Image, PointCloud2, PointField, RegionOfInterest
+from sensor_msgs.msg import (
+    CameraInfo,
+    CompressedImage,
+    Image,
+    PointCloud2,
+    PointField,
+    RegionOfInterest,
+)
 
 from genesis_ros.messages.clouds import cloud_points
 from genesis_ros.messages.depth import depth_metres, depth_points, intrinsics
+from genesis_ros.messages.depth_unit import DepthUnit
 from genesis_ros.messages.pixels import ImageError
 
 METRES = np.array([[0.5, 1.25, 0.0], [65.535, 0.001, 2.0]], np.float32)
@@ -41,6 +50,51 @@ def test_depth_in_metres(encoding: str, big_endian: bool, padding: int) -> None:
     metres = depth_metres(depth_image(METRES, encoding, big_endian=big_endian, padding=padding))
     assert metres.dtype == np.float32 and metres.dtype.isnative
     np.testing.assert_allclose(metres, METRES, rtol=1e-6)
+
+
+def in_floats(values: np.ndarray) -> Image:
+    return depth_image(values, "32FC1")
+
+
+def test_floats_that_cannot_be_metres_are_millimetres() -> None:
+    slope = np.linspace(400, 2000, 48 * 64).reshape(48, 64)
+    for values in (slope, slope.round(), np.full((48, 64), 70.0), slope / 10 + 300):
+        metres = depth_metres(in_floats(values))
+        np.testing.assert_allclose(metres, values / 1000, rtol=1e-5)
+    for values in (slope / 1000, np.full((48, 64), 3.0), slope / 20, np.full((48, 64), 19.0)):
+        np.testing.assert_allclose(depth_metres(in_floats(values)), values, rtol=1e-6)
+
+
+def test_the_unit_of_a_camera_is_remembered() -> None:
+    """Near things in millimetres might be far ones in metres."""
+    unit = DepthUnit()
+    near = np.linspace(60, 120, 48 * 64).reshape(48, 64) + 0.25
+    assert depth_metres(in_floats(near), unit).max() > 100  # nothing is known yet
+    depth_metres(in_floats(np.linspace(300, 900, 48 * 64).reshape(48, 64)), unit)
+    assert unit.noticed
+    np.testing.assert_allclose(depth_metres(in_floats(near), unit), near / 1000, rtol=1e-5)
+    holes = np.full((48, 64), np.nan)
+    assert np.isnan(depth_metres(in_floats(holes), unit)).all() and unit.noticed
+    depth_metres(in_floats(np.full((48, 64), 1.5)), unit)  # another camera on the same topic
+    assert not unit.noticed
+
+
+@pytest.mark.parametrize("encoding", ["16UC1", "32FC1"])
+def test_a_given_unit_counts_for_every_encoding(encoding: str) -> None:
+    values = np.array([[5.0, 10.0], [0.0, 20.0]])
+    message = depth_image(values / 1000 if encoding == "16UC1" else values, encoding)
+    metres = depth_metres(message, DepthUnit(0.0001))
+    np.testing.assert_allclose(metres, values / 10_000, rtol=1e-6)
+
+
+def test_compressed_depth_in_metres() -> None:
+    counts = (METRES * 1000).round().astype(np.uint16)
+    data = bytes(12) + cv2.imencode(".png", counts)[1].tobytes()
+    message = CompressedImage(format="16UC1; compressedDepth png", data=array("B", data))
+    np.testing.assert_allclose(depth_metres(message), METRES, rtol=1e-6)
+    info = camera_info(width=3, height=2, k=[2.0, 0, 1.0, 0, 2.0, 0.5, 0, 0, 1.0])
+    points = depth_points(message, info)
+    np.testing.assert_allclose(points[..., 2][METRES > 0], METRES[METRES > 0], rtol=1e-6)
 
 
 def test_unknown_depth_is_passed_on() -> None:

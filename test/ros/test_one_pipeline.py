@@ -40,6 +40,7 @@ SETTINGS = {
     "track_min_similarity": 0.3,
     "track_max_age": 0.05,
     "overlay_alpha": 0.4,
+    "colour_order": "rgb",
 }
 KINDS = {output.name: output.kind for output in OUTPUTS}
 DEPTH, INFO = "/eye/depth/image_raw", "/eye/depth/camera_info"
@@ -53,8 +54,25 @@ def images(topic: str) -> list[Image]:
         taken = START + number * 100_000_000
         stamp = Time(sec=taken // 10**9, nanosec=taken % 10**9)
         picture = np.ascontiguousarray(frame.image[:, ::-1] if "right" in topic else frame.image)
-        messages.append(to_message(picture, Header(stamp=stamp, frame_id=topic)))
+        message = to_message(picture, Header(stamp=stamp, frame_id=topic))
+        if "right" in topic:
+            message.encoding = "8UC3"
+        messages.append(thermal(message, number) if "thermal" in topic else message)
     return messages
+
+
+def thermal(image: Image, number: int) -> Image:
+    """The image in 14 bits that get warmer, so that what was seen before shows."""
+    grey = np.asarray(image.data, np.float64).reshape(HEIGHT, WIDTH, 3).mean(axis=2)
+    values = (7000 + (3 + 0.2 * number) * grey).astype("<u2")
+    return Image(
+        header=image.header,
+        height=HEIGHT,
+        width=WIDTH,
+        encoding="mono16",
+        step=2 * WIDTH,
+        data=values.tobytes(),
+    )
 
 
 def depth_of(image: Image) -> Image:
@@ -171,8 +189,9 @@ def from_segment_bag(
         (["/eye/image_raw"], False),
         (["/eye/image_raw"], True),
         (["/left/image_raw", "/right/image_raw"], False),
+        (["/thermal/image_raw"], False),
     ],
-    ids=["one camera", "depth", "two cameras"],
+    ids=["one camera", "depth", "two cameras", "thermal camera"],
 )
 def test_the_node_and_segment_bag_publish_the_same(
     cameras: list[str],

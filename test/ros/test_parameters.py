@@ -48,11 +48,22 @@ BAD_VALUES = [
     ("camera_names", ["left camera"], "'left camera' cannot be part of a topic"),
     ("camera_names", ["left", "left"], "a name is listed twice"),
     ("depth_topics", ["/camera/depth image"], "topic name must not contain"),
+    (
+        "depth_topics",
+        ["/a/image_raw", "/a/image_raw/compressedDepth"],
+        "/a/image_raw and /a/image_raw/compressedDepth are the same depth camera",
+    ),
+    ("depth_topics", ["/a", "/a/compressed"], "/a and /a/compressed are the same depth camera"),
+    ("camera_info_topics", ["/a/compressedDepth"], "name the topic of their camera_info"),
+    ("depth_unit", -0.001, "expected 0 to 1"),
+    ("depth_unit", math.inf, "expected 0 to 1"),
     ("camera_info_topics", ["", "/camera info"], "topic name must not contain"),
     ("depth_tolerance", -0.1, "expected 0 to 10"),
     ("image_transport", "theora", "expected one of auto, raw, compressed"),
     ("qos_reliability", "best effort", "expected one of auto, best_effort, reliable"),
     ("use_depth", "always", "expected one of auto, never"),
+    ("stretch_16bit", "always", "expected one of auto, never"),
+    ("colour_order", "gbr", "expected one of bgr, rgb"),
     ("min_area", 1.5, "expected 0 to 1"),
     ("mask_floor", -0.1, "expected 0 to 1"),
     ("background_border", 2, "expected 0 to 1"),
@@ -102,6 +113,18 @@ def test_one_item_per_camera(name: str) -> None:
     assert given.per_camera(name) == ("", "b")
     with pytest.raises(ParameterError, match=f"parameter {name} has 3 items, image_topics 2"):
         NodeSettings(image_topics=topics, **{name: ("a", "b", "c")})  # type: ignore[arg-type]
+
+
+def test_a_topic_carries_images_or_depth() -> None:
+    topics = ("/left/image_raw", "/right/image_raw")
+    with pytest.raises(ParameterError, match="depth_topics has /left/image_raw, which is in image"):
+        NodeSettings(image_topics=topics, depth_topics=("", "/left/image_raw"))
+
+
+@pytest.mark.parametrize("topics", [("/d/image_raw/compressedDepth",), ("/d", "/d"), ("", "/d")])
+def test_depth_topics(topics: tuple[str, ...]) -> None:
+    """Compressed ones are read; several cameras may share one."""
+    assert check("depth_topics", topics) == topics
 
 
 def test_reference_and_parameter_file_are_up_to_date() -> None:

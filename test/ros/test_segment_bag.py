@@ -10,7 +10,7 @@ import sqlite3
 import subprocess
 import sys
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -291,6 +291,33 @@ def test_depth(tmp_path: Path, tiny_checkpoint: Path) -> None:
     masks = contents(tmp_path / "never")[MASKS]
     assert all(len(item.message.objects) == 2 for item in masks)
     assert any(found.has_position for item in masks for found in item.message.objects)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("form", ["png", "rvl"])
+def test_compressed_depth(
+    form: str, tmp_path: Path, tiny_checkpoint: Path, compress_depth: Callable[..., bytes]
+) -> None:
+    """Recorded in place of the raw topic that is asked for, here in tenths of a millimetre."""
+    messages = [raw(number) for number in range(3)]
+    for number in range(3):
+        info, image = depth_of(number, metres=4.0, delay=1)
+        counts = np.frombuffer(bytes(image.message.data), "<u2").reshape(48, 64)
+        packed = CompressedImage(
+            header=image.message.header,
+            format=f"16UC1; compressedDepth {form}",
+            data=compress_depth(counts, form),
+        )
+        messages += [info, Sent(f"{DEPTH}/compressedDepth", image.stamp, packed)]
+    source = record(tmp_path / "in", sorted(messages, key=lambda item: item.stamp))
+    result = with_rules(
+        *(source, tmp_path / "out", "--checkpoint", tiny_checkpoint),
+        *("--depth-topic", DEPTH, "--depth_unit", "0.0001"),
+    )
+    assert result.returncode == 0, result.stdout
+    for masks in contents(tmp_path / "out")[MASKS]:
+        placed = [item.position.z for item in masks.message.objects if item.has_position]
+        assert placed == pytest.approx([0.4])
 
 
 @pytest.mark.slow

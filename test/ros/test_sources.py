@@ -176,6 +176,16 @@ def test_real_frames_play_without_their_depth_images() -> None:
     assert all("depth.png" in warning for warning in warnings)
 
 
+def test_16_bit_colours_of_a_file_are_visible(tmp_path: Path) -> None:
+    ramp = np.linspace(0, 1, 64) * np.ones((48, 1))
+    pixels = (ramp[..., None] * [1000, 2000, 4000]).astype(np.uint16)  # BGR in 12 bits
+    cv2.imwrite(str(tmp_path / "0.png"), pixels)
+    (frame,) = play(open_path(str(tmp_path), warn=pytest.fail), loop=False)
+    bright = frame.image[20, 60]
+    assert bright[0] > 230
+    np.testing.assert_allclose(bright / bright[0], [1, 0.5, 0.25], atol=0.02)
+
+
 def test_sources_need_neither_ros_nor_torch() -> None:
     code = (
         "import sys, genesis_ros.simulated_camera.sources\n"

@@ -71,6 +71,18 @@ def scene(labels: Labels, count: int = 0, kinds: Sequence[str] | None = None) ->
 # Reading
 
 
+def test_labels_in_colours_are_refused(tmp_path: Path) -> None:
+    """Their red channel alone would be other labels, or none."""
+    write_image(tmp_path, "x", TRUTH)
+    green = np.zeros((HEIGHT, WIDTH, 3), np.uint8)
+    green[TRUTH == 1] = (0, 200, 0)
+    cv2.imwrite(str(tmp_path / "x.label.png"), green)
+    (tmp_path / "._x.label.png").write_bytes(b"resources of macOS")
+    (found,) = find_labelled(tmp_path)
+    with pytest.raises(DatasetError, match="one grey value for each pixel, found colours"):
+        found.read_labels(HEIGHT, WIDTH)
+
+
 def test_images_with_labels_beside_them_are_found(tmp_path: Path) -> None:
     write_image(tmp_path, "b", TRUTH, depth=True)
     write_image(tmp_path, "a", TRUTH)

@@ -165,6 +165,16 @@ def test_what_is_no_mask_is_refused(data: bytes, reason: str) -> None:
     assert reason in str(caught.value)
 
 
+@pytest.mark.parametrize("palette", [True, False])
+def test_no_mask_is_read_that_lacks_a_part(palette: bool) -> None:
+    labels = np.random.default_rng(0).integers(0, 4, (40, 40), np.uint8).repeat(4, 0).repeat(4, 1)
+    whole = indexed(labels, VOC) if palette else png(labels)
+    np.testing.assert_array_equal(decode_instance_mask(whole), labels)
+    for length in range(0, len(whole) - 20, 7):
+        with pytest.raises(ValueError, match="cannot be decoded"):
+            decode_instance_mask(whole[:length])
+
+
 def test_a_few_thin_objects_are_none_of_smoothed_edges() -> None:
     labels = truth()
     labels[41] = 4  # a cable

@@ -77,8 +77,10 @@ def _chunks(data: bytes) -> list[tuple[bytes, bytes]]:
     place = len(_PNG)
     while data.startswith(_PNG) and place + 12 <= len(data):
         length = int.from_bytes(data[place : place + 4], "big")
-        found.append((data[place + 4 : place + 8], data[place + 8 : place + 8 + length]))
+        name, content = data[place + 4 : place + 8], data[place + 8 : place + 8 + length]
         place += 12 + length
+        if place <= len(data):
+            found.append((name, content))
     return found
 
 

@@ -1,0 +1,61 @@
+"""What a depth camera's numbers mean, where its encoding does not say it reliably."""
+
+from __future__ import annotations
+
+import numpy as np
+import numpy.typing as npt
+
+from genesis_core.perception.depth import FARTHEST, NEAREST, known, median_distance
+
+MILLIMETRE = 0.001
+_SAMPLED = 8  # px
+
+
+class DepthUnit:
+    """Brings the depth images of one camera to metres.
+
+    Integers are millimetres and floats metres (REP 118), unless a unit is given. Floats that cannot
+    be metres, as half of them would be beyond 150 m or all are whole numbers of 20 and more, are
+    millimetres; so are those that follow, until they cannot be that, either.
+
+    Args:
+        given: metres that 1 stands for; 0: as above.
+    """
+
+    def __init__(self, given: float = 0.0) -> None:
+        self.given = given
+        self.noticed = False
+        """Whether the newest floats were found to be millimetres."""
+
+    def metres(
+        self, values: npt.NDArray[np.uint16] | npt.NDArray[np.float32]
+    ) -> npt.NDArray[np.float32]:
+        """Distances (H, W) [m] of the next image; unknown ones as they come, scaled.
+
+        May be the array that was given.
+        """
+        unit = self.given or self._unit(values)
+        if unit == 1.0 and values.dtype == np.float32:
+            return values.astype(np.float32, copy=False)
+        return np.multiply(values, np.float32(unit), dtype=np.float32)
+
+    def _unit(self, values: npt.NDArray[np.uint16] | npt.NDArray[np.float32]) -> float:
+        if values.dtype == np.uint16:
+            return MILLIMETRE
+        floats = values.astype(np.float32, copy=False)
+        median = median_distance(floats)
+        if median is not None:
+            if median > FARTHEST or _are_millimetres(floats, median):
+                self.noticed = True
+            elif median * MILLIMETRE < NEAREST:
+                self.noticed = False
+        return MILLIMETRE if self.noticed else 1.0
+
+
+def _are_millimetres(values: npt.NDArray[np.float32], median: float) -> bool:
+    """Whether these are whole numbers, as 16UC1 has them, that would be far away as metres."""
+    if median * MILLIMETRE < NEAREST:
+        return False
+    sample = values[::_SAMPLED, ::_SAMPLED]
+    sample = sample[known(sample)]
+    return bool((sample == np.round(sample)).all())
