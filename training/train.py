@@ -38,12 +38,14 @@ from genesis_core import (
     SlotModel,
     __version__,
     build_model,
+    find_checkpoint,
     load_model,
 )
 from genesis_core.device import PRECISIONS as DTYPES
 from genesis_core.device import resolve_precision
 from genesis_core.memory import keep_freed_memory
 from genesis_core.models.config import GenerativeConfig
+from training.adaptation import Teacher
 from training.augment import Batch
 from training.batches import AugmentedLoader, join
 from training.captured import CapturedStep
@@ -121,11 +123,15 @@ class Trainer:
             self._restore(self.processes.from_main(self._read_checkpoint()))
         elif resume and self.processes.is_main:
             tqdm.write(f"{config.run} holds no checkpoint: starting at step 0")
+        if config.objective.self_training:
+            self.loaders[-1].teacher = Teacher(
+                self.averaged_model.eval(), config.teacher, stop_threshold=self.stop_threshold
+            )
         labelled = self.loaders[0]
         objective = Objective(
             self.model,
             config.objective,
-            num_labels=labelled.num_labels if config.objective.mask_supervision else None,
+            num_labels=self._num_labels(),
             robot_label=labelled.dataset.robot_label,
         )
         module = self.processes.wrap(objective)
@@ -139,9 +145,11 @@ class Trainer:
         init = config.init if start_new else None
         model = build_model(config.model)
         self.started_from: dict[str, Any] | None = None
+        self.stop_threshold = 0.0  # what the model is used with afterwards
         if init:
-            start = load_model(init, num_slots=config.model.num_slots)
+            start = load_model(find_checkpoint(init), num_slots=config.model.num_slots)
             self.started_from = start.metadata.get("trained")
+            self.stop_threshold = float(start.metadata.get("stop_threshold", 0))
             try:
                 model.load_state_dict(start.state_dict())
             except RuntimeError as error:
@@ -247,7 +255,8 @@ class Trainer:
         loaders: list[AugmentedLoader] = []
         places: list[int] = []
         start = 0  # of this data set's images in the global batch
-        for path, count in zip(paths, counts, strict=True):
+        use_labels = bool(config.objective.self_training) and config.teacher.use_labels
+        for number, (path, count) in enumerate(zip(paths, counts, strict=True)):
             share = count // processes.world_size
             loader = AugmentedLoader(
                 PreparedDataset(path, "train"),
@@ -259,6 +268,7 @@ class Trainer:
                 world_size=processes.world_size,
                 device=self.device,
                 with_points=config.model.takes_points,
+                with_labels=number == 0 or use_labels,
             )
             loaders.append(loader)
             first = start + processes.rank * share
@@ -277,6 +287,16 @@ class Trainer:
                     "it to 0, or use data with masks"
                 )
         return loaders, places
+
+    def _num_labels(self) -> int | None:
+        """What all labels are below, the teacher's too; None where none are used."""
+        objective = self.config.objective
+        if not (objective.mask_supervision or objective.self_training):
+            return None
+        counts = [loader.num_labels for loader in self.loaders]
+        if objective.self_training:
+            counts.append(self.config.model.num_slots + 2)  # see Teacher.num_labels
+        return max(counts)
 
     # Training
 
@@ -348,6 +368,7 @@ class Trainer:
         """The whole step as a CUDA graph, where everything that it needs is on the device."""
         alone = self.processes.world_size == 1
         plain = not (self.config.compile or self.scaler.is_enabled())
+        plain = plain and not self.config.objective.self_training  # whose teacher runs by itself
         resident = all(loader.resident for loader in self.loaders)
         if not (self.device.type == "cuda" and alone and plain and resident):
             return None
@@ -583,6 +604,7 @@ class Trainer:
             "ema": None if self.ema is None else self.ema.state_dict(),
             "best_mask_source": self.best_mask_source,
             "started_from": self.started_from,
+            "stop_threshold": self.stop_threshold,
             "settings": fixed_settings(self.config),
             "data": self._data_identity(),
         }
@@ -598,8 +620,10 @@ class Trainer:
 
     def _model_metadata(self) -> dict[str, Any]:
         objective = self.config.objective
+        carried = {"stop_threshold": self.stop_threshold} if self.stop_threshold else {}
         return {
             "mask_source": self.best_mask_source,
+            **carried,
             "trained": {
                 "steps": self.step,
                 "batch_size": self.config.batch_size,
@@ -610,6 +634,7 @@ class Trainer:
                 "mask_supervision": objective.mask_supervision,
                 "kind_supervision": objective.kind_supervision,
                 "region_mixture": objective.region_mixture,
+                "self_training": objective.self_training,
                 "git_revision": self.git_revision,
                 "genesis_core": __version__,
             },
@@ -640,6 +665,7 @@ class Trainer:
             self.ema.load_state_dict(state["ema"])
         self.best_mask_source = state["best_mask_source"]
         self.started_from = state["started_from"]
+        self.stop_threshold = state.get("stop_threshold", 0.0)
 
 
 class _Stopwatch:
