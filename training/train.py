@@ -20,6 +20,7 @@ import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict
+from pathlib import Path
 from types import FrameType
 from typing import Any
 
@@ -51,9 +52,12 @@ from training.batches import AugmentedLoader, join
 from training.captured import CapturedStep
 from training.datasets.prepared import DatasetError, PreparedDataset
 from training.objective import Objective, step_randomness
+from training.paper import Figure
 from training.parallel import Processes
 from training.pretrained import encoder_weights
+from training.report import Report, read_curves
 from training.run_folder import RunFolder, TrainingError, git_revision
+from training.table_forms import Cell, Table
 from training.train_config import TrainConfig, changed_settings, fixed_settings, parse
 from training.validation import Validation, better_masks
 
@@ -347,6 +351,8 @@ class Trainer:
                         self._save(writer)
                         last_save = time.monotonic()
             self._save(writer)
+        if self.processes.is_main:
+            tqdm.write(f"{self._report()} shows how it went: open it in a browser")
         if self.step < config.steps and self.processes.is_main:
             tqdm.write(f"stopped at step {self.step}: continue with --resume true")
 
@@ -573,6 +579,28 @@ class Trainer:
             sheets = self.validation.pictures(model)
         for name, sheet in sheets.items():
             writer.add_image(name, sheet, self.step, dataformats="HWC")
+
+    def _report(self) -> Path:
+        """Write a page with the last scores, learning curves and images of the split val."""
+        config, folder = self.config, self.folder.path
+        page = Report(
+            f"Training run {folder.name}",
+            [
+                f"{config.model.model} on {' and '.join(self._data_identity())}",
+                f"{self.step:,} of {config.steps:,} steps of {config.batch_size}",
+                f"seed {config.seed}",
+            ],
+            curves=read_curves({folder.name: folder}),
+        )
+        if self.validation is not None:
+            with self._evaluating() as model:
+                page.images = self.validation.results(model, self.best_mask_source)
+        if scores := self.folder.last_metrics("val"):
+            step = scores.pop("step")
+            cells = [Cell(Figure(value), 4) for value in scores.values()]
+            title = f"Validation at step {step:,.0f}"
+            page.tables = [Table(title, ["Run"], list(scores), [[folder.name, *cells]])]
+        return page.write(folder)
 
     # Files of the run
 
