@@ -322,11 +322,11 @@ def _gatherer(
     return gather
 
 
-def main(arguments: list[str] | None = None) -> None:
+def main(arguments: list[str] | None = None) -> dict[str, Any]:
+    """The command line; returns what is written with --output."""
     given = sys.argv[1:] if arguments is None else arguments
     if any(argument.partition("=")[0] == "--real" for argument in given):
-        evaluate_real.main(given)
-        return
+        return evaluate_real.main(given)
     parser = ArgumentParser(
         prog="evaluate.py",
         description="Evaluate checkpoints as in the paper. On a folder of labelled images of real "
@@ -352,7 +352,7 @@ def main(arguments: list[str] | None = None) -> None:
     )
     skip: set[str | int] = {"checkpoint", "fid", "hard_masks", "no_depth"}
     parser.add_function_arguments(run, skip=skip, as_positional=False)
-    call(run, parser, arguments)
+    return call(run, parser, arguments)
 
 
 if __name__ == "__main__":

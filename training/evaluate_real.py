@@ -439,8 +439,8 @@ def measure_inputs(
     return inputs
 
 
-def main(arguments: list[str] | None = None) -> None:
-    """The command line of ``evaluate.py --real``."""
+def main(arguments: list[str] | None = None) -> dict[str, Any]:
+    """The command line of ``evaluate.py --real``; returns what is written with --output."""
     parser = ArgumentParser(prog="evaluate.py", description=str(__doc__).partition("\n")[0])
     parser.add_argument(
         "--checkpoint", nargs="+", required=True, help="paths, or names of checkpoints that ship"
@@ -451,4 +451,4 @@ def main(arguments: list[str] | None = None) -> None:
         help="leave depth aside, even where image and checkpoint have it",
     )
     parser.add_function_arguments(run, skip={"checkpoint", "no_depth"}, as_positional=False)
-    call(run, parser, arguments)
+    return call(run, parser, arguments)

@@ -153,7 +153,7 @@ class Report:
             _choice("result", "Result", [image.result for image in self.images]),
             _choice("group", "Group", [image.group for image in self.images]),
             _order(known),
-            '<label>Name <input id="name" type="search" placeholder="part of a name"></label>',
+            _field("name", "Name", '<input id="name" type="search" placeholder="part of a name">'),
             '<output id="count" aria-live="polite"></output>',
         ]
         cards = "\n".join(_card(image, known) for image in shown)
@@ -318,10 +318,14 @@ def _choice(key: str, title: str, options: Iterable[str]) -> str:
     if len(known) < 2:
         return ""
     entries = "".join(f"<option>{escape(option)}</option>" for option in known)
-    return (
-        f'<label>{title} <select data-filter="{key}" id="{key}">'
-        f'<option value="">all</option>{entries}</select></label>'
+    choice = (
+        f'<select data-filter="{key}" id="{key}"><option value="">all</option>{entries}</select>'
     )
+    return _field(key, title, choice)
+
+
+def _field(key: str, title: str, control: str) -> str:
+    return f'<div class="field"><label for="{key}">{title}</label>{control}</div>'
 
 
 def _natural(text: str) -> tuple[int, str]:
@@ -339,7 +343,7 @@ def _order(measures: Sequence[str]) -> str:
         options.append((f"{key} {best}", f"{measure.title}, best first"))
     options.append(("name", "Name"))
     entries = "".join(f'<option value="{value}">{escape(t)}</option>' for value, t in options)
-    return f'<label>Sort by <select id="sort">{entries}</select></label>'
+    return _field("sort", "Sort by", f'<select id="sort">{entries}</select>')
 
 
 def _card(image: ImageResult, measures: Sequence[str]) -> str:
