@@ -1,8 +1,9 @@
 """Learning from images without labels: the averaged model teaches the one that trains.
 
 A mean teacher (Tarvainen and Valpola 2017): the moving average of the weights segments each image
-as it is, and mirrored with other seeds. Segments that both passes find are labels for the model
-under training, which sees the image augmented; all other pixels count as unknown.
+several times, with other seeds and mirrored. What the passes agree in are labels for the model
+under training, which sees the image augmented; all other pixels count as unknown. Together the
+passes know more than one does, as IC-SBP's masks depend on where its seeds fall.
 """
 
 from __future__ import annotations
@@ -18,7 +19,8 @@ from genesis_core.models.base import INFERENCE_SEED, KINDS
 from genesis_core.models.losses import UNKNOWN_LABEL
 from training.augment import AugmentConfig, RawImages, augment
 
-_PASSES = 2
+_FITS = 0.3
+"""IoU with another pass's segment from which that one counts as the same."""
 _OBJECT, _ROBOT, _SURROUNDINGS = range(len(KINDS))
 
 
@@ -27,14 +29,17 @@ class TeacherConfig:
     """Which of the teacher's masks are taken for labels, see ``objective.self_training``.
 
     Attributes:
-        agreement: smallest IoU of a segment with one of the second pass.
-        confidence: smallest probability of a segment at a pixel.
+        passes: how often it segments an image, half of the times mirrored.
+        agreement: smallest IoU of a segment with those that fit it best in the other passes, on
+            average.
+        confidence: smallest probability of a segment at a pixel, on average over the passes.
         smallest: smallest share of the image that a segment has.
         use_labels: whether images that have labels among the unlabelled ones keep them: their masks
             are not all 255 (unknown).
     """
 
-    agreement: float = 0.7
+    passes: int = 4
+    agreement: float = 0.4
     confidence: float = 0.5
     smallest: float = 0.0005
     use_labels: bool = False
@@ -43,10 +48,12 @@ class TeacherConfig:
         for name in ("agreement", "confidence", "smallest"):
             if not 0 <= getattr(self, name) <= 1:
                 raise ConfigError(f"teacher.{name} is {getattr(self, name)}; expected 0 to 1")
+        if self.passes < 2:
+            raise ConfigError(f"teacher.passes is {self.passes}; expected at least 2")
 
 
 class Teacher:
-    """Labels images with what a model finds in them twice.
+    """Labels images with what a model finds in them again and again.
 
     Args:
         model: with ``masks_first``, in evaluation mode; its weights may change between the calls.
@@ -59,12 +66,13 @@ class Teacher:
         self.model = model
         self.config = config
         self.stop_threshold = stop_threshold
-        slots, device = model.config.num_slots, next(model.parameters()).device
+        passes, slots = config.passes, model.config.num_slots
+        device = next(model.parameters()).device
         generator = torch.Generator().manual_seed(INFERENCE_SEED)
         self._drawn = {
-            name: torch.zeros(_PASSES, 1, *draw.shape, device=device)
+            name: torch.zeros(passes, 1, *draw.shape, device=device)
             if draw.mean_at_inference
-            else draw.sample(_PASSES, generator, device)[:, None]
+            else draw.sample(passes, generator, device)[:, None]
             for name, draw in model.draws(slots).items()
         }
 
@@ -92,7 +100,7 @@ class Teacher:
 
     def _agreed(self, raw: RawImages) -> Tensor:
         """(B, M, M) int64 at the masks' size."""
-        count, device = len(raw.images), raw.images.device
+        config, count, device = self.config, len(raw.images), raw.images.device
         seen = augment(
             RawImages(raw.images, None, raw.depth, raw.intrinsics),
             AugmentConfig(),
@@ -100,30 +108,34 @@ class Teacher:
             seed=0,
             places=torch.zeros(count, dtype=torch.int64, device=device),
         )
-        images = torch.cat([seen.images, seen.images.flip(-1)])
-        options: dict[str, Tensor] = {
-            name: drawn.expand(_PASSES, count, *drawn.shape[2:]).flatten(0, 1)
-            for name, drawn in self._drawn.items()
-        }
-        if self.model.takes_points and seen.points is not None:
-            options["points"] = torch.cat([seen.points, mirrored_points(seen.points)])
-        out = self.model(
-            images,
-            stop_threshold=self.stop_threshold or None,
-            trim=False,
-            decode=False,
-            **options,
-        )
-        masks = out.log_attention[:, :, 0].float().exp()
-        masks[count:] = masks[count:].flip(-1)
-        best, labels = _segments(masks, out.kind_logits)
-        return agreeing_segments(
-            labels[:count],
-            labels[count:],
-            best[:count] >= self.config.confidence,
-            self.num_labels,
-            agreement=self.config.agreement,
-            smallest=self.config.smallest,
+        images, points = seen.images, seen.points if self.model.takes_points else None
+        found: list[Tensor] = []
+        kinds: list[Tensor | None] = []
+        for number in range(config.passes):
+            mirror = bool(number % 2)
+            options = {
+                n: drawn[number].expand(count, *drawn.shape[2:]) for n, drawn in self._drawn.items()
+            }
+            if points is not None:
+                options["points"] = mirrored_points(points) if mirror else points
+            out = self.model(
+                images.flip(-1) if mirror else images,
+                stop_threshold=self.stop_threshold or None,
+                trim=False,
+                decode=False,
+                **options,
+            )
+            assert out.log_attention is not None  # it is no sample
+            masks = out.log_attention[:, :, 0].float().exp()
+            found.append(masks.flip(-1) if mirror else masks)
+            kinds.append(out.kind_logits)
+        known = [each.float().softmax(dim=2) for each in kinds if each is not None]
+        return consensus(
+            torch.stack(found),
+            torch.stack(known) if known else None,
+            agreement=config.agreement,
+            confidence=config.confidence,
+            smallest=config.smallest,
         )
 
 
@@ -133,53 +145,54 @@ def mirrored_points(points: Tensor) -> Tensor:
     return torch.cat([-mirrored[:, :1], mirrored[:, 1:]], dim=1)
 
 
-def _segments(masks: Tensor, kind_logits: Tensor | None) -> tuple[Tensor, Tensor]:
-    """The strongest segment's probability and label, (B, M, M) each, of masks (B, K, M, M)."""
-    count, slots = masks.shape[:2]
-    labels = torch.arange(1, slots + 1, device=masks.device).expand(count, slots)
-    if kind_logits is not None:
-        kinds = kind_logits.argmax(dim=2)
-        labels = labels.masked_fill(kinds == _SURROUNDINGS, 0)
-        labels = labels.masked_fill(kinds == _ROBOT, slots + 1)
-    # Slots of one label are one segment.
-    merged = masks.new_zeros(count, slots + 2, *masks.shape[2:])
-    index = labels[:, :, None, None].expand_as(masks)
-    return merged.scatter_add(1, index, masks).max(dim=1)
-
-
-def agreeing_segments(
-    first: Tensor,
-    second: Tensor,
-    sure: Tensor,
-    num_labels: int,
+def consensus(
+    masks: Tensor,
+    kinds: Tensor | None,
     *,
     agreement: float,
+    confidence: float,
     smallest: float,
 ) -> Tensor:
-    """The first segmentation where the second one agrees, else UNKNOWN_LABEL.
+    """Labels (B, H, W) of what passes over an image agree in, see ``Teacher``.
 
-    A segment is kept if its best match of the second segmentation has an IoU of at least
-    ``agreement`` with it; of its pixels those that are in both. Label 0 and the last label, which
-    many slots may share, match themselves only.
+    Objects are those of the pass that agrees best with the others. Each becomes the mean of the
+    slots that fit it best, one of each pass, whatever kind these are taken for; those that do not
+    fit count as empty. A pixel has the label of what is most probable there.
 
     Args:
-        first, second: (B, H, W) int64, below ``num_labels``.
-        sure: (B, H, W) bool, pixels that may be kept.
-        smallest: share of the image; smaller segments are not kept.
+        masks: (P, B, K, H, W), probabilities of the slots in each of P passes.
+        kinds: (P, B, K, 3), probabilities of the slots' kinds; None where they are unknown.
+        agreement: smallest mean IoU of a slot with those of the other passes.
+        confidence: smallest mean probability at a pixel.
+        smallest: smallest share of the image that a slot has.
     """
-    numbers = torch.arange(num_labels, device=first.device)
-    one = (first.flatten(1)[..., None] == numbers).float()  # (B, HW, L)
-    two = (second.flatten(1)[..., None] == numbers).float()
-    both = one.transpose(1, 2) @ two
-    areas = one.sum(dim=1)
-    union = areas[:, :, None] + two.sum(dim=1)[:, None] - both
-    iou = both / union.clamp_min(1)
-    shared = (numbers == 0) | (numbers == num_labels - 1)
-    alike = numbers[:, None] == numbers
-    allowed = alike | ~(shared[:, None] | shared)
-    best, match = (iou * allowed).max(dim=2)  # (B, L)
-    pixels = first[0].numel()
-    kept = (best >= agreement) & (areas >= smallest * pixels) & (areas > 0)
-    flat = first.flatten(1)
-    agreed = kept.gather(1, flat) & (match.gather(1, flat) == second.flatten(1)) & sure.flatten(1)
-    return torch.where(agreed, flat, UNKNOWN_LABEL).view_as(first)
+    passes, count, _, height, width = masks.shape
+    flat = masks.flatten(3)  # (P, B, K, HW)
+    areas = flat.sum(dim=3)
+    both = flat[:, None] @ flat[None].transpose(3, 4)  # (P, P, B, K, K)
+    union = areas[:, None, :, :, None] + areas[None, :, :, None] - both
+    iou, match = (both / union.clamp_min(1e-6)).max(dim=4)  # (P, P, B, K)
+    others = ~torch.eye(passes, dtype=torch.bool, device=masks.device)
+    agreed = (iou * others[:, :, None, None]).sum(dim=1) / (passes - 1)  # (P, B, K)
+    # By slots, not by pixels: the surroundings alone say little.
+    weights = (areas / (smallest * height * width + 1e-6)).clamp_max(1)
+    if kinds is not None:
+        weights = weights * kinds[..., _OBJECT]
+    base = ((agreed * weights).sum(dim=2) / weights.sum(dim=2).clamp_min(1e-6)).argmax(dim=0)
+
+    each = torch.arange(count, device=masks.device)
+    match, fits = match[base, :, each], iou[base, :, each] >= _FITS  # (B, P, K)
+    fitting = flat.transpose(0, 1).gather(2, match[..., None].expand(-1, -1, -1, flat.shape[3]))
+    objects = (fitting * fits[..., None]).mean(dim=1)  # (B, K, HW)
+    kept = (agreed[base, each] >= agreement) & (areas[base, each] >= smallest * height * width)
+    around, robot = flat.new_zeros(2, count, 1, flat.shape[3])
+    if kinds is not None:
+        around = (flat * kinds[..., _SURROUNDINGS, None]).sum(dim=2).mean(dim=0)[:, None]
+        robot = (flat * kinds[..., _ROBOT, None]).sum(dim=2).mean(dim=0)[:, None]
+        taken = kinds.transpose(0, 1).gather(2, match[..., None].expand(-1, -1, -1, kinds.shape[3]))
+        taken = (taken * fits[..., None]).sum(dim=1)  # (B, K, 3)
+        objects = objects * (taken.argmax(dim=2) == _OBJECT)[..., None]
+    best, label = torch.cat([around, objects, robot], dim=1).max(dim=1)
+    always = kept.new_ones(count, 1)
+    known = torch.cat([always, kept, always], dim=1).gather(1, label) & (best >= confidence)
+    return torch.where(known, label, UNKNOWN_LABEL).unflatten(1, (height, width))
