@@ -22,7 +22,7 @@ from typing import Any
 
 from jsonargparse import ArgumentParser
 
-from genesis_core import find_checkpoint
+from genesis_core import find_checkpoint, load_model
 from training import evaluate, prepare, train
 from training.command_line import call, show
 from training.datasets.layout import INFO, DatasetError
@@ -94,6 +94,8 @@ def run(
     options = f"--resume true {settings}" + ("" if steps is None else f" --steps {steps}")
     if PreparedDataset(images, "train").masks is not None:
         options += " --teacher.use_labels true"
+    if not load_model(before).tells_kinds:
+        options += " --objective.kind_supervision 0"
     folders = ("--data.path", generated, "--data.unlabelled_path", images, "--run", trained)
     if not show(train.main, "--config adapt --init", before, *folders, options):
         return None
@@ -109,7 +111,7 @@ def run(
         evaluate.main, *both, "--data", generated, count, output / "scores_scenes.json"
     )
     adapted = Adapted(before, trained / MODEL, of_images, of_scenes)
-    _conclude(adapted, held_out, output)
+    conclude(adapted, held_out, output)
     return adapted
 
 
@@ -141,7 +143,7 @@ def found(results: dict[str, Any], number: int) -> float | None:
     return None if masks is None else masks["r50"]
 
 
-def _conclude(adapted: Adapted, split: str, output: Path) -> None:
+def conclude(adapted: Adapted, split: str, output: Path) -> None:
     """Say what changed, and how to use the result."""
     print()
     for name, results in (("your images", adapted.images), ("generated scenes", adapted.scenes)):
