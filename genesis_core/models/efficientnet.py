@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from genesis_core.ops.convolution import Freezable
+from genesis_core.ops.depthwise import depthwise_convolution
 
 BATCH_NORM_EPS = 1e-3
 MEAN, STD = 127 / 255, 128 / 255
@@ -78,8 +79,10 @@ class ScaledConv(Freezable, nn.Module):
             # Channels last, a 1x1 convolution is a product of matrices: small maps are faster so.
             pixels = x.permute(0, 2, 3, 1)
             x = F.linear(pixels, weight[:, :, 0, 0], shift).permute(0, 3, 1, 2)
+        elif self.groups > 1:
+            x = depthwise_convolution(x, weight, shift, self.stride, self.padding)
         else:
-            x = F.conv2d(x, weight, shift, self.stride, self.padding, 1, self.groups)
+            x = F.conv2d(x, weight, shift, self.stride, self.padding)
         if self.stride == 2:
             x = x[..., 1:, 1:]
         return F.relu6(x, inplace=inference and self.stride == 1) if self.relu else x
