@@ -58,13 +58,20 @@ class Teacher:
     Args:
         model: with ``masks_first``, in evaluation mode; its weights may change between the calls.
         stop_threshold: where its slots stop, in pixels at 64x64; 0 for a fixed number.
+        dtype: of the network's layers.
     """
 
     def __init__(
-        self, model: SlotModel, config: TeacherConfig, *, stop_threshold: float = 0.0
+        self,
+        model: SlotModel,
+        config: TeacherConfig,
+        *,
+        stop_threshold: float = 0.0,
+        dtype: torch.dtype = torch.float32,
     ) -> None:
         self.model = model
         self.config = config
+        self.dtype = dtype
         self.stop_threshold = stop_threshold
         passes, slots = config.passes, model.config.num_slots
         device = next(model.parameters()).device
@@ -118,13 +125,14 @@ class Teacher:
             }
             if points is not None:
                 options["points"] = mirrored_points(points) if mirror else points
-            out = self.model(
-                images.flip(-1) if mirror else images,
-                stop_threshold=self.stop_threshold or None,
-                trim=False,
-                decode=False,
-                **options,
-            )
+            with torch.autocast(device.type, self.dtype, enabled=self.dtype != torch.float32):
+                out = self.model(
+                    images.flip(-1) if mirror else images,
+                    stop_threshold=self.stop_threshold or None,
+                    trim=False,
+                    decode=False,
+                    **options,
+                )
             assert out.log_attention is not None  # it is no sample
             masks = out.log_attention[:, :, 0].float().exp()
             found.append(masks.flip(-1) if mirror else masks)

@@ -30,8 +30,8 @@ from training.sheets import Picture, overlay, painted, to_pictures
 from training.table_forms import Table, html
 
 PAGE = "report.html"
-LARGEST_SIDE = 320
-"""Of a picture, in pixels."""
+LARGEST_SIDE, SMALLEST_SIDE = 320, 128
+"""Of a picture, in pixels. Smaller ones are enlarged by a whole factor, which keeps them sharp."""
 QUALITY = 82
 MOST_IMAGES = 150
 """How many images a page shows; the worst ones, if there are more."""
@@ -166,6 +166,8 @@ class Report:
 
 def data_uri(picture: Picture) -> str:
     """A picture as part of a page: WebP, its longer side at most ``LARGEST_SIDE`` pixels."""
+    factor = -(-SMALLEST_SIDE // max(picture.shape[:2]))
+    picture = picture.repeat(factor, axis=0).repeat(factor, axis=1)
     height, width = picture.shape[:2]
     scale = LARGEST_SIDE / max(height, width)
     if scale < 1:
@@ -428,7 +430,7 @@ def _charts(curves: Mapping[str, Sequence[Curve]]) -> str:
 def _chart(metric: str, curves: Sequence[Curve], runs: Sequence[str]) -> str:
     """A metric over the steps, as a figure with SVG; the highest and lowest 1% may be cut off."""
     width, height = _CHART
-    left, right, top, bottom = 46, 6, 8, 20
+    left, right, top, bottom = 4, 4, 8, 20
     every = np.concatenate([curve.values for curve in curves])
     low, high = (float(v) for v in np.percentile(every, [1, 99]))
     if high - low < 1e-12 * max(1.0, abs(high)):
@@ -452,19 +454,24 @@ def _chart(metric: str, curves: Sequence[Curve], runs: Sequence[str]) -> str:
         f"{curve.run} from {curve.values[0]:.4g} to {curve.values[-1]:.4g}" for curve in curves
     )
     about = f"{metric}: {ends} at step {last:.0f}"
-    latest = ", ".join(f"{curve.values[-1]:.4g}" for curve in curves)
+    latest = ", ".join(_short(float(curve.values[-1])) for curve in curves)
     return (
         f'<figure class="chart"><figcaption>{escape(metric)} <span>{latest}</span></figcaption>'
         f'<svg viewBox="0 0 {width} {height}" role="img" aria-label="{escape(about)}">'
         f'<line class="axis" x1="{left}" x2="{width - right}" y1="{height - bottom}" '
         f'y2="{height - bottom}"/>'
         f'<line class="axis" x1="{left}" x2="{width - right}" y1="{top}" y2="{top}"/>'
-        f'<text x="{left - 5}" y="{top + 4}" text-anchor="end">{high:.3g}</text>'
-        f'<text x="{left - 5}" y="{height - bottom + 4}" text-anchor="end">{low:.3g}</text>'
+        f"{''.join(lines)}"
+        f'<text x="{left}" y="{top + 12}">{_short(high)}</text>'
+        f'<text x="{left}" y="{height - bottom - 4}">{_short(low)}</text>'
         f'<text x="{left}" y="{height - 5}">0</text>'
         f'<text x="{width - right}" y="{height - 5}" text-anchor="end">step {last:,.0f}</text>'
-        f"{''.join(lines)}</svg></figure>"
+        "</svg></figure>"
     )
+
+
+def _short(value: float) -> str:
+    return f"{value:,.0f}" if abs(value) >= 1000 else f"{value:.3g}"
 
 
 def _thinned(values: NDArray[np.float64]) -> NDArray[np.float64]:

@@ -129,7 +129,10 @@ class Trainer:
             tqdm.write(f"{config.run} holds no checkpoint: starting at step 0")
         if config.objective.self_training:
             self.loaders[-1].teacher = Teacher(
-                self.averaged_model.eval(), config.teacher, stop_threshold=self.stop_threshold
+                self.averaged_model.eval(),
+                config.teacher,
+                stop_threshold=self.stop_threshold,
+                dtype=DTYPES[self.precision],
             )
         labelled = self.loaders[0]
         objective = Objective(

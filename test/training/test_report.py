@@ -59,7 +59,7 @@ def test_pictures_are_shrunk_and_keep_their_colours() -> None:
     shown = decoded(data_uri(picture))
     assert shown.shape == (LARGEST_SIDE, LARGEST_SIDE // 2, 3)
     np.testing.assert_allclose(shown[50, 50], [200, 0, 0], atol=8)
-    assert decoded(data_uri(picture[:10, :12])).shape == (10, 12, 3)
+    assert decoded(data_uri(picture[:50, :60])).shape == (150, 180, 3)
 
 
 def test_segments_have_the_numbers_of_the_objects_that_they_fit() -> None:
@@ -78,13 +78,13 @@ def test_background_is_no_object_and_no_object_is_background() -> None:
 
 
 def test_what_is_shown_of_an_image() -> None:
-    image = np.full((60, 96, 3), 100, np.uint8)
-    truth = np.zeros((60, 96), np.uint8)
-    truth[:, 60:] = 1
+    image = np.full((120, 192, 3), 100, np.uint8)
+    truth = np.zeros((120, 192), np.uint8)
+    truth[:, 120:] = 1
     segments = (truth == 0).astype(np.uint8)  # 0 and 1 the other way round
     pictures = dict(compared(image, segments, truth, image // 2))
     assert list(pictures) == ["image", "truth", "masks", "overlay", "reconstruction"]
-    left, right = (30, 20), (30, 80)
+    left, right = (60, 40), (60, 160)
     for caption in ("truth", "masks"):
         shown = decoded(pictures[caption])
         np.testing.assert_allclose(shown[left], [70] * 3, atol=8)
@@ -315,7 +315,8 @@ def _check_local(url: str) -> None:
 
 
 def shown(page: Page) -> list[str]:
-    return page.locator(".card:visible h3").all_inner_texts()
+    # Not the inner texts: a browser leaves out what it has not laid out yet.
+    return page.locator(".card:not([hidden]) h3").all_text_contents()
 
 
 def lightness(page: Page) -> float:
@@ -330,7 +331,7 @@ def test_images_are_seen_and_sorted(open_page: Callable[..., Page]) -> None:
     assert shown(page) == ["a10", "a9", "b"]  # the worst first
     for picture in page.locator(".card img").all():
         picture.scroll_into_view_if_needed()
-        assert picture.evaluate("async i => { await i.decode(); return i.naturalWidth }") == 8
+        assert picture.evaluate("async i => { await i.decode(); return i.naturalWidth }") == 128
     page.get_by_label("Sort by").select_option("MSC-FG, best first")
     assert shown(page) == ["b", "a9", "a10"]
     page.get_by_label("Sort by").select_option("Squared error, best first")
