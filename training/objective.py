@@ -175,7 +175,8 @@ class Objective(nn.Module):
         labels, taught = batch.labels, None
         if labels is not None:
             labels = labels_at(labels, self.model.config.mask_size)
-            labels, taught = labels.split([len(labels) - batch.taught, batch.taught])
+            if batch.taught:
+                labels, taught = labels[: -batch.taught], labels[-batch.taught :]
         if not config.masks_only:
             clusters, encoded, out = self._explain(images, given)
             assert out.reconstruction is not None and out.means is not None  # it was decoded

@@ -127,13 +127,8 @@ class Trainer:
             self._restore(self.processes.from_main(self._read_checkpoint()))
         elif resume and self.processes.is_main:
             tqdm.write(f"{config.run} holds no checkpoint: starting at step 0")
-        if config.objective.self_training:
-            self.loaders[-1].teacher = Teacher(
-                self.averaged_model.eval(),
-                config.teacher,
-                stop_threshold=self.stop_threshold,
-                dtype=DTYPES[self.precision],
-            )
+        self.teacher = self._build_teacher()
+        self.loaders[-1].teacher = self.teacher
         labelled = self.loaders[0]
         objective = Objective(
             self.model,
@@ -295,15 +290,22 @@ class Trainer:
                 )
         return loaders, places
 
+    def _build_teacher(self) -> Teacher | None:
+        """What labels the last loader's images, where the run learns from such labels."""
+        if not self.config.objective.self_training:
+            return None
+        return Teacher(
+            self.averaged_model.eval(),
+            self.config.teacher,
+            stop_threshold=self.stop_threshold,
+            dtype=DTYPES[self.precision],
+        )
+
     def _num_labels(self) -> int | None:
         """What all labels are below, the teacher's too; None where none are used."""
-        objective = self.config.objective
-        if not (objective.mask_supervision or objective.self_training):
-            return None
-        counts = [loader.num_labels for loader in self.loaders]
-        if objective.self_training:
-            counts.append(self.config.model.num_slots + 2)  # see Teacher.num_labels
-        return max(counts)
+        if self.teacher is not None:
+            return max(self.teacher.num_labels, *(each.num_labels for each in self.loaders))
+        return self.loaders[0].num_labels if self.config.objective.mask_supervision else None
 
     # Training
 
@@ -377,7 +379,7 @@ class Trainer:
         """The whole step as a CUDA graph, where everything that it needs is on the device."""
         alone = self.processes.world_size == 1
         plain = not (self.config.compile or self.scaler.is_enabled())
-        plain = plain and not self.config.objective.self_training  # whose teacher runs by itself
+        plain = plain and self.teacher is None  # which runs by itself
         resident = all(loader.resident for loader in self.loaders)
         if not (self.device.type == "cuda" and alone and plain and resident):
             return None

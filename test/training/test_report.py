@@ -346,6 +346,7 @@ def test_images_are_filtered(open_page: Callable[..., Page]) -> None:
     assert page.locator("#count").inner_text() == "3 of 3 shown"
     page.get_by_label("Group").select_option("table")
     assert shown(page) == ["a10", "a9"]
+    assert page.locator(".card[data-name=b]").is_hidden()
     page.get_by_label("Result").select_option("after")
     assert shown(page) == ["a9"]
     assert page.locator("#count").inner_text() == "1 of 3 shown"
