@@ -68,6 +68,7 @@ def bench(
     checkpoint: str = "tabletop",
     other: Path | None = None,
     split: Split = "auto",
+    swap: bool = False,
     num_scenes: int = 100,
     device: str = "auto",
     settings: str = "",
@@ -83,12 +84,14 @@ def bench(
         other: folder of labelled images of other places, for forgetting.
         split: which half to adapt to: every second image of each group, or every second group;
             auto takes groups for Sketchy, whose frames of one camera are nearly the same.
+        swap: adapt to the other half.
         num_scenes: how many generated scenes to measure on.
         device: auto, cpu, cuda or cuda:n.
         settings: further settings for the trainer, such as "--steps 200".
     """
     images, by_group = _labelled(source, output / "labelled")
-    adapted_to, held_out = halves(images, by_group if split == "auto" else split == "groups")
+    parts = halves(images, by_group if split == "auto" else split == "groups")
+    adapted_to, held_out = reversed(parts) if swap else parts
     real = output / "images"
     write_prepared(real, [image.read_image() for image in adapted_to])
     sets = {HELD_OUT: held_out, ADAPTED_TO: adapted_to}
