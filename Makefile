@@ -4,7 +4,7 @@
 # another Python is asked for.
 VENV_PYTHON := $(if $(ROS_DISTRO),,$(wildcard .venv/bin/python3))
 PYTHON ?= $(or $(VENV_PYTHON),python3)
-# Images, a folder, a video or a bag for the demo; without it the demo renders scenes.
+# Images, a folder, a video or a bag for the demo, which renders scenes without it, and for adapt.
 INPUT ?=
 FRAMES ?= 100
 # For gpu-training and gpu-checks.
@@ -16,7 +16,8 @@ ARGS ?=
 
 RUN := scripts/run
 
-.PHONY: help setup build demo quickstart gpu-training gpu-checks test fast-ros fast-rest lint docs bench clean
+.PHONY: help setup build demo quickstart adapt input-given gpu-training gpu-checks test fast-ros \
+	fast-rest lint docs bench clean
 
 help:
 	@echo "make setup   install everything pinned into .venv (ROS 2, PyTorch, tools; once)"
@@ -25,6 +26,8 @@ help:
 	@echo "             [INPUT=folder, video or bag] [FRAMES=100]"
 	@echo "make quickstart  train a small model in minutes: data, training, scores, pictures in"
 	@echo "             runs/quickstart/"
+	@echo "make adapt   INPUT=photos: from the shipped model to one for your images; model and report"
+	@echo "             in runs/adapted/"
 	@echo "make gpu-training  on a rented GPU: render, train and evaluate within MINUTES;"
 	@echo "             results in runs/rented/results/  [RECIPE=general] [MINUTES=9]"
 	@echo "make gpu-checks  on a GPU: its tests, its speed, and all that is to be trained there, within"
@@ -49,6 +52,12 @@ demo: build
 
 quickstart: setup
 	@$(RUN) python3 -m training.quickstart --output runs/quickstart
+
+adapt: input-given setup
+	@$(RUN) python3 -m training.adapt --input "$(INPUT)" $(ARGS)
+
+input-given:
+	@$(if $(INPUT),:,$(error name your images, a folder, a video or a bag: make adapt INPUT=photos))
 
 gpu-training: setup
 	@$(RUN) python3 -m training.rented --config $(RECIPE) --minutes $(MINUTES) --output runs/rented $(ARGS)

@@ -35,6 +35,7 @@ setup(
     package_data={
         "genesis_core": ["checkpoints/*", "ops/native/*"],
         "genesis_ros": ["data/*"],
+        "training": ["report_page/*"],
         "training.config": ["**/*.yaml"],
     },
     # Lower bounds only: the exact versions that are tested are in requirements/. rclpy and the ROS

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 from functools import cached_property
 
 import numpy as np
@@ -10,6 +11,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from genesis_core.models.losses import UNKNOWN_LABEL
 from training.augment import AugmentConfig, Batch, RawImages, augment
 from training.datasets.prepared import BatchLoader, PreparedDataset, read_ahead
 
@@ -27,6 +29,8 @@ class AugmentedLoader(BatchLoader):
 
     Attributes:
         resident: whether the data set is on the device.
+        teacher: gives images other labels (B, N, N) at the moment that their batch is taken; None
+            leaves them as they are.
     """
 
     def __init__(
@@ -41,6 +45,7 @@ class AugmentedLoader(BatchLoader):
         world_size: int = 1,
         device: torch.device | None = None,
         with_points: bool = False,
+        with_labels: bool = True,
     ) -> None:
         super().__init__(
             dataset, batch_size=batch_size, seed=seed, rank=rank, world_size=world_size
@@ -48,7 +53,9 @@ class AugmentedLoader(BatchLoader):
         self.augment = augment
         self.size = image_size
         self.device = torch.device("cpu") if device is None else device
-        arrays: list[NDArray[np.generic] | None] = [dataset.images, dataset.masks]
+        self.teacher: Callable[[RawImages], Tensor] | None = None
+        masks = dataset.masks if with_labels else None
+        arrays: list[NDArray[np.generic] | None] = [dataset.images, masks]
         arrays += [dataset.depths, dataset.intrinsics] if with_points else [None, None]
         self._arrays = arrays
         self.resident = False
@@ -92,14 +99,16 @@ class AugmentedLoader(BatchLoader):
 
     @cached_property
     def num_labels(self) -> int:
-        """What all instance labels are below; 1 without labels."""
+        """What all known instance labels are below; 1 without labels."""
         if self._whole is not None and self._whole.labels is not None:
-            return int(self._whole.labels.max()) + 1
-        masks = self.dataset.masks
+            labels = self._whole.labels
+            return int((labels * (labels != UNKNOWN_LABEL)).max()) + 1
+        masks = self._arrays[1]
         if masks is None:
             return 1
         step = max(1, 2**26 // masks[0].size)  # what is read at once
-        return 1 + max(int(masks[i : i + step].max()) for i in range(0, len(masks), step))
+        parts = (np.asarray(masks[i : i + step]) for i in range(0, len(masks), step))
+        return 1 + max(int((part * (part != UNKNOWN_LABEL)).max()) for part in parts)
 
     def places(self, step: int | Tensor) -> Tensor:
         """(batch_size,) int64: the places of a step's images in the global order."""
@@ -119,7 +128,11 @@ class AugmentedLoader(BatchLoader):
 
     def finish(self, raw: RawImages, places: Tensor) -> Batch:
         """What the model sees of these images."""
-        return augment(raw, self.augment, self.size, self.seed, places)
+        if self.teacher is None:
+            return augment(raw, self.augment, self.size, self.seed, places)
+        raw = replace(raw, labels=self.teacher(raw))
+        batch = augment(raw, self.augment, self.size, self.seed, places)
+        return replace(batch, taught=len(batch))
 
     def _gather_on_host(self, indices: NDArray[np.int64]) -> list[Tensor | None]:
         parts = [_read(array, indices) for array in self._arrays]
@@ -134,7 +147,7 @@ class AugmentedLoader(BatchLoader):
 
 
 def join(batches: Sequence[Batch]) -> Batch:
-    """One batch of several; it has the labels of the first, and points if one of them has."""
+    """One batch of several; it has the labels of the first ones, and points if one of them has."""
     if len(batches) == 1:
         return batches[0]
     images = torch.cat([batch.images for batch in batches])
@@ -148,7 +161,9 @@ def join(batches: Sequence[Batch]) -> Batch:
             ]
         )
     images = images.contiguous(memory_format=torch.channels_last)
-    return Batch(images, batches[0].labels, points)
+    labelled = [batch.labels for batch in batches if batch.labels is not None]
+    labels = torch.cat(labelled) if labelled else None
+    return Batch(images, labels, points, batches[-1].taught)
 
 
 def _read(array: NDArray[np.generic] | None, indices: NDArray[np.int64] | slice) -> Tensor | None:

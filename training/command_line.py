@@ -7,7 +7,7 @@ import shlex
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TypeVar
 
 from jsonargparse import ArgumentParser
 
@@ -19,10 +19,11 @@ from training.fid import FidError
 EXPECTED_ERRORS = (DatasetError, DeviceError, FidError, OSError, ValueError)
 
 
-def call(
-    function: Callable[..., Any], parser: ArgumentParser, arguments: Sequence[str] | None
-) -> None:
-    """Parse the command line (or these arguments) and call the function with the result.
+T = TypeVar("T")
+
+
+def call(function: Callable[..., T], parser: ArgumentParser, arguments: Sequence[str] | None) -> T:
+    """Parse the command line (or these arguments) and give what the function makes of the result.
 
     Options may be written --like-this or --like_this. An expected error ends the process with
     exit status 1 and one line on standard error.
@@ -30,7 +31,7 @@ def call(
     given = sys.argv[1:] if arguments is None else arguments
     options = parser.parse_args([_underscored(argument) for argument in given])
     try:
-        function(**vars(options))
+        return function(**vars(options))
     except EXPECTED_ERRORS as error:
         sys.exit(f"{parser.prog}: error: {error}")
 

@@ -18,19 +18,22 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from jsonargparse import ArgumentParser
+from numpy.typing import NDArray
 from torch import Tensor
 from tqdm import tqdm
 
-from genesis_core import SlotModel, load_model
+from genesis_core import SlotModel, SlotOutput, load_model
 from genesis_core.device import resolve_device
 from genesis_core.files import write_atomically
-from training import evaluate_real
+from training import evaluate_real, tables
+from training.collected import short_names
 from training.command_line import call
 from training.datasets.layout import RGB
 from training.datasets.prepared import PreparedDataset
@@ -41,8 +44,16 @@ from training.fid import (
     frechet_distance,
     load_inception,
 )
-from training.scoring import Metrics, batches, choose_images, load_images, mean_over_images, score
-from training.tables import report
+from training.report import ImageResult, Report, model_results, read_curves
+from training.scoring import (
+    Metrics,
+    ScoredBatch,
+    batches,
+    choose_images,
+    load_images,
+    mean_over_images,
+    score,
+)
 
 # In pixels at 64x64 (section 4.1); ShapeStacks' serves every other data set too.
 STOP_THRESHOLDS = {"objects_room": 70.0}
@@ -60,6 +71,7 @@ def evaluate(
     seed: int = 0,
     hard_masks: bool = False,
     no_depth: bool = False,
+    watch: Callable[[ScoredBatch, SlotOutput, Metrics], None] | None = None,
 ) -> Metrics:
     """Segmentation metrics, slots used and ELBO on a random choice of images, fixed by the seed.
 
@@ -75,6 +87,7 @@ def evaluate(
         hard_masks: IC-SBP's masks are zeros and ones; the number of slots is then flexible even
             where it is called fixed.
         no_depth: leave depth aside, where data set and model have it.
+        watch: is shown each batch, the output for it with a fixed number of slots, and its scores.
 
     Raises:
         ValueError: an option that this model does not have, or that is out of range.
@@ -116,6 +129,8 @@ def evaluate(
             for mode, threshold in thresholds.items():
                 out = model(batch.images, **batch.inputs, stop_threshold=threshold, **options)
                 per_image[mode].append(score(model, batch, out))
+                if watch is not None and mode == "fixed":
+                    watch(batch, out, per_image[mode][-1])
             progress.update(len(batch.images))
     return {
         "images": len(chosen),
@@ -187,6 +202,7 @@ def run(
     hard_masks: bool = False,
     no_depth: bool = False,
     output: Path | None = None,
+    report: Path | None = None,
 ) -> dict[str, Any]:
     """Evaluate checkpoints on a prepared data set.
 
@@ -209,6 +225,7 @@ def run(
         hard_masks: make IC-SBP's masks zeros and ones (GENESIS-V2 only).
         no_depth: leave depth aside, where data set and model have it.
         output: JSON file for the results.
+        report: folder for report.html, a page with the scores, learning curves and all images.
     """
     dataset = PreparedDataset(data, split)
     if dataset.masks is None:
@@ -229,11 +246,18 @@ def run(
     extractor = load_inception(inception_weights, target) if fid else None
     real: dict[int, FeatureStatistics] = {}  # by image size, shared by the checkpoints
     models = []
-    for path in checkpoint:
+    names = short_names([str(path) for path in checkpoint])
+    images: list[ImageResult] = []
+    chosen = choose_images(dataset, num_images, seed)
+    for path, name in zip(checkpoint, names, strict=True):
         model: SlotModel = load_model(path, num_slots=num_slots, kernel=kernel, device=target)
+        watch = None
+        if report is not None:
+            watch = _gatherer(images, model, dataset, chosen, name)
         metrics = evaluate(
             model,
             dataset,
+            watch=watch,
             num_images=num_images,
             stop_threshold=stop_threshold,
             batch_size=batch_size,
@@ -268,18 +292,41 @@ def run(
         "no_depth": no_depth,
         "models": models,
     }
-    print(report(results))
+    print(tables.report(results))
     if output is not None:
         write_atomically(output, json.dumps(results, indent=2) + "\n")
         print(f"wrote {output}")
+    if report is not None:
+        title, scores = tables.report_tables(results)
+        runs = {name: path.parent for path, name in zip(checkpoint, names, strict=True)}
+        page = Report(title, [*map(str, checkpoint)], scores, read_curves(runs), images)
+        print(f"wrote {page.write(report)}")
     return results
 
 
-def main(arguments: list[str] | None = None) -> None:
+def _gatherer(
+    images: list[ImageResult],
+    model: SlotModel,
+    dataset: PreparedDataset,
+    chosen: NDArray[np.int64],
+    result: str,
+) -> Callable[[ScoredBatch, SlotOutput, Metrics], None]:
+    """Gathers what a page shows of the batches of ``evaluate``, which come in the order chosen."""
+    source = model.metadata.get("mask_source", model.default_mask_source)
+    numbers = iter(chosen)
+
+    def gather(batch: ScoredBatch, out: SlotOutput, metrics: Metrics) -> None:
+        names = [f"{dataset.split} {next(numbers)}" for _ in range(len(batch.images))]
+        images.extend(model_results(batch, out, metrics, names, source, result))
+
+    return gather
+
+
+def main(arguments: list[str] | None = None) -> dict[str, Any]:
+    """The command line; returns what is written with --output."""
     given = sys.argv[1:] if arguments is None else arguments
     if any(argument.partition("=")[0] == "--real" for argument in given):
-        evaluate_real.main(given)
-        return
+        return evaluate_real.main(given)
     parser = ArgumentParser(
         prog="evaluate.py",
         description="Evaluate checkpoints as in the paper. On a folder of labelled images of real "
@@ -305,7 +352,7 @@ def main(arguments: list[str] | None = None) -> None:
     )
     skip: set[str | int] = {"checkpoint", "fid", "hard_masks", "no_depth"}
     parser.add_function_arguments(run, skip=skip, as_positional=False)
-    call(run, parser, arguments)
+    return call(run, parser, arguments)
 
 
 if __name__ == "__main__":

@@ -13,21 +13,23 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
+import torch
 from jsonargparse import ArgumentParser
 from numpy.typing import NDArray
 from tqdm import tqdm
 
-from genesis_core import Scene, Segmenter, find_checkpoint
+from genesis_core import Scene, Segmenter, SlotModel, decoder_is_trained, find_checkpoint
 from genesis_core.files import write_atomically
 from genesis_core.kinds import OBJECT, ROBOT
 from genesis_core.perception import find_objects
 from training.collected import short_names
 from training.command_line import call
+from training.datasets.images import centre_crop, resize_image
 from training.labelled_images import LabelledImage, find_labelled
 from training.object_scores import (
     IGNORED,
@@ -40,7 +42,8 @@ from training.object_scores import (
     summarise_kinds,
 )
 from training.paper import Figure
-from training.sheets import SegmentedImage, object_sheet, write_png
+from training.report import ImageResult, Report, compared, read_curves
+from training.sheets import Picture, SegmentedImage, object_sheet, to_pictures, write_png
 from training.table_forms import Cell, Row, Table, markdown
 
 Background = Literal["auto", "kinds", "node", "largest"]
@@ -126,7 +129,7 @@ def measure(
             source,
             scores,
             None if kinds is None else score_kinds(labels, slots, kinds, source.robot, min_area),
-            _drawing(source, image, truth, found, scores) if draw and scores is not None else None,
+            _drawing(source, image, truth, found, scores) if draw else None,
         )
 
 
@@ -198,10 +201,12 @@ def _drawing(
     image: NDArray[np.uint8],
     truth: NDArray[np.int64],
     found: NDArray[np.int64],
-    scores: ObjectScores,
+    scores: ObjectScores | None,
 ) -> SegmentedImage:
-    caption = f"F {scores.overlap.f:.2f}, IoU {scores.ious.mean():.2f}, lost {scores.lost}, "
-    caption += f"merged {scores.merged}, split {scores.split}"
+    caption = "no object to find"
+    if scores is not None:
+        caption = f"F {scores.overlap.f:.2f}, IoU {scores.ious.mean():.2f}, lost {scores.lost}, "
+        caption += f"merged {scores.merged}, split {scores.split}"
     small = truth.astype(np.uint8), found.astype(np.uint8)
     return SegmentedImage(source.name, image, *small, caption)
 
@@ -267,6 +272,7 @@ def run(
     device: str = "auto",
     output: Path | None = None,
     sheets: Path | None = None,
+    report: Path | None = None,
 ) -> dict[str, Any]:
     """Measure checkpoints on a folder of labelled images.
 
@@ -284,6 +290,7 @@ def run(
         device: auto, cpu, cuda or cuda:n.
         output: JSON file for the results; the table goes beside it, as .md.
         sheets: folder for pictures of the worst images: image, truth, objects found, overlay.
+        report: folder for report.html, a page with the scores, learning curves and all images.
     """
     images = find_labelled(real)
     if output is not None:  # before anything that takes long
@@ -291,7 +298,9 @@ def run(
             raise ValueError(f"output {output} is a folder; expected the name of a JSON file")
         output.parent.mkdir(parents=True, exist_ok=True)
     models = []
-    for name, short in zip(checkpoint, short_names(checkpoint), strict=True):
+    names = short_names(checkpoint)
+    shown: list[ImageResult] = []
+    for name, short in zip(checkpoint, names, strict=True):
         segmenter = Segmenter(
             find_checkpoint(name),
             device=device,
@@ -303,6 +312,7 @@ def run(
         inputs = measure_inputs(
             segmenter, images, depth=not no_depth, background=background, min_area=min_area,
             draw=sheets is not None,
+            watch=None if report is None else _gatherer(shown, segmenter, short, fit),
         )  # fmt: skip
         if sheets is not None:
             for of, measured in inputs.items():
@@ -342,13 +352,75 @@ def run(
         for path, content in files.items():
             write_atomically(path, content)
             print(f"wrote {path}")
+    if report is not None:
+        runs = {n: find_checkpoint(c).parent for n, c in zip(names, checkpoint, strict=True)}
+        facts = [f"{len(images)} images", f"background: {background}", *checkpoint]
+        page = Report(f"Real images: {real}", facts, [table(results)], read_curves(runs), shown)
+        print(f"wrote {page.write(report)}")
     return results
 
 
+def _gatherer(
+    images: list[ImageResult], segmenter: Segmenter, checkpoint: str, fit: Fit
+) -> Callable[[str, Measured], None]:
+    """Gathers what a page shows of each image measured."""
+    model = segmenter.model
+    rebuilds = decoder_is_trained(model.metadata.get("trained"))
+
+    def gather(of: str, one: Measured) -> None:
+        drawing = one.drawing
+        assert drawing is not None  # as it is asked for
+        rebuilt = _reconstruction(model, drawing.image, fit) if rebuilds else None
+        pictures = compared(drawing.image, drawing.found, drawing.truth, rebuilt, background=True)
+        values: dict[str, float | None] = {}
+        if one.scores is not None:
+            summary = summarise([one.scores])
+            values = {key: summary[key] for key in ("ari_fg", "msc_fg", "f", "boundary_f")}
+            values |= {key: getattr(one.scores, key) for key in ("lost", "merged", "split")}
+        result = f"{checkpoint}, {of}"
+        images.append(ImageResult(one.source.name, one.source.group, result, values, pictures))
+
+    return gather
+
+
+@torch.no_grad()
+def _reconstruction(model: SlotModel, image: NDArray[np.uint8], fit: Fit) -> Picture | None:
+    """What the decoder makes of an image (H, W, 3), in the proportions of what the model saw."""
+    if fit == "crop":
+        image = centre_crop(image, min(image.shape[:2]))
+    size = model.config.image_size
+    pixels = torch.from_numpy(resize_image(image, size, size)).permute(2, 0, 1)[None].float() / 255
+    out = model(pixels.to(next(model.parameters()).device))
+    assert out.reconstruction is not None  # it was decoded
+    (rebuilt,) = to_pictures(out.reconstruction)
+    height, width = image.shape[:2]
+    larger = max(height, width) / len(rebuilt)
+    shape = (max(1, round(height / larger)), max(1, round(width / larger)))
+    return resize_image(rebuilt, *shape)
+
+
 def measure_inputs(
-    segmenter: Segmenter, images: Sequence[LabelledImage], *, depth: bool, **options: Any
+    segmenter: Segmenter,
+    images: Sequence[LabelledImage],
+    *,
+    depth: bool,
+    draw: bool = False,
+    watch: Callable[[str, Measured], None] | None = None,
+    **options: Any,
 ) -> dict[str, list[Measured]]:
-    """What was found, by what the model was given."""
+    """What was found, by what the model was given.
+
+    Args:
+        watch: is shown each result, drawn, and what the model was given.
+    """
+
+    def gathered(of: str, segment: Callable[..., Scene], some: list[LabelledImage]) -> Any:
+        progress = tqdm(some, desc=of, unit="image")
+        for one in measure(segment, progress, draw=draw or watch is not None, **options):
+            if watch is not None:
+                watch(of, one)
+            # Drawings take memory: they are kept for sheets only.
+            yield one if draw else replace(one, drawing=None)
 
     def without(source: LabelledImage, image: NDArray[np.uint8]) -> Scene:
         return segmenter(image)
@@ -357,19 +429,17 @@ def measure_inputs(
         size = image.shape[:2]
         return segmenter(image, source.read_depth(*size), source.intrinsics(*size))
 
-    progress = tqdm(images, desc=RGB, unit="image")
-    inputs = {RGB: list(measure(without, progress, **options))}
+    inputs = {RGB: list(gathered(RGB, without, list(images)))}
     deep = [source for source in images if source.depth is not None]
     if depth and deep and segmenter.uses_depth:
-        progress = tqdm(deep, desc=WITH_DEPTH, unit="image")
-        inputs[WITH_DEPTH] = list(measure(with_depth, progress, **options))
+        inputs[WITH_DEPTH] = list(gathered(WITH_DEPTH, with_depth, deep))
         if len(deep) < len(images):  # to compare with
             inputs[RGB_OF_THOSE] = [one for one in inputs[RGB] if one.source.depth is not None]
     return inputs
 
 
-def main(arguments: list[str] | None = None) -> None:
-    """The command line of ``evaluate.py --real``."""
+def main(arguments: list[str] | None = None) -> dict[str, Any]:
+    """The command line of ``evaluate.py --real``; returns what is written with --output."""
     parser = ArgumentParser(prog="evaluate.py", description=str(__doc__).partition("\n")[0])
     parser.add_argument(
         "--checkpoint", nargs="+", required=True, help="paths, or names of checkpoints that ship"
@@ -380,4 +450,4 @@ def main(arguments: list[str] | None = None) -> None:
         help="leave depth aside, even where image and checkpoint have it",
     )
     parser.add_function_arguments(run, skip={"checkpoint", "no_depth"}, as_positional=False)
-    call(run, parser, arguments)
+    return call(run, parser, arguments)

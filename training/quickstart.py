@@ -15,6 +15,7 @@ from jsonargparse import ArgumentParser
 
 from training import curves, evaluate, prepare, train, visualise
 from training.command_line import call, show
+from training.report import PAGE
 from training.run_folder import MODEL
 
 
@@ -38,13 +39,14 @@ def run(
     if not show(train.main, "--config sprites", *folders, settings):
         return  # stopped by a signal
     score = ("--checkpoint", model, "--data", data, "--output")
-    show(evaluate.main, *score, output / "results.json")
+    show(evaluate.main, *score, output / "results.json", "--report", output)
     show(visualise.main, *score, pictures)
     for metric in ("attention_ari_fg", "decoder_ari_fg"):
         plot = ("--metric", f"val/{metric}", "--output", pictures / f"{metric}.png")
         show(curves.main, "--runs", trained, *plot)
     print(f"\nDone. The model is {model}, its scores are in {output / 'results.json'};")
-    print(f"look at the pictures in {pictures}, or at: tensorboard --logdir {trained}")
+    print(f"open {output / PAGE} in a browser to look at scores, curves and masks of all images;")
+    print(f"there are pictures in {pictures}, and: tensorboard --logdir {trained}")
 
 
 def main(arguments: list[str] | None = None) -> None:

@@ -11,6 +11,7 @@ Run again with the same folder, it goes on where it was.
     OUTPUT/results/scores_MODE.json     evaluate.py on held-out scenes of each mode
     OUTPUT/results/metrics_RUN.jsonl    what both trainings, warm and final, logged
     OUTPUT/results/curves.png           how they learned
+    OUTPUT/results/report.html          a page with the last scores, curves and validation images
     OUTPUT/results/report.txt           machine, speeds, scenes, steps
 """
 
@@ -34,6 +35,7 @@ from genesis_core.files import write_atomically
 from genesis_core.models.genesis_v2 import GenesisV2
 from training import calibrate
 from training.command_line import call
+from training.report import PAGE
 from training.run_folder import METRICS, MODEL, read_metrics
 
 MODES = ("household", "sketchy", "varied")  # of the held-out scenes
@@ -135,6 +137,7 @@ def run(
         _call([*_command("evaluate"), *score, "--output", str(target)])
     for folder, name in ((warm, "warm"), (final, "final")):
         shutil.copy(folder / METRICS, results / f"metrics_{name}.jsonl")
+    shutil.copy(final / PAGE, results / PAGE)
     curves = ["--runs", str(warm), str(final), "--metric", "train/mask_supervision"]
     _call([*_command("curves"), *curves, "--output", str(results / "curves.png"), "--window", "10"])
     report.line(f"done, {deadline - time.monotonic():.0f} s before the time was up")

@@ -5,6 +5,7 @@ model.safetensors   the model to use, which every other tool reads
 metrics.jsonl       one line of JSON per log or validation
 config.yaml         the resolved settings, fit for --config
 versions.json       versions, git revision, device
+report.html         a page with the last scores, learning curves and pictures
 events.out.*        TensorBoard
 """
 
@@ -106,6 +107,14 @@ class RunFolder:
     def append_metrics(self, line: dict[str, Any]) -> None:
         with (self.path / METRICS).open("a") as file:
             file.write(json.dumps(line) + "\n")
+
+    def last_metrics(self, kind: str) -> dict[str, float]:
+        """The last line of a kind, "train" or "val", with its step; empty if there is none."""
+        path = self.path / METRICS
+        lines = (
+            [line for line in read_metrics(path) if line["kind"] == kind] if path.exists() else []
+        )
+        return {key: value for key, value in lines[-1].items() if key != "kind"} if lines else {}
 
     def forget_metrics_after(self, step: int) -> None:
         """Drop what was logged after the checkpoint: those steps are about to be repeated."""

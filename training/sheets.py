@@ -141,13 +141,13 @@ def object_sheet(images: Sequence[SegmentedImage]) -> Picture:
         image = _fitted(item.image, cv2.INTER_AREA)
         truth, found = (_fitted(labels.astype(np.uint8)) for labels in (item.truth, item.found))
         found = np.where(truth == IGNORED, IGNORED, found).astype(np.uint8)
-        painted = np.where(found == IGNORED, 0, found)
+        visible = np.where(found == IGNORED, 0, found)
         rows.append(
             [
                 _tile(item.name, image),
-                _tile(f"truth: {_count(item.truth)} objects", _painted(truth)),
-                _tile(f"found: {_count(item.found)} objects", _painted(found)),
-                _tile(item.caption, overlay(image, painted, background=True)),
+                _tile(f"truth: {_count(item.truth)} objects", painted(truth)),
+                _tile(f"found: {_count(item.found)} objects", painted(found)),
+                _tile(item.caption, overlay(image, visible, background=True)),
             ]
         )
     return _assemble(rows, rows_per_group=1)
@@ -157,7 +157,7 @@ def _count(labels: NDArray[np.integer]) -> int:
     return int(np.setdiff1d(labels, [0, IGNORED]).size)
 
 
-def _painted(labels: NDArray[np.uint8]) -> Picture:
+def painted(labels: NDArray[np.uint8]) -> Picture:
     """Objects in their colours, the background dark, what is not scored black."""
     colours = np.zeros((256, 3), np.uint8)
     colours[0] = DARK

@@ -1,8 +1,9 @@
-"""A table of texts and figures, and its forms: for the terminal, in Markdown and in LaTeX."""
+"""A table of texts and figures, and its forms: for the terminal, in Markdown, LaTeX and HTML."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from html import escape
 
 from training.paper import Figure
 
@@ -82,6 +83,26 @@ def latex(table: Table) -> str:
         ]
         lines.append(" & ".join(cells) + r" \\")
     return "\n".join([*lines, r"\bottomrule", r"\end{tabular}", r"\end{table}", ""])
+
+
+def html(table: Table) -> str:
+    """A table in a frame that scrolls sideways, for training/report.py."""
+    texts = len(table.texts)
+
+    def row(cells: Row, tag: str) -> str:
+        scope = ' scope="col"' if tag == "th" else ""
+        left = f'<{tag}{scope} class="text">'
+        parts = (
+            f"{left if i < texts else f'<{tag}{scope}>'}{escape(_text(cell))}</{tag}>"
+            for i, cell in enumerate(cells)
+        )
+        return f"<tr>{''.join(parts)}</tr>"
+
+    body = "".join(row(cells, "td") for cells in table.rows)
+    return (
+        f'<div class="scroll" tabindex="0" role="group"><table><caption>{escape(table.title)}'
+        f"</caption><thead>{row([*table.header], 'th')}</thead><tbody>{body}</tbody></table></div>"
+    )
 
 
 def _text(cell: str | Cell | None, plus_minus: str = " ± ") -> str:

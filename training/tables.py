@@ -73,7 +73,16 @@ def make_tables(collected: Collected) -> list[Table]:
 
 
 def report(content: dict[str, Any]) -> str:
-    """Tables 1 to 4 for what evaluate.py writes: a row for each checkpoint, of both its masks."""
+    """What ``report_tables`` gives, for the terminal."""
+    title, tables = report_tables(content)
+    return "\n".join([title, "", *map(plain, tables)])
+
+
+def report_tables(content: dict[str, Any]) -> tuple[str, list[Table]]:
+    """Tables 1 to 4 for what evaluate.py writes: a row for each checkpoint, of both its masks.
+
+    Before them, their title.
+    """
     about = content["data"]
     data = Data.of(about)
     results = [Result.of(data, model) for model in content["models"]]
@@ -99,7 +108,7 @@ def report(content: dict[str, Any]) -> str:
     images = f" (FID of {'/'.join(map(str, counts))} images)" if counts else ""
     generation = paper.GENERATION | paper.GENERATION_REAL
     tables.append(_models(collected, DENSITY + images, [data], ("elbo", "fid"), generation))
-    return "\n".join([title, "", *map(plain, tables)])
+    return title, tables
 
 
 def _models(

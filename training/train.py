@@ -20,6 +20,7 @@ import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict
+from pathlib import Path
 from types import FrameType
 from typing import Any
 
@@ -38,20 +39,25 @@ from genesis_core import (
     SlotModel,
     __version__,
     build_model,
+    find_checkpoint,
     load_model,
 )
 from genesis_core.device import PRECISIONS as DTYPES
 from genesis_core.device import resolve_precision
 from genesis_core.memory import keep_freed_memory
 from genesis_core.models.config import GenerativeConfig
+from training.adaptation import Teacher
 from training.augment import Batch
 from training.batches import AugmentedLoader, join
 from training.captured import CapturedStep
 from training.datasets.prepared import DatasetError, PreparedDataset
 from training.objective import Objective, step_randomness
+from training.paper import Figure
 from training.parallel import Processes
 from training.pretrained import encoder_weights
+from training.report import Report, read_curves
 from training.run_folder import RunFolder, TrainingError, git_revision
+from training.table_forms import Cell, Table
 from training.train_config import TrainConfig, changed_settings, fixed_settings, parse
 from training.validation import Validation, better_masks
 
@@ -121,11 +127,13 @@ class Trainer:
             self._restore(self.processes.from_main(self._read_checkpoint()))
         elif resume and self.processes.is_main:
             tqdm.write(f"{config.run} holds no checkpoint: starting at step 0")
+        self.teacher = self._build_teacher()
+        self.loaders[-1].teacher = self.teacher
         labelled = self.loaders[0]
         objective = Objective(
             self.model,
             config.objective,
-            num_labels=labelled.num_labels if config.objective.mask_supervision else None,
+            num_labels=self._num_labels(),
             robot_label=labelled.dataset.robot_label,
         )
         module = self.processes.wrap(objective)
@@ -139,9 +147,11 @@ class Trainer:
         init = config.init if start_new else None
         model = build_model(config.model)
         self.started_from: dict[str, Any] | None = None
+        self.stop_threshold = 0.0  # what the model is used with afterwards
         if init:
-            start = load_model(init, num_slots=config.model.num_slots)
+            start = load_model(find_checkpoint(init), num_slots=config.model.num_slots)
             self.started_from = start.metadata.get("trained")
+            self.stop_threshold = float(start.metadata.get("stop_threshold", 0))
             try:
                 model.load_state_dict(start.state_dict())
             except RuntimeError as error:
@@ -247,7 +257,8 @@ class Trainer:
         loaders: list[AugmentedLoader] = []
         places: list[int] = []
         start = 0  # of this data set's images in the global batch
-        for path, count in zip(paths, counts, strict=True):
+        use_labels = bool(config.objective.self_training) and config.teacher.use_labels
+        for number, (path, count) in enumerate(zip(paths, counts, strict=True)):
             share = count // processes.world_size
             loader = AugmentedLoader(
                 PreparedDataset(path, "train"),
@@ -259,6 +270,7 @@ class Trainer:
                 world_size=processes.world_size,
                 device=self.device,
                 with_points=config.model.takes_points,
+                with_labels=number == 0 or use_labels,
             )
             loaders.append(loader)
             first = start + processes.rank * share
@@ -277,6 +289,23 @@ class Trainer:
                     "it to 0, or use data with masks"
                 )
         return loaders, places
+
+    def _build_teacher(self) -> Teacher | None:
+        """What labels the last loader's images, where the run learns from such labels."""
+        if not self.config.objective.self_training:
+            return None
+        return Teacher(
+            self.averaged_model.eval(),
+            self.config.teacher,
+            stop_threshold=self.stop_threshold,
+            dtype=DTYPES[self.precision],
+        )
+
+    def _num_labels(self) -> int | None:
+        """What all labels are below, the teacher's too; None where none are used."""
+        if self.teacher is not None:
+            return max(self.teacher.num_labels, *(each.num_labels for each in self.loaders))
+        return self.loaders[0].num_labels if self.config.objective.mask_supervision else None
 
     # Training
 
@@ -327,6 +356,8 @@ class Trainer:
                         self._save(writer)
                         last_save = time.monotonic()
             self._save(writer)
+        if self.processes.is_main:
+            tqdm.write(f"{self._report()} shows how it went: open it in a browser")
         if self.step < config.steps and self.processes.is_main:
             tqdm.write(f"stopped at step {self.step}: continue with --resume true")
 
@@ -348,6 +379,7 @@ class Trainer:
         """The whole step as a CUDA graph, where everything that it needs is on the device."""
         alone = self.processes.world_size == 1
         plain = not (self.config.compile or self.scaler.is_enabled())
+        plain = plain and self.teacher is None  # which runs by itself
         resident = all(loader.resident for loader in self.loaders)
         if not (self.device.type == "cuda" and alone and plain and resident):
             return None
@@ -553,6 +585,28 @@ class Trainer:
         for name, sheet in sheets.items():
             writer.add_image(name, sheet, self.step, dataformats="HWC")
 
+    def _report(self) -> Path:
+        """Write a page with the last scores, learning curves and images of the split val."""
+        config, folder = self.config, self.folder.path
+        page = Report(
+            f"Training run {folder.name}",
+            [
+                f"{config.model.model} on {' and '.join(self._data_identity())}",
+                f"{self.step:,} of {config.steps:,} steps of {config.batch_size}",
+                f"seed {config.seed}",
+            ],
+            curves=read_curves({folder.name: folder}),
+        )
+        if self.validation is not None:
+            with self._evaluating() as model:
+                page.images = self.validation.results(model, self.best_mask_source)
+        if scores := self.folder.last_metrics("val"):
+            step = scores.pop("step")
+            cells = [Cell(Figure(value), 4) for value in scores.values()]
+            title = f"Validation at step {step:,.0f}"
+            page.tables = [Table(title, ["Run"], list(scores), [[folder.name, *cells]])]
+        return page.write(folder)
+
     # Files of the run
 
     def _facts(self) -> dict[str, Any]:
@@ -583,6 +637,7 @@ class Trainer:
             "ema": None if self.ema is None else self.ema.state_dict(),
             "best_mask_source": self.best_mask_source,
             "started_from": self.started_from,
+            "stop_threshold": self.stop_threshold,
             "settings": fixed_settings(self.config),
             "data": self._data_identity(),
         }
@@ -598,8 +653,10 @@ class Trainer:
 
     def _model_metadata(self) -> dict[str, Any]:
         objective = self.config.objective
+        carried = {"stop_threshold": self.stop_threshold} if self.stop_threshold else {}
         return {
             "mask_source": self.best_mask_source,
+            **carried,
             "trained": {
                 "steps": self.step,
                 "batch_size": self.config.batch_size,
@@ -610,6 +667,7 @@ class Trainer:
                 "mask_supervision": objective.mask_supervision,
                 "kind_supervision": objective.kind_supervision,
                 "region_mixture": objective.region_mixture,
+                "self_training": objective.self_training,
                 "git_revision": self.git_revision,
                 "genesis_core": __version__,
             },
@@ -640,6 +698,7 @@ class Trainer:
             self.ema.load_state_dict(state["ema"])
         self.best_mask_source = state["best_mask_source"]
         self.started_from = state["started_from"]
+        self.stop_threshold = state.get("stop_threshold", 0.0)
 
 
 class _Stopwatch:

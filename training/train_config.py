@@ -12,7 +12,16 @@ from typing import Any
 import jsonargparse
 import yaml
 
-from genesis_core import MODELS, ConfigError, GenesisV2Config, ModelConfig
+from genesis_core import (
+    MODELS,
+    CheckpointError,
+    ConfigError,
+    GenesisV2Config,
+    ModelConfig,
+    find_checkpoint,
+    load_model,
+)
+from training.adaptation import TeacherConfig
 from training.augment import AugmentConfig
 from training.configs import find_config
 from training.objective import ObjectiveConfig
@@ -34,8 +43,8 @@ class DataConfig:
 
     Attributes:
         path: prepared data set, with splits train and, for validation, val.
-        unlabelled_path: a second prepared data set whose masks, if any, are not used: real
-            images mixed among generated ones.
+        unlabelled_path: a second prepared data set whose masks, if any, are not used (but see
+            teacher.use_labels): real images mixed among generated ones.
         unlabelled_fraction: its share of each batch.
         augment: what is drawn anew each time an image is used.
     """
@@ -106,7 +115,9 @@ class TrainConfig:
         encoder_weights: weights of the encoder, trained on ImageNet, to start from: "published" for
             those of the installed package (requirements/pretrained.txt), or the path of such a
             file; for a model whose encoder has them.
-        init: checkpoint whose weights to start from (its model settings must fit ``model``).
+        init: checkpoint whose weights to start from, or the name of one that ships. Its model
+            settings are those of ``model``, unless others are given; they must fit the weights.
+        teacher: which masks of the averaged model are labels, with objective.self_training.
         freeze: names of the model's parts to leave as they are, e.g. backbone, embedding, icsbp.
         steps: number of optimiser steps.
         batch_size: images per step over all processes.
@@ -125,6 +136,7 @@ class TrainConfig:
     data: DataConfig = field(default_factory=DataConfig)
     objective: ObjectiveConfig = field(default_factory=ObjectiveConfig)
     optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
+    teacher: TeacherConfig = field(default_factory=TeacherConfig)
     encoder_weights: str | None = None
     init: str | None = None
     freeze: tuple[str, ...] = ()
@@ -160,7 +172,7 @@ class TrainConfig:
         lacking: dict[str, str] = {}
         if not model.masks_first:
             terms = ("mask_supervision", "kind_supervision", "region_mixture",
-                     "mask_distillation", "latent_anchor", "attention_likelihood",
+                     "self_training", "mask_distillation", "latent_anchor", "attention_likelihood",
                      "decoded_images")  # fmt: skip
             lacking |= dict.fromkeys(terms, "IC-SBP whose masks it could use")
         if not model.settable_posterior:
@@ -177,6 +189,11 @@ class TrainConfig:
                 "no kinds: leave it out, or set model.kinds to true"
             )
         self._check_kinds()
+        if objective.self_training and not (self.data.unlabelled_path and self.optimizer.ema_decay):
+            raise ConfigError(
+                f"objective.self_training is {objective.self_training}, which needs images without "
+                "labels (data.unlabelled_path) and averaged weights (optimizer.ema_decay)"
+            )
         if self.encoder_weights and self.init:
             raise ConfigError("init has the encoder's weights already: leave encoder_weights out")
         if objective.noise_warmup_steps and not model.generative:
@@ -208,14 +225,15 @@ def parse(arguments: Sequence[str] | None, description: str) -> tuple[TrainConfi
 
     Several --config files are laid over each other, later ones on top, then the single settings:
     a data set's, a model's, a budget's. A file that ships is found by its name, such as sprites or
-    models/monet. The chosen model decides which settings ``model`` has.
+    models/monet. The chosen model decides which settings ``model`` has. With ``init`` they are, by
+    default, those of that checkpoint.
 
     Raises:
         ConfigError: a value, or a combination of them, is not possible.
         SystemExit: a setting is unknown or of a wrong type.
     """
     arguments = _with_shipped_configs(sys.argv[1:] if arguments is None else arguments)
-    files, model = _named(arguments)
+    files, model, start = _named(arguments)
     if not isinstance(model, str) or model not in MODELS:
         raise ConfigError(f"unknown model {model!r}; expected one of {', '.join(MODELS)}")
     parser = jsonargparse.ArgumentParser(prog="train.py", description=description)
@@ -228,6 +246,10 @@ def parse(arguments: Sequence[str] | None, description: str) -> tuple[TrainConfi
     parser.add_class_arguments(TrainConfig, skip={"model"})
     parser.add_class_arguments(MODELS[model].config_class, "model")
     parser.add_argument("--resume", type=bool, default=False, help="continue the run in its folder")
+    if start is not None and start.model == model:
+        parser.set_defaults(
+            {f"model.{name}": value for name, value in _flat(asdict(start)).items()}
+        )
     if files:
         parser.set_defaults({"run": f"runs/{'_'.join(Path(file).stem for file in files)}"})
     settings = parser.instantiate(parser.parse_args(arguments))  # checks them
@@ -247,24 +269,44 @@ def _with_shipped_configs(arguments: Sequence[str]) -> list[str]:
     return found
 
 
-def _named(arguments: Sequence[str]) -> tuple[list[str], Any]:
-    """The config files on a command line, and the model that they or it name: the last one."""
+def _named(arguments: Sequence[str]) -> tuple[list[str], Any, ModelConfig | None]:
+    """The config files on a command line; the model that they or it name, the last one; and the
+    settings of the checkpoint that they name as ``init``."""
     parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
     parser.add_argument("--config", action="append", default=[])
     parser.add_argument("--model.model", dest="model")
+    parser.add_argument("--init")
     known, _ = parser.parse_known_args(arguments)
-    names = [GenesisV2Config.model, *map(_model_in, known.config), known.model]
-    return known.config, [name for name in names if name is not None][-1]
+    contents = [_content(file) for file in known.config]
+    inits = [*(content.get("init") for content in contents), known.init]
+    start = _config_of(next((init for init in reversed(inits) if init is not None), None))
+    models = [content.get("model") for content in contents]
+    named = [model.get("model") for model in models if isinstance(model, dict)]
+    first = GenesisV2Config.model if start is None else start.model
+    names = [first, *named, known.model]
+    return known.config, [name for name in names if name is not None][-1], start
 
 
-def _model_in(file: str) -> Any:
-    """What a YAML file gives as model.model; None if nothing, or if the file cannot be read."""
+def _content(file: str) -> dict[str, Any]:
+    """What a YAML file holds; nothing if it cannot be read."""
     try:
         content = yaml.safe_load(Path(file).read_text())
     except (OSError, ValueError, yaml.YAMLError):
-        return None  # the parser of all settings says what is wrong with it
-    model = content.get("model") if isinstance(content, dict) else None
-    return model.get("model") if isinstance(model, dict) else None
+        return {}  # the parser of all settings says what is wrong with it
+    return content if isinstance(content, dict) else {}
+
+
+def _config_of(init: Any) -> ModelConfig | None:
+    """The settings of a checkpoint's model; None where there is none to read.
+
+    The trainer says what is wrong with it, and a run that goes on does without it.
+    """
+    if not isinstance(init, str) or init == "null":
+        return None
+    try:
+        return load_model(find_checkpoint(init)).config
+    except (CheckpointError, ConfigError, OSError):
+        return None
 
 
 def fixed_settings(config: TrainConfig) -> dict[str, Any]:

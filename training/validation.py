@@ -8,12 +8,14 @@ from genesis_core import SlotModel
 from genesis_core.models.losses import images_at, region_mixture
 from training.datasets.prepared import PreparedDataset
 from training.objective import ObjectiveConfig
+from training.report import ImageResult, model_results
 from training.scoring import MASK_SOURCES, Metrics, batches, choose_images, mean_over_images, score
 from training.sheets import Picture, reconstruction_sheet, sample_sheet
 
 SEED = 0
 BATCH = 16
 PICTURE_IMAGES = 4
+REPORT_IMAGES = 16
 SCORES = ("ari_fg", "msc_fg")
 
 
@@ -71,6 +73,19 @@ class Validation:
             generator = torch.Generator().manual_seed(SEED)
             sheets["samples"] = sample_sheet(model.sample(PICTURE_IMAGES, generator))
         return sheets
+
+    def results(self, model: SlotModel, mask_source: str) -> list[ImageResult]:
+        """What a page shows of some of the images.
+
+        Args:
+            model: in evaluation mode.
+            mask_source: which masks to show first, attention or decoder.
+        """
+        chosen = self.chosen[:REPORT_IMAGES]
+        (batch,) = batches(model, self.dataset, chosen, seed=SEED, batch_size=len(chosen))
+        out = model(batch.images, **batch.inputs, decode=self.decode)
+        names = [f"{self.dataset.split} {index}" for index in chosen]
+        return model_results(batch, out, score(model, batch, out), names, mask_source)
 
 
 def better_masks(scores: dict[str, float], default: str) -> str | None:

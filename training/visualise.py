@@ -1,4 +1,4 @@
-"""Look at what a model does: PNG sheets of reconstructions, masks, components, generated scenes.
+"""Look at what a model does: a page to open, and PNG sheets of masks, components, generated scenes.
 
 python -m training.visualise --checkpoint model.safetensors --data data/tabletop --output out
 python -m training.visualise --checkpoint model.safetensors --data photos/ --output out
@@ -13,15 +13,15 @@ import numpy as np
 import torch
 from jsonargparse import ArgumentParser
 from numpy.typing import NDArray
-from torch import Tensor
 
 from genesis_core import SlotModel, decoder_is_trained, load_model
 from training.command_line import call
 from training.datasets.images import centre_crop, read_rgb, resize_image
 from training.datasets.layout import RGB
 from training.datasets.prepared import DatasetError, PreparedDataset
-from training.scoring import choose_images, load_images, load_masks
-from training.sheets import reconstruction_sheet, sample_sheet, write_png
+from training.report import Report, data_uri, model_results, read_curves
+from training.scoring import ScoredBatch, choose_images, load_images, load_masks, score
+from training.sheets import reconstruction_sheet, sample_sheet, to_pictures, write_png
 
 PHOTO_SUFFIXES = {".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".webp"}
 
@@ -58,8 +58,8 @@ def _photo_files(folder: Path) -> list[Path]:
 
 def _load(
     data: Path, split: str, count: int, seed: int, fit: Fit, model: SlotModel
-) -> tuple[Tensor, NDArray[np.uint8] | None]:
-    """Images (B, C, H, W) on the model's device, and their ground truth where it is known."""
+) -> tuple[list[str], ScoredBatch]:
+    """Names of the images, and the images with what else is known of them."""
     if data.is_file() or _photo_files(data):
         if model.config.image_channels != RGB:
             raise DatasetError(
@@ -68,13 +68,18 @@ def _load(
             )
         photos = torch.from_numpy(load_photos(data, count, model.config.image_size, fit))
         device = next(model.parameters()).device
-        return photos.to(device).permute(0, 3, 1, 2).float() / 255, None
+        files = [data] if data.is_file() else _photo_files(data)[:count]
+        images = photos.to(device).permute(0, 3, 1, 2).float() / 255
+        return [file.name for file in files], ScoredBatch(images, None, {})
     try:
         dataset = PreparedDataset(data, split)
     except DatasetError as error:
         raise DatasetError(f"{error} (or a folder of images, or an image file)") from error
     indices = choose_images(dataset, count, seed)
-    return load_images(dataset, indices, model), load_masks(dataset, indices, model)
+    names = [f"{split} {index}" for index in indices]
+    images = load_images(dataset, indices, model)
+    masks = load_masks(dataset, indices, model)
+    return names, ScoredBatch(images, masks, {}, dataset.robot_label)
 
 
 def run(
@@ -90,14 +95,15 @@ def run(
     device: str = "auto",
     seed: int = 0,
 ) -> list[Path]:
-    """Draw reconstructions.png and, for a model that can generate scenes, samples.png.
+    """Draw report.html, reconstructions.png and, if the model can generate scenes, samples.png.
 
-    Of a model that was trained for its masks only, those alone are drawn.
+    The page has every image beside its masks, and the learning curves if the checkpoint lies in the
+    folder of its run. Of a model that was trained for its masks only, those alone are drawn.
 
     Args:
         checkpoint: the model.
         data: a data set written by training/prepare.py, a folder of images, or an image file.
-        output: folder for the PNG files.
+        output: folder for the files.
         num_images: images to reconstruct, and scenes to generate.
         split: train, val or test.
         stop_threshold: draw a flexible number of slots that stops at masks of this many pixels at
@@ -111,18 +117,32 @@ def run(
     if num_images < 1:
         raise ValueError(f"num_images is {num_images}; expected at least 1")
     model: SlotModel = load_model(checkpoint, num_slots=num_slots, kernel=kernel, device=device)
-    images, truth = _load(data, split, num_images, seed, fit, model)
+    names, batch = _load(data, split, num_images, seed, fit, model)
     decode = decoder_is_trained(model.metadata.get("trained"))
     with torch.no_grad():
-        out = model(images, stop_threshold=stop_threshold, decode=decode)
-    sheets = {"reconstructions.png": reconstruction_sheet(images, out, truth)}
+        out = model(batch.images, stop_threshold=stop_threshold, decode=decode)
+        metrics = score(model, batch, out)
+    source = model.metadata.get("mask_source", model.default_mask_source)
+    page = Report(
+        f"What {checkpoint.name} makes of {data.name}",
+        [f"{len(names)} images", f"model {model.config.model}", str(checkpoint)],
+        curves=read_curves({checkpoint.parent.name: checkpoint.parent}),
+        images=model_results(batch, out, metrics, names, source),
+    )
+    sheets = {"reconstructions.png": reconstruction_sheet(batch.images, out, batch.masks)}
     if decode and model.generative:
         samples = model.sample(num_images, generator=torch.Generator().manual_seed(seed))
         sheets["samples.png"] = sample_sheet(samples)
+        assert samples.reconstruction is not None  # it is decoded
+        scenes = map(data_uri, to_pictures(samples.reconstruction))
+        page.scenes = [(f"scene {i}", scene) for i, scene in enumerate(scenes, start=1)]
     for name, sheet in sheets.items():
         write_png(output / name, sheet)
         print(f"wrote {output / name}")
-    return [output / name for name in sheets]
+    paths = [output / name for name in sheets]
+    paths.append(page.write(output))
+    print(f"wrote {paths[-1]}: open it in a browser")
+    return paths
 
 
 def main(arguments: list[str] | None = None) -> None:

@@ -14,6 +14,8 @@ from genesis_core.models.icsbp import Clusters
 from genesis_core.models.layers import pixel_coordinates
 
 MASK_FLOOR = 1e-5
+UNKNOWN_LABEL = 255
+"""The instance label of pixels of which nobody knows what they show."""
 COLOUR_STD, PLACE_STD = 0.02, 0.03
 """Noise in ``region_mixture``: of colours (and depth) in [0, 1]; of places in [-1, 1], where it is
 a pixel of 64.
@@ -271,16 +273,18 @@ def mask_supervision(clusters: Clusters, labels: Tensor, num_labels: int | None 
     Args:
         clusters: IC-SBP's output for a fixed number of slots.
         labels: (B, H, W) integer instance labels; the background is an instance like any other.
-        num_labels: what all labels are below; None counts, for which it waits for a GPU.
+            Pixels of UNKNOWN_LABEL count nowhere, and neither do steps whose seed is on one.
+        num_labels: what all known labels are below; None counts, for which it waits for a GPU.
     """
     expected = clusters.log_alpha[:, 0].shape
     if labels.shape != expected:
         raise ValueError(f"labels have shape {tuple(labels.shape)}; expected {tuple(expected)}")
     log_alpha = clusters.log_alpha.flatten(2)  # (B, S, HW)
     flat = labels.flatten(1).long()  # (B, HW)
-    count = int(flat.max()) + 1 if num_labels is None else num_labels
+    known = flat != UNKNOWN_LABEL
+    count = int((flat * known).max()) + 1 if num_labels is None else num_labels
     with torch.autocast(labels.device.type, enabled=False):
-        members = _members(flat, count)  # (B, HW, L)
+        members = _members(flat, count) * known[..., None]  # (B, HW, L)
         areas = members.sum(dim=1)  # (B, L)
 
         def instance_means(values: Tensor) -> Tensor:
@@ -289,13 +293,16 @@ def mask_supervision(clusters: Clusters, labels: Tensor, num_labels: int | None 
             return values.float() @ members / areas.clamp_min(1)[:, None]
 
         target = flat.gather(1, clusters.seeds)[:, :, None]  # (B, S, 1)
+        counted = known.gather(1, clusters.seeds)
+        target = target.clamp_max(count - 1)
         inside = instance_means(-log_alpha).gather(2, target)[:, :, 0]
         # -log(1 - alpha), kept finite where alpha reaches one.
         log_rest = torch.log1p(-log_alpha.exp().clamp_max(1 - 1e-6))
         others = (areas > 0)[:, None] & (torch.arange(count, device=labels.device) != target)
         outside = (instance_means(-log_rest) * others).sum(dim=2)
         outside = outside / others.sum(dim=2).clamp_min(1)
-    return (inside + outside).mean(dim=1)
+        steps = (inside + outside) * counted
+    return steps.sum(dim=1) / counted.sum(dim=1).clamp_min(1)
 
 
 def _members(labels: Tensor, count: int) -> Tensor:

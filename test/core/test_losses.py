@@ -16,6 +16,7 @@ from genesis_core.models.icsbp import ICSBP, Clusters
 from genesis_core.models.losses import (
     COLOUR_STD,
     PLACE_STD,
+    UNKNOWN_LABEL,
     gaussian_floor,
     images_at,
     kind_supervision,
@@ -322,6 +323,16 @@ def test_every_instance_weighs_the_same_whatever_its_area() -> None:
     alpha = [a for a, n in zip((0.7, 0.2, 0.4), areas, strict=True) for _ in range(n)]
     labels = [label for label, n in enumerate(areas) for _ in range(n)]
     assert supervised([alpha], [0], labels) == pytest.approx(small, rel=1e-4)
+
+
+def test_unknown_pixels_count_nowhere() -> None:
+    """As if they were not there; and a step whose seed is on one is no step."""
+    alpha, labels = [0.9, 0.2, 0.3], [0, 1, 1]
+    known = supervised([alpha], [0], labels)
+    assert supervised([[*alpha, 0.5]], [0], [*labels, UNKNOWN_LABEL]) == pytest.approx(known)
+    with_unknown_seed = supervised([[*alpha, 0.5]] * 2, [0, 3], [*labels, UNKNOWN_LABEL])
+    assert with_unknown_seed == pytest.approx(known)
+    assert supervised([alpha], [0], [UNKNOWN_LABEL] * 3) == 0
 
 
 def test_one_instance_has_no_outside() -> None:

@@ -27,11 +27,15 @@ def test_generates_trains_evaluates_and_draws(
     pictures = {path.name for path in (tmp_path / "pictures").iterdir()}
     assert pictures == {
         "reconstructions.png",
+        "report.html",
         "samples.png",
         "attention_ari_fg.png",
         "decoder_ari_fg.png",
     }
-    assert str(model) in printed and str(tmp_path / "pictures") in printed
+    page = tmp_path / "report.html"
+    assert page.read_text().count('class="card"') == 1  # the test split's only image
+    for path in (model, page, tmp_path / "pictures"):
+        assert str(path) in printed
 
     main(["--output", str(tmp_path), "--images", "40", "--steps", "2"])  # continues: nothing to do
     assert "is prepared already" in capsys.readouterr().out

@@ -50,7 +50,7 @@ def test_renders_trains_evaluates_and_goes_on_where_it_was(tmp_path: Path) -> No
     names = {path.name for path in results.iterdir()}
     assert names == {
         "model.safetensors", "curves.png", "report.txt", "metrics_warm.jsonl",
-        "metrics_final.jsonl",
+        "metrics_final.jsonl", "report.html",
     }  # fmt: skip
     report = (results / "report.txt").read_text()
     for part in ("scenes/s at 32 px with 1 processes", "first training:", "second training:"):

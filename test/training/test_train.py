@@ -248,6 +248,8 @@ def test_configs_train_two_steps(
     settings: dict[str, Any] = {"model.num_slots": 2, "batch_size": 1, "steps": 2, "log_every": 1}
     settings |= {"run": tmp_path / "run", "data.path": data, "device": "cpu"}
     settings |= {"eval_every": 0, "picture_every": 0}
+    if config.data.unlabelled_path:
+        settings |= {"data.unlabelled_path": data, "batch_size": 2}
     if config.init:
         save_model(build_model(expected), tmp_path / "init.safetensors")
         settings["init"] = tmp_path / "init.safetensors"
