@@ -347,6 +347,8 @@ class PerceptionNode(LifecycleNode):
                     f"no image on {camera.source} for {silence:.1f} s: {found}; no masks are "
                     "published until one arrives"
                 )
+            if problem := camera.new_intrinsics_problem():
+                self.get_logger().warning(f"objects get no positions: {problem}")
 
     def _watch_rivals(self) -> None:
         """Say so when another node publishes what this one does."""

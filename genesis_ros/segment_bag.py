@@ -55,9 +55,9 @@ DAMAGED = 3
 
 PARAMETERS = (
     "checkpoint", "device", "precision", "max_slots", "stop_threshold", "mask_source", "fit",
-    "use_depth", "depth_tolerance", "min_area", "mask_floor", "background_border",
-    "background_span", "clutter_score", "tracking", "track_max_age", "track_min_similarity",
-    "overlay_alpha",
+    "use_depth", "use_projection", "depth_tolerance", "min_area", "mask_floor",
+    "background_border", "background_span", "clutter_score", "tracking", "track_max_age",
+    "track_min_similarity", "overlay_alpha",
 )  # fmt: skip
 """Parameters of the perception node that are options here, too."""
 
@@ -87,7 +87,7 @@ def _run(options: argparse.Namespace, settings: NodeSettings, interruption: Inte
     source, target = options.input.expanduser(), options.output.expanduser()
     _check_target(source, target, options.overwrite)
     with BagReader(source, say, interruption.check) as reader:
-        cameras = _cameras(reader, options)
+        cameras = _cameras(reader, options, settings.use_projection)
         run = Segmentation(_load(settings), cameras, settings, with_overlay=options.overlay)
         interruption.check()
         with ExitStack() as output:
@@ -126,7 +126,9 @@ def _is_bag(folder: Path) -> bool:
     return all(path in known or path.name.endswith("-journal") for path in folder.iterdir())
 
 
-def _cameras(reader: BagReader, options: argparse.Namespace) -> dict[str, BagCamera]:
+def _cameras(
+    reader: BagReader, options: argparse.Namespace, use_projection: str
+) -> dict[str, BagCamera]:
     """The cameras by topic: those asked for, or all that colour_topics finds.
 
     Raises:
@@ -146,7 +148,8 @@ def _cameras(reader: BagReader, options: argparse.Namespace) -> dict[str, BagCam
         raise SegmentError(f"no colour images in the bag; {there}; choose with --topic")
     bases = [topic.removesuffix("/compressed") for topic in topics]
     names = camera_names(bases, [""] * len(topics))
-    pairings = _depth(reader, topics, options.depth_topic, options.camera_info_topic)
+    given = options.depth_topic, options.camera_info_topic
+    pairings = _depth(reader, topics, *given, use_projection)
     for topic, name, depth in zip(topics, names, pairings, strict=True):
         beside = f", depth {depth.topic}" if depth else ""
         say(f"{topic}: {known[topic].size} images, camera {name}{beside}")
@@ -157,7 +160,11 @@ def _cameras(reader: BagReader, options: argparse.Namespace) -> dict[str, BagCam
 
 
 def _depth(
-    reader: BagReader, topics: Sequence[str], given: Sequence[str], infos: Sequence[str]
+    reader: BagReader,
+    topics: Sequence[str],
+    given: Sequence[str],
+    infos: Sequence[str],
+    use_projection: str,
 ) -> list[DepthPairing | None]:
     """The depth of each image topic, None where there is none.
 
@@ -182,7 +189,7 @@ def _depth(
             if found is None or found.type != kind:
                 what = f"is {found.type}" if found else "is not in the bag"
                 raise SegmentError(f"{topic} {what}; depth needs a {kind} on it")
-        pairings.append(DepthPairing(depth, info))
+        pairings.append(DepthPairing(depth, info, use_projection))
     return pairings
 
 

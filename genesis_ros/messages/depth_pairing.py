@@ -16,8 +16,9 @@ from builtin_interfaces.msg import Time
 from sensor_msgs.msg import CameraInfo, Image
 
 from genesis_core.pipeline import DepthImage
-from genesis_ros.messages.depth import depth_metres, intrinsics
+from genesis_ros.messages.depth import depth_metres
 from genesis_ros.messages.image_clock import ImageClock, ImageTime, nanoseconds
+from genesis_ros.messages.intrinsics import read_intrinsics
 from genesis_ros.messages.pixels import ImageError
 
 # Depth images are kept until the image of their time has been through the model. 32 MB are a second
@@ -60,11 +61,20 @@ class DepthPairing:
     Args:
         topic: where the depth images come from, for errors.
         info_topic: where the intrinsics come from, for errors.
+        use_projection: see ``read_intrinsics``.
+
+    Attributes:
+        intrinsics_choice: which intrinsics the newest depth image has, for people; "" before the
+            first one.
+        intrinsics_problem: why it has none; None: it has.
     """
 
-    def __init__(self, topic: str, info_topic: str) -> None:
+    def __init__(self, topic: str, info_topic: str, use_projection: str = "auto") -> None:
         self.topic = topic
         self.info_topic = info_topic
+        self.intrinsics_choice = ""
+        self.intrinsics_problem: str | None = None
+        self._use_projection = use_projection
         self._images: deque[_Kept] = deque()
         self._clock = ImageClock()
         self._info: CameraInfo | None = None
@@ -139,10 +149,17 @@ class DepthPairing:
         """
         try:
             depth = depth_metres(view.image)
-            return DepthImage(depth, intrinsics(view.info, *depth.shape), self.topic)
         except ImageError as error:
-            topic = self.info_topic if error.kind in ("intrinsics", "info size") else self.topic
-            raise DepthError(error.kind, f"{topic}: {error}") from error
+            raise DepthError(error.kind, f"{self.topic}: {error}") from error
+        try:
+            camera = read_intrinsics(
+                view.info, *depth.shape, topic=self.topic, use_projection=self._use_projection
+            )
+        except ImageError as error:
+            self.intrinsics_problem = f"{self.info_topic}: {error}"
+            raise DepthError(error.kind, self.intrinsics_problem) from error
+        self.intrinsics_choice, self.intrinsics_problem = camera.choice, None
+        return DepthImage(depth, camera.matrix, self.topic, camera.distortion)
 
     def nearest(
         self,

@@ -86,9 +86,12 @@ class CameraInput:
         self._tracked = 0
         self._clock = ImageClock()
         self._depth: DepthCamera | None = None
+        self._told_problem: str | None = None
         if depth_topic := settings.per_camera("depth_topics")[index]:
             info_topic = settings.per_camera("camera_info_topics")[index]
-            self._depth = DepthCamera(node, depth_topic, info_topic, settings.qos_reliability)
+            self._depth = DepthCamera(
+                node, depth_topic, info_topic, settings.qos_reliability, settings.use_projection
+            )
         # Publisher of the newest image and its number there.
         self._last: tuple[object, int | None] = None, None
         self._images = FollowingSubscription(
@@ -138,7 +141,18 @@ class CameraInput:
 
     def facts(self) -> dict[str, object]:
         """For diagnostics."""
-        return {"camera": self.name, "objects tracked": self._tracked}
+        facts: dict[str, object] = {"camera": self.name, "objects tracked": self._tracked}
+        if self._depth is not None and (choice := self._depth.intrinsics_choice):
+            facts["intrinsics"] = choice
+        return facts
+
+    def new_intrinsics_problem(self) -> str | None:
+        """Why its depth has no usable intrinsics; None: it has, or this was told before."""
+        problem = self._depth.intrinsics_problem if self._depth is not None else None
+        if problem == self._told_problem:
+            return None
+        self._told_problem = problem
+        return problem
 
     def stamp_problem(self) -> str | None:
         """What is wrong with the stamps of its images or of their depth, for diagnostics."""

@@ -28,13 +28,20 @@ class DepthCamera(DepthPairing):
         info_topic: sensor_msgs/CameraInfo of the depth image; "": camera_info beside the depth
             topic.
         reliability: best_effort, reliable or auto (see qos.choose_reliability).
+        use_projection: see ``read_intrinsics``.
     """
 
     def __init__(
-        self, node: Node, depth_topic: str, info_topic: str = "", reliability: str = "auto"
+        self,
+        node: Node,
+        depth_topic: str,
+        info_topic: str = "",
+        reliability: str = "auto",
+        use_projection: str = "auto",
     ) -> None:
         topic = node.resolve_topic_name(depth_topic)
-        super().__init__(topic, node.resolve_topic_name(info_topic or info_beside(topic)))
+        info_topic = node.resolve_topic_name(info_topic or info_beside(topic))
+        super().__init__(topic, info_topic, use_projection)
         images, infos = Candidate(self.topic, Image), Candidate(self.info_topic, CameraInfo)
         self._subscriptions = [
             FollowingSubscription(node, [images], reliability, self._take_image, depth=_QUEUE),

@@ -210,6 +210,13 @@ class NodeSettings:
         choices=("auto", "never"),
         live=True,
     )
+    use_projection: str = _parameter(
+        "auto",
+        "Which intrinsics of camera_info are those of the depth image. always: P, as the image is "
+        "rectified. never: K, with lens distortion corrected. auto: P if the topic's name says "
+        "rectified (image_rect), or if K is unusable; else K.",
+        choices=("auto", "always", "never"),
+    )
     depth_tolerance: float = _parameter(
         0.02,
         "An image and a depth image belong together if their stamps differ by at most this [s].",

@@ -16,8 +16,9 @@ import pytest
 from rcl_interfaces.srv import ListParameters
 from sensor_msgs.msg import CameraInfo, CompressedImage, Image
 
-from genesis_ros.messages.depth import depth_metres, intrinsics
+from genesis_ros.messages.depth import depth_metres
 from genesis_ros.messages.images import to_rgb
+from genesis_ros.messages.intrinsics import read_intrinsics
 from genesis_ros.processes.child_process import ChildProcess
 
 COLOURS = [(200, 30, 30), (30, 200, 30), (30, 30, 200)]
@@ -218,7 +219,7 @@ def test_generated_scenes_come_with_depth(
     assert depth.header == info.header == image.header
     np.testing.assert_array_equal(to_rgb(image), expected.image)
     np.testing.assert_allclose(depth_metres(depth), expected.depth, atol=0.0006)
-    np.testing.assert_array_equal(intrinsics(info, 48, 64), expected.intrinsics)
+    np.testing.assert_array_equal(read_intrinsics(info, 48, 64).matrix, expected.intrinsics)
     assert depth.encoding == "16UC1"
 
 
