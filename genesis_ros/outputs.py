@@ -13,6 +13,7 @@ from visualization_msgs.msg import MarkerArray
 
 from genesis_core import Perceived
 from genesis_core.perception import draw_overlay
+from genesis_ros.messages import detections
 from genesis_ros.messages.images import png_message, to_message
 from genesis_ros.messages.markers import to_markers
 from genesis_ros.messages.pixels import Pixels
@@ -61,7 +62,7 @@ def _drawn(result: Result, alpha: float) -> Pixels:
     return draw_overlay(view.image, found, alpha, track_ids)
 
 
-OUTPUTS = (
+OUTPUTS: tuple[Output, ...] = (
     Output("object_masks", ObjectMasks, lambda result, _: result.masks, shared=True),
     Output(
         "markers",
@@ -82,6 +83,23 @@ OUTPUTS = (
         for_people=True,
     ),
 )
+
+if detections.AVAILABLE:
+    from vision_msgs.msg import Detection2DArray, Detection3DArray
+
+    OUTPUTS += (
+        Output(
+            "detections_2d",
+            Detection2DArray,
+            lambda result, _: detections.to_detections_2d(result.masks),
+        ),
+        Output(
+            "detections_3d",
+            Detection3DArray,
+            lambda result, _: detections.to_detections_3d(result.masks),
+            needs_depth=True,
+        ),
+    )
 
 # The node publishes the pictures as PNG, too, for viewers at the other end of a slow link. The
 # names are those of image_transport.

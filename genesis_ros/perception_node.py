@@ -37,6 +37,7 @@ from genesis_core import Perception, find_checkpoint
 from genesis_core.memory import keep_freed_memory
 from genesis_core.perception import Tracker
 from genesis_core.pipeline import free_memory
+from genesis_ros.messages import detections
 from genesis_ros.messages.pixels import ImageError
 from genesis_ros.node.camera_input import CameraImage, CameraInput
 from genesis_ros.node.camera_names import camera_names, resolve_image_topic
@@ -94,6 +95,8 @@ class PerceptionNode(LifecycleNode):
         self._diagnostics_timer = self.create_timer(1.0, self._publish_diagnostics, clock=steady)
         self.create_timer(_FOLLOW_PERIOD, self._watch_cameras, clock=steady)
         Services(self, self)
+        if not detections.AVAILABLE:
+            self.get_logger().info(detections.MISSING)
 
     def start(self) -> None:
         """Configure and activate, if the parameter autostart says so."""

@@ -44,6 +44,7 @@ from genesis_ros.bags.images import colour_topics, image_topics
 from genesis_ros.bags.reader import BagError, BagReader, storage_files
 from genesis_ros.bags.segmentation import BagCamera, Segmentation, SegmentError, say
 from genesis_ros.bags.writer import STORAGES, LiveBagWriter
+from genesis_ros.messages import detections
 from genesis_ros.messages.depth_pairing import DepthPairing, info_beside
 from genesis_ros.node.camera_names import camera_names
 from genesis_ros.node.parameter_file import read_parameter_file
@@ -86,6 +87,8 @@ def _run(options: argparse.Namespace, settings: NodeSettings, interruption: Inte
     """Segment the bag; whether the input was damaged."""
     source, target = options.input.expanduser(), options.output.expanduser()
     _check_target(source, target, options.overwrite)
+    if not detections.AVAILABLE:
+        say(detections.MISSING)
     with BagReader(source, say, interruption.check) as reader:
         cameras = _cameras(reader, options, settings.use_projection)
         run = Segmentation(_load(settings), cameras, settings, with_overlay=options.overlay)

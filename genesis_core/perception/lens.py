@@ -92,8 +92,8 @@ def _distorted_rays(matrix: bytes, distortion: Distortion, height: int, width: i
     coarse = _undistorted(pixels.reshape(-1, 1, 2), intrinsics, distortion)
     coarse = coarse.reshape(pixels.shape).astype(np.float32)
     along, down = (np.arange(size, dtype=np.float32) / _STEP for size in (width, height))
-    places = np.meshgrid(along, down)
-    fine = cv2.remap(coarse, *places, cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE)
+    x, y = np.meshgrid(along, down)
+    fine = cv2.remap(coarse, x, y, cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE)
     both = np.ascontiguousarray(np.moveaxis(fine, -1, 0))
     both.flags.writeable = False  # it is shared
     return Rays(both[0], both[1])

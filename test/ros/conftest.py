@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import random
 import signal
@@ -386,6 +387,15 @@ def _encode(
 def encode() -> Callable[..., Image]:
     """Function that makes a camera message of an RGB image: encode(photo, encoding, ...)."""
     return _encode
+
+
+@pytest.fixture(scope="session")
+def standard_messages(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
+    """The environment in which processes find vision_msgs and tf2_msgs (standard_packages.py)."""
+    script, workspace = Path(__file__).with_name("standard_packages.py"), "standard_packages"
+    command = [sys.executable, script, tmp_path_factory.mktemp(workspace)]
+    result = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True, timeout=290)
+    return dict(json.loads(result.stdout))
 
 
 @pytest.fixture(scope="session")

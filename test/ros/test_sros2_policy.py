@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -72,6 +73,8 @@ def test_policy_is_what_the_nodes_declare(
             expected = allowed(namespace, name)
             # compressed images are heard instead of raw ones, where only they are published
             expected.get("subscribe", set()).discard("/camera/image_raw/compressed")
+            if importlib.util.find_spec("vision_msgs") is None:
+                expected["publish"] -= {f"/genesis/detections_{size}d" for size in (2, 3)}
             try:
                 client.until(
                     lambda: declared(client, namespace, name) == expected,  # noqa: B023
