@@ -48,8 +48,9 @@ from genesis_ros.node.publishers import Publishers
 from genesis_ros.node.qos import with_overrides
 from genesis_ros.node.services import Request, Services
 from genesis_ros.node.throttle import Throttle
+from genesis_ros.node.transforms import TransformError, Transforms
 from genesis_ros.node.worker import LatestJobWorker
-from genesis_ros.outputs import Result
+from genesis_ros.outputs import TARGET_OUTPUTS, Result
 from genesis_ros.pipeline import CameraMessage, perceive
 
 # Errors whose text says all. Others are bugs and get a traceback.
@@ -73,6 +74,8 @@ class PerceptionNode(LifecycleNode):
         super().__init__("perception", **options)
         self._perception: Perception | None = None
         self._outputs: Publishers | None = None
+        self._transforms: Transforms | None = None  # with the parameter target_frame
+        self._target_outputs: Publishers | None = None
         self._cameras: list[CameraInput] = []
         # By name; they outlive the cameras, as an id is never given twice.
         self._trackers: dict[str, Tracker] = {}
@@ -181,7 +184,11 @@ class PerceptionNode(LifecycleNode):
         segmenter = perception.segmenter
         perception.warm_up(len(settings.image_topics))
         self._perception = perception
-        self._outputs = Publishers(self, self._names(settings))
+        names = self._names(settings)
+        self._outputs = Publishers(self, names)
+        if settings.target_frame:
+            self._transforms = Transforms(self, settings.target_frame)
+            self._target_outputs = Publishers(self, names, TARGET_OUTPUTS)
         self._apply_settings(settings)
         if not perception.latents_are_trained:
             self.get_logger().warning(
@@ -211,9 +218,12 @@ class PerceptionNode(LifecycleNode):
 
     def _free(self) -> None:
         """Free publishers and model."""
-        if self._outputs is not None:
-            self._outputs.destroy()
-        self._outputs = self._perception = None
+        for outputs in (self._outputs, self._target_outputs):
+            if outputs is not None:
+                outputs.destroy()
+        if self._transforms is not None:
+            self._transforms.close()
+        self._outputs = self._target_outputs = self._transforms = self._perception = None
         free_memory()
 
     def _check_settings(self, settings: NodeSettings) -> None:
@@ -292,11 +302,30 @@ class PerceptionNode(LifecycleNode):
         job.camera.note(result.perceived)
         if self._outputs is not None:
             self._outputs.publish(result, settings.overlay_alpha)
+        if job.camera.has_depth:
+            self._deliver_in_target_frame(job.camera, result, settings)
         now = time.monotonic()
         inference = result.perceived.inference
         times = Times(started - job.received, inference, now - job.received)
         perceived = result.perceived
         job.camera.statistics.process(times, perceived.slots, with_depth=perceived.used_depth)
+
+    def _deliver_in_target_frame(
+        self, camera: CameraInput, result: Result, settings: NodeSettings
+    ) -> None:
+        """Publish positions there, too, if somebody listens and there is a transform."""
+        transforms, outputs = self._transforms, self._target_outputs
+        if transforms is None or outputs is None or not outputs.are_wanted(camera.name):
+            camera.transform_problem = None
+            return
+        try:
+            transform = transforms.lookup(result.masks.header)
+        except TransformError as error:
+            camera.transform_problem = str(error)
+            self._warn((camera.name, "transform"), f"no poses of {camera.source}: {error}")
+            return
+        camera.transform_problem = None
+        outputs.publish(result._replace(transform=transform), settings.overlay_alpha)
 
     def _drop(self, job: _Job) -> None:
         if isinstance(job, Request):
@@ -355,7 +384,10 @@ class PerceptionNode(LifecycleNode):
 
     def _watch_rivals(self) -> None:
         """Say so when another node publishes what this one does."""
-        rivals = self._outputs.rivals() if self._outputs is not None else {}
+        rivals: dict[str, list[str]] = {}
+        for outputs in (self._outputs, self._target_outputs):
+            if outputs is not None:
+                rivals |= outputs.rivals()
         for name in rivals.keys() - self._rivals:
             self.get_logger().warning(
                 f"another node, {name}, publishes on {', '.join(rivals[name])}, too: end one of "
@@ -379,6 +411,7 @@ class PerceptionNode(LifecycleNode):
                     camera.statistics.report(now),
                     self._settings.stale_timeout,
                     depth=camera.depth_problem,
+                    transform=camera.transform_problem,
                     stamps=camera.stamp_problem(),
                     wrong_type=camera.wrong_type() if camera.stale else None,
                     facts=camera.facts(),

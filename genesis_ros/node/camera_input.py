@@ -78,6 +78,7 @@ class CameraInput:
         self.statistics = FrameStatistics(time.monotonic())
         self.stale = False  # whether its silence has been reported
         self.depth_problem: str | None = None  # why the last image got no positions
+        self.transform_problem: str | None = None  # why its positions got no further
         self._node = node
         self._on_image = on_image
         self._tracker = tracker
@@ -102,6 +103,11 @@ class CameraInput:
             depth=_QUEUE,
             on_lost=self._lost,
         )
+
+    @property
+    def has_depth(self) -> bool:
+        """Whether it has a depth camera beside it."""
+        return self._depth is not None
 
     @property
     def source(self) -> str:

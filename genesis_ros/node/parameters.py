@@ -117,6 +117,12 @@ def _check_names(names: tuple[str, ...]) -> str | None:
     return None
 
 
+def _check_frame(frame: str) -> str | None:
+    if frame.startswith("/"):
+        return "frames of tf2 do not begin with /"
+    return "expected a frame's name, without blanks" if re.search(r"\s", frame) else None
+
+
 def _check_slots(slots: int) -> str | None:
     return "a single slot cannot tell objects apart" if slots == 1 else None
 
@@ -216,6 +222,12 @@ class NodeSettings:
         "rectified. never: K, with lens distortion corrected. auto: P if the topic's name says "
         "rectified (image_rect), or if K is unusable; else K.",
         choices=("auto", "always", "never"),
+    )
+    target_frame: str = _parameter(
+        "",
+        "Positions and markers are also published in this frame, on object_poses and "
+        "object_poses/markers, at each image's time. Needs tf2_ros and depth. Empty: they are not.",
+        check=_check_frame,
     )
     depth_tolerance: float = _parameter(
         0.02,
