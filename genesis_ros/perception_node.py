@@ -45,7 +45,7 @@ from genesis_ros.node.diagnostics import camera_status, node_status, resident_me
 from genesis_ros.node.frame_statistics import Times
 from genesis_ros.node.parameters import NodeParameters, NodeSettings
 from genesis_ros.node.publishers import Publishers
-from genesis_ros.node.qos import with_overrides
+from genesis_ros.node.qos import report_unused_overrides, with_overrides
 from genesis_ros.node.services import Request, Services
 from genesis_ros.node.throttle import Throttle
 from genesis_ros.node.transforms import TransformError, Transforms
@@ -148,6 +148,7 @@ class PerceptionNode(LifecycleNode):
         self._failure = None
         sources = ", ".join(camera.source for camera in self._cameras)
         self.get_logger().info(f"active: listening to {sources}")
+        report_unused_overrides(self, set().union(*(camera.topics() for camera in self._cameras)))
         return super().on_activate(state)
 
     def on_deactivate(self, state: LifecycleState) -> TransitionCallbackReturn:

@@ -114,6 +114,10 @@ class CameraInput:
         """The topic that is subscribed to."""
         return self._images.topic
 
+    def topics(self) -> set[str]:
+        """All topics that may be subscribed to."""
+        return self._images.topics | (self._depth.topics if self._depth else set())
+
     def publishers(self) -> int:
         """How many publishers the subscribed topic has."""
         return self._node.count_publishers(self.source)

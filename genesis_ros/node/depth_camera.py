@@ -51,6 +51,11 @@ class DepthCamera(DepthPairing):
         self._latched = LatchedSubscription(node, infos, self._take_info)
         self._last_info: CameraInfo | None = None
 
+    @property
+    def topics(self) -> set[str]:
+        """All topics that may be subscribed to."""
+        return {topic for subscription in self._subscriptions for topic in subscription.topics}
+
     def follow_publishers(self, patience: float) -> None:
         """Adapt the reliability, where it is auto, to those who publish now (executor thread).
 
