@@ -4,7 +4,7 @@ Topics, below the node's namespace (`camera` unless it is remapped):
     image_raw               sensor_msgs/Image, rgb8
     image_raw/compressed    sensor_msgs/CompressedImage, JPEG
     camera_info             sensor_msgs/CameraInfo, zero intrinsics where the source knows none
-    depth/image_raw         sensor_msgs/Image, 16UC1, of generated scenes only
+    depth/image_raw         sensor_msgs/Image, 16UC1, of generated or recorded scenes only
     depth/camera_info       sensor_msgs/CameraInfo, the same as the image's
 
 Run it with `ros2 run genesis_ros camera_node` or `python -m genesis_ros.camera_node`.
