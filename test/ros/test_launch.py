@@ -162,6 +162,9 @@ def test_launch_file_starts_camera_and_perception(
     assert received, log
     assert received[0].camera == "camera"
     assert received[0].model == "untrained"
+    # The camera's scenes have depth, and the node looks at it.
+    depth = f"{f'/{pushed}' if pushed else ''}/camera/depth/image_raw"
+    assert listener.count_publishers(depth) == listener.count_subscribers(depth) == 1
     assert f"{topic.rpartition('/')[0].replace('/', '.')[1:]}.eyes]" in log
     end(process)
     assert "Traceback" not in (tmp_path / "log.txt").read_text()
