@@ -12,6 +12,8 @@ several cameras all their masks on the first of these, and each camera's own res
 With --depth-topic, objects get positions and sizes, OUT also gets markers, and a checkpoint that
 takes depth sees it. The depth images must be registered to the images.
 
+Where vision_msgs is installed, OUT also gets /genesis/detections_2d and, with depth, detections_3d.
+
 OUT can be read at any time, while it grows and whatever ends the program:
 - SIGINT, SIGTERM, SIGHUP: it holds all that was done.
 - SIGKILL: all but the last seconds, for any rosbag2 reader. A kill in the few milliseconds in which
@@ -56,9 +58,9 @@ DAMAGED = 3
 
 PARAMETERS = (
     "checkpoint", "device", "precision", "max_slots", "stop_threshold", "mask_source", "fit",
-    "use_depth", "use_projection", "depth_tolerance", "min_area", "mask_floor",
-    "background_border", "background_span", "clutter_score", "tracking", "track_max_age",
-    "track_min_similarity", "overlay_alpha",
+    "use_depth", "depth_tolerance", "min_area", "mask_floor", "background_border",
+    "background_span", "clutter_score", "tracking", "track_max_age", "track_min_similarity",
+    "overlay_alpha", "use_projection",
 )  # fmt: skip
 """Parameters of the perception node that are options here, too."""
 
@@ -90,7 +92,7 @@ def _run(options: argparse.Namespace, settings: NodeSettings, interruption: Inte
     if not detections.AVAILABLE:
         say(detections.MISSING)
     with BagReader(source, say, interruption.check) as reader:
-        cameras = _cameras(reader, options, settings.use_projection)
+        cameras = _cameras(reader, options, settings)
         run = Segmentation(_load(settings), cameras, settings, with_overlay=options.overlay)
         interruption.check()
         with ExitStack() as output:
@@ -130,7 +132,7 @@ def _is_bag(folder: Path) -> bool:
 
 
 def _cameras(
-    reader: BagReader, options: argparse.Namespace, use_projection: str
+    reader: BagReader, options: argparse.Namespace, settings: NodeSettings
 ) -> dict[str, BagCamera]:
     """The cameras by topic: those asked for, or all that colour_topics finds.
 
@@ -151,8 +153,9 @@ def _cameras(
         raise SegmentError(f"no colour images in the bag; {there}; choose with --topic")
     bases = [topic.removesuffix("/compressed") for topic in topics]
     names = camera_names(bases, [""] * len(topics))
-    given = options.depth_topic, options.camera_info_topic
-    pairings = _depth(reader, topics, *given, use_projection)
+    pairings = _depth(reader, topics, options.depth_topic, options.camera_info_topic)
+    for pairing in filter(None, pairings):
+        pairing.use_projection = settings.use_projection
     for topic, name, depth in zip(topics, names, pairings, strict=True):
         beside = f", depth {depth.topic}" if depth else ""
         say(f"{topic}: {known[topic].size} images, camera {name}{beside}")
@@ -163,11 +166,7 @@ def _cameras(
 
 
 def _depth(
-    reader: BagReader,
-    topics: Sequence[str],
-    given: Sequence[str],
-    infos: Sequence[str],
-    use_projection: str,
+    reader: BagReader, topics: Sequence[str], given: Sequence[str], infos: Sequence[str]
 ) -> list[DepthPairing | None]:
     """The depth of each image topic, None where there is none.
 
@@ -192,7 +191,7 @@ def _depth(
             if found is None or found.type != kind:
                 what = f"is {found.type}" if found else "is not in the bag"
                 raise SegmentError(f"{topic} {what}; depth needs a {kind} on it")
-        pairings.append(DepthPairing(depth, info, use_projection))
+        pairings.append(DepthPairing(depth, info))
     return pairings
 
 

@@ -61,20 +61,20 @@ class DepthPairing:
     Args:
         topic: where the depth images come from, for errors.
         info_topic: where the intrinsics come from, for errors.
-        use_projection: see ``read_intrinsics``.
 
     Attributes:
+        use_projection: see ``read_intrinsics``.
         intrinsics_choice: which intrinsics the newest depth image has, for people; "" before the
             first one.
         intrinsics_problem: why it has none; None: it has.
     """
 
-    def __init__(self, topic: str, info_topic: str, use_projection: str = "auto") -> None:
+    def __init__(self, topic: str, info_topic: str) -> None:
         self.topic = topic
         self.info_topic = info_topic
+        self.use_projection = "auto"
         self.intrinsics_choice = ""
         self.intrinsics_problem: str | None = None
-        self._use_projection = use_projection
         self._images: deque[_Kept] = deque()
         self._clock = ImageClock()
         self._info: CameraInfo | None = None
@@ -153,7 +153,7 @@ class DepthPairing:
             raise DepthError(error.kind, f"{self.topic}: {error}") from error
         try:
             camera = read_intrinsics(
-                view.info, *depth.shape, topic=self.topic, use_projection=self._use_projection
+                view.info, *depth.shape, topic=self.topic, use_projection=self.use_projection
             )
         except ImageError as error:
             self.intrinsics_problem = f"{self.info_topic}: {error}"

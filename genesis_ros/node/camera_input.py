@@ -90,9 +90,8 @@ class CameraInput:
         self._told_problem: str | None = None
         if depth_topic := settings.per_camera("depth_topics")[index]:
             info_topic = settings.per_camera("camera_info_topics")[index]
-            self._depth = DepthCamera(
-                node, depth_topic, info_topic, settings.qos_reliability, settings.use_projection
-            )
+            self._depth = DepthCamera(node, depth_topic, info_topic, settings.qos_reliability)
+            self._depth.use_projection = settings.use_projection
         # Publisher of the newest image and its number there.
         self._last: tuple[object, int | None] = None, None
         self._images = FollowingSubscription(

@@ -28,20 +28,13 @@ class DepthCamera(DepthPairing):
         info_topic: sensor_msgs/CameraInfo of the depth image; "": camera_info beside the depth
             topic.
         reliability: best_effort, reliable or auto (see qos.choose_reliability).
-        use_projection: see ``read_intrinsics``.
     """
 
     def __init__(
-        self,
-        node: Node,
-        depth_topic: str,
-        info_topic: str = "",
-        reliability: str = "auto",
-        use_projection: str = "auto",
+        self, node: Node, depth_topic: str, info_topic: str = "", reliability: str = "auto"
     ) -> None:
         topic = node.resolve_topic_name(depth_topic)
-        info_topic = node.resolve_topic_name(info_topic or info_beside(topic))
-        super().__init__(topic, info_topic, use_projection)
+        super().__init__(topic, node.resolve_topic_name(info_topic or info_beside(topic)))
         images, infos = Candidate(self.topic, Image), Candidate(self.info_topic, CameraInfo)
         self._subscriptions = [
             FollowingSubscription(node, [images], reliability, self._take_image, depth=_QUEUE),
