@@ -303,13 +303,13 @@ class PerceptionNode(LifecycleNode):
         job.camera.note(result.perceived)
         if self._outputs is not None:
             self._outputs.publish(result, settings.overlay_alpha)
-        if job.camera.has_depth:
-            self._deliver_in_target_frame(job.camera, result, settings)
         now = time.monotonic()
         inference = result.perceived.inference
         times = Times(started - job.received, inference, now - job.received)
         perceived = result.perceived
         job.camera.statistics.process(times, perceived.slots, with_depth=perceived.used_depth)
+        if job.camera.has_depth:
+            self._deliver_in_target_frame(job.camera, result, settings)
 
     def _deliver_in_target_frame(
         self, camera: CameraInput, result: Result, settings: NodeSettings
@@ -387,8 +387,8 @@ class PerceptionNode(LifecycleNode):
         """Say so when another node publishes what this one does."""
         rivals: dict[str, list[str]] = {}
         for outputs in (self._outputs, self._target_outputs):
-            if outputs is not None:
-                rivals |= outputs.rivals()
+            for name, topics in (outputs.rivals() if outputs is not None else {}).items():
+                rivals.setdefault(name, []).extend(topics)
         for name in rivals.keys() - self._rivals:
             self.get_logger().warning(
                 f"another node, {name}, publishes on {', '.join(rivals[name])}, too: end one of "
