@@ -26,6 +26,7 @@ from genesis_core.perception.depth import (
     resize_nearest,
     scale_intrinsics,
 )
+from genesis_core.perception.lens import Distortion
 from genesis_core.perception.scene import Scene
 from genesis_core.perception.scene_objects import SceneObjects, find_objects
 from genesis_core.perception.tracking import Tracker
@@ -78,11 +79,14 @@ class DepthImage(NamedTuple):
         depth: (H', W') float32 [m], of any size; NaN, infinite, zero or negative where unknown.
         intrinsics: pinhole matrix (3, 3) [px] of this image.
         source: what an error calls it.
+        distortion: of the lens; None: the images are rectified, or have none. Positions take it
+            into account; the model sees the pinhole camera.
     """
 
     depth: NDArray[np.float32]
     intrinsics: NDArray[np.float64]
     source: str = "depth"
+    distortion: Distortion | None = None
 
 
 DepthProvider: TypeAlias = Callable[[], DepthImage]
@@ -283,7 +287,11 @@ class _ViewDepth:
         wanted = [item for item in found.objects if not item.background]
         try:
             results = locate(
-                found.labels, [item.label for item in wanted], image.depth, image.intrinsics
+                found.labels,
+                [item.label for item in wanted],
+                image.depth,
+                image.intrinsics,
+                image.distortion,
             )
         except ValueError as error:
             self.problem = f"{image.source}: {error}"

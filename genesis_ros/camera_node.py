@@ -4,7 +4,7 @@ Topics, below the node's namespace (`camera` unless it is remapped):
     image_raw               sensor_msgs/Image, rgb8
     image_raw/compressed    sensor_msgs/CompressedImage, JPEG
     camera_info             sensor_msgs/CameraInfo, zero intrinsics where the source knows none
-    depth/image_raw         sensor_msgs/Image, 16UC1, of generated scenes only
+    depth/image_raw         sensor_msgs/Image, 16UC1, of generated or recorded scenes only
     depth/camera_info       sensor_msgs/CameraInfo, the same as the image's
 
 Run it with `ros2 run genesis_ros camera_node` or `python -m genesis_ros.camera_node`.
@@ -37,7 +37,7 @@ from std_msgs.msg import Header
 
 from genesis_ros.messages.images import jpeg_message, to_message
 from genesis_ros.messages.rgbd import camera_info, depth_message
-from genesis_ros.node.qos import QoSError, with_overrides
+from genesis_ros.node.qos import QoSError, report_unused_overrides, with_overrides
 from genesis_ros.simulated_camera.frame_source import FrameSource, SourceError, SourceFrame, play
 from genesis_ros.simulated_camera.sources import open_path, open_scenes
 
@@ -88,6 +88,7 @@ class CameraNode(Node):
         rate = self._value("rate")
         self._timer = self.create_timer(1.0 / rate, self._publish_next)
         self.add_post_set_parameters_callback(self._apply_changes)
+        report_unused_overrides(self)
         topic = self._image_publishers()[0].topic_name
         self.get_logger().info(f"{self._source.description}, {rate:g} Hz on {topic}")
 

@@ -1,6 +1,6 @@
 """What is published about an image: one table for the node and segment_bag.
 
-A new topic is one more row of OUTPUTS.
+A new topic is one more row of OUTPUTS, or of the two tables of what the node alone publishes.
 """
 
 from __future__ import annotations
@@ -8,25 +8,33 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
+from geometry_msgs.msg import TransformStamped
 from sensor_msgs.msg import CompressedImage, Image
 from std_msgs.msg import Header
 from visualization_msgs.msg import MarkerArray
 
 from genesis_core import Perceived
 from genesis_core.perception import draw_overlay
+from genesis_ros.messages import detections
 from genesis_ros.messages.cdr import image_bytes
 from genesis_ros.messages.images import png_message, to_message
-from genesis_ros.messages.markers import to_markers
+from genesis_ros.messages.markers import pose_markers, to_markers
 from genesis_ros.messages.object_masks import DescribedObjects
+from genesis_ros.messages.object_poses import to_object_poses
 from genesis_ros.messages.pixels import Pixels
-from genesis_ros.msg import ObjectMasks
+from genesis_ros.msg import ObjectMasks, ObjectPoses
 
 
 class Result(NamedTuple):
-    """What is known about one image. Whatever is published about it carries the image's header."""
+    """What is known about one image. Whatever is published about it carries the image's stamp.
+
+    Attributes:
+        transform: from the camera's frame to target_frame; TARGET_OUTPUTS need it.
+    """
 
     described: DescribedObjects
     perceived: Perceived
+    transform: TransformStamped | None = None
 
     @property
     def header(self) -> Header:
@@ -81,7 +89,12 @@ def _drawn(result: Result, alpha: float) -> Pixels:
     return draw_overlay(view.image, found, alpha, track_ids)
 
 
-OUTPUTS = (
+def _poses(result: Result) -> ObjectPoses:
+    assert result.transform is not None
+    return to_object_poses(result.masks, result.transform)
+
+
+OUTPUTS: tuple[Output, ...] = (
     Output(
         "object_masks",
         ObjectMasks,
@@ -111,6 +124,23 @@ OUTPUTS = (
     ),
 )
 
+if detections.AVAILABLE:
+    from vision_msgs.msg import Detection2DArray, Detection3DArray
+
+    OUTPUTS += (
+        Output(
+            "detections_2d",
+            Detection2DArray,
+            lambda result, _: detections.to_detections_2d(result.masks),
+        ),
+        Output(
+            "detections_3d",
+            Detection3DArray,
+            lambda result, _: detections.to_detections_3d(result.masks),
+            needs_depth=True,
+        ),
+    )
+
 # The node publishes the pictures as PNG, too, for viewers at the other end of a slow link. The
 # names are those of image_transport.
 COMPRESSED_OUTPUTS = (
@@ -124,5 +154,23 @@ COMPRESSED_OUTPUTS = (
         CompressedImage,
         lambda result, alpha: png_message(_drawn(result, alpha), result.header),
         for_people=True,
+    ),
+)
+
+# Where the parameter target_frame names a frame.
+TARGET_OUTPUTS = (
+    Output(
+        "object_poses",
+        ObjectPoses,
+        lambda result, _: _poses(result),
+        shared=True,
+        needs_depth=True,
+    ),
+    Output(
+        "object_poses/markers",
+        MarkerArray,
+        lambda result, _: pose_markers(_poses(result)),
+        shared=True,
+        needs_depth=True,
     ),
 )

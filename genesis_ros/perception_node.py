@@ -37,6 +37,7 @@ from genesis_core import Perception, find_checkpoint
 from genesis_core.memory import keep_freed_memory
 from genesis_core.perception import Tracker
 from genesis_core.pipeline import free_memory
+from genesis_ros.messages import detections
 from genesis_ros.messages.images import ImageReader
 from genesis_ros.messages.pixels import ImageError
 from genesis_ros.node.camera_input import CameraImage, CameraInput
@@ -45,12 +46,13 @@ from genesis_ros.node.diagnostics import camera_status, node_status, resident_me
 from genesis_ros.node.frame_statistics import Times
 from genesis_ros.node.parameters import NodeParameters, NodeSettings
 from genesis_ros.node.publishers import Publishers
-from genesis_ros.node.qos import with_overrides
+from genesis_ros.node.qos import report_unused_overrides, with_overrides
 from genesis_ros.node.receiver import Receiver
 from genesis_ros.node.services import Request, Services
 from genesis_ros.node.throttle import Throttle
+from genesis_ros.node.transforms import TransformError, Transforms
 from genesis_ros.node.worker import LatestJobWorker
-from genesis_ros.outputs import Result
+from genesis_ros.outputs import TARGET_OUTPUTS, Result
 from genesis_ros.pipeline import CameraMessage, perceive
 
 # Errors whose text says all. Others are bugs and get a traceback.
@@ -74,6 +76,8 @@ class PerceptionNode(LifecycleNode):
         super().__init__("perception", **options)
         self._perception: Perception | None = None
         self._outputs: Publishers | None = None
+        self._transforms: Transforms | None = None  # with the parameter target_frame
+        self._target_outputs: Publishers | None = None
         self._cameras: list[CameraInput] = []
         # By name; they outlive the cameras, as an id is never given twice.
         self._trackers: dict[str, Tracker] = {}
@@ -97,6 +101,8 @@ class PerceptionNode(LifecycleNode):
         self._diagnostics_timer = self.create_timer(1.0, self._publish_diagnostics, clock=steady)
         self.create_timer(_FOLLOW_PERIOD, self._watch_cameras, clock=steady)
         Services(self, self)
+        if not detections.AVAILABLE:
+            self.get_logger().info(detections.MISSING)
 
     def start(self) -> None:
         """Configure and activate, if the parameter autostart says so."""
@@ -155,6 +161,7 @@ class PerceptionNode(LifecycleNode):
         self._failure = None
         sources = ", ".join(camera.source for camera in self._cameras)
         self.get_logger().info(f"active: listening to {sources}")
+        report_unused_overrides(self, set().union(*(camera.topics() for camera in self._cameras)))
         return super().on_activate(state)
 
     def on_deactivate(self, state: LifecycleState) -> TransitionCallbackReturn:
@@ -191,7 +198,11 @@ class PerceptionNode(LifecycleNode):
         segmenter = perception.segmenter
         perception.warm_up(len(settings.image_topics))
         self._perception = perception
-        self._outputs = Publishers(self, self._names(settings))
+        names = self._names(settings)
+        self._outputs = Publishers(self, names)
+        if settings.target_frame:
+            self._transforms = Transforms(self, settings.target_frame)
+            self._target_outputs = Publishers(self, names, TARGET_OUTPUTS)
         self._apply_settings(settings)
         if not perception.latents_are_trained:
             self.get_logger().warning(
@@ -224,9 +235,12 @@ class PerceptionNode(LifecycleNode):
 
     def _free(self) -> None:
         """Free publishers and model."""
-        if self._outputs is not None:
-            self._outputs.destroy()
-        self._outputs = self._perception = None
+        for outputs in (self._outputs, self._target_outputs):
+            if outputs is not None:
+                outputs.destroy()
+        if self._transforms is not None:
+            self._transforms.close()
+        self._outputs = self._target_outputs = self._transforms = self._perception = None
         free_memory()
 
     def _check_settings(self, settings: NodeSettings) -> None:
@@ -319,6 +333,25 @@ class PerceptionNode(LifecycleNode):
         times = Times(started - job.received, inference, now - job.received)
         perceived = result.perceived
         job.camera.statistics.process(times, perceived.slots, with_depth=perceived.used_depth)
+        if job.camera.has_depth:
+            self._deliver_in_target_frame(job.camera, result, settings)
+
+    def _deliver_in_target_frame(
+        self, camera: CameraInput, result: Result, settings: NodeSettings
+    ) -> None:
+        """Publish positions there, too, if somebody listens and there is a transform."""
+        transforms, outputs = self._transforms, self._target_outputs
+        if transforms is None or outputs is None or not outputs.are_wanted(camera.name):
+            camera.transform_problem = None
+            return
+        try:
+            transform = transforms.lookup(result.header)
+        except TransformError as error:
+            camera.transform_problem = str(error)
+            self._warn((camera.name, "transform"), f"no poses of {camera.source}: {error}")
+            return
+        camera.transform_problem = None
+        outputs.publish(result._replace(transform=transform), settings.overlay_alpha)
 
     def _drop(self, job: _Job) -> None:
         if isinstance(job, Request):
@@ -372,10 +405,15 @@ class PerceptionNode(LifecycleNode):
                     f"no image on {camera.source} for {silence:.1f} s: {found}; no masks are "
                     "published until one arrives"
                 )
+            if problem := camera.new_intrinsics_problem():
+                self.get_logger().warning(f"objects get no positions: {problem}")
 
     def _watch_rivals(self) -> None:
         """Say so when another node publishes what this one does."""
-        rivals = self._outputs.rivals() if self._outputs is not None else {}
+        rivals: dict[str, list[str]] = {}
+        for outputs in (self._outputs, self._target_outputs):
+            for name, topics in (outputs.rivals() if outputs is not None else {}).items():
+                rivals.setdefault(name, []).extend(topics)
         for name in rivals.keys() - self._rivals:
             self.get_logger().warning(
                 f"another node, {name}, publishes on {', '.join(rivals[name])}, too: end one of "
@@ -399,6 +437,7 @@ class PerceptionNode(LifecycleNode):
                     camera.statistics.report(now),
                     self._settings.stale_timeout,
                     depth=camera.depth_problem,
+                    transform=camera.transform_problem,
                     stamps=camera.stamp_problem(),
                     wrong_type=camera.wrong_type() if camera.stale else None,
                     facts=camera.facts(),

@@ -15,6 +15,8 @@ takes depth sees it. The depth images must be registered to the images.
 IN may also be a folder of bags: OUT then gets a bag for each, and another run goes on with those
 that are missing. --ray spreads them over the machines of a Ray cluster, which all see IN and OUT.
 
+Where vision_msgs is installed, OUT also gets /genesis/detections_2d and, with depth, detections_3d.
+
 OUT can be read at any time, while it grows and whatever ends the program:
 - SIGINT, SIGTERM, SIGHUP: it holds all that was done.
 - SIGKILL: all but the last seconds, for any rosbag2 reader. A kill in the few milliseconds in which
@@ -49,6 +51,7 @@ from genesis_core.cluster import ClusterError
 from genesis_ros.bags.archive import archived_bags, segment_archive
 from genesis_ros.bags.segmentation import BagCamera, Segmentation, SegmentError, say
 from genesis_ros.bags.writer import STORAGES, LiveBagWriter
+from genesis_ros.messages import detections
 from genesis_ros.messages.compressed_depth import COMPRESSED_DEPTH
 from genesis_ros.messages.depth_pairing import DepthPairing, info_beside
 from genesis_ros.node.camera_names import camera_names
@@ -66,7 +69,7 @@ PARAMETERS = (
     "checkpoint", "device", "precision", "max_slots", "stop_threshold", "mask_source", "fit",
     "use_depth", "depth_tolerance", "min_area", "mask_floor", "background_border",
     "background_span", "clutter_score", "tracking", "track_max_age", "track_min_similarity",
-    "overlay_alpha",
+    "overlay_alpha", "use_projection",
     "stretch_16bit", "colour_order", "depth_unit",
 )  # fmt: skip
 """Parameters of the perception node that are options here, too."""
@@ -104,6 +107,8 @@ def _run(options: argparse.Namespace, settings: NodeSettings, interruption: Inte
     """Segment the bag; whether the input was damaged."""
     source, target = options.input.expanduser(), options.output.expanduser()
     _check_target(source, target, options.overwrite)
+    if not detections.AVAILABLE:
+        say(detections.MISSING)
     with BagReader(source, say, interruption.check) as reader:
         cameras = _cameras(reader, options, settings)
         run = Segmentation(_load(settings), cameras, settings, with_overlay=options.overlay)
@@ -208,6 +213,7 @@ def _cameras(
     pairings = _depth(reader, topics, options.depth_topic, options.camera_info_topic)
     for pairing in filter(None, pairings):
         pairing.unit.given = settings.depth_unit
+        pairing.use_projection = settings.use_projection
     for topic, name, depth in zip(topics, names, pairings, strict=True):
         beside = f", depth {depth.topic}" if depth else ""
         say(f"{topic}: {known[topic].size} images, camera {name}{beside}")

@@ -25,6 +25,7 @@ PARAMETER_ARGUMENTS = {
     "checkpoint": "The model: tabletop, tabletop_small (faster), tabletop_unsupervised, or a path",
     "device": "Where the model runs; auto: CUDA where there is one",
     "precision": "Arithmetic of the model",
+    "target_frame": "Publish positions in this frame of tf2, too, on object_poses",
 }
 
 # Those that set one of true and false.

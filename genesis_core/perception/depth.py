@@ -20,6 +20,8 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 
+from genesis_core.perception.lens import Distortion, Rays, pixel_rays
+
 _Pixel = TypeVar("_Pixel", bound=np.generic)
 
 MIN_PIXELS = 20
@@ -51,10 +53,9 @@ def locate(
     wanted: Sequence[int],
     depth: npt.NDArray[np.float32],
     intrinsics: npt.NDArray[np.float64],
+    distortion: Distortion | None = None,
 ) -> list[Measurement | None]:
     """Position and size of the visible surface of each wanted object.
-
-    Lens distortion is not taken into account.
 
     Args:
         labels: (H, W), the label of each pixel of the colour image.
@@ -62,26 +63,34 @@ def locate(
         depth: (H', W') float32 [m], of the same view.
         intrinsics: pinhole matrix (3, 3) of the depth image [px], the centre of the upper left
             pixel being (0, 0).
+        distortion: of the lens; None: the images are rectified, or have none.
 
     Returns:
         A measurement of each wanted object, in their order. None where fewer than MIN_PIXELS pixels
         of an object's surface are known.
 
     Raises:
-        ValueError: labels and depth have different shapes (aspect ratios).
+        ValueError: labels and depth have different shapes (aspect ratios), or the distortion is
+            unknown.
     """
     labels = resize_nearest(labels, depth.shape)
-    return [_measure(labels == label, depth, intrinsics) for label in wanted]
+    rays = pixel_rays(intrinsics, distortion, depth.shape)
+    focal_length = float(intrinsics[0, 0])
+    return [_measure(labels == label, depth, rays, focal_length) for label in wanted]
 
 
 def to_points(
-    depth: npt.NDArray[np.float32], intrinsics: npt.NDArray[np.float64]
+    depth: npt.NDArray[np.float32],
+    intrinsics: npt.NDArray[np.float64],
+    distortion: Distortion | None = None,
 ) -> npt.NDArray[np.float32]:
-    """The point that each pixel shows, (H, W, 3) [m], NaN where the depth is unknown."""
-    height, width = depth.shape
-    rays_x, rays_y = _rays(intrinsics, np.arange(width), np.arange(height))
+    """The point that each pixel shows, (H, W, 3) [m], NaN where the depth is unknown.
+
+    The arguments are those of `locate`.
+    """
+    rays = pixel_rays(intrinsics, distortion, depth.shape)
     z = np.where(known(depth), depth, np.float32(np.nan))
-    return np.stack([z * rays_x, z * rays_y[:, np.newaxis], z], axis=-1, dtype=np.float32)
+    return np.stack([z * rays.x, z * rays.y, z], axis=-1, dtype=np.float32)
 
 
 def known(depth: npt.NDArray[np.float32]) -> npt.NDArray[np.bool_]:
@@ -199,7 +208,7 @@ def find_surface(
 
 
 def _measure(
-    mask: npt.NDArray[np.bool_], depth: npt.NDArray[np.float32], intrinsics: npt.NDArray[np.float64]
+    mask: npt.NDArray[np.bool_], depth: npt.NDArray[np.float32], rays: Rays, focal_length: float
 ) -> Measurement | None:
     x, y, width, height = cv2.boundingRect(mask.view(np.uint8))
     if not width:
@@ -209,28 +218,15 @@ def _measure(
     step = math.ceil(math.sqrt(cv2.countNonZero(mask.view(np.uint8)) / _SAMPLES))
     crop = slice(top, y + height + 1, step), slice(left, x + width + 1, step)
     sampled = np.ascontiguousarray(depth[crop])
-    focal_length = float(intrinsics[0, 0]) / step
-    surface = find_surface(np.ascontiguousarray(mask[crop]), sampled, focal_length)
-    rows, columns = np.nonzero(surface)
-    if len(rows) < MIN_PIXELS:
+    rays_x, rays_y = (np.broadcast_to(part, depth.shape)[crop] for part in rays)
+    covered = np.isfinite(rays_x)  # by the model of the lens
+    surface = find_surface(np.ascontiguousarray(mask[crop] & covered), sampled, focal_length / step)
+    if np.count_nonzero(surface) < MIN_PIXELS:
         return None
     z = sampled[surface].astype(np.float64)
-    rays_x, rays_y = _rays(intrinsics, columns * step + left, rows * step + top)
-    points = np.sort(np.stack([z * rays_x, z * rays_y, z]), axis=1)
+    points = np.sort(np.stack([z * rays_x[surface], z * rays_y[surface], z]), axis=1)
     trimmed = round(_TRIM * len(z))
     return Measurement(points.mean(axis=1), points[:, -1 - trimmed] - points[:, trimmed])
-
-
-def _rays(
-    intrinsics: npt.NDArray[np.float64],
-    columns: npt.NDArray[np.integer],
-    rows: npt.NDArray[np.integer],
-) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]:
-    """x and y of the points at distance 1 that pixels show."""
-    return (
-        (columns - intrinsics[0, 2]) / intrinsics[0, 0],
-        (rows - intrinsics[1, 2]) / intrinsics[1, 1],
-    )
 
 
 def _without_fragments(mask: npt.NDArray[np.bool_]) -> npt.NDArray[np.bool_]:

@@ -1,4 +1,4 @@
-"""Depth images and camera intrinsics: messages to arrays."""
+"""Depth images: messages to arrays."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ from genesis_ros.messages.cdr import AnyCompressedImage, AnyImage
 from genesis_ros.messages.compressed_depth import decode_depth
 from genesis_ros.messages.depth_unit import DepthUnit
 from genesis_ros.messages.images import ImageMessage
+from genesis_ros.messages.intrinsics import read_intrinsics
 from genesis_ros.messages.pixels import ImageError, shown
 
 # mono16 is what some drivers call millimetres.
@@ -63,42 +64,17 @@ def _values(message: AnyImage) -> npt.NDArray[np.uint16] | npt.NDArray[np.float3
     return values
 
 
-def intrinsics(info: CameraInfo, height: int, width: int) -> npt.NDArray[np.float64]:
-    """Pinhole matrix (3, 3) [px] of an image of this size, from its CameraInfo.
-
-    K is taken, as depth images come unrectified with the colour image; where the image has another
-    size than the CameraInfo says (binning, a region of interest, a resized image), K is adapted.
-
-    Raises:
-        ImageError: the CameraInfo holds no usable intrinsics.
-    """
-    matrix = np.array(info.k, np.float64).reshape(3, 3)
-    focal_x, focal_y = matrix[0, 0], matrix[1, 1]
-    if not (np.isfinite(matrix).all() and focal_x > 0 and focal_y > 0):
-        raise ImageError(
-            "intrinsics",
-            f"the camera info has no usable intrinsics (k: fx {focal_x:g}, fy {focal_y:g}, "
-            f"cx {matrix[0, 2]:g}, cy {matrix[1, 2]:g}); calibrate the camera",
-        )
-    roi = info.roi
-    full_width = roi.width or info.width or width
-    full_height = roi.height or info.height or height
-    scale = np.array([width / full_width, height / full_height])
-    if not 0.98 <= scale[0] / scale[1] <= 1.02:
-        raise ImageError(
-            "info size",
-            f"the camera info is of {full_width}x{full_height} pixels, the depth image has "
-            f"{width}x{height}: they cannot belong together",
-        )
-    matrix[:2, 2] -= [roi.x_offset, roi.y_offset]
-    return depth.scale_intrinsics(matrix, scale)
-
-
-def depth_points(image: ImageMessage, info: CameraInfo) -> npt.NDArray[np.float32]:
+def depth_points(
+    image: ImageMessage, info: CameraInfo, *, topic: str = "", use_projection: str = "auto"
+) -> npt.NDArray[np.float32]:
     """The point that each pixel of a depth image shows, (H, W, 3) [m], NaN where unknown.
+
+    Args:
+        topic, use_projection: see ``read_intrinsics``; they decide between K and P.
 
     Raises:
         ImageError: the messages hold no depth or no intrinsics.
     """
     metres = depth_metres(image)
-    return depth.to_points(metres, intrinsics(info, *metres.shape))
+    camera = read_intrinsics(info, *metres.shape, topic=topic, use_projection=use_projection)
+    return depth.to_points(metres, camera.matrix, camera.distortion)

@@ -17,10 +17,11 @@ from sensor_msgs.msg import CameraInfo
 
 from genesis_core.pipeline import DepthImage
 from genesis_ros.messages.compressed_depth import COMPRESSED_DEPTH
-from genesis_ros.messages.depth import depth_metres, intrinsics
+from genesis_ros.messages.depth import depth_metres
 from genesis_ros.messages.depth_unit import DepthUnit
 from genesis_ros.messages.image_clock import ImageClock, ImageTime, nanoseconds
 from genesis_ros.messages.images import ImageMessage
+from genesis_ros.messages.intrinsics import read_intrinsics
 from genesis_ros.messages.pixels import ImageError
 
 # Depth images are kept for the images that wait for the model or are in it, however long that
@@ -81,6 +82,10 @@ class DepthPairing:
     Attributes:
         patience: how much later than its depth an image may come, whatever the size [s].
         published_instead: "/topic: type" of what is published where depth images are expected.
+        use_projection: see ``read_intrinsics``.
+        intrinsics_choice: which intrinsics the newest depth image has, for people; "" before the
+            first one.
+        intrinsics_problem: why it has none; None: it has.
     """
 
     def __init__(self, topic: str, info_topic: str) -> None:
@@ -88,6 +93,9 @@ class DepthPairing:
         self.info_topic = info_topic
         self.patience = 0.3
         self.published_instead: list[str] = []
+        self.use_projection = "auto"
+        self.intrinsics_choice = ""
+        self.intrinsics_problem: str | None = None
         self._images: deque[_Kept] = deque()
         self._clock = ImageClock()
         self._info: CameraInfo | None = None
@@ -188,10 +196,17 @@ class DepthPairing:
         """
         try:
             depth = depth_metres(view.image, self._unit)
-            return DepthImage(depth, intrinsics(view.info, *depth.shape), self.topic)
         except ImageError as error:
-            topic = self.info_topic if error.kind in ("intrinsics", "info size") else self.topic
-            raise DepthError(error.kind, f"{topic}: {error}") from error
+            raise DepthError(error.kind, f"{self.topic}: {error}") from error
+        try:
+            camera = read_intrinsics(
+                view.info, *depth.shape, topic=self.topic, use_projection=self.use_projection
+            )
+        except ImageError as error:
+            self.intrinsics_problem = f"{self.info_topic}: {error}"
+            raise DepthError(error.kind, self.intrinsics_problem) from error
+        self.intrinsics_choice, self.intrinsics_problem = camera.choice, None
+        return DepthImage(depth, camera.matrix, self.topic, camera.distortion)
 
     def nearest(
         self,

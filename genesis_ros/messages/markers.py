@@ -8,7 +8,8 @@ from std_msgs.msg import ColorRGBA
 from visualization_msgs.msg import Marker, MarkerArray
 
 from genesis_core.perception.palette import colour
-from genesis_ros.msg import ObjectMask, ObjectMasks
+from genesis_ros.messages.object_poses import rotation_matrix
+from genesis_ros.msg import ObjectMask, ObjectMasks, ObjectPose, ObjectPoses
 
 _BOX_ALPHA = 0.4
 _TEXT_HEIGHT = 0.03  # m
@@ -33,15 +34,37 @@ def to_markers(message: ObjectMasks, lifetime: float = 1.0) -> MarkerArray:
     for item in message.objects:
         hidden = item.background or item.kind == ObjectMask.KIND_ROBOT
         if item.has_position and not hidden:
-            array.markers += _markers(item, message, lifetime)
+            position, size = item.position, item.size
+            # Above the box, where it is not inside it: y points down in the optical frame.
+            above = Point(x=position.x, y=position.y - size.y / 2 - _TEXT_HEIGHT, z=position.z)
+            pose = Pose(position=position, orientation=Quaternion(w=1.0))
+            array.markers += _markers(item, message, pose, above, lifetime)
     return array
 
 
-def _markers(item: ObjectMask, message: ObjectMasks, lifetime: float) -> list[Marker]:
+def pose_markers(message: ObjectPoses, lifetime: float = 1.0) -> MarkerArray:
+    """As to_markers, of objects in another frame, whose z points up."""
+    array = MarkerArray()
+    for item in message.objects:
+        position, size = item.pose.position, item.size
+        upwards = abs(rotation_matrix(item.pose.orientation)[2])
+        half = float(upwards @ [size.x, size.y, size.z]) / 2
+        above = Point(x=position.x, y=position.y, z=position.z + half + _TEXT_HEIGHT)
+        array.markers += _markers(item, message, item.pose, above, lifetime)
+    return array
+
+
+def _markers(
+    item: ObjectMask | ObjectPose,
+    message: ObjectMasks | ObjectPoses,
+    pose: Pose,
+    above: Point,
+    lifetime: float,
+) -> list[Marker]:
+    """The box at this pose and the id above it."""
     number = item.track_id or item.label
     namespace = message.camera if item.track_id else f"{message.camera}/untracked"
     red, green, blue = (channel / 255 for channel in colour(number))
-    position, size = item.position, item.size
     seconds, nanoseconds = divmod(round(lifetime * 1e9), 1_000_000_000)
     common = {
         "header": message.header,
@@ -52,24 +75,18 @@ def _markers(item: ObjectMask, message: ObjectMasks, lifetime: float) -> list[Ma
     box = Marker(
         ns=namespace,
         type=Marker.CUBE,
-        pose=_pose(position.x, position.y, position.z),
-        scale=Vector3(**{axis: max(getattr(size, axis), _THINNEST) for axis in "xyz"}),
+        pose=pose,
+        scale=Vector3(**{axis: max(getattr(item.size, axis), _THINNEST) for axis in "xyz"}),
         color=ColorRGBA(r=red, g=green, b=blue, a=_BOX_ALPHA),
         **common,
     )
-    # Above the box, where it is not inside it: y points down in the optical frame.
-    above = position.y - size.y / 2 - _TEXT_HEIGHT
     text = Marker(
         ns=f"{namespace}/id",
         type=Marker.TEXT_VIEW_FACING,
-        pose=_pose(position.x, above, position.z),
+        pose=Pose(position=above, orientation=Quaternion(w=1.0)),
         scale=Vector3(z=_TEXT_HEIGHT),
         color=ColorRGBA(r=1.0, g=1.0, b=1.0, a=1.0),
         text=str(number),
         **common,
     )
     return [box, text]
-
-
-def _pose(x: float, y: float, z: float) -> Pose:
-    return Pose(position=Point(x=x, y=y, z=z), orientation=Quaternion(w=1.0))

@@ -88,6 +88,7 @@ class CameraInput:
         self.statistics = FrameStatistics(time.monotonic())
         self.stale = False  # whether its silence has been reported
         self.depth_problem: str | None = None  # why the last image got no positions
+        self.transform_problem: str | None = None  # why its positions got no further
         self._node = node
         self._on_image = on_image
         self._on_unusable = on_unusable
@@ -98,6 +99,7 @@ class CameraInput:
         self._clock = ImageClock()
         self._reader = ImageReader()
         self._depth: DepthCamera | None = None
+        self._told_problem: str | None = None
         if depth_topic := settings.per_camera("depth_topics")[index]:
             info_topic = settings.per_camera("camera_info_topics")[index]
             self._depth = DepthCamera(
@@ -108,6 +110,7 @@ class CameraInput:
                 settings.qos_reliability,
                 transport=settings.image_transport,
             )
+            self._depth.use_projection = settings.use_projection
         # Publisher of the newest image and its number there.
         self._last: tuple[object, int | None] = None, None
         self._images = FollowingSubscription(
@@ -122,9 +125,18 @@ class CameraInput:
         )
 
     @property
+    def has_depth(self) -> bool:
+        """Whether it has a depth camera beside it."""
+        return self._depth is not None
+
+    @property
     def source(self) -> str:
         """The topic that is subscribed to."""
         return self._images.topic
+
+    def topics(self) -> set[str]:
+        """All topics that may be subscribed to."""
+        return self._images.topics | (self._depth.topics if self._depth else set())
 
     def publishers(self) -> int:
         """How many publishers the subscribed topic has."""
@@ -162,7 +174,17 @@ class CameraInput:
         facts: dict[str, object] = {"camera": self.name, "objects tracked": self._tracked}
         if self._depth is not None and self._depth.unit.noticed:
             facts["depth unit"] = "millimetres, by the values"
+        if self._depth is not None and (choice := self._depth.intrinsics_choice):
+            facts["intrinsics"] = choice
         return facts
+
+    def new_intrinsics_problem(self) -> str | None:
+        """Why its depth has no usable intrinsics; None: it has, or this was told before."""
+        problem = self._depth.intrinsics_problem if self._depth is not None else None
+        if problem == self._told_problem:
+            return None
+        self._told_problem = problem
+        return problem
 
     def stamp_problem(self) -> str | None:
         """What is wrong with the stamps of its images or of their depth, for diagnostics."""

@@ -65,6 +65,11 @@ class DepthCamera(DepthPairing):
         # Some drivers send their intrinsics once, before this node is there.
         self._latched = LatchedSubscription(node, infos, self._take_info)
 
+    @property
+    def topics(self) -> set[str]:
+        """All topics that may be subscribed to."""
+        return {topic for subscription in self._subscriptions for topic in subscription.topics}
+
     def follow_publishers(self, patience: float) -> None:
         """Adapt the reliability, where it is auto, to those who publish now (executor thread).
 

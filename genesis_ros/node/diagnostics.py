@@ -47,6 +47,7 @@ def camera_status(
     stale_timeout: float,
     *,
     depth: str | None = None,
+    transform: str | None = None,
     stamps: str | None = None,
     wrong_type: str | None = None,
     facts: Mapping[str, object] | None = None,
@@ -56,16 +57,16 @@ def camera_status(
     Args:
         source: the topic that is subscribed to.
         depth: why there are no positions; None: there are, or nobody asked for them.
+        transform: why positions are not in the target frame, too.
         stamps: what is wrong with the stamps.
         wrong_type: what is published instead of images.
         facts: more about the camera.
     """
     level, text = _judge(report, wrong_type or f"{publishers} publishers", source, stale_timeout)
-    period_is_fine = level == DiagnosticStatus.OK
-    if period_is_fine and depth is not None:
-        level, text = DiagnosticStatus.WARN, f"no positions: {depth}"
-    if stamps is not None and period_is_fine:
-        level, text = DiagnosticStatus.WARN, stamps if depth is None else f"{text}; {stamps}"
+    parts = (depth and f"no positions: {depth}", transform and f"no poses: {transform}", stamps)
+    warnings = [part for part in parts if part]
+    if warnings and level == DiagnosticStatus.OK:
+        level, text = DiagnosticStatus.WARN, "; ".join(warnings)
     values: dict[str, object] = {
         **(facts or {}),
         "topic": source,

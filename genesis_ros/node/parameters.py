@@ -139,6 +139,12 @@ def _check_names(names: tuple[str, ...]) -> str | None:
     return None
 
 
+def _check_frame(frame: str) -> str | None:
+    if frame.startswith("/"):
+        return "frames of tf2 do not begin with /"
+    return "expected a frame's name, without blanks" if re.search(r"\s", frame) else None
+
+
 def _check_slots(slots: int) -> str | None:
     return "a single slot cannot tell objects apart" if slots == 1 else None
 
@@ -241,6 +247,19 @@ class NodeSettings:
         "the colours alone while there is none. never: depth gives positions and sizes only.",
         choices=("auto", "never"),
         live=True,
+    )
+    use_projection: str = _parameter(
+        "auto",
+        "Which intrinsics of camera_info are those of the depth image. always: P, as the image is "
+        "rectified. never: K, with lens distortion corrected. auto: P if the topic's name says "
+        "rectified (image_rect), or if K is unusable; else K.",
+        choices=("auto", "always", "never"),
+    )
+    target_frame: str = _parameter(
+        "",
+        "Positions and markers are also published in this frame, on object_poses and "
+        "object_poses/markers, at each image's time. Needs tf2_ros and depth. Empty: they are not.",
+        check=_check_frame,
     )
     depth_tolerance: float = _parameter(
         0.02,

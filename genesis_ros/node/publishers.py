@@ -9,7 +9,7 @@ from rclpy.lifecycle import LifecycleNode, LifecyclePublisher
 from rclpy.qos import QoSProfile
 
 from genesis_ros.node.qos import with_overrides
-from genesis_ros.outputs import COMPRESSED_OUTPUTS, OUTPUTS, Result
+from genesis_ros.outputs import COMPRESSED_OUTPUTS, OUTPUTS, Output, Result
 
 _ALL = (*OUTPUTS, *COMPRESSED_OUTPUTS)
 # What the ROS graph calls a node whose topics were discovered before its name.
@@ -18,17 +18,21 @@ _DEPTH = 5  # images per camera that a slow subscriber may be late
 
 
 class Publishers:
-    """Publishes results below the node's namespace; see outputs.OUTPUTS and COMPRESSED_OUTPUTS.
+    """Publishes results below the node's namespace.
 
     Args:
         cameras: names of all of them.
+        outputs: rows of the tables of outputs; by default those of all nodes.
     """
 
-    def __init__(self, node: LifecycleNode, cameras: Sequence[str]) -> None:
+    def __init__(
+        self, node: LifecycleNode, cameras: Sequence[str], outputs: Sequence[Output] = _ALL
+    ) -> None:
         self._node = node
+        self._outputs = outputs
         self._several = len(cameras) > 1
         self._publishers: dict[str, LifecyclePublisher[Any]] = {}
-        for output in _ALL:
+        for output in outputs:
             for camera in cameras:
                 for topic in output.topics(camera, several=self._several):
                     if topic not in self._publishers:
@@ -41,15 +45,21 @@ class Publishers:
 
     def publish(self, result: Result, overlay_alpha: float) -> None:
         """Publish a camera's result; a message is made only if somebody listens to it."""
-        for output in _ALL:
-            topics = output.topics(result.camera, several=self._several)
-            publishers = [self._publishers[topic] for topic in topics]
-            wanted = [item for item in publishers if item.get_subscription_count()]
-            if wanted:
+        for output in self._outputs:
+            if wanted := self._wanted(output, result.camera):
                 make = output.write or output.make
                 message = make(result, overlay_alpha)
                 for publisher in wanted:
                     publisher.publish(message)
+
+    def are_wanted(self, camera: str) -> bool:
+        """Whether somebody listens to anything about this camera."""
+        return any(self._wanted(output, camera) for output in self._outputs)
+
+    def _wanted(self, output: Output, camera: str) -> list[LifecyclePublisher[Any]]:
+        topics = output.topics(camera, several=self._several)
+        publishers = [self._publishers[topic] for topic in topics]
+        return [item for item in publishers if item.get_subscription_count()]
 
     def rivals(self) -> dict[str, list[str]]:
         """Other nodes that publish on these topics, too: the topics by the nodes' names."""

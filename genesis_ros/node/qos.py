@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import difflib
+from collections.abc import Iterable, Mapping
 from typing import Any, Literal
 
 import rclpy.qos
@@ -12,6 +13,7 @@ from rclpy.qos import QoSProfile, ReliabilityPolicy
 
 Side = Literal["publisher", "subscription"]
 
+_PREFIX = "qos_overrides"
 # What a user may override, and the names of the values; a number for depth.
 _POLICIES: dict[str, Any] = {
     "history": rclpy.qos.HistoryPolicy,
@@ -83,6 +85,25 @@ def with_overrides(node: Node, topic: str, side: Side, qos: QoSProfile) -> QoSPr
     return qos
 
 
+def report_unused_overrides(node: Node, subscriptions: Iterable[str] = ()) -> None:
+    """Warn of overrides given at start that nothing uses, and name the likely one.
+
+    Args:
+        subscriptions: topics (resolved) that the node may subscribe to later on.
+    """
+    used = set(node.get_parameters_by_prefix(_PREFIX))
+    used |= {f"{topic}.subscription.{policy}" for topic in subscriptions for policy in _POLICIES}
+    for parameter in sorted(_overrides(node)):
+        prefix, _, name = parameter.partition(".")
+        if prefix != _PREFIX or name in used:
+            continue
+        similar = difflib.get_close_matches(name, sorted(used), n=1, cutoff=0.8)
+        hint = f"; did you mean {_PREFIX}.{similar[0]}?" if similar else ""
+        node.get_logger().warning(
+            f"ignored the parameter {parameter}: there is no such topic or policy{hint}"
+        )
+
+
 def type_name(kind: type[Any]) -> str:
     """sensor_msgs.msg.Image -> "sensor_msgs/msg/Image", as the ROS graph names types."""
     package, _, _ = kind.__module__.partition(".")
@@ -96,8 +117,7 @@ def _given(node: Node, topic: str, side: Side, policy: str) -> Any:
         QoSError: it is not allowed.
     """
     name = _parameter(topic, side, policy)
-    # rclpy has no public list of what was given at start.
-    overrides: Mapping[str, Any] = getattr(node, "_parameter_overrides", {})
+    overrides = _overrides(node)
     if name not in overrides:
         return None
     value, values = overrides[name].value, _POLICIES[policy]
@@ -113,5 +133,11 @@ def _given(node: Node, topic: str, side: Side, policy: str) -> Any:
     return values[value.upper()]
 
 
+def _overrides(node: Node) -> Mapping[str, Any]:
+    """All parameters that were given at start; rclpy has no public list of them."""
+    given: Mapping[str, Any] = getattr(node, "_parameter_overrides", {})
+    return given
+
+
 def _parameter(topic: str, side: Side, policy: str) -> str:
-    return f"qos_overrides.{topic}.{side}.{policy}"
+    return f"{_PREFIX}.{topic}.{side}.{policy}"

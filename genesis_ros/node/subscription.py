@@ -92,6 +92,11 @@ class FollowingSubscription:
         self._subscribe()
 
     @property
+    def topics(self) -> set[str]:
+        """All topics that may be subscribed to."""
+        return {candidate.topic for candidate in self._candidates}
+
+    @property
     def topic(self) -> str:
         """The topic that is subscribed to."""
         return self._current.topic
@@ -133,7 +138,7 @@ class FollowingSubscription:
         return sorted(
             {
                 f"{topic}: {publisher.topic_type}"
-                for topic in {candidate.topic for candidate in self._candidates}
+                for topic in self.topics
                 for publisher in self._node.get_publishers_info_by_topic(topic)
                 if (topic, publisher.topic_type) not in expected
             }

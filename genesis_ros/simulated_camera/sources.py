@@ -10,6 +10,7 @@ import glob
 import itertools
 import re
 from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -29,6 +30,9 @@ IMAGE_SUFFIXES = frozenset({".bmp", ".jpeg", ".jpg", ".png", ".ppm", ".tif", ".t
 
 #: Generated scenes, recorded: stands in for the renderer on machines that cannot render.
 TABLETOP_CLIP = Path(__file__).parents[1] / "data" / "tabletop.mp4"
+
+#: The depth of its frames, as scripts/record_clip.py writes it.
+CLIP_DEPTH = TABLETOP_CLIP.with_name("tabletop_depth.npz")
 
 
 # --- image files -----------------------------------------------------------------------------
@@ -123,6 +127,32 @@ class VideoSource(FrameSource):
             capture.release()
 
 
+class RecordedScenes(VideoSource):
+    """The recorded clip, with the depth and the intrinsics of its frames.
+
+    Args:
+        size: width, height that frames are resized to [px].
+    """
+
+    has_depth = True
+
+    def __init__(self, size: tuple[int, int]) -> None:
+        super().__init__(TABLETOP_CLIP, size)
+        self._shown = size
+
+    def frames(self, epoch: int = 0) -> Iterator[SourceFrame]:
+        with np.load(CLIP_DEPTH) as track:
+            changes, matrices, size = track["changes"], track["intrinsics"], track["size"]
+        scale = np.array(self._shown) / size
+        millimetres = np.zeros(changes.shape[1:], np.int16)
+        for frame, change, matrix in zip(super().frames(epoch), changes, matrices, strict=False):
+            millimetres += change
+            depth = cv2.resize(millimetres, self._shown, interpolation=cv2.INTER_NEAREST)
+            matrix[:2, 2] = (matrix[:2, 2] + 0.5) * scale - 0.5
+            matrix[:2, :2] *= scale[:, np.newaxis]
+            yield replace(frame, intrinsics=matrix, depth=depth.astype(np.float32) / 1000)
+
+
 # --- generated scenes ------------------------------------------------------------------------
 
 
@@ -193,7 +223,7 @@ def open_scenes(
         renderer = make_renderer(width, height, mode)
     except genesis_sim.RenderingError as error:
         warn(f"playing recorded scenes, as this machine cannot render new ones: {error}")
-        return VideoSource(TABLETOP_CLIP, size=(width, height))
+        return RecordedScenes((width, height))
     except ValueError as error:
         raise SourceError(str(error)) from error
     return SceneSource(renderer, mode, seed, frames_per_scene)

@@ -239,7 +239,7 @@ def test_what_is_published_about_the_model(perception: Perception) -> None:
 
 
 def test_depth_that_the_model_cannot_use_costs_the_depth_only(with_depth: Perception) -> None:
-    metres, matrix, source = depth()
+    metres, matrix, source = depth()[:3]
     double, unusable = with_depth(
         [
             View(image(), DepthImage(metres.astype(np.float64), matrix, source)),  # type: ignore[arg-type]

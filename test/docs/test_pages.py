@@ -85,6 +85,35 @@ def test_changelog_is_read_by_the_release_tools_and_names_the_version() -> None:
     assert date is not None and entries
 
 
+def test_quality_declaration_answers_the_rep() -> None:
+    """REP-2004: the README claims a level and links to what justifies it, point by point."""
+    declaration = (ROOT / "QUALITY_DECLARATION.md").read_text()
+    readme = (ROOT / "README.md").read_text()
+    assert "**Quality Level 4**" in declaration
+    (section,) = re.findall(r"^## Quality\n(.*?)^## ", readme, re.S | re.M)
+    assert "Quality Level 4" in section and "](QUALITY_DECLARATION.md)" in section
+    points = re.findall(r"^## \d\. (.*)", declaration, re.M)
+    assert points == [
+        "Version policy",
+        "Change control",
+        "Documentation",
+        "Testing",
+        "Dependencies",
+        "Platform support",
+        "Security",
+    ]
+    # What it says about the version, and about what is optional, is so.
+    assert int(genesis_core.__version__.split(".")[0]) == 0 and "below 1.0.0" in declaration
+    package = parse_package(str(ROOT))
+    package.evaluate_conditions({"GENESIS_ROS_WITHOUT_OPTIONAL": "1"})
+    optional = {item.name for item in package.exec_depends if not item.evaluated_condition}
+    assert optional == {"tf2_ros_py", "vision_msgs"}
+    assert "vision_msgs and tf2_ros are optional" in declaration
+    package.evaluate_conditions({})
+    assert all(item.evaluated_condition for item in package.exec_depends)
+    assert "QUALITY_DECLARATION.md" in (ROOT / "package.xml").read_text()
+
+
 def test_manifest_is_valid() -> None:
     package = parse_package(str(ROOT))
     assert package.name == "genesis_ros"

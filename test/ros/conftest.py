@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import random
 import signal
@@ -436,6 +437,15 @@ def _rvl(counts: np.ndarray) -> bytes:
 def compress_depth() -> Callable[..., bytes]:
     """Function that makes the data of a compressed depth image: compress_depth(counts, form)."""
     return _compress_depth
+
+
+@pytest.fixture(scope="session")
+def standard_messages(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
+    """The environment in which processes find vision_msgs and tf2_msgs (standard_packages.py)."""
+    script, workspace = Path(__file__).with_name("standard_packages.py"), "standard_packages"
+    command = [sys.executable, script, tmp_path_factory.mktemp(workspace)]
+    result = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True, timeout=290)
+    return dict(json.loads(result.stdout))
 
 
 @pytest.fixture(scope="session")

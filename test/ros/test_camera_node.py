@@ -16,8 +16,9 @@ import pytest
 from rcl_interfaces.srv import ListParameters
 from sensor_msgs.msg import CameraInfo, CompressedImage, Image
 
-from genesis_ros.messages.depth import depth_metres, intrinsics
+from genesis_ros.messages.depth import depth_metres
 from genesis_ros.messages.images import to_rgb
+from genesis_ros.messages.intrinsics import read_intrinsics
 from genesis_ros.processes.child_process import ChildProcess
 
 COLOURS = [(200, 30, 30), (30, 200, 30), (30, 30, 200)]
@@ -166,9 +167,18 @@ def test_recorded_scenes_stand_in_where_nothing_can_be_rendered(
 ) -> None:
     # A backend that does not exist is how a missing OpenGL looks to MuJoCo.
     camera = start_camera({"MUJOCO_GL": "missing"}, width=160, height=120, rate=30.0)
-    with client.listen(Image, "/camera/image_raw") as images:
-        client.until(lambda: len(images) > 2, "recorded scenes arrive")
-    assert {(image.height, image.width) for image in images} == {(120, 160)}
+    with (
+        client.listen(Image, "/camera/image_raw") as images,
+        client.listen(Image, "/camera/depth/image_raw") as depths,
+        client.listen(CameraInfo, "/camera/depth/camera_info") as infos,
+    ):
+        client.until(
+            lambda: min(map(len, (images, depths, infos))) > 2, "recorded scenes arrive, with depth"
+        )
+    assert {(image.height, image.width) for image in (*images, *depths)} == {(120, 160)}
+    assert {str(item.header.stamp) for item in depths} & {str(item.header.stamp) for item in images}
+    assert 0.2 < np.median(depth_metres(depths[0])) < 2.5
+    assert read_intrinsics(infos[0], 120, 160).matrix[0, 0] == pytest.approx(140.25, abs=0.01)
     assert to_rgb(images[0]).std() > 10
     os.kill(camera.pid, signal.SIGINT)
     client.until(ended(camera), "the camera ends on SIGINT")
@@ -218,7 +228,7 @@ def test_generated_scenes_come_with_depth(
     assert depth.header == info.header == image.header
     np.testing.assert_array_equal(to_rgb(image), expected.image)
     np.testing.assert_allclose(depth_metres(depth), expected.depth, atol=0.0006)
-    np.testing.assert_array_equal(intrinsics(info, 48, 64), expected.intrinsics)
+    np.testing.assert_array_equal(read_intrinsics(info, 48, 64).matrix, expected.intrinsics)
     assert depth.encoding == "16UC1"
 
 

@@ -1,4 +1,4 @@
-"""Depth images, intrinsics and point clouds as drivers send them."""
+"""Depth images and point clouds as drivers send them."""
 
 from __future__ import annotations
 
@@ -7,17 +7,10 @@ from array import array
 import cv2
 import numpy as np
 import pytest
-from sensor_msgs.msg import (
-    CameraInfo,
-    CompressedImage,
-    Image,
-    PointCloud2,
-    PointField,
-    RegionOfInterest,
-)
+from sensor_msgs.msg import CameraInfo, CompressedImage, Image, PointCloud2, PointField
 
 from genesis_ros.messages.clouds import cloud_points
-from genesis_ros.messages.depth import depth_metres, depth_points, intrinsics
+from genesis_ros.messages.depth import depth_metres, depth_points
 from genesis_ros.messages.depth_unit import DepthUnit
 from genesis_ros.messages.pixels import ImageError
 
@@ -92,7 +85,7 @@ def test_compressed_depth_in_metres() -> None:
     data = bytes(12) + cv2.imencode(".png", counts)[1].tobytes()
     message = CompressedImage(format="16UC1; compressedDepth png", data=array("B", data))
     np.testing.assert_allclose(depth_metres(message), METRES, rtol=1e-6)
-    info = camera_info(width=3, height=2, k=[2.0, 0, 1.0, 0, 2.0, 0.5, 0, 0, 1.0])
+    info = CameraInfo(width=3, height=2, k=[2.0, 0, 1.0, 0, 2.0, 0.5, 0, 0, 1.0])
     points = depth_points(message, info)
     np.testing.assert_allclose(points[..., 2][METRES > 0], METRES[METRES > 0], rtol=1e-6)
 
@@ -123,61 +116,8 @@ def test_what_is_no_depth_image_is_refused(change: dict, kind: str, text: str) -
     assert error.value.kind == kind
 
 
-def camera_info(**fields: object) -> CameraInfo:
-    info = CameraInfo(width=640, height=480, k=[600.0, 0, 319.5, 0, 610.0, 239.5, 0, 0, 1.0])
-    for name, value in fields.items():
-        setattr(info, name, value)
-    return info
-
-
-def ray(matrix: np.ndarray, column: float, row: float) -> np.ndarray:
-    """What a pixel sees, at distance 1."""
-    return np.linalg.inv(matrix) @ [column, row, 1]
-
-
-def test_intrinsics_are_those_of_the_camera_info() -> None:
-    matrix = intrinsics(camera_info(), 480, 640)
-    np.testing.assert_array_equal(matrix, [[600, 0, 319.5], [0, 610, 239.5], [0, 0, 1]])
-    # Some drivers leave the size at zero.
-    np.testing.assert_array_equal(intrinsics(camera_info(width=0, height=0), 480, 640), matrix)
-
-
-def test_intrinsics_of_a_resized_image_see_the_same() -> None:
-    full, half = (intrinsics(camera_info(), *size) for size in ((480, 640), (240, 320)))
-    # Corners of the image, which lie half a pixel outside the corner pixels' centres.
-    for x, y in ((0, 0), (640, 480), (100, 300)):
-        np.testing.assert_allclose(
-            ray(half, x / 2 - 0.5, y / 2 - 0.5), ray(full, x - 0.5, y - 0.5), atol=1e-12
-        )
-
-
-def test_intrinsics_of_a_region_of_interest() -> None:
-    roi = RegionOfInterest(x_offset=100, y_offset=50, width=320, height=240)
-    full = intrinsics(camera_info(), 480, 640)
-    part = intrinsics(camera_info(roi=roi), 240, 320)
-    np.testing.assert_allclose(ray(part, 0, 0), ray(full, 100, 50))
-    binned = intrinsics(camera_info(roi=roi, binning_x=2, binning_y=2), 120, 160)
-    np.testing.assert_allclose(ray(binned, -0.5, -0.5), ray(full, 99.5, 49.5))
-
-
-@pytest.mark.parametrize(
-    ("index", "value"), [(0, 0.0), (0, np.nan), (4, -1.0), (2, np.inf), (5, np.nan)]
-)
-def test_unusable_intrinsics_are_refused(index: int, value: float) -> None:
-    info = camera_info()
-    info.k[index] = value
-    with pytest.raises(ImageError, match=r"no usable intrinsics .*calibrate") as error:
-        intrinsics(info, 480, 640)
-    assert error.value.kind == "intrinsics"
-
-
-def test_camera_info_of_another_camera_is_refused() -> None:
-    with pytest.raises(ImageError, match="is of 640x480 pixels, the depth image has 848x480"):
-        intrinsics(camera_info(), 480, 848)
-
-
 def test_depth_image_to_points() -> None:
-    info = camera_info(width=3, height=2, k=[2.0, 0, 1.0, 0, 2.0, 0.5, 0, 0, 1.0])
+    info = CameraInfo(width=3, height=2, k=[2.0, 0, 1.0, 0, 2.0, 0.5, 0, 0, 1.0])
     points = depth_points(depth_image(METRES, "16UC1"), info)
     np.testing.assert_allclose(points[0, 1], [0, -0.25 * 1.25, 1.25], atol=1e-6)
     np.testing.assert_allclose(points[1, 2], [1.0, 0.5, 2.0], atol=1e-6)

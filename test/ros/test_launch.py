@@ -29,24 +29,7 @@ ROOT = Path(__file__).resolve().parents[2]
 LAUNCH_FILE = ROOT / "launch" / "perception.launch.py"
 PARAMETER_FILE = ROOT / "config" / "perception.yaml"
 
-# What `ros2 launch` does with its arguments, as far as the launch package itself goes.
-LAUNCH = """
-import sys
-from launch import LaunchDescription, LaunchService
-from launch.actions import GroupAction, IncludeLaunchDescription
-from launch.launch_description_sources import PythonLaunchDescriptionSource
-from launch_ros.actions import PushRosNamespace
-
-file, pushed, *arguments = sys.argv[1:]
-given = [tuple(argument.split(":=", 1)) for argument in arguments]
-service = LaunchService()
-source = PythonLaunchDescriptionSource(file)
-included = IncludeLaunchDescription(source, launch_arguments=given)
-if pushed:
-    included = GroupAction([PushRosNamespace(pushed), included])
-service.include_launch_description(LaunchDescription([included]))
-sys.exit(service.run())
-"""
+LAUNCH = Path(__file__).with_name("launch_it.py")
 
 
 def launch_syntax() -> ast.Module:
@@ -122,11 +105,9 @@ def launch(tmp_path: Path) -> Iterator[Callable[..., subprocess.Popen[Any]]]:
     with ExitStack() as stack:
 
         def start(*arguments: str, pushed: str = "") -> subprocess.Popen[Any]:
-            script = tmp_path / "launch_it.py"
-            script.write_text(LAUNCH)
             output = stack.enter_context((tmp_path / "log.txt").open("w"))
             process = subprocess.Popen(
-                [sys.executable, script, LAUNCH_FILE, pushed, *arguments],
+                [sys.executable, LAUNCH, LAUNCH_FILE, pushed, *arguments],
                 env=os.environ | {"ROS_LOG_DIR": str(tmp_path)},
                 stdout=output,
                 stderr=subprocess.STDOUT,
@@ -181,6 +162,9 @@ def test_launch_file_starts_camera_and_perception(
     assert received, log
     assert received[0].camera == "camera"
     assert received[0].model == "untrained"
+    # The camera's scenes have depth, and the node looks at it.
+    depth = f"{f'/{pushed}' if pushed else ''}/camera/depth/image_raw"
+    assert listener.count_publishers(depth) == listener.count_subscribers(depth) == 1
     assert f"{topic.rpartition('/')[0].replace('/', '.')[1:]}.eyes]" in log
     end(process)
     assert "Traceback" not in (tmp_path / "log.txt").read_text()

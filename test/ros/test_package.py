@@ -131,6 +131,7 @@ def test_build_installs_configuration_launch_file_and_messages(install: Path) ->
         "config/perception.rviz",
         "config/fastdds.xml",
         "config/sros2_policy.xml",
+        "launch/managed.launch.py",
         "launch/perception.launch.py",
         "package.xml",
     ):

@@ -239,6 +239,28 @@ def test_a_bad_override_is_refused_by_name(
         assert "best_effort" in node.log and "Traceback" not in node.log
 
 
+@pytest.mark.slow
+def test_misspelt_overrides_are_named(client: Any, start: Start) -> None:
+    """Of topic, side or policy; one of a topic that is not listened to yet is right."""
+    wrong = {
+        "/genesis/object_maks.publisher.depth": f"{MASKS}.publisher.depth",
+        f"{TOPIC}.publisher.depth": f"{TOPIC}.subscription.depth",
+        f"{MASKS}.publisher.deepth": f"{MASKS}.publisher.depth",
+        "/somewhere/else.subscription.depth": None,
+    }
+    right = [f"{TOPIC}/compressed.subscription.depth", "/diagnostics.publisher.depth"]
+    overrides = {f"qos_overrides.{name}": 2 for name in [*wrong, *right]}
+    node = start(image_topics=[TOPIC], **overrides)
+    node.wait_for_log("active: ")
+    for name, meant in wrong.items():
+        hint = f"; did you mean qos_overrides.{meant}?" if meant else "\n"
+        node.wait_for_log(
+            f"ignored the parameter qos_overrides.{name}: there is no such topic or policy{hint}"
+        )
+    for name in right:
+        assert f"ignored the parameter qos_overrides.{name}" not in node.log
+
+
 @pytest.mark.parametrize("latched", [True, False])
 def test_intrinsics_sent_once(
     client: Any, start: Start, answer: Any, photo: np.ndarray, latched: bool

@@ -6,6 +6,7 @@ import subprocess
 import sys
 from itertools import islice
 from pathlib import Path
+from typing import Any
 
 import cv2
 import numpy as np
@@ -13,7 +14,9 @@ import pytest
 
 from genesis_ros.simulated_camera.frame_source import SourceError, play
 from genesis_ros.simulated_camera.sources import (
+    CLIP_DEPTH,
     TABLETOP_CLIP,
+    RecordedScenes,
     VideoSource,
     open_path,
     read_image,
@@ -145,6 +148,40 @@ def test_the_recorded_clip_moves() -> None:
     changes = [np.abs(frame.astype(int) - frames[0]).mean() for frame in frames]
     assert changes[29] > 2
     assert min(changes[30:]) > 10
+
+
+def test_the_recorded_clip_has_the_depth_of_its_images() -> None:
+    """Where depth jumps by 3 cm, at an object's edge, the image has an edge, too."""
+    with np.load(CLIP_DEPTH) as track:
+        assert len(track["changes"]) == 120
+    source = RecordedScenes((640, 480))
+    assert source.has_depth
+    for number, frame in enumerate(islice(source.frames(), 0, 120, 25)):
+        assert frame.depth is not None and frame.depth.shape == (480, 640), number
+        assert frame.depth.min() > 0.15 and frame.depth.max() < 3
+        grey = cv2.cvtColor(frame.image, cv2.COLOR_RGB2GRAY)
+        contrast = cv2.morphologyEx(grey, cv2.MORPH_GRADIENT, np.ones((5, 5), np.uint8))
+        jumps = cv2.morphologyEx(frame.depth, cv2.MORPH_GRADIENT, np.ones((3, 3), np.uint8)) > 0.03
+        shifted = np.roll(jumps, (40, 40), (0, 1))
+        assert contrast[jumps].mean() > 1.5 * contrast[shifted].mean(), number
+    again = next(source.frames(1))
+    assert again.depth is not None and again.intrinsics is not None
+
+
+def test_the_recorded_clip_is_what_the_renderer_renders(render: Any) -> None:
+    """The first frame of the second scene, in half of the size."""
+    truth = render(lambda renderer: next(iter(renderer.sequence(3, 1))), 640, 480, "mixed")
+    frame = next(islice(RecordedScenes((320, 240)).frames(), 30, None))
+    assert frame.depth is not None and frame.intrinsics is not None
+    assert np.median(np.abs(frame.depth - truth.depth[::2, ::2])) < 0.001
+    np.testing.assert_allclose(np.diag(frame.intrinsics), np.diag(truth.intrinsics) * [0.5, 0.5, 1])
+    # The ray through the corner of the image is the same.
+    for axis, size in ((0, 640), (1, 480)):
+        full, half = (
+            (edge - 0.5 - matrix[axis, 2]) / matrix[axis, axis]
+            for edge, matrix in ((size, truth.intrinsics), (size / 2, frame.intrinsics))
+        )
+        assert half == pytest.approx(full)
 
 
 def test_scenes_are_repeatable_and_go_on() -> None:

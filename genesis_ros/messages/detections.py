@@ -1,0 +1,100 @@
+"""Objects as detections of vision_msgs, for programs that take those of any detector.
+
+vision_msgs is optional: AVAILABLE says whether it is installed.
+"""
+
+from __future__ import annotations
+
+from geometry_msgs.msg import Point, Pose, Quaternion
+
+from genesis_ros.msg import ObjectMask, ObjectMasks
+
+try:
+    from vision_msgs.msg import (
+        BoundingBox2D,
+        BoundingBox3D,
+        Detection2D,
+        Detection2DArray,
+        Detection3D,
+        Detection3DArray,
+        ObjectHypothesisWithPose,
+    )
+except ImportError:
+    AVAILABLE = False
+else:
+    AVAILABLE = True
+
+MISSING = (
+    "vision_msgs is not installed (ros-<distro>-vision-msgs): detections_2d and detections_3d are "
+    "not published; object_masks has all that they would say"
+)
+"""What is told where it is absent."""
+
+# What ObjectHypothesis calls an object: the model tells things from the robot, not from each other.
+_CLASSES = {ObjectMask.KIND_OBJECT: "object", ObjectMask.KIND_UNKNOWN: "unknown"}
+
+
+def to_detections_2d(message: ObjectMasks) -> Detection2DArray:
+    """The box, score and id of each object; neither background nor the robot are among them.
+
+    A box covers whole pixels: its centre is that of x to x + width, as vision_msgs' own
+    createAABB2D has it. `id` is the track id, "" if untracked.
+    """
+    return Detection2DArray(
+        header=message.header,
+        detections=[
+            Detection2D(
+                header=message.header,
+                results=[_hypothesis(item)],
+                bbox=_box_2d(item),
+                id=_id(item),
+            )
+            for item in _things(message)
+        ],
+    )
+
+
+def to_detections_3d(message: ObjectMasks) -> Detection3DArray:
+    """The box of each object whose position is known, in the camera's frame."""
+    return Detection3DArray(
+        header=message.header,
+        detections=[
+            Detection3D(
+                header=message.header,
+                results=[_hypothesis(item)],
+                bbox=BoundingBox3D(center=_pose(item.position), size=item.size),
+                id=_id(item),
+            )
+            for item in _things(message)
+            if item.has_position
+        ],
+    )
+
+
+def _things(message: ObjectMasks) -> list[ObjectMask]:
+    return [item for item in message.objects if not item.background and item.kind in _CLASSES]
+
+
+def _hypothesis(item: ObjectMask) -> ObjectHypothesisWithPose:
+    result = ObjectHypothesisWithPose()
+    result.hypothesis.class_id = _CLASSES[item.kind]
+    result.hypothesis.score = float(item.score)
+    if item.has_position:
+        result.pose.pose = _pose(item.position)
+    return result
+
+
+def _box_2d(item: ObjectMask) -> BoundingBox2D:
+    roi = item.roi
+    box = BoundingBox2D(size_x=float(roi.width), size_y=float(roi.height))
+    box.center.position.x = roi.x_offset + roi.width / 2
+    box.center.position.y = roi.y_offset + roi.height / 2
+    return box
+
+
+def _pose(position: Point) -> Pose:
+    return Pose(position=position, orientation=Quaternion(w=1.0))
+
+
+def _id(item: ObjectMask) -> str:
+    return str(item.track_id) if item.track_id else ""

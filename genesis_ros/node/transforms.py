@@ -1,0 +1,83 @@
+"""Transforms from cameras to the frame that the parameter target_frame names, by tf2."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from geometry_msgs.msg import TransformStamped
+from rclpy.clock import JumpThreshold
+from rclpy.duration import Duration
+from rclpy.node import Node
+from rclpy.time import Time
+from std_msgs.msg import Header
+
+# s; a transform is sent some milliseconds after an image of its time is.
+_PATIENCE = 0.1
+
+
+class TransformError(ValueError):
+    """There is no transform. The text names the frames and says why."""
+
+
+class Transforms:
+    """Listens to /tf and /tf_static.
+
+    They arrive in the node's executor; `lookup` may be called from another thread.
+
+    Raises:
+        TransformError: tf2_ros is not installed.
+    """
+
+    def __init__(self, node: Node, target_frame: str) -> None:
+        try:
+            import tf2_ros
+        except ImportError as error:
+            raise TransformError(
+                f"parameter target_frame is {target_frame!r}, which needs tf2_ros, and that is not "
+                f"installed (ros-<distro>-tf2-ros-py): {error}"
+            ) from error
+        self.target_frame = target_frame
+        self._tf2: Any = tf2_ros
+        self._buffer: Any = tf2_ros.Buffer()
+        self._listener: Any = tf2_ros.TransformListener(self._buffer, node)
+        # A simulation or a bag that starts again: what is newer than now comes from before.
+        self._jumps = node.get_clock().create_jump_callback(
+            JumpThreshold(
+                min_forward=None, min_backward=Duration(seconds=-1), on_clock_change=True
+            ),
+            post_callback=lambda jump: self._buffer.clear(),
+        )
+        self._waits = True
+
+    def lookup(self, header: Header) -> TransformStamped:
+        """The transform from a message's frame to the target frame, at the message's stamp.
+
+        It is waited for a little while, but not again after that was in vain, until there is one.
+
+        Raises:
+            TransformError: there is none.
+        """
+        source, stamp = header.frame_id, Time.from_msg(header.stamp)
+        try:
+            try:
+                transform = self._buffer.lookup_transform(self.target_frame, source, stamp)
+            except self._tf2.ExtrapolationException:
+                if not self._waits:
+                    raise
+                patience = Duration(seconds=_PATIENCE)
+                transform = self._buffer.lookup_transform(
+                    self.target_frame, source, stamp, timeout=patience
+                )
+        except self._tf2.TransformException as error:
+            self._waits = False
+            text = " ".join(str(error).split())
+            raise TransformError(
+                f"no transform from {source!r} to {self.target_frame!r} at the image's time: {text}"
+            ) from error
+        self._waits = True
+        return transform
+
+    def close(self) -> None:
+        """End the subscriptions (executor thread)."""
+        self._listener.unregister()
+        self._jumps.unregister()

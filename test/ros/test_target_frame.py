@@ -1,0 +1,326 @@
+"""Positions in another frame (target_frame), by tf2: from the real node, with real /tf messages.
+
+Where tf2_ros is not installed, stand_in_tf2 has what the node uses of it. Rules stand in for the
+model (stand_in.py): an object at the left, the robot at the right, 0.8 m away.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from builtin_interfaces.msg import Time
+from diagnostic_msgs.msg import DiagnosticArray, DiagnosticStatus
+from geometry_msgs.msg import Point, Quaternion, TransformStamped, Vector3
+from rosgraph_msgs.msg import Clock
+from sensor_msgs.msg import CameraInfo, Image
+from std_msgs.msg import Header
+from visualization_msgs.msg import Marker, MarkerArray
+
+from genesis_ros.masks import targets
+from genesis_ros.messages.images import to_message
+from genesis_ros.messages.markers import pose_markers
+from genesis_ros.messages.object_poses import to_object_poses
+from genesis_ros.messages.rgbd import camera_info, depth_message
+from genesis_ros.msg import ObjectMask, ObjectMasks, ObjectPose, ObjectPoses
+
+HERE = Path(__file__).parent
+HEIGHT, WIDTH = 48, 64
+RED, GREEN = (slice(10, 20), slice(5, 15)), (slice(10, 20), slice(45, 55))
+MATRIX = np.array([[60.0, 0, 31.5], [0, 60, 23.5], [0, 0, 1]])
+IMAGE, DEPTH, INFO = "/eye/image_raw", "/eye/depth/image_raw", "/eye/depth/camera_info"
+POSES, MARKERS = "/genesis/object_poses", "/genesis/object_poses/markers"
+# An optical frame that looks along x of its parent: z forward is x, x right is -y, y down is -z.
+FORWARD = (-0.5, 0.5, -0.5, 0.5)
+LEVEL = (0.0, 0.0, 0.0, 1.0)
+
+
+def forward(point: Any) -> np.ndarray:
+    """A point of the optical frame in its parent."""
+    x, y, z = point
+    return np.array([z, -x, -y])
+
+
+# The messages
+
+
+def transform(translation: tuple[float, float, float]) -> TransformStamped:
+    found = TransformStamped(child_frame_id="eye_optical")
+    found.header.frame_id = "base_link"
+    found.transform.translation = Vector3(**dict(zip("xyz", translation, strict=True)))
+    found.transform.rotation = Quaternion(**dict(zip("xyzw", FORWARD, strict=True)))
+    return found
+
+
+def object_at(x: float, y: float, z: float, **fields: Any) -> ObjectMask:
+    item = ObjectMask(label=2, track_id=7, kind=ObjectMask.KIND_OBJECT, score=0.75)
+    item.has_position, item.position = True, Point(x=x, y=y, z=z)
+    item.size = Vector3(x=0.05, y=0.06, z=0.04)
+    for name, value in fields.items():
+        setattr(item, name, value)
+    return item
+
+
+def poses_of(*objects: ObjectMask) -> ObjectPoses:
+    header = Header(frame_id="eye_optical")
+    header.stamp.sec = 12
+    message = ObjectMasks(header=header, camera="eye", objects=list(objects))
+    return to_object_poses(message, transform((1.0, 2.0, 3.0)))
+
+
+def test_objects_get_a_pose_in_the_other_frame() -> None:
+    poses = poses_of(object_at(0.1, -0.2, 0.9))
+    assert (poses.header.frame_id, poses.header.stamp.sec) == ("base_link", 12)
+    assert poses.camera == "eye"
+    (item,) = poses.objects
+    assert (item.label, item.track_id, item.score) == (2, 7, 0.75)
+    assert item.kind == ObjectMask.KIND_OBJECT
+    place = item.pose.position
+    np.testing.assert_allclose([place.x, place.y, place.z], [1 + 0.9, 2 - 0.1, 3 + 0.2])
+    turned = item.pose.orientation
+    assert (turned.x, turned.y, turned.z, turned.w) == FORWARD
+    assert (item.size.x, item.size.y, item.size.z) == (0.05, 0.06, 0.04)
+
+
+def test_only_what_a_robot_may_act_on_has_a_pose() -> None:
+    left_out = [
+        object_at(0, 0, 1, has_position=False),
+        object_at(0, 0, 1, background=True),
+        object_at(0, 0, 1, kind=ObjectMask.KIND_ROBOT),
+    ]
+    assert poses_of(*left_out).objects == []
+    assert len(poses_of(*left_out, object_at(0, 0, 1, kind=ObjectMask.KIND_UNKNOWN)).objects) == 1
+
+
+def test_markers_stand_on_the_poses_with_their_ids_above() -> None:
+    poses = poses_of(object_at(0.1, -0.2, 0.9))
+    box, text = pose_markers(poses).markers
+    (item,) = poses.objects
+    assert isinstance(item, ObjectPose)
+    for marker in (box, text):
+        assert marker.header == poses.header and marker.id == 7
+    assert (box.type, box.ns, box.pose, box.scale) == (Marker.CUBE, "eye", item.pose, item.size)
+    assert (text.ns, text.text) == ("eye/id", "7")
+    # The camera's y, 6 cm, is the height of the box.
+    assert text.pose.position.z == pytest.approx(item.pose.position.z + 0.03 + text.scale.z)
+    assert (text.pose.position.x, text.pose.position.y) == (
+        item.pose.position.x,
+        item.pose.position.y,
+    )
+
+
+# The node
+
+
+@pytest.fixture
+def installed(standard_messages: dict[str, str], monkeypatch: pytest.MonkeyPatch) -> None:
+    """Processes that are started find tf2_msgs and tf2_ros."""
+    for name, value in standard_messages.items():
+        monkeypatch.setenv(name, value)
+    if importlib.util.find_spec("tf2_ros") is None:
+        monkeypatch.setenv(
+            "PYTHONPATH", f"{HERE / 'stand_in_tf2'}{os.pathsep}{os.environ.get('PYTHONPATH', '')}"
+        )
+
+
+Send = Callable[..., None]
+
+
+@contextmanager
+def broadcaster() -> Iterator[Send]:
+    """send(parent, child, translation, rotation, stamp); static without a stamp."""
+    process = subprocess.Popen(
+        [sys.executable, HERE / "broadcast.py"],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+    assert process.stdin is not None and process.stdout is not None
+
+    def send(
+        parent: str, child: str, translation: Any, rotation: Any, stamp: float | None = None
+    ) -> None:
+        assert process.stdin is not None
+        given = {"frames": [parent, child], "stamp": stamp or 0.0, "static": stamp is None}
+        given |= {"translation": list(translation), "rotation": list(rotation)}
+        process.stdin.write(json.dumps(given) + "\n")
+        process.stdin.flush()
+
+    try:
+        assert process.stdout.readline() == "ready\n"
+        yield send
+    finally:
+        process.stdin.close()
+        process.wait(20)
+
+
+class Eye:
+    """A camera with depth, and what the node says about it."""
+
+    def __init__(self, client: Any) -> None:
+        self.client = client
+        kinds = {INFO: CameraInfo, DEPTH: Image, IMAGE: Image}
+        self.publishers = {topic: client.publisher(kind, topic) for topic, kind in kinds.items()}
+
+    def see(self, stamp: float, masks: list[ObjectMasks]) -> ObjectMasks:
+        """Send an image of this time and wait for its masks."""
+        header = Header(frame_id="eye_optical")
+        header.stamp.sec, header.stamp.nanosec = int(stamp), round(stamp % 1 * 1e9)
+        picture = np.full((HEIGHT, WIDTH, 3), 30, np.uint8)
+        picture[RED], picture[GREEN] = (250, 20, 20), (20, 250, 20)
+        depth = np.full((HEIGHT, WIDTH), 0.8, np.float32)
+        self.publishers[INFO].publish(camera_info(MATRIX, (HEIGHT, WIDTH), header))
+        self.publishers[DEPTH].publish(depth_message(depth, header))
+        self.client.spin(0.3)
+        before = len(masks)
+        self.publishers[IMAGE].publish(to_message(picture, header))
+        self.client.until(lambda: len(masks) > before, "masks")
+        assert masks[-1].header == header
+        return masks[-1]
+
+
+def parameters(checkpoint: Path, **more: Any) -> dict[str, Any]:
+    given = {"checkpoint": str(checkpoint), "device": "cpu", "diagnostics_period": 0.2}
+    return {**given, "image_topics": [IMAGE], "depth_topics": [DEPTH], **more}
+
+
+@pytest.mark.slow
+def test_poses_are_those_of_the_image_s_time(
+    installed: None, client: Any, node_process: Any, tiny_checkpoint: Path, tmp_path: Path
+) -> None:
+    """A camera on an arm that moves: between two transforms lies that of the image."""
+    given = parameters(tiny_checkpoint, target_frame="base_link")
+    with (
+        node_process(HERE / "stand_in.py", tmp_path / "node", given) as node,
+        broadcaster() as send,
+        client.listen(ObjectMasks, "/genesis/object_masks", heard=False) as masks,
+        client.listen(ObjectPoses, POSES, heard=False) as poses,
+        client.listen(MarkerArray, MARKERS, heard=False) as markers,
+        client.listen(DiagnosticArray, "/diagnostics", heard=False) as reports,
+    ):
+
+        def camera_status() -> DiagnosticStatus:
+            """That of a report that is made after now."""
+            reports.clear()
+            client.until(lambda: len(reports) > 1, "diagnostics")
+            (status,) = [item for item in reports[-1].status if item.name.endswith(IMAGE)]
+            return status
+
+        node.wait_for_log("active: ")
+        client.until(lambda: client.node.count_publishers(POSES), "a publisher of poses")
+        eye = Eye(client)
+        client.spin(1.0)
+        assert targets(eye.see(100.0, masks))[0].position is not None
+        status = camera_status()
+        assert status.level == DiagnosticStatus.WARN
+        assert "no poses: no transform from 'eye_optical' to 'base_link'" in status.message
+        node.wait_for_log(f"no poses of {IMAGE}: no transform from 'eye_optical' to 'base_link'")
+        assert poses == [] and markers == []
+
+        send("base_link", "arm", (0.0, 0.0, 1.0), LEVEL)
+        client.spin(0.5)
+        send("arm", "eye_optical", (0.2, 0.0, 0.0), FORWARD, 200.0)
+        send("arm", "eye_optical", (0.4, 0.0, 0.0), FORWARD, 201.0)
+        client.spin(0.5)
+        (red,) = targets(eye.see(200.25, masks))
+        client.until(lambda: poses and markers, "poses and markers")
+        assert poses[0].header.frame_id == "base_link" and poses[0].camera == "eye"
+        assert poses[0].header.stamp == masks[-1].header.stamp
+        (item,) = poses[0].objects
+        assert (item.track_id, item.label) == (red.id, red.label)
+        place = item.pose.position
+        expected = forward(red.position) + np.array([0.25, 0.0, 1.0])
+        np.testing.assert_allclose([place.x, place.y, place.z], expected, atol=1e-9)
+        turned = item.pose.orientation
+        found = np.array([turned.x, turned.y, turned.z, turned.w])
+        assert abs(found @ FORWARD) == pytest.approx(1.0)
+        boxes = [marker for marker in markers[0].markers if marker.type == Marker.CUBE]
+        assert [box.pose for box in boxes] == [item.pose]
+        assert boxes[0].header.frame_id == "base_link"
+        assert camera_status().level == DiagnosticStatus.OK
+
+        # Of the future; masks go on, poses stop, until the transform is there.
+        eye.see(202.5, masks)
+        assert "no poses: " in camera_status().message and len(poses) == 1
+        send("arm", "eye_optical", (0.6, 0.0, 0.0), FORWARD, 203.0)
+        client.spin(0.5)
+        eye.see(202.5, masks)
+        client.until(lambda: len(poses) == 2, "poses again")
+        assert poses[1].objects[0].pose.position.x == pytest.approx(expected[0] + 0.3)
+        assert camera_status().level == DiagnosticStatus.OK
+
+        for name in ("deactivate", "cleanup"):
+            assert client.transition("/genesis/perception", name)
+        client.until(lambda: not client.node.count_subscribers("/tf"), "nobody listens to /tf")
+        assert not client.node.count_publishers(POSES)
+
+
+@pytest.mark.slow
+def test_simulated_time_may_start_again(
+    installed: None, client: Any, node_process: Any, tiny_checkpoint: Path, tmp_path: Path
+) -> None:
+    """A bag that is played in a loop: transforms of the round before are forgotten."""
+    given = parameters(tiny_checkpoint, target_frame="base_link", use_sim_time=True)
+    with (
+        node_process(HERE / "stand_in.py", tmp_path / "node", given) as node,
+        broadcaster() as send,
+        client.listen(ObjectMasks, "/genesis/object_masks", heard=False) as masks,
+        client.listen(ObjectPoses, POSES, heard=False) as poses,
+    ):
+        node.wait_for_log("active: ")
+        client.until(lambda: client.node.count_publishers(POSES), "a publisher of poses")
+        clock = client.publisher(Clock, "/clock")
+        eye = Eye(client)
+        client.spin(1.0)
+        for start, place in ((1000.0, 1.0), (10.0, 2.0)):
+            seen = len(poses)
+            clock.publish(Clock(clock=Time(sec=int(start))))
+            client.spin(0.5)
+            for later in (0.0, 1.0):
+                send("base_link", "eye_optical", (place, 0.0, 0.0), LEVEL, start + later)
+            client.spin(0.5)
+            eye.see(start + 0.5, masks)
+            client.until(lambda: len(poses) > seen, f"poses at {start}")  # noqa: B023
+            (red,) = targets(masks[-1])
+            assert red.position is not None
+            found = poses[-1].objects[0].pose.position.x
+            assert found == pytest.approx(red.position[0] + place)
+
+
+@pytest.mark.slow
+def test_by_default_nobody_asks_for_transforms(
+    client: Any, node_process: Any, tiny_checkpoint: Path, tmp_path: Path
+) -> None:
+    """Neither are there the topics, nor is tf2_ros needed."""
+    with node_process(
+        "genesis_ros.perception_node", tmp_path / "node", parameters(tiny_checkpoint)
+    ) as node:
+        node.wait_for_log("active: ")
+        client.until(lambda: client.node.count_publishers("/genesis/object_masks"), "masks")
+        assert not client.node.count_publishers(POSES) and not client.node.count_publishers(MARKERS)
+        assert not client.node.count_subscribers("/tf")
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(importlib.util.find_spec("tf2_ros") is not None, reason="tf2_ros is installed")
+def test_without_tf2_the_node_says_what_it_needs(
+    client: Any, node_process: Any, tiny_checkpoint: Path, tmp_path: Path
+) -> None:
+    given = parameters(tiny_checkpoint, target_frame="base_link")
+    with node_process("genesis_ros.perception_node", tmp_path / "node", given) as node:
+        node.wait_for_log(
+            "cannot configure: parameter target_frame is 'base_link', which needs tf2_ros, and "
+            "that is not installed (ros-<distro>-tf2-ros-py)"
+        )
+        assert client.state("/genesis/perception") == "unconfigured"
+        assert client.set_parameter("/genesis/perception", "target_frame", "").successful
+        assert client.transition("/genesis/perception", "configure")
