@@ -15,7 +15,8 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from genesis_core import ConfigError, SlotModel
-from genesis_core.models.base import INFERENCE_SEED, KINDS
+from genesis_core.kinds import KINDS
+from genesis_core.models.base import INFERENCE_SEED
 from genesis_core.models.losses import UNKNOWN_LABEL
 from training.augment import AugmentConfig, RawImages, augment
 
