@@ -37,7 +37,8 @@ class DepthUnit:
         unit = self.given or self._unit(values)
         if unit == 1.0 and values.dtype == np.float32:
             return values.astype(np.float32, copy=False)
-        return np.multiply(values, np.float32(unit), dtype=np.float32)
+        with np.errstate(all="ignore"):  # whatever the bits of unknown depth are
+            return np.multiply(values, np.float32(unit), dtype=np.float32)
 
     def _unit(self, values: npt.NDArray[np.uint16] | npt.NDArray[np.float32]) -> float:
         if values.dtype == np.uint16:
