@@ -259,10 +259,10 @@ def test_intrinsics_of_no_camera_give_no_positions(
     place: tuple[int, int], number: float, with_depth: Perception
 ) -> None:
     """They would give positions that are no numbers."""
-    metres, matrix, source = depth()
-    matrix = matrix.copy()
+    given = depth()
+    matrix = given.intrinsics.copy()
     matrix[place] = number
-    (found,) = with_depth([View(image(), DepthImage(metres, matrix, source))])
+    (found,) = with_depth([View(image(), given._replace(intrinsics=matrix))])
     assert isinstance(found, Perceived)
     assert found.depth_problem is not None and "focal lengths" in found.depth_problem
     assert not any(found.measurements)
