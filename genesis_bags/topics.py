@@ -119,9 +119,7 @@ def read_message(item: BagMessage) -> Message:
     try:
         return _types().deserialize_cdr(item.data, item.topic.type)
     except Exception as error:
-        raise MessageError(
-            "message", f"its {len(item.data)} bytes are no {item.topic.type} message"
-        ) from error
+        raise MessageError(f"its {len(item.data)} bytes are no {item.topic.type}") from error
 
 
 @cache

@@ -306,14 +306,17 @@ def test_damage_stops_or_is_left_out(tmp_path: Path) -> None:
     file.write_bytes(b"nothing that could be read")
     broken = camera(20)
     broken[5].message.encoding = "nonsense"
+    text = TYPES[2].types[STRING]("no image at all")
+    broken[6] = broken[6]._replace(type=STRING, message=text)
     record(tmp_path / "in" / "c", broken)
     options = ("--rate", "0", "--val", "0", "--test", "0")
     assert str(file) in error_of(tmp_path / "in", tmp_path / "out", *options)
     prepare(tmp_path / "in", tmp_path / "out2", *options, "--on-error", "skip")
-    assert numbers(tmp_path / "out2")["train"] == [*range(20), *range(5), *range(6, 20)]
+    assert numbers(tmp_path / "out2")["train"] == [*range(20), *range(5), *range(7, 20)]
     problems = (tmp_path / "out2" / "problems.txt").read_text()
     assert str(file) in problems
     assert "/eye/image_raw at 1700000000.500 s: encoding 'nonsense' cannot be used" in problems
+    assert "/eye/image_raw at 1700000000.600 s: its 24 bytes are no sensor_msgs" in problems
     assert good.exists()
 
 
