@@ -76,6 +76,7 @@ class NodeProcess:
                 env={
                     **os.environ,
                     "PYTHONUNBUFFERED": "1",
+                    "PYTHONFAULTHANDLER": "1",  # a crash in C++ says where, too
                     "OMP_NUM_THREADS": "1",
                     "PYTHONPATH": f"{ROOT}{os.pathsep}{os.environ.get('PYTHONPATH', '')}",
                 },
@@ -91,6 +92,11 @@ class NodeProcess:
     @property
     def alive(self) -> bool:
         return self._process.poll() is None
+
+    @property
+    def exit_status(self) -> int | None:
+        """None while the process runs, negative if a signal ended it."""
+        return self._process.poll()
 
     @property
     def proc(self) -> Path:

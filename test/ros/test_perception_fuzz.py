@@ -84,7 +84,7 @@ def node(
     with node_process("genesis_ros.perception_node", directory, parameters) as node:
         node.wait_for_log("active: listening to")
         yield node
-        assert node.alive, node.log
+        assert node.alive, f"ended with {node.exit_status}: {node.log[-5000:]}"
         assert "Traceback" not in node.log
         assert max(map(len, node.log.splitlines())) < 1000  # nobody else's novels
 
