@@ -200,7 +200,9 @@ class Recorded:
             self._close(split)
 
     def _close(self, split: str) -> None:
-        part = self._open.pop(split, None)
+        if split not in self._open:
+            return
+        part = self._open.pop(split)
         if part is not None:
             part.left_out.update(self._skipped)
             part.write()
