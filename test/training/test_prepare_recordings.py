@@ -323,7 +323,7 @@ def test_a_package_that_is_missing_is_named(
 def test_an_interrupted_video_goes_on_where_it_was(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("training.datasets.recordings.CHUNK", 10)
+    monkeypatch.setattr("training.datasets.shots.CHUNK", 10)  # images in a part
     path = write_video(tmp_path / "clip.mp4", range(60))
     options = ("--rate", "0", "--val", "0", "--test", "0")
     prepare("video", path, tmp_path / "whole", *options)
