@@ -133,7 +133,7 @@ def _echo() -> Iterator[_Peer]:
 def _perception(name: str, checkout: Path, given: argparse.Namespace) -> Iterator[_Peer]:
     program = ["scripts/run", "python", "-m", "genesis_ros.perception_node", "--ros-args"]
     program += ["-r", f"__ns:=/{name}", "-p", f"image_topics:=[{_image_topic(name)}]"]
-    program += ["-p", f"precision:={given.precision}", "-p", "device:=cpu", "--log-level", "warn"]
+    program += ["-p", f"precision:={given.precision}", "-p", "device:=cpu", "--log-level", "error"]
     if given.checkpoint:
         program += ["-p", f"checkpoint:={given.checkpoint}"]
     with _running(name, program, checkout) as peer:
