@@ -165,6 +165,7 @@ class _Client:
             qos = QoSProfile(depth=5)
             topic = _answer_topic(name)
             self._receiver.subscribe(ObjectMasks, topic, self._take, qos, raw=True)
+        self._receiver.start()
         node.create_subscription(DiagnosticArray, "/diagnostics", self._note, 10)
 
     def close(self) -> None:

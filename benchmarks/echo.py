@@ -41,6 +41,7 @@ def main(image_topic: str, answer_topic: str) -> None:
 
     receiver = Receiver(node, fail)
     receiver.subscribe(Image, image_topic, answer, QoSProfile(depth=1), raw=True)
+    receiver.start()
     with suppress(ExternalShutdownException):
         rclpy.spin(node)
 

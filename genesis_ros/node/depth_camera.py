@@ -44,6 +44,7 @@ class DepthCamera(DepthPairing):
     ) -> None:
         topic = node.resolve_topic_name(depth_topic)
         super().__init__(topic, node.resolve_topic_name(info_topic or info_beside(topic)))
+        self._last_info: CameraInfo | None = None
         images = image_candidate(self.topic, Image)
         infos = Candidate(self.info_topic, CameraInfo)
         self._subscriptions = [
@@ -56,7 +57,6 @@ class DepthCamera(DepthPairing):
         ]
         # Some drivers send their intrinsics once, before this node is there.
         self._latched = LatchedSubscription(node, infos, self._take_info)
-        self._last_info: CameraInfo | None = None
 
     def follow_publishers(self, patience: float) -> None:
         """Adapt the reliability, where it is auto, to those who publish now (executor thread).

@@ -24,6 +24,7 @@ def errors() -> list[Exception]:
 @pytest.fixture
 def receiver(client: Any, errors: list[Exception]) -> Iterator[Receiver]:
     receiver = Receiver(client.node, errors.append)
+    receiver.start()
     yield receiver
     assert receiver.close(10)
 
@@ -74,3 +75,17 @@ def test_nothing_comes_after_the_end(client: Any, receiver: Receiver) -> None:
     second.publish(Header(frame_id="late"))
     client.spin(0.3)
     assert [message.frame_id for message in others] == ["heard"]
+
+
+def test_messages_wait_for_the_start(client: Any, errors: list[Exception]) -> None:
+    receiver = Receiver(client.node, errors.append)
+    taken: list[Header] = []
+    receiver.subscribe(Header, TOPIC, lambda m, info: taken.append(m), QOS)
+    publisher = client.publisher(Header, TOPIC)
+    publisher.publish(Header(frame_id="early"))
+    client.spin(0.3)
+    assert taken == []
+    receiver.start()
+    client.until(lambda: taken, "the message")
+    assert receiver.close(10) and errors == []
+    assert Receiver(client.node, errors.append).close(0)  # one that never started
