@@ -92,12 +92,12 @@ def _row(settings: Settings, context: rclpy.Context, height: int, width: int) ->
         ready = client.wait_until_ready()
         for message in itertools.islice(itertools.cycle(messages), _WARM_UP):
             client.latency(message)
-        memory, cpu = _memory(process.pid), _cpu_seconds(process.pid)
+        memory, cpu = _memory(process.pid), cpu_seconds(process.pid)
         latencies = [
             client.latency(message)
             for message in itertools.islice(itertools.cycle(messages), settings.frames)
         ]
-        cpu = (_cpu_seconds(process.pid) - cpu) / settings.frames
+        cpu = (cpu_seconds(process.pid) - cpu) / settings.frames
         growth = _memory(process.pid) - memory
     stages = _stages(settings, messages)
     mean = statistics.mean(latencies)
@@ -201,7 +201,7 @@ class _Client:
             self._executor.spin_once(timeout_sec=0.1)
 
 
-def _cpu_seconds(pid: int) -> float:
+def cpu_seconds(pid: int) -> float:
     """User and system time of a process and its threads."""
     fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
     return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")

@@ -155,6 +155,7 @@ class PerceptionNode(LifecycleNode):
                     self._refuse,
                 )
                 self._cameras.append(camera)
+            self._receiver.start()
         except Exception as error:  # noqa: BLE001
             self._stop(_DEACTIVATE_TIMEOUT)
             return self._fail("activate", error)

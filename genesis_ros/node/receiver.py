@@ -44,6 +44,8 @@ class _EventsOnly(CallbackGroup):
 class Receiver:
     """A thread that takes the messages of some subscriptions. Their events stay the executor's.
 
+    It begins with ``start``.
+
     Args:
         on_error: called in the thread with an error that escapes from a callback. The thread goes
             on.
@@ -61,6 +63,9 @@ class Receiver:
         node.context.on_shutdown(self._wake)
         # A daemon, so that a callback that hangs cannot keep the process from ending.
         self._thread = threading.Thread(target=self._run, name="receiver", daemon=True)
+
+    def start(self) -> None:
+        """Begin to take messages, once those who are called are ready."""
         self._thread.start()
 
     def subscribe(
@@ -113,7 +118,8 @@ class Receiver:
         """
         self._closed = True
         self._wake()
-        self._thread.join(timeout)
+        if self._thread.ident is not None:  # else it was never started
+            self._thread.join(timeout)
         for subscription in self._callbacks:
             self._node.destroy_subscription(subscription)
         self._callbacks = {}

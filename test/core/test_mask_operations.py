@@ -64,6 +64,28 @@ def test_enlarged_masks_are_opencvs(
 
 
 @needs_compiler
+@pytest.mark.usefixtures("threads")
+@pytest.mark.parametrize("size", [(12, 8), (48, 40), (7, 100)])
+def test_slots_of_a_few_rows(size: tuple[int, int]) -> None:
+    """Rows where a slot is nowhere, or just below or above 1 of 255, also beside each other."""
+    masks = np.zeros((5, 12, 8), np.float32)
+    masks[1, 2:5, 1:4] = 0.7
+    masks[2, 4, 6] = 0.9
+    masks[3] = (np.linspace(0.8, 1.2, 12) / 255)[:, None]
+    masks[4, 8:, 3:] = 0.5
+    masks[0] = 1 - masks[1:].sum(axis=0)
+    masks[0, 5] = masks[3, 5] = 0  # nobody's
+    expected = 255 * np.stack([cv2.resize(mask, size[::-1]) for mask in masks])
+    found = _native_enlarge(masks, *size)
+    assert found is not None, "there is no C++ compiler"
+    np.testing.assert_allclose(found.masks, expected - 0.5, atol=0.51)
+    np.testing.assert_array_equal(found.winners, found.masks.argmax(axis=0))
+    for slot, mean in enumerate(found.means):
+        own = found.masks[slot][found.winners == slot]
+        assert mean == pytest.approx(own.mean() / 255 if own.size else 0.0)
+
+
+@needs_compiler
 @pytest.mark.parametrize("way", [_native_enlarge, _array_enlarge])
 @pytest.mark.parametrize("size", [(6, 9), (333, 777), (1080, 1920)])
 def test_certain_masks_stay_certain(size: tuple[int, int], way: Callable[..., Enlarged]) -> None:

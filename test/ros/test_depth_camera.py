@@ -92,6 +92,7 @@ class Sensor:
 @pytest.fixture
 def receiver(client: Any) -> Iterator[Receiver]:
     receiver = Receiver(client.node, lambda error: pytest.fail(str(error)))
+    receiver.start()
     yield receiver
     assert receiver.close(10)
 

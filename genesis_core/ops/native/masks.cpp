@@ -34,27 +34,40 @@ class Band {
  public:
   Band(const float* masks, int64_t slots, int64_t rows, int64_t columns, const Side& across)
       : masks_(masks), slots_(slots), rows_(rows), columns_(columns), across_(across) {
-    for (auto& values : values_) values.resize(slots * across.first.size());
+    for (auto& row : rows_in_use_) {
+      row.values.resize(slots * across.first.size());
+      row.visible.resize(slots);
+    }
   }
 
-  // A row of every mask, slots x width. Neighbours do not displace each other.
-  const float* row(int64_t number) {
-    std::vector<float>& values = values_[number % 2];
-    if (numbers_[number % 2] != number) {
-      numbers_[number % 2] = number;
-      enlarge(number, values.data());
+  // A row of every mask, slots x width, and whether anything in it may reach 1 of 255.
+  struct Row {
+    std::vector<float> values;
+    std::vector<uint8_t> visible;
+    int64_t number = -1;
+  };
+
+  // Neighbours do not displace each other.
+  const Row& row(int64_t number) {
+    Row& row = rows_in_use_[number % 2];
+    if (row.number != number) {
+      row.number = number;
+      enlarge(number, row);
     }
-    return values.data();
+    return row;
   }
 
  private:
-  void enlarge(int64_t number, float* __restrict to) const {
+  void enlarge(int64_t number, Row& row) const {
+    float* __restrict to = row.values.data();
     const int64_t width = static_cast<int64_t>(across_.first.size());
     const int32_t* __restrict first = across_.first.data();
     const int32_t* __restrict second = across_.second.data();
     const float* __restrict weight = across_.weight.data();
     for (int64_t k = 0; k < slots_; ++k, to += width) {
       const float* __restrict from = masks_ + (k * rows_ + number) * columns_;
+      // Interpolated values are no larger than these, but for rounding.
+      row.visible[k] = *std::max_element(from, from + columns_) > 0.99f / kOne;
       for (int64_t x = 0; x < width; ++x) {
         // In a form that is exact where both are equal.
         to[x] = kOne * (from[first[x]] + (from[second[x]] - from[first[x]]) * weight[x]);
@@ -65,8 +78,7 @@ class Band {
   const float* masks_;
   int64_t slots_, rows_, columns_;
   const Side& across_;
-  std::vector<float> values_[2];
-  int64_t numbers_[2] = {-1, -1};
+  Row rows_in_use_[2];
 };
 
 // What a slot has of the image, and of which columns.
@@ -92,6 +104,12 @@ struct Extent {
   int64_t top = INT64_MAX, bottom = -1, own_top = INT64_MAX, own_bottom = -1;
   int64_t sum_y = 0, own = 0, total = 0;
 };
+
+bool contains(const uint8_t* __restrict values, int64_t count, uint8_t wanted) {
+  uint8_t found = 0;
+  for (int64_t i = 0; i < count; ++i) found |= values[i] == wanted;
+  return found;
+}
 
 void write(const Extent& extent, int64_t* result) {
   const int64_t width = static_cast<int64_t>(extent.won.size());
@@ -147,12 +165,16 @@ void enlarge(const float* masks, int64_t slots, int64_t rows, int64_t columns, i
     for (int64_t y = 0; y < height; ++y) {
       uint8_t* __restrict winner = winners + y * width;
       const float weight = down.weight[y];
-      const float* uppers = band.row(down.first[y]);
-      const float* lowers = band.row(down.second[y]);
+      const Band::Row& above = band.row(down.first[y]);
+      const Band::Row& below = band.row(down.second[y]);
       for (int64_t k = 0; k < slots; ++k) {
-        const float* __restrict upper = uppers + k * width;
-        const float* __restrict lower = lowers + k * width;
+        const float* __restrict upper = above.values.data() + k * width;
+        const float* __restrict lower = below.values.data() + k * width;
         uint8_t* __restrict to = full + (k * height + y) * width;
+        if (k > 0 && !above.visible[k] && !below.visible[k]) {
+          std::fill(to, to + width, 0);  // most rows of a small object: it wins nothing there
+          continue;
+        }
         for (int64_t x = 0; x < width; ++x) {
           const float value = upper[x] + (lower[x] - upper[x]) * weight;
           to[x] = static_cast<uint8_t>(
@@ -171,6 +193,7 @@ void enlarge(const float* masks, int64_t slots, int64_t rows, int64_t columns, i
       }
       for (int64_t k = 0; k < slots; ++k) {
         const uint8_t slot = static_cast<uint8_t>(k);
+        if (!contains(winner, width, slot)) continue;
         int32_t pixels = 0, values = 0;
         for (int64_t x = 0; x < width; ++x) {
           pixels += winner[x] == slot;
@@ -202,6 +225,7 @@ void settle(uint8_t* masks, const uint8_t* winners, const int64_t* kept, int64_t
   {
     std::vector<Extent> extents = nothing;
     std::vector<uint8_t> remainder(width);
+    std::vector<uint8_t> visible(count);  // of this row, whether anything of a mask is left
     uint8_t* __restrict rest = remainder.data();
 #pragma omp for schedule(static)
     for (int64_t y = 0; y < height; ++y) {
@@ -211,11 +235,14 @@ void settle(uint8_t* masks, const uint8_t* winners, const int64_t* kept, int64_t
       std::fill(label, label + width, 0);
       for (int64_t i = 0; i < count; ++i) {
         uint8_t* __restrict mask = masks + (kept[i] * height + y) * width;
+        uint8_t any = 0;
         for (int64_t x = 0; x < width; ++x) {
           const uint8_t value = mask[x] > threshold ? mask[x] : 0;
           mask[x] = value;
           rest[x] = rest[x] > value ? rest[x] - value : 0;
+          any |= value;
         }
+        visible[i] = any;
       }
       for (int64_t i = 0; i < count; ++i) {
         uint8_t* __restrict mask = masks + (kept[i] * height + y) * width;
@@ -223,6 +250,7 @@ void settle(uint8_t* masks, const uint8_t* winners, const int64_t* kept, int64_t
         uint8_t* __restrict covered = extent.covered.data();
         int32_t* __restrict won = extent.won.data();
         const uint8_t slot = static_cast<uint8_t>(kept[i]);
+        if (!visible[i] && !contains(winner, width, slot)) continue;  // nothing of it in this row
         const uint8_t name = static_cast<uint8_t>(i + 1);
         for (int64_t x = 0; x < width; ++x) {
           const uint8_t mine = winner[x] == slot ? 0xff : 0;

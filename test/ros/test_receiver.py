@@ -1,0 +1,91 @@
+"""The thread that takes camera messages: one subscription's trouble is not the others'."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+from rclpy.qos import QoSProfile
+from std_msgs.msg import ColorRGBA, Header
+
+from genesis_ros.node.receiver import Receiver
+
+TOPIC, OTHER = "/test/received", "/test/other"
+QOS = QoSProfile(depth=5)
+
+
+@pytest.fixture
+def errors() -> list[Exception]:
+    return []
+
+
+@pytest.fixture
+def receiver(client: Any, errors: list[Exception]) -> Iterator[Receiver]:
+    receiver = Receiver(client.node, errors.append)
+    receiver.start()
+    yield receiver
+    assert receiver.close(10)
+
+
+def test_an_error_is_reported_and_the_next_message_is_taken(
+    client: Any, receiver: Receiver, errors: list[Exception]
+) -> None:
+    taken: list[tuple[str, str]] = []
+
+    def take(message: Header, info: Any) -> None:
+        if message.frame_id == "bad":
+            raise ValueError("a bad message")
+        taken.append((message.frame_id, threading.current_thread().name))
+
+    receiver.subscribe(Header, TOPIC, take, QOS)
+    publisher = client.publisher(Header, TOPIC)
+    for name in ("first", "bad", "last"):
+        publisher.publish(Header(frame_id=name))
+    client.until(lambda: len(taken) == 2, "the good messages")
+    assert taken == [("first", "receiver"), ("last", "receiver")]
+    assert [str(error) for error in errors] == ["a bad message"]
+
+
+def test_a_topic_that_is_given_up_is_free_for_another_type(client: Any, receiver: Receiver) -> None:
+    taken: list[Any] = []
+    for kind in (Header, ColorRGBA, Header):
+        subscription = receiver.subscribe(kind, TOPIC, lambda m, info: taken.append(m), QOS)
+        publisher = client.publisher(kind, TOPIC)
+        publisher.publish(kind())
+        client.until(lambda: taken, "a message")
+        assert type(taken.pop()) is kind
+        client.node.destroy_publisher(publisher)
+        receiver.unsubscribe(subscription)
+
+
+def test_nothing_comes_after_the_end(client: Any, receiver: Receiver) -> None:
+    taken: list[Header] = []
+    others: list[Header] = []
+    kept = receiver.subscribe(Header, TOPIC, lambda m, info: taken.append(m), QOS)
+    receiver.subscribe(Header, OTHER, lambda m, info: others.append(m), QOS)
+    first, second = client.publisher(Header, TOPIC), client.publisher(Header, OTHER)
+    receiver.unsubscribe(kept)
+    first.publish(Header(frame_id="unheard"))
+    second.publish(Header(frame_id="heard"))
+    client.until(lambda: others, "the other topic's message")
+    assert taken == []
+    assert receiver.close(10)
+    second.publish(Header(frame_id="late"))
+    client.spin(0.3)
+    assert [message.frame_id for message in others] == ["heard"]
+
+
+def test_messages_wait_for_the_start(client: Any, errors: list[Exception]) -> None:
+    receiver = Receiver(client.node, errors.append)
+    taken: list[Header] = []
+    receiver.subscribe(Header, TOPIC, lambda m, info: taken.append(m), QOS)
+    publisher = client.publisher(Header, TOPIC)
+    publisher.publish(Header(frame_id="early"))
+    client.spin(0.3)
+    assert taken == []
+    receiver.start()
+    client.until(lambda: taken, "the message")
+    assert receiver.close(10) and errors == []
+    assert Receiver(client.node, errors.append).close(0)  # one that never started
