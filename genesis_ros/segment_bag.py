@@ -92,7 +92,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         parser.error(" ".join(str(error).split()))
     try:
         if bags := archived_bags(options.input.expanduser()):
-            return _run_archive(parser, options, bags, interruption)
+            return _run_archive(parser, options, settings, bags, interruption)
         damaged = _run(options, settings, interruption)
     except Interrupted:
         say("interrupted before the first image; nothing was written")
@@ -131,6 +131,7 @@ def _run(options: argparse.Namespace, settings: NodeSettings, interruption: Inte
 def _run_archive(
     parser: argparse.ArgumentParser,
     options: argparse.Namespace,
+    settings: NodeSettings,
     bags: Sequence[Path],
     interruption: Interruption,
 ) -> int:
@@ -145,7 +146,7 @@ def _run_archive(
         workers=options.workers,
         ray=options.ray,
         overwrite=options.overwrite,
-        uses_gpu=options.device != "cpu",
+        uses_gpu=settings.device != "cpu",
     )
 
 

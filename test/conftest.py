@@ -89,23 +89,31 @@ class RayCluster:
     def __init__(self) -> None:
         # Ray's sockets lie there, and their paths must be short.
         self._folder = Path(f"/tmp/ray-{os.getpid()}")
-        with socket.socket() as probe:
-            probe.bind(("127.0.0.1", 0))
-            self.address = f"127.0.0.1:{probe.getsockname()[1]}"
+        self.address = ""
         self._second_node: set[int] = set()
 
     def __enter__(self) -> "RayCluster":
-        port = self.address.rpartition(":")[2]
-        try:
-            self._start("--head", f"--port={port}", f"--temp-dir={self._folder}",
-                        "--include-dashboard=false", "--disable-usage-stats")  # fmt: skip
-            head = self._processes()
-            self._start(f"--address={self.address}")
-            self._second_node = self._processes() - head
-        except BaseException:
-            self.__exit__()
-            raise
-        return self
+        for attempt in range(3):
+            with socket.socket() as probe:
+                probe.bind(("127.0.0.1", 0))
+                port = probe.getsockname()[1]
+            self.address = f"127.0.0.1:{port}"
+            try:
+                self._start("--head", f"--port={port}", f"--temp-dir={self._folder}",
+                            "--include-dashboard=false", "--disable-usage-stats")  # fmt: skip
+                head = self._processes()
+                self._start(f"--address={self.address}")
+                self._second_node = self._processes() - head
+                return self
+            except AssertionError:
+                # Ray gives a node 30 s to start, which a busy machine may exceed.
+                self.__exit__()
+                if attempt == 2:
+                    raise
+            except BaseException:
+                self.__exit__()
+                raise
+        raise AssertionError
 
     def _start(self, *options: str) -> None:
         """Start a node. Its workers find the packages of this checkout by PYTHONPATH."""

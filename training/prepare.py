@@ -34,6 +34,7 @@ from training.datasets.parts import (
     changed_options,
     make_parts,
 )
+from training.datasets.recordings import OwnData
 from training.datasets.rlds import Rlds
 from training.datasets.shapestacks import ShapeStacks
 from training.datasets.sketchy import Sketchy
@@ -160,11 +161,18 @@ def _dispatch(command: str, **commands: Namespace) -> None:
     from genesis_sim.assets import AssetError
 
     options = vars(commands[command])
+    kind = _kinds()[command]
     run = Run(**{name: options.pop(name) for name in Run.__dataclass_fields__})
     try:
-        prepare(_kinds()[command](**options), run)
+        prepare(kind(**options), run)
     except (AssetError, RenderingError) as error:
         raise DatasetError(str(error)) from error
+    except ImportError as error:
+        if not issubclass(kind, OwnData):
+            raise
+        raise DatasetError(
+            f"{command} needs {error.name}: pip install -r requirements/data.txt"
+        ) from error
     except OSError as error:
         if error.filename is not None:
             raise

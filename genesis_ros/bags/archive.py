@@ -12,7 +12,9 @@ import shutil
 import signal
 import subprocess
 import sys
+import threading
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from pathlib import Path
@@ -119,9 +121,9 @@ def _names(source: Path, bags: Sequence[Path]) -> dict[Path, Path]:
         bag: path.with_suffix("") if path.suffix.lower() in BAG_SUFFIXES and bag.is_file() else path
         for bag, path in relative.items()
     }
-    counts = list(short.values())
+    counts = Counter(short.values())
     # run.mcap beside run.bag: both keep their suffixes.
-    return {bag: path if counts.count(path) == 1 else relative[bag] for bag, path in short.items()}
+    return {bag: path if counts[path] == 1 else relative[bag] for bag, path in short.items()}
 
 
 def _told(outcome: Outcome) -> str:
@@ -159,7 +161,7 @@ def segment_one(bag: Path, target: Path, name: Path, options: Sequence[str]) -> 
         # The last line is what became of it; the progress bar may stand beneath.
         said = [line for line in lines if "image/s]" not in line and "?image" not in line]
         outcome = Outcome(process.returncode, (said or lines or ["it said nothing"])[-1].strip())
-        if outcome.status >= 0:
+        if outcome.status >= 0 or _stopping.is_set():
             break
     if outcome.status in (_DONE, _DAMAGED):
         if final.exists():
@@ -172,6 +174,7 @@ def segment_one(bag: Path, target: Path, name: Path, options: Sequence[str]) -> 
 
 
 _running: set[subprocess.Popen[str]] = set()
+_stopping = threading.Event()
 
 
 def _die_with_parent() -> None:
@@ -204,6 +207,7 @@ def _run_here(
 
 def _end_running() -> None:
     """Ask the processes that are running to end, and wait for it."""
+    _stopping.set()
     for process in list(_running):
         process.send_signal(signal.SIGINT)
     deadline = time.monotonic() + 30

@@ -170,7 +170,7 @@ def test_a_process_that_is_killed_is_started_again(tmp_path: Path, tiny_checkpoi
 
 def test_an_interruption_leaves_no_half_bag(tmp_path: Path, tiny_checkpoint: Path) -> None:
     record(tmp_path / "in" / "a", count=1)
-    record(tmp_path / "in" / "b", count=3000)
+    record(tmp_path / "in" / "b", count=600)
     out = tmp_path / "out"
     with start(tmp_path / "in", out, "--checkpoint", tiny_checkpoint) as process:
         wait_for((out / ".partial" / "b").exists, process)

@@ -9,6 +9,8 @@ import time
 from pathlib import Path
 from typing import Protocol
 
+import cv2
+import numpy as np
 import pytest
 
 from genesis_sim import RenderingError, TabletopRenderer
@@ -54,6 +56,19 @@ def test_generated_scenes(ray_cluster: RayCluster, tmp_path: Path) -> None:
     main([*scenes, "--output", str(tmp_path / "here"), "--workers", "1"])
     main([*scenes, "--output", str(tmp_path / "there"), "--ray", ray_cluster.address])
     assert arrays(tmp_path / "here") == arrays(tmp_path / "there")
+
+
+def test_a_source_that_is_named_from_where_one_is(
+    ray_cluster: RayCluster, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("photos").mkdir()
+    for number in range(4):
+        cv2.imwrite(f"photos/{number}.png", np.full((40, 40, 3), 50 * number, np.uint8))
+    given = ["folder", "--source", "photos", "--output", "out", "--image-size", "8"]
+    main([*given, "--val", "0", "--test", "0", "--ray", ray_cluster.address])
+    images = np.load("out/train/images.npy")
+    assert images[:, 0, 0, 0].tolist() == [0, 50, 100, 150]
 
 
 def test_what_is_wrong_is_said(ray_cluster: RayCluster, tmp_path: Path) -> None:

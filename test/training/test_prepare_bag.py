@@ -186,7 +186,7 @@ def test_all_colour_cameras_are_taken_and_nothing_else(
     prepare(source, tmp_path / "one", *options, "--topics", "[/eye/image_raw]")
     assert numbers(tmp_path / "one")["train"] == list(range(0, 20, 2))
     message = error_of(source, tmp_path / "bad", "--topics", "[/nose]")
-    assert "has none of the topics /nose; it has /eye/image_raw, " in message
+    assert "has none of /nose; its image topics: /eye/image_raw, " in message
 
 
 def test_encodings_and_near_duplicates(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -338,7 +338,20 @@ def test_sources_without_bags(tmp_path: Path) -> None:
     assert f"{tmp_path / 'in'} has no bags" in error_of(tmp_path / "in", tmp_path / "out")
     text = [Sent("/chatter", 0, STRING, TYPES[2].types[STRING]("hello"))]
     source = record(tmp_path / "chat", text)
-    assert "has no images of a colour camera" in error_of(source, tmp_path / "out")
+    assert "has no colour camera; its image topics: none" in error_of(source, tmp_path / "out")
+
+
+def test_bags_without_cameras_beside_others(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    text = [Sent("/chatter", 0, STRING, TYPES[2].types[STRING]("hello"))]
+    record(tmp_path / "in" / "chat", text)
+    record(tmp_path / "in" / "eye", camera(20))
+    record(tmp_path / "in" / "hand", camera(20, topic="/hand/image_raw"))
+    prepare(tmp_path / "in", tmp_path / "out", "--val", "0", "--test", "0")
+    assert "left out: 1 bags without images of a colour camera" in capsys.readouterr().out
+    prepare(tmp_path / "in", tmp_path / "hand", "--topics", "[/hand/image_raw]", "--rate", "0")
+    assert "left out: 2 bags without one of the --topics" in capsys.readouterr().out
 
 
 def test_bags_are_prepared_without_ros_and_without_pytorch_in_workers() -> None:

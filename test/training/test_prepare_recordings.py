@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from collections.abc import Callable, Sequence
 from fractions import Fraction
 from pathlib import Path
@@ -215,7 +216,7 @@ def test_pictures_tell_their_number() -> None:
     ("suffix", "codec"), [(".mp4", "libx264"), (".avi", "mpeg4"), (".mkv", "libx264"),
                           (".webm", "libvpx"), (".mov", "libx264")]
 )  # fmt: skip
-def test_video(tmp_path: Path, suffix: str, codec: str) -> None:
+def test_video(tmp_path: Path, suffix: str, codec: str, capsys: pytest.CaptureFixture[str]) -> None:
     write_video(tmp_path / f"clip{suffix}", range(200), codec=codec)
     prepare("video", tmp_path / f"clip{suffix}", tmp_path / "out")
     # Two of ten frames a second, a tenth at the end for each of val and test, and a gap between.
@@ -223,6 +224,9 @@ def test_video(tmp_path: Path, suffix: str, codec: str) -> None:
     assert found["train"] == list(range(0, 160, 5))
     assert found["val"] == [165, 170, 175]
     assert found["test"] == [185, 190, 195]
+    printed = capsys.readouterr().out
+    assert "left out: 160 between the samples of --rate" in printed
+    assert "left out: 2 between two splits" in printed
 
 
 def test_every_frame_of_a_video_and_what_is_left_out(
@@ -307,10 +311,19 @@ def test_folders_without_videos(tmp_path: Path) -> None:
     assert "there is no video in this file" in error_of("video", tmp_path, tmp_path / "out")
 
 
+def test_a_package_that_is_missing_is_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = write_video(tmp_path / "clip.mp4", range(3))
+    monkeypatch.setitem(sys.modules, "av", None)
+    message = error_of("video", path, tmp_path / "out")
+    assert "video needs av: pip install -r requirements/data.txt" in message
+
+
 def test_an_interrupted_video_goes_on_where_it_was(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("training.datasets.recordings.CHUNK", 10)
+    monkeypatch.setattr("training.datasets.shots.CHUNK", 10)  # images in a part
     path = write_video(tmp_path / "clip.mp4", range(60))
     options = ("--rate", "0", "--val", "0", "--test", "0")
     prepare("video", path, tmp_path / "whole", *options)

@@ -129,10 +129,7 @@ def _plan(folder: Path) -> dict[str, Any]:
     for part in parts:
         splits[part.split or chosen.get(part.key, "train")].append((part.key, part.count))
     left_out = Counter[str]()
-    for counts in (
-        *(part.left_out for part in parts),
-        *(task.get("left_out", {}) for task in done),
-    ):
+    for counts in (*(part.left_out for part in parts), *(task["left_out"] for task in done)):
         left_out.update(counts)
     dropped = _dropped(folder, splits, {part.key: part for part in parts})
     for split in SPLITS:
@@ -182,7 +179,7 @@ def _dropped(
     for split in reversed(SPLITS):
         seen = Seen(np.concatenate(kept)) if kept else None
         # What trains is only looked at part by part: it may be more than memory holds.
-        for key, _ in splits[split]:
+        for key, _ in tqdm(splits[split], f"comparing {split}", unit=" parts", delay=1):
             min_change = parts[key].min_change
             if not min_change or (split == "train" and seen is None):
                 continue

@@ -35,6 +35,7 @@ from training.datasets.shots import Camera, Shot
 from training.datasets.video import BETWEEN_SAMPLES
 
 _PATIENCE = 500_000_000  # ns of the bag's time that an image waits for its depth
+_NO_CAMERA = "bags without images of a colour camera"
 _KEPT_DEPTHS = 30  # images
 _SECOND = 1_000_000_000  # ns
 
@@ -54,8 +55,8 @@ class BagTask(RecordingTask):
     """A bag.
 
     Attributes:
-        cameras: what to take; none where the bag cannot be read.
-        problem: why it cannot be read.
+        cameras: what to take.
+        problem: why the bag cannot be read.
         depths: whether the data set has depths.
     """
 
@@ -115,6 +116,12 @@ class Bag(OwnData):
         named = [named_split(name) for name in names]
         rest = self.shares.rest(named)
         contents = [self._look_into(path) for path in self._bags]
+        if not any(content.cameras or content.problem for content in contents):
+            there = sorted({topic for content in contents for topic in content.others})
+            wanted = "none of " + ", ".join(self.topics) if self.topics else "no colour camera"
+            raise DatasetError(
+                f"{self.source} has {wanted}; its image topics: {', '.join(there) or 'none'}"
+            )
         depths = any(camera.depth for content in contents for camera in content.cameras)
         return [
             BagTask(
@@ -138,6 +145,9 @@ class Bag(OwnData):
             parts.problem(task.problem)
             parts.advance(task.size)
             return
+        if not task.cameras:
+            parts.leave_out("bags without one of the --topics" if self.topics else _NO_CAMERA)
+            return
         try:
             with BagReader(task.path, parts.problem) as reader:
                 _Run(self, task, parts, reader).run()
@@ -145,26 +155,17 @@ class Bag(OwnData):
             parts.problem(str(error))
 
     def _look_into(self, path: Path) -> _Content:
-        """What there is to take in a bag.
-
-        Raises:
-            DatasetError: it lacks all topics that were asked for.
-        """
+        """What there is to take in a bag."""
         try:
             with BagReader(path, lambda text: None) as reader:
                 known = image_topics(reader)
                 names = [name for name in self.topics if name in known]
-                if self.topics and not names:
-                    there = ", ".join(sorted(known)) or "no image topic"
-                    raise DatasetError(
-                        f"{path} has none of the topics {', '.join(self.topics)}; it has {there}"
-                    )
                 if not self.topics:
                     names, left_out = colour_topics(reader)
                     for name, reason in left_out.items():
                         report(f"{path}: {name} left out: {reason}")
                 if not names:
-                    return _Content(problem=f"{path} has no images of a colour camera")
+                    return _Content(others=tuple(known))
                 depths = self._depths(reader, names)
                 cameras = tuple(
                     BagCamera(name, _info_topic(name), depth)
@@ -202,9 +203,12 @@ class Bag(OwnData):
 
 class _Content(NamedTuple):
     cameras: tuple[BagCamera, ...] = ()
-    size: int = 1
+    size: int = 0
     """Messages of the cameras."""
     problem: str | None = None
+    """Why the bag cannot be read."""
+    others: tuple[str, ...] = ()
+    """Image topics, where none is taken."""
 
 
 @dataclass

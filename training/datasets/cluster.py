@@ -7,8 +7,10 @@ from all of them, and is the only one that writes.
 from __future__ import annotations
 
 import io
+import os
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -56,7 +58,7 @@ def run_on_cluster(
 
             # The data set once, not with each task.
             shared = ray.put(dataset)
-            calls = [(shared, task, store, on_error) for task in tasks]
+            calls = [(shared, task, store, on_error, os.getcwd()) for task in tasks]
             for _, result in run_all(ray, _run_task, calls, show):
                 if isinstance(result, Exception):
                     raise result
@@ -65,8 +67,12 @@ def run_on_cluster(
         raise DatasetError(f"{error}; the same command again resumes") from error
 
 
-def _run_task(dataset: Dataset[TaskT], task: TaskT, store: Any, on_error: OnError) -> None:
-    """What a machine of the cluster does."""
+def _run_task(
+    dataset: Dataset[TaskT], task: TaskT, store: Any, on_error: OnError, folder: str
+) -> None:
+    """What a machine of the cluster does, in the user's folder, as paths may be relative."""
+    with suppress(OSError):  # Generated scenes need no folder.
+        os.chdir(folder)
     _RemoteParts(store, on_error).run(dataset, task)
 
 

@@ -44,7 +44,7 @@ from training.datasets.recordings import (
     natural_order,
 )
 from training.datasets.shots import Camera, Shot, ShotPart
-from training.datasets.tasks import CHUNK, Chunk, chunk_key
+from training.datasets.tasks import Chunk, chunk_key
 from training.datasets.video import SUFFIXES as VIDEO_SUFFIXES
 
 SUFFIXES = frozenset(
@@ -141,10 +141,11 @@ class Folder(OwnData):
         with_masks, items, left_out = self._choose(found)
         depths = any(item.depth for item in items)
         splits = self._split(items)
+        length = self.form().part_length
         tasks: list[FolderTask] = []
         for split in SPLITS:
-            for start in range(0, len(splits[split]), CHUNK):
-                taken = tuple(splits[split][start : start + CHUNK])
+            for start in range(0, len(splits[split]), length):
+                taken = tuple(splits[split][start : start + length])
                 tasks.append(
                     FolderTask(
                         chunk_key(split, start),

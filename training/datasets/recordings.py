@@ -6,7 +6,7 @@ import hashlib
 import re
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path, PurePath
 from typing import Any
 from urllib.parse import quote
@@ -14,7 +14,7 @@ from urllib.parse import quote
 from training.datasets.layout import SPLITS, check_at_least
 from training.datasets.parts import PartWriter, Task
 from training.datasets.shots import Form, Shot, ShotPart
-from training.datasets.tasks import CHUNK, chunk_key
+from training.datasets.tasks import chunk_key
 
 MIN_RECORDINGS = 10
 """From so many recordings on, whole ones are val and test; of fewer, the end of each is."""
@@ -61,6 +61,10 @@ class OwnData:
             )
         if not 0 <= self.min_change <= 255:
             raise ValueError(f"min_change is {self.min_change}; expected 0 to 255")
+
+    def __getstate__(self) -> dict[str, Any]:
+        """What travels to worker processes: the options, not what was found by them."""
+        return {option.name: getattr(self, option.name) for option in fields(self)}
 
     @property
     def shares(self) -> Shares:
@@ -173,7 +177,7 @@ class Recorded:
             return False
         number = self._wanted[split]
         self._wanted[split] += 1
-        if number % CHUNK == 0:
+        if number % self._form.part_length == 0:
             self._close(split)
             key = f"{self._name}-{chunk_key(split, number)}"
             done = self._parts.done(key)
@@ -200,7 +204,9 @@ class Recorded:
             self._close(split)
 
     def _close(self, split: str) -> None:
-        part = self._open.pop(split, None)
+        if split not in self._open:
+            return
+        part = self._open.pop(split)
         if part is not None:
             part.left_out.update(self._skipped)
             part.write()

@@ -20,6 +20,7 @@ from training.labelled_images import GUESSED_FOCAL_LENGTH
 Camera = tuple[float, float, float, float]
 """fx, fy, cx, cy in pixels, the first pixel's centre at (0, 0)."""
 
+_PART_BYTES = 32_000_000
 _ASPECT = 0.02  # by which the shapes of an image and its depth may differ
 _ALIKE = "nearly the same as the image before (--min-change)"
 
@@ -62,6 +63,11 @@ class Form:
     masks: bool = False
     depths: bool = False
     min_change: float = 0.0
+
+    @property
+    def part_length(self) -> int:
+        """Images in a part: what takes little memory, as several parts may be open at once."""
+        return max(1, min(CHUNK, _PART_BYTES // (RGB * self.image_size**2)))
 
 
 class Fitted(NamedTuple):
@@ -134,7 +140,7 @@ def _fit_depth(depth: Float32, height: int, width: int, size: int) -> UInt16:
 
 
 class ShotPart:
-    """Collects up to CHUNK shots of a split, in their order, and writes them as one part.
+    """Collects shots of a split, no more than a part's, in their order and writes them as one part.
 
     A shot that is alike to the one taken before is left out.
     """
@@ -147,12 +153,13 @@ class ShotPart:
         self._split = split
         self._form = form
         self._count = self._blank = 0
-        shape = (CHUNK, form.image_size, form.image_size)
+        length = form.part_length
+        shape = (length, form.image_size, form.image_size)
         self._images = np.empty((*shape, RGB), np.uint8)
         self._masks = np.empty(shape, np.uint8) if form.masks else None
         self._depths = np.empty(shape, np.uint16) if form.depths else None
-        self._cameras = np.empty((CHUNK, 4), np.float32) if form.depths else None
-        self._thumbnails = np.empty((CHUNK, CELLS, CELLS, RGB), np.uint8)
+        self._cameras = np.empty((length, 4), np.float32) if form.depths else None
+        self._thumbnails = np.empty((length, CELLS, CELLS, RGB), np.uint8)
 
     def add(self, shot: Shot) -> None:
         """Take a shot, unless it is alike to the last one.
