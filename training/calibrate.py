@@ -30,10 +30,10 @@ from genesis_core import CheckpointError, Segmenter, build_model, load_model, sa
 from genesis_core.models.genesis_v2 import GenesisV2
 from training.command_line import call
 from training.datasets.prepared import DatasetError, PreparedDataset
-from training.evaluate_real import found_objects
+from training.evaluate_real import found_objects, objects_of
 from training.object_scores import score_objects, summarise
 
-KERNEL_FACTORS = (1.0, 0.7, 0.5, 0.37, 0.3, 0.22)
+KERNEL_FACTORS = (1.4, 1.0, 0.7, 0.5, 0.37, 0.3, 0.22)
 """Of the kernel's scale, which divides squared distances."""
 KIND_DISTANCES = (0.0, 0.05, 0.1, 0.2, 0.3)
 STOP_THRESHOLDS = (4.0, 8.0, 12.0, 20.0)
@@ -92,11 +92,12 @@ def choose(model: GenesisV2, dataset: PreparedDataset, images: int = 96) -> Choi
     if dataset.masks is None:
         raise DatasetError(f"{dataset.path} has no instance masks, which calibration compares with")
     sampled = range(min(images, len(dataset)))
-    best = Choice(kind_distance=0.1 if model.tells_kinds else 0.0)
+    carried = float(model.metadata.get("stop_threshold") or Choice().stop_threshold)
+    given = best = Choice(1.0, model.config.kind_distance, carried)
     values: dict[str, Sequence[float]] = {"kernel_factor": KERNEL_FACTORS}
     values |= {"kind_distance": KIND_DISTANCES} if model.tells_kinds else {}
     values |= {"stop_threshold": STOP_THRESHOLDS}
-    scores: dict[Choice, float] = {}
+    scores = {given: score(calibrated(model, given), dataset, sampled)}
     progress = tqdm(total=sum(map(len, values.values())), desc="calibrate", unit="setting")
     for name, candidates in values.items():
         for value in candidates:
@@ -106,17 +107,13 @@ def choose(model: GenesisV2, dataset: PreparedDataset, images: int = 96) -> Choi
             progress.update()
         best = max(scores, key=lambda choice: scores[choice])
     progress.close()
-    print(f"{best}: score {scores[best]:.3f}; as trained {scores[min(scores, key=_untouched)]:.3f}")
+    print(f"{best}: score {scores[best]:.3f}; as given {scores[given]:.3f}")
     return best
-
-
-def _untouched(choice: Choice) -> tuple[float, float]:
-    """Orders choices, the one nearest to the trained model first."""
-    return -choice.kernel_factor, choice.kind_distance
 
 
 def score(model: GenesisV2, dataset: PreparedDataset, sampled: range) -> float:
     """Mean of objects found and overlap F, over the inputs that the model takes; 0 to 1."""
+    assert dataset.masks is not None
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "model.safetensors"
         save_model(model, path)
@@ -131,7 +128,8 @@ def score(model: GenesisV2, dataset: PreparedDataset, sampled: range) -> float:
             image = np.ascontiguousarray(dataset.images[index, :, :, :3])
             depth = _depth(dataset, index) if with_depth else (None, None)
             scene = segmenter(image, *depth)
-            truth = _objects(dataset, index)
+            robot = frozenset(() if dataset.robot_label is None else (dataset.robot_label,))
+            truth = objects_of(dataset.masks[index].astype(np.int64), robot)
             slots = np.maximum(np.asarray(scene.labels).astype(np.int64), 0)
             result = score_objects(truth, slots, found_objects(scene, "auto", MIN_AREA))
             if result is not None:
@@ -149,15 +147,6 @@ def _depth(dataset: PreparedDataset, index: int) -> tuple[NDArray[np.float32], N
     fx, fy, cx, cy = dataset.intrinsics[index]
     matrix = np.array([[fx, 0, cx], [0, fy, cy], [0, 0, 1]], np.float64)
     return dataset.depths[index].astype(np.float32) / 1000, matrix
-
-
-def _objects(dataset: PreparedDataset, index: int) -> NDArray[np.int64]:
-    """(H, W), 0 = background or robot, 1.. = objects."""
-    assert dataset.masks is not None
-    labels: NDArray[np.int64] = dataset.masks[index].astype(np.int64)
-    if dataset.robot_label is not None:
-        labels[labels == dataset.robot_label] = 0
-    return labels
 
 
 def calibrated(trained: GenesisV2, choice: Choice) -> GenesisV2:

@@ -82,12 +82,14 @@ def evaluate(
         model: in evaluation mode, on the device to use.
         dataset: images and, where known, masks; resized to the model's size if they differ.
         num_images: how many images; all, if there are fewer.
-        stop_threshold: of the flexible number of slots, in pixels at 64x64. None: the paper's.
+        stop_threshold: of the flexible number of slots, in pixels at 64x64. None: what the
+            checkpoint carries, else the paper's.
             Of no effect on a model whose number of slots is fixed.
         hard_masks: IC-SBP's masks are zeros and ones; the number of slots is then flexible even
             where it is called fixed.
         no_depth: leave depth aside, where data set and model have it.
-        watch: is shown each batch, the output for it with a fixed number of slots, and its scores.
+        watch: is shown each batch, the output for it, and its scores; with a flexible number of
+            slots where the checkpoint carries a ``stop_threshold``, else with a fixed one.
 
     Raises:
         ValueError: an option that this model does not have, or that is out of range.
@@ -108,8 +110,9 @@ def evaluate(
         raise ValueError(
             f"num_images is {num_images} and batch_size {batch_size}; expected at least 1 of each"
         )
+    carried = model.metadata.get("stop_threshold") if model.flexible_slots else None
     if stop_threshold is None:
-        stop_threshold = default_stop_threshold(dataset)
+        stop_threshold = float(carried or default_stop_threshold(dataset))
     elif not stop_threshold > 0:
         raise ValueError(f"stop_threshold is {stop_threshold}; expected a number above 0")
     if hard_masks and not model.hard_masks:
@@ -121,6 +124,7 @@ def evaluate(
     thresholds: dict[str, float | None] = {"fixed": None}
     if model.flexible_slots:
         thresholds["flexible"] = stop_threshold
+    watched = "flexible" if carried else "fixed"  # as a Segmenter uses the model
     per_image: dict[str, list[Metrics]] = {mode: [] for mode in thresholds}
     with tqdm(total=len(chosen), desc="evaluate", unit="image") as progress:
         for batch in batches(
@@ -129,7 +133,7 @@ def evaluate(
             for mode, threshold in thresholds.items():
                 out = model(batch.images, **batch.inputs, stop_threshold=threshold, **options)
                 per_image[mode].append(score(model, batch, out))
-                if watch is not None and mode == "fixed":
+                if watch is not None and mode == watched:
                     watch(batch, out, per_image[mode][-1])
             progress.update(len(batch.images))
     return {

@@ -122,7 +122,7 @@ def measure(
         labels[slots < 0] = IGNORED  # outside a centre crop
         found = found_objects(scene, background, min_area)
         slots = np.maximum(slots, 0)
-        truth = _objects_of(labels, source.robot)
+        truth = objects_of(labels, source.robot)
         scores = score_objects(truth, slots, found)
         kinds = None if scene.kinds is None else scene.kinds.tolist()
         yield Measured(
@@ -133,7 +133,7 @@ def measure(
         )
 
 
-def _objects_of(labels: NDArray[np.int64], robot: frozenset[int]) -> NDArray[np.int64]:
+def objects_of(labels: NDArray[np.int64], robot: frozenset[int]) -> NDArray[np.int64]:
     """Labels of the objects: the robot is background, tiny objects are not scored."""
     truth = np.where(np.isin(labels, list(robot)), 0, labels)
     ids, sizes = np.unique(truth, return_counts=True)

@@ -123,7 +123,7 @@ def run(
     # The model first: what follows may be cut off.
     model = load_model(final / MODEL)
     save_model(model, results / MODEL, dtype=torch.float16)
-    if isinstance(model, GenesisV2) and held_out_scenes:
+    if isinstance(model, GenesisV2):
         choice = calibrate.run(final / MODEL, whole, results / MODEL)
         report.line(f"calibrated: {choice}")
     for name in MODES if held_out_scenes else ():

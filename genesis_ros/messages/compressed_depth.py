@@ -10,7 +10,6 @@ import numpy.typing as npt
 
 from genesis_ros.messages.cdr import AnyCompressedImage
 from genesis_ros.messages.declared_size import declared_size
-from genesis_ros.messages.images import MAX_DECODED_PIXELS
 from genesis_ros.messages.pixels import ImageError, shown
 
 COMPRESSED_DEPTH = "/compressedDepth"
@@ -23,6 +22,9 @@ _RVL_SIZE = struct.Struct("<II")
 _PNG = b"\x89PNG"
 _JPEG = b"\xff\xd8"
 _SHIFTS = np.arange(28, -1, -4, dtype=np.uint32)  # of a word's nibbles, the first one highest
+MAX_DEPTH_PIXELS = 2**24
+"""Larger depth images are refused: no camera has them, and twenty bytes of RVL may claim any size."""
+
 _MOST_NIBBLES = 9  # of one number: as many bits as the number of pixels has
 _MOST_BYTES = 5  # for a pixel, with all that leads up to it
 
@@ -75,11 +77,11 @@ def _from_inverse(counts: Counts, scale: float, offset: float) -> npt.NDArray[np
 
 
 def _check_size(width: int, height: int) -> None:
-    if not 0 < width * height <= MAX_DECODED_PIXELS:
+    if not 0 < width * height <= MAX_DEPTH_PIXELS:
         raise ImageError(
             "too large" if width * height else "size",
             f"the compressed depth claims to be an image of {width}x{height}; expected 1 to "
-            f"{MAX_DECODED_PIXELS} pixels",
+            f"{MAX_DEPTH_PIXELS} pixels",
         )
 
 
