@@ -205,7 +205,7 @@ class _Client:
                     self.inference[name].append(float(value.value))
 
     def _fail(self, error: Exception) -> None:
-        raise error
+        print(f"compare_nodes: {type(error).__name__}: {error}", file=sys.stderr, flush=True)
 
 
 @contextmanager

@@ -313,6 +313,7 @@ class PerceptionNode(LifecycleNode):
             else job.camera.prepare(job, settings)
             for job in jobs
         ]
+        positioned: list[tuple[CameraInput, Result]] = []
         for job, outcome in zip(jobs, perceive(perception, messages), strict=True):
             if isinstance(outcome, Exception):
                 self._lose(job, outcome)
@@ -321,6 +322,15 @@ class PerceptionNode(LifecycleNode):
                 self._deliver(job, outcome, started, settings)
             except Exception as error:  # noqa: BLE001 - the other images go on
                 self._lose(job, error)
+                continue
+            if not isinstance(job, Request) and job.camera.has_depth:
+                positioned.append((job.camera, outcome))
+        # It may wait for a transform: the masks of all cameras come first.
+        for camera, result in positioned:
+            try:
+                self._deliver_in_target_frame(camera, result, settings)
+            except Exception as error:  # noqa: BLE001 - the other cameras go on
+                self._warn((camera.name, "poses"), f"no poses of {camera.source}: {error}")
 
     def _deliver(self, job: _Job, result: Result, started: float, settings: NodeSettings) -> None:
         if isinstance(job, Request):
@@ -334,8 +344,6 @@ class PerceptionNode(LifecycleNode):
         times = Times(started - job.received, inference, now - job.received)
         perceived = result.perceived
         job.camera.statistics.process(times, perceived.slots, with_depth=perceived.used_depth)
-        if job.camera.has_depth:
-            self._deliver_in_target_frame(job.camera, result, settings)
 
     def _deliver_in_target_frame(
         self, camera: CameraInput, result: Result, settings: NodeSettings

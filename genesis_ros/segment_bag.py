@@ -93,6 +93,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         if bags := archived_bags(options.input.expanduser()):
             return _run_archive(parser, options, settings, bags, interruption)
+        if options.ray or options.workers != 1:
+            say("--workers and --ray share out the bags of a folder; one bag is segmented here")
         damaged = _run(options, settings, interruption)
     except Interrupted:
         say("interrupted before the first image; nothing was written")

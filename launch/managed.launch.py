@@ -8,12 +8,12 @@ one. Add the node to your own manager in the same way: its full name among node_
 the node false, bond_timeout 0.0.
 """
 
-from pathlib import PurePosixPath
+from pathlib import Path, PurePosixPath
 
 from launch import LaunchContext, LaunchDescription
 from launch.actions import IncludeLaunchDescription, OpaqueFunction
 from launch.launch_description_sources import PythonLaunchDescriptionSource
-from launch.substitutions import LaunchConfiguration, PathJoinSubstitution, ThisLaunchFileDir
+from launch.substitutions import LaunchConfiguration
 from launch_ros.actions import Node
 
 MANAGER_PARAMETERS = {
@@ -24,7 +24,8 @@ MANAGER_PARAMETERS = {
 
 def generate_launch_description() -> LaunchDescription:
     """The node, waiting, and its manager; called by ros2 launch."""
-    perception = PathJoinSubstitution([ThisLaunchFileDir(), "perception.launch.py"])
+    # As a plain path, so that --show-args can look into it.
+    perception = str(Path(__file__).with_name("perception.launch.py"))
     return LaunchDescription(
         [
             IncludeLaunchDescription(

@@ -119,6 +119,11 @@ class Command:
                 words, cwd=ROOT, stdout=file, stderr=subprocess.STDOUT, start_new_session=True
             )
 
+    def interrupt_if_late(self, deadline: float) -> None:
+        """Ask it to end, if it still runs when the time is up, without waiting for that."""
+        if time.monotonic() >= deadline and self._process.poll() is None:
+            os.killpg(self._process.pid, signal.SIGINT)
+
     def wait(self, deadline: float) -> int | None:
         """Its exit status; None if it had to be ended, which it may use to save what it has."""
         try:
@@ -163,6 +168,8 @@ def _tests(context: Context, deadline: float) -> list[str]:
     lines = []
     for path, command in commands.items():
         status = command.wait(deadline)
+        for other in commands.values():  # so that they end together
+            other.interrupt_if_late(deadline)
         text = command.log.read_text(errors="replace")
         found = re.findall(r"(\d+) (passed|failed|error|skipped)", _last_line(command.log))
         for number, name in found:

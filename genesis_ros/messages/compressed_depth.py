@@ -23,7 +23,7 @@ _PNG = b"\x89PNG"
 _JPEG = b"\xff\xd8"
 _SHIFTS = np.arange(28, -1, -4, dtype=np.uint32)  # of a word's nibbles, the first one highest
 MAX_DEPTH_PIXELS = 2**24
-"""Larger depth images are refused: no camera has them, and twenty bytes of RVL may claim any size."""
+"""Larger depth images are refused: twenty bytes of RVL may claim any size."""
 
 _MOST_NIBBLES = 9  # of one number: as many bits as the number of pixels has
 _MOST_BYTES = 5  # for a pixel, with all that leads up to it

@@ -9,6 +9,7 @@ from genesis_core.perception.depth import FARTHEST, NEAREST, known, median_dista
 
 MILLIMETRE = 0.001
 _SAMPLED = 8  # px
+_FEW = 16  # fewer known pixels may be whole numbers by chance
 
 
 class DepthUnit:
@@ -59,4 +60,6 @@ def _are_millimetres(values: npt.NDArray[np.float32], median: float) -> bool:
         return False
     sample = values[::_SAMPLED, ::_SAMPLED]
     sample = sample[known(sample)]
-    return bool((sample == np.round(sample)).all())
+    if len(sample) < _FEW:  # sparse depth, such as a lidar's
+        sample = values[known(values)]
+    return len(sample) >= _FEW and bool((sample == np.round(sample)).all())

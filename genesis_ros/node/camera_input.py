@@ -172,7 +172,7 @@ class CameraInput:
     def facts(self) -> dict[str, object]:
         """For diagnostics."""
         facts: dict[str, object] = {"camera": self.name, "objects tracked": self._tracked}
-        if self._depth is not None and self._depth.unit.noticed:
+        if self._depth is not None and self._depth.unit.noticed and not self._depth.unit.given:
             facts["depth unit"] = "millimetres, by the values"
         if self._depth is not None and (choice := self._depth.intrinsics_choice):
             facts["intrinsics"] = choice

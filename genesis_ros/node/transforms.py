@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+import time
 from typing import Any
 
 from geometry_msgs.msg import TransformStamped
@@ -13,6 +15,7 @@ from std_msgs.msg import Header
 
 # s; a transform is sent some milliseconds after an image of its time is.
 _PATIENCE = 0.1
+_REST = 1.0  # s without waiting, after a wait in vain
 
 
 class TransformError(ValueError):
@@ -47,12 +50,12 @@ class Transforms:
             ),
             post_callback=lambda jump: self._buffer.clear(),
         )
-        self._waits = True
+        self._given_up: dict[str, float] = {}  # by source frame: when
 
     def lookup(self, header: Header) -> TransformStamped:
         """The transform from a message's frame to the target frame, at the message's stamp.
 
-        It is waited for a little while, but not again after that was in vain, until there is one.
+        It is waited for a little while, but not again within a second after that was in vain.
 
         Raises:
             TransformError: there is none.
@@ -62,20 +65,26 @@ class Transforms:
             try:
                 transform = self._buffer.lookup_transform(self.target_frame, source, stamp)
             except self._tf2.ExtrapolationException:
-                if not self._waits:
+                if time.monotonic() - self._given_up.get(source, -math.inf) < _REST:
                     raise
                 patience = Duration(seconds=_PATIENCE)
                 transform = self._buffer.lookup_transform(
                     self.target_frame, source, stamp, timeout=patience
                 )
         except self._tf2.TransformException as error:
-            self._waits = False
+            self._note_failure(source)
             text = " ".join(str(error).split())
             raise TransformError(
                 f"no transform from {source!r} to {self.target_frame!r} at the image's time: {text}"
             ) from error
-        self._waits = True
+        self._given_up.pop(source, None)
         return transform
+
+    def _note_failure(self, source: str) -> None:
+        """Begin a rest from waiting, unless one goes on."""
+        now = time.monotonic()
+        if now - self._given_up.get(source, -math.inf) >= _REST:
+            self._given_up[source] = now
 
     def close(self) -> None:
         """End the subscriptions (executor thread)."""

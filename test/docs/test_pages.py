@@ -114,6 +114,14 @@ def test_quality_declaration_answers_the_rep() -> None:
     assert "QUALITY_DECLARATION.md" in (ROOT / "package.xml").read_text()
 
 
+def test_launch_file_and_models_page_name_the_shipped_checkpoints() -> None:
+    shipped = [path.stem for path in (ROOT / "genesis_core" / "checkpoints").glob("*.safetensors")]
+    assert len(shipped) > 1
+    for file in ("launch/perception.launch.py", "docs/models.md"):
+        words = set(re.findall(r"\w+", (ROOT / file).read_text()))
+        assert words >= set(shipped), f"{file} names not all of {shipped}"
+
+
 def test_manifest_is_valid() -> None:
     package = parse_package(str(ROOT))
     assert package.name == "genesis_ros"

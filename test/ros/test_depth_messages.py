@@ -58,6 +58,18 @@ def test_floats_that_cannot_be_metres_are_millimetres() -> None:
         np.testing.assert_allclose(depth_metres(in_floats(values)), values, rtol=1e-6)
 
 
+def test_sparse_metres_are_not_taken_for_millimetres() -> None:
+    # A lidar's line, projected between the rows that are sampled for the unit.
+    depth = np.full((48, 64), np.nan, np.float32)
+    depth[3] = np.linspace(20.1, 30.3, 64)
+    np.testing.assert_array_equal(DepthUnit().metres(depth), depth)
+    depth[3, 10:] = np.nan
+    depth[3, :10] = 25  # whole numbers, by chance
+    np.testing.assert_array_equal(DepthUnit().metres(depth), depth)
+    depth[3] = np.linspace(700, 763, 64)  # and these are millimetres
+    np.testing.assert_allclose(DepthUnit().metres(depth)[3], depth[3] / 1000)
+
+
 def test_the_unit_of_a_camera_is_remembered() -> None:
     """Near things in millimetres might be far ones in metres."""
     unit = DepthUnit()
