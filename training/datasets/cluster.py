@@ -75,7 +75,8 @@ def _reason(error: Exception) -> str:
     """What a failure on the cluster comes from, in a line: Ray's own text begins with where."""
     while isinstance(cause := getattr(error, "cause", None), Exception):
         error = cause
-    return f"{type(error).__name__}: {str(error).strip().partition(chr(10))[0]}"
+    line = str(error).strip().partition("\n")[0]
+    return f"{type(error).__name__}: {line}"
 
 
 def _run_task(
