@@ -31,6 +31,7 @@ PARTIAL = ".partial"
 _DONE, _DAMAGED = 0, 3  # exit statuses of segment_bag with which a bag is segmented
 _TRIES = 3  # of a process that was killed, for want of memory for one
 _POLL = 0.2  # s
+_ENDING = 30.0  # s that processes have to end
 _PR_SET_PDEATHSIG = 1
 _LIBC = ctypes.CDLL(None)
 
@@ -89,7 +90,7 @@ def segment_archive(
     if target.is_relative_to(source) or source.is_relative_to(target):
         raise BagError(f"{target} and {source}: one lies in the other; choose another OUT")
     names = _names(source, [bag.resolve() for bag in bags])
-    todo = {bag: name for bag, name in names.items() if overwrite or not (target / name).exists()}
+    todo = {bag: name for bag, name in names.items() if overwrite or not _is_there(target / name)}
     say(f"{source}: {len(names)} bags, {len(names) - len(todo)} of them segmented already")
     (target / PARTIAL).mkdir(parents=True, exist_ok=True)
     calls = [(bag, target, name, tuple(options)) for bag, name in todo.items()]
@@ -121,9 +122,25 @@ def _names(source: Path, bags: Sequence[Path]) -> dict[Path, Path]:
         bag: path.with_suffix("") if path.suffix.lower() in BAG_SUFFIXES and bag.is_file() else path
         for bag, path in relative.items()
     }
-    counts = Counter(short.values())
-    # run.mcap beside run.bag: both keep their suffixes.
-    return {bag: path if counts[path] == 1 else relative[bag] for bag, path in short.items()}
+    names = short
+    while True:
+        counts = Counter(names.values())
+        folders = {folder for name in counts for folder in name.parents}
+        # run.mcap beside run.bag, or beside the folder run with bags in it: they keep their suffix.
+        # Their whole names may be the short ones of others: run.mcap.mcap.
+        clashing = {
+            bag: relative[bag]
+            for bag, name in names.items()
+            if name != relative[bag] and (counts[name] > 1 or name in folders)
+        }
+        if not clashing:
+            return names
+        names = names | clashing
+
+
+def _is_there(result: Path) -> bool:
+    """Whether a bag lies there; a folder that other bags lie in is none."""
+    return (result / "metadata.yaml").exists()
 
 
 def _told(outcome: Outcome) -> str:
@@ -138,43 +155,96 @@ def _told(outcome: Outcome) -> str:
 _Call = tuple[Path, Path, Path, tuple[str, ...]]
 
 
-def segment_one(bag: Path, target: Path, name: Path, options: Sequence[str]) -> Outcome:
-    """Segment a bag in a process of its own; again if that was killed."""
+class _Processes:
+    """The processes of a run, which end together."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._running: set[subprocess.Popen[str]] = set()
+        self._stopping = False
+
+    @property
+    def stopping(self) -> bool:
+        """Whether no process is started any more."""
+        return self._stopping
+
+    def run(self, command: Sequence[str]) -> tuple[int, str]:
+        """Run a process to its end.
+
+        Returns:
+            Its exit status and what it said on stderr.
+
+        Raises:
+            Interrupted: the run has ended meanwhile.
+        """
+        with self._lock:
+            if self._stopping:
+                raise Interrupted
+            process = subprocess.Popen(
+                command,
+                stdout=subprocess.DEVNULL,
+                stderr=subprocess.PIPE,
+                text=True,
+                errors="replace",
+                start_new_session=True,  # Ctrl-C is for this process, which then ends them
+                preexec_fn=_die_with_parent if sys.platform == "linux" else None,
+            )
+            self._running.add(process)
+        _, errors = process.communicate()
+        with self._lock:
+            self._running.discard(process)
+        return process.returncode, errors
+
+    def end(self) -> None:
+        """Ask the processes that are running to end, and wait for it."""
+        with self._lock:
+            self._stopping = True
+            running = list(self._running)
+        for process in running:
+            process.send_signal(signal.SIGINT)
+        deadline = time.monotonic() + _ENDING
+        while self._running and time.monotonic() < deadline:
+            time.sleep(_POLL)
+        with self._lock:
+            for process in self._running:
+                process.kill()
+
+
+def segment_one(
+    bag: Path,
+    target: Path,
+    name: Path,
+    options: Sequence[str],
+    processes: _Processes | None = None,
+) -> Outcome:
+    """Segment a bag in a process of its own; again if that was killed.
+
+    Args:
+        processes: of the run, if this process may have to end them.
+    """
+    processes = processes or _Processes()
     partial, final = target / PARTIAL / name, target / name
+    if final.exists() and not _is_there(final):
+        return Outcome(1, f"{final} is in the way: it is no bag, so it is not replaced")
     command = [sys.executable, "-m", "genesis_ros.segment_bag", str(bag), str(partial)]
     command += ["--overwrite", *options]
     outcome = Outcome(1, "")
     for _ in range(_TRIES):
-        process = subprocess.Popen(
-            command,
-            stdout=subprocess.DEVNULL,
-            stderr=subprocess.PIPE,
-            text=True,
-            errors="replace",
-            start_new_session=True,  # Ctrl-C is for this process, which then ends them
-            preexec_fn=_die_with_parent if sys.platform == "linux" else None,
-        )
-        _running.add(process)
-        _, errors = process.communicate()
-        _running.discard(process)
+        status, errors = processes.run(command)
         lines = [line for line in errors.replace("\r", "\n").splitlines() if line.strip()]
         # The last line is what became of it; the progress bar may stand beneath.
         said = [line for line in lines if "image/s]" not in line and "?image" not in line]
-        outcome = Outcome(process.returncode, (said or lines or ["it said nothing"])[-1].strip())
-        if outcome.status >= 0 or _stopping.is_set():
+        outcome = Outcome(status, (said or lines or ["it said nothing"])[-1].strip())
+        if outcome.status >= 0 or processes.stopping:
             break
     if outcome.status in (_DONE, _DAMAGED):
-        if final.exists():
+        if _is_there(final):
             shutil.rmtree(final)
         final.parent.mkdir(parents=True, exist_ok=True)
         partial.rename(final)
         message = outcome.message.replace(str(partial), str(final))
         return outcome._replace(message=message)
     return outcome
-
-
-_running: set[subprocess.Popen[str]] = set()
-_stopping = threading.Event()
 
 
 def _die_with_parent() -> None:
@@ -189,9 +259,10 @@ def _run_here(
     if workers > 1:
         threads = max(1, (os.cpu_count() or 1) // workers)
         os.environ.setdefault("OMP_NUM_THREADS", str(threads))
+    processes = _Processes()
     with ThreadPoolExecutor(workers) as pool:
         waiting: dict[Future[Outcome], Path] = {
-            pool.submit(segment_one, *call): call[0] for call in calls
+            pool.submit(segment_one, *call, processes): call[0] for call in calls
         }
         try:
             while waiting:
@@ -201,20 +272,8 @@ def _run_here(
                     yield waiting.pop(future), future.result()
         except BaseException:
             pool.shutdown(wait=False, cancel_futures=True)
-            _end_running()
+            processes.end()
             raise
-
-
-def _end_running() -> None:
-    """Ask the processes that are running to end, and wait for it."""
-    _stopping.set()
-    for process in list(_running):
-        process.send_signal(signal.SIGINT)
-    deadline = time.monotonic() + 30
-    while _running and time.monotonic() < deadline:
-        time.sleep(_POLL)
-    for process in list(_running):
-        process.kill()
 
 
 def _run_on_cluster(

@@ -20,9 +20,11 @@ from rosbags.rosbag2 import Reader
 from sensor_msgs.msg import Image
 from std_msgs.msg import Header
 
+from genesis_ros.bags.archive import segment_archive
 from genesis_ros.bags.writer import LiveBagWriter
 from genesis_ros.messages.images import to_message
 from genesis_ros.msg import ObjectMasks
+from genesis_ros.processes.interruption import Interrupted, Interruption
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
 ROOT = Path(__file__).resolve().parents[2]
@@ -134,6 +136,63 @@ def test_each_bag_as_alone_and_only_once(
     before = {name: (out / name).stat().st_mtime_ns for name in NAMES}
     assert "4 of them segmented already" in segment(archive, out, *options)
     assert before == {name: (out / name).stat().st_mtime_ns for name in NAMES}
+
+
+def test_a_bag_and_a_folder_of_the_same_name(tmp_path: Path, tiny_checkpoint: Path) -> None:
+    source, out = tmp_path / "in", tmp_path / "out"
+    record(source / "run" / "a", count=1)
+    (record(tmp_path / "b", count=1) / "b.mcap").rename(source / "run" / "b.mcap")
+    (record(tmp_path / "single", count=2) / "single.mcap").rename(source / "run.mcap")
+    options = ("--checkpoint", tiny_checkpoint, "--no-overlay", "--device", "cpu")
+    assert "3 of 3 bags are segmented" in segment(source, out, *options)
+    found = {str(path.parent.relative_to(out)) for path in out.rglob("metadata.yaml")}
+    assert found == {"run/a", "run/b", "run.mcap"}
+    assert len(messages(out / "run.mcap")) == 2 * 2
+    assert "3 of them segmented already" in segment(source, out, *options)
+
+
+def test_a_folder_in_the_way_of_a_bag_stays(tmp_path: Path, tiny_checkpoint: Path) -> None:
+    record(tmp_path / "in" / "a", count=1)
+    record(tmp_path / "in" / "b", count=1)
+    notes = tmp_path / "out" / "a" / "notes.txt"
+    notes.parent.mkdir(parents=True)
+    notes.write_text("mine")
+    options = ("--checkpoint", tiny_checkpoint, "--overwrite")
+    told = segment(tmp_path / "in", tmp_path / "out", *options, status=1)
+    assert f"{notes.parent} is in the way: it is no bag" in told
+    assert "1 of 2 bags are segmented" in told and notes.read_text() == "mine"
+
+
+def test_a_run_after_one_that_was_interrupted(tmp_path: Path, tiny_checkpoint: Path) -> None:
+    """In one process, where the second must still start again what is killed."""
+    source, out = tmp_path / "in", tmp_path / "out"
+    bags = [record(source / "a", count=40), record(source / "b", count=1)]
+    options = ("--checkpoint", str(tiny_checkpoint))
+
+    class Stop(Interruption):
+        def check(self) -> None:
+            if children(os.getpid()):
+                raise Interrupted
+
+    class KillOnce(Interruption):
+        killed = 0
+
+        def check(self) -> None:
+            for pid in children(os.getpid())[: 1 - self.killed]:
+                os.kill(pid, signal.SIGKILL)
+                self.killed += 1
+
+    def run(interruption: Interruption) -> int:
+        return segment_archive(
+            source, out, bags, options, interruption, print,
+            workers=1, ray=None, overwrite=False, uses_gpu=False,
+        )  # fmt: skip
+
+    run(Stop())
+    assert not (out / "a").exists() and not (out / "b").exists()
+    killing = KillOnce()
+    assert run(killing) == 0 and killing.killed == 1
+    assert len(messages(out / "a")) == 40 * 3
 
 
 def test_a_bag_that_cannot_be_read_costs_only_itself(

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import os
 import re
 import subprocess
 import sys
@@ -14,6 +16,7 @@ import numpy as np
 import pytest
 
 from genesis_sim import RenderingError, TabletopRenderer
+from training.datasets.cluster import _Store
 from training.prepare import main
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
@@ -81,6 +84,40 @@ def test_what_is_wrong_is_said(ray_cluster: RayCluster, tmp_path: Path) -> None:
         main([*given, "--ray", ray_cluster.address])
     with pytest.raises(SystemExit, match=r"no Ray cluster at 127\.0\.0\.1:1: "):
         main([*given, "--ray", "127.0.0.1:1"])
+
+
+@pytest.mark.parametrize("reason", ["ActorDiedError", "No space left on device"])
+def test_a_store_that_fails(
+    ray_cluster: RayCluster, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, reason: str
+) -> None:
+    class Failing(_Store):
+        def save(self, name: str, content: bytes) -> None:
+            if reason == "ActorDiedError":
+                os._exit(1)
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    (tmp_path / "in").mkdir()
+    cv2.imwrite(str(tmp_path / "in" / "1.png"), np.zeros((40, 40, 3), np.uint8))
+    given = ["folder", "--source", str(tmp_path / "in"), "--output", str(tmp_path / "out")]
+    with monkeypatch.context() as patch, pytest.raises(SystemExit) as caught:
+        patch.setattr("training.datasets.cluster._Store", Failing)
+        main([*given, "--ray", ray_cluster.address])
+    (message,) = str(caught.value.code).splitlines()
+    assert reason in message and message.endswith("; the same command again resumes")
+    main([*given, "--ray", ray_cluster.address])
+    assert len(np.load(tmp_path / "out" / "train" / "images.npy")) == 1
+
+
+def test_a_task_that_is_run_again_does_not_count_twice(tmp_path: Path) -> None:
+    store = _Store(tmp_path)
+    store.advance("a", 60)
+    store.advance("b", 5)
+    assert store.news() == (65, [])
+    store.advance("a", 30)  # on another machine, from its start
+    assert store.news() == (0, [])
+    store.advance("a", 100)
+    store.advance("a", 90)  # overtaken
+    assert store.news() == (40, [])
 
 
 def test_a_lost_machine_costs_no_image(ray_cluster: RayCluster, tmp_path: Path) -> None:

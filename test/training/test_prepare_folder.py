@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import json
 import struct
+import time
 from pathlib import Path
 from typing import Any
 
@@ -172,6 +173,33 @@ def test_new_photos_are_another_data_set(tmp_path: Path) -> None:
     assert "holds another data set: files was" in error_of(tmp_path / "in", tmp_path / "out", *SIZE)
 
 
+@pytest.mark.parametrize("place", ["beside", "elsewhere", "coco"])
+def test_masks_that_were_mended_are_another_data_set(tmp_path: Path, place: str) -> None:
+    source, options = tmp_path / "in", [*SIZE]
+    photos(source, range(6))
+    mask = source / "3.label.png"
+    if place != "beside":
+        options += ["--masks", str(tmp_path / "masks")]
+        mask = tmp_path / "masks" / "3.png"
+    for number in range(6):
+        write(mask.with_name(mask.name.replace("3", str(number))), halves())
+    if place == "coco":
+        options[-1] = str(mask := tmp_path / "masks.json")
+        mask.write_text(json.dumps(coco([f"{number}.png" for number in range(6)])))
+    prepare(source, tmp_path / "out", *options)
+    prepare(source, tmp_path / "out", *options)
+    size = mask.stat().st_size
+    content = mask.read_bytes()
+    time.sleep(0.02)  # file systems' clocks are coarse
+    mask.write_bytes(content)
+    assert mask.stat().st_size == size
+    message = error_of(source, tmp_path / "out", *options)
+    assert "holds another data set: mask_files was" in message
+    prepare(source, tmp_path / "no masks", *SIZE, "--use-masks", "ignore")
+    mask.touch()
+    prepare(source, tmp_path / "no masks", *SIZE, "--use-masks", "ignore")
+
+
 # --- splits
 
 
@@ -233,6 +261,31 @@ def test_nearly_the_same_is_never_in_two_splits(
         assert (colours.max(axis=1) > 10).all()
     prepare(tmp_path / "in", tmp_path / "all", *SIZE, "--min-change", "0")
     assert sum(len(PreparedDataset(tmp_path / "all", split)) for split in SPLITS) == 13
+
+
+@pytest.mark.parametrize("length", [1, 2, 3, 100])
+def test_nearly_the_same_is_left_out_wherever_parts_end(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, length: int
+) -> None:
+    monkeypatch.setattr("training.datasets.shots.CHUNK", length)  # images in a part
+    numbers = [0, 1, 1, 1, 1, 1, 2, 3, 3, 0, 0, 4]
+    for place, number in enumerate(numbers):
+        write(tmp_path / "in" / f"{place}.png", photo(number))
+    prepare(tmp_path / "in", tmp_path / "out", *SIZE, "--val", "0", "--test", "0")
+    assert order(tmp_path / "out")["train"] == [0, 1, 2, 3, 0, 4]
+    info = json.loads((tmp_path / "out" / "train" / "info.json").read_text())
+    assert info["left_out"] == {"nearly the same as the image before (--min-change)": 6}
+
+
+def test_a_slow_change_is_kept_wherever_parts_end(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("training.datasets.shots.CHUNK", 1)
+    for place in range(12):
+        write(tmp_path / "in" / f"{place}.png", np.full((40, 40, 3), 5 * place, np.uint8))
+    prepare(tmp_path / "in", tmp_path / "out", *SIZE, "--val", "0", "--test", "0")
+    images = PreparedDataset(tmp_path / "out", "train").images
+    assert images[:, 0, 0, 0].tolist() == [0, 15, 30, 45]
 
 
 def test_a_source_of_one_view_is_named(tmp_path: Path) -> None:

@@ -14,7 +14,7 @@ import zipfile
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
-from itertools import accumulate
+from itertools import accumulate, takewhile
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -34,7 +34,7 @@ from training.datasets.layout import (
     read_json,
     write_json,
 )
-from training.datasets.likeness import Seen
+from training.datasets.likeness import LIKE_BEFORE, Seen, are_alike
 from training.datasets.parts import DONE, OPTIONS, PARTS, PartInfo, read_part_info
 
 _PLAN = "plan.json"
@@ -131,13 +131,12 @@ def _plan(folder: Path) -> dict[str, Any]:
     left_out = Counter[str]()
     for counts in (*(part.left_out for part in parts), *(task["left_out"] for task in done)):
         left_out.update(counts)
-    dropped = _dropped(folder, splits, {part.key: part for part in parts})
+    dropped, reasons = _dropped(folder, splits, {part.key: part for part in parts})
+    left_out.update(reasons)
     for split in SPLITS:
         kept = [(key, count - len(dropped.get(key, ()))) for key, count in splits[split]]
-        lost = sum(count for _, count in splits[split]) - sum(count for _, count in kept)
-        if lost:
-            left_out[_LIKE_ANOTHER[split]] += lost
-        if lost and not any(count for _, count in kept):
+        had_some = any(count for _, count in splits[split])
+        if had_some and not any(count for _, count in kept):
             raise DatasetError(
                 f"every image of {split} shows nearly the same as one held out: the source has too "
                 "little variety; --min-change 0 keeps them"
@@ -165,31 +164,50 @@ def _plan(folder: Path) -> dict[str, Any]:
 
 def _dropped(
     folder: Path, splits: dict[str, list[tuple[str, int]]], parts: dict[str, PartInfo]
-) -> dict[str, list[int]]:
-    """Images that show nearly the same as one of a split that judges them.
+) -> tuple[dict[str, list[int]], Counter[str]]:
+    """Images that show nearly the same as another one.
 
-    Test images stay, and so do images to validate on that look like none of them; training images
-    must look like neither.
+    The first images of a part must not look like the last of the part before, as within a part
+    (shots.py). Of the others, test images stay, and so do images to validate on that look like none
+    of them; training images must look like neither.
 
     Returns:
-        Row numbers by key, of parts that lose some.
+        Row numbers by key, of parts that lose some, and how many images are lost for what reason.
     """
     dropped: dict[str, list[int]] = {}
+    reasons = Counter[str]()
     kept: list[UInt8] = []
     for split in reversed(SPLITS):
         seen = Seen(np.concatenate(kept)) if kept else None
+        last: dict[str, UInt8] = {}  # of the recording, whose parts follow one another
         # What trains is only looked at part by part: it may be more than memory holds.
         for key, _ in tqdm(splits[split], f"comparing {split}", unit=" parts", delay=1):
             min_change = parts[key].min_change
-            if not min_change or (split == "train" and seen is None):
+            if not min_change:
                 continue
             small = _read_arrays(folder / f"{key}.npz", ("thumbnails",))["thumbnails"]
+            recording, _, _ = key.rpartition("-")
+            first = _count_alike(small, last.get(recording), min_change)
+            if first < len(small):
+                last = {recording: small[-1]}
             alike = np.zeros(len(small), bool) if seen is None else seen.like(small, min_change)
+            reasons[LIKE_BEFORE] += first
+            if seen is not None:
+                reasons[_LIKE_ANOTHER[split]] += int(alike[first:].sum())
+            alike[:first] = True
             if alike.any():
                 dropped[key] = np.flatnonzero(alike).tolist()
             if split != "train":
                 kept.append(small[~alike])
-    return dropped
+    return dropped, +reasons
+
+
+def _count_alike(thumbnails: UInt8, before: UInt8 | None, min_change: float) -> int:
+    """How many of the first images are alike to the one before them."""
+    if before is None:
+        return 0
+    alike = (are_alike(small, before, min_change) for small in thumbnails)
+    return sum(1 for _ in takewhile(bool, alike))
 
 
 def _check_labels(

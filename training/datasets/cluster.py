@@ -37,7 +37,8 @@ def run_on_cluster(
     """Make the parts of these tasks.
 
     Raises:
-        DatasetError: input is corrupt (on_error "stop"), or there is no cluster.
+        DatasetError: input is corrupt (on_error "stop"), there is no cluster, or the parts cannot
+            be written.
     """
     # Here, as it loads PyTorch, which the cluster's processes do without.
     from genesis_core.cluster import ClusterError, connected, run_all
@@ -56,15 +57,26 @@ def run_on_cluster(
                 for message in messages:
                     report(message)
 
-            # The data set once, not with each task.
-            shared = ray.put(dataset)
-            calls = [(shared, task, store, on_error, os.getcwd()) for task in tasks]
-            for _, result in run_all(ray, _run_task, calls, show):
-                if isinstance(result, Exception):
-                    raise result
-            show()
+            try:
+                # The data set once, not with each task.
+                shared = ray.put(dataset)
+                calls = [(shared, task, store, on_error, os.getcwd()) for task in tasks]
+                for _, result in run_all(ray, _run_task, calls, show):
+                    if isinstance(result, Exception):
+                        raise result
+                show()
+            except ray.exceptions.RayError as error:  # of the store: its disk is full, for one
+                raise ClusterError(_reason(error)) from error
     except (ClusterError, ImportError) as error:
         raise DatasetError(f"{error}; the same command again resumes") from error
+
+
+def _reason(error: Exception) -> str:
+    """What a failure on the cluster comes from, in a line: Ray's own text begins with where."""
+    while isinstance(cause := getattr(error, "cause", None), Exception):
+        error = cause
+    line = str(error).strip().partition("\n")[0]
+    return f"{type(error).__name__}: {line}"
 
 
 def _run_task(
@@ -82,7 +94,8 @@ class _RemoteParts(PartWriter):
     def __init__(self, store: Any, on_error: OnError) -> None:
         super().__init__(Path(), on_error, self._advance, store.report.remote)
         self._store = store
-        self._advanced = 0
+        self._task = ""
+        self._advanced = 0  # by the task so far
         self._told = 0.0
 
     def done(self, key: str) -> bool:
@@ -91,14 +104,15 @@ class _RemoteParts(PartWriter):
 
     def run(self, dataset: Dataset[TaskT], task: TaskT) -> None:
         """Run a task to its end and mark it as done."""
+        self._task, self._advanced = task.name, 0
         super().run(dataset, task)
-        self._call(self._store.advance.remote(self._advanced))
+        self._call(self._store.advance.remote(self._task, self._advanced))
 
     def _advance(self, amount: int) -> None:
         self._advanced += amount
         if time.monotonic() - self._told > _TELL_EVERY:
-            self._store.advance.remote(self._advanced)
-            self._advanced, self._told = 0, time.monotonic()
+            self._store.advance.remote(self._task, self._advanced)
+            self._told = time.monotonic()
 
     def _save_part(self, name: str, arrays: dict[str, Any]) -> None:
         content = io.BytesIO()
@@ -121,7 +135,8 @@ class _Store:
     def __init__(self, folder: Path) -> None:
         self._folder = folder
         self._parts = PartWriter(folder, "skip", lambda amount: None, lambda message: None)
-        self._advanced = 0
+        self._advanced: dict[str, int] = {}  # by task
+        self._shown = 0
         self._messages: list[str] = []
 
     def done(self, key: str) -> bool:
@@ -137,9 +152,9 @@ class _Store:
         """Write the marker of a task that is done."""
         write_json(self._folder / name, content)
 
-    def advance(self, amount: int) -> None:
-        """Take note of progress."""
-        self._advanced += amount
+    def advance(self, task: str, total: int) -> None:
+        """Take note of how far a task is: one that is run again says nothing new at first."""
+        self._advanced[task] = max(total, self._advanced.get(task, 0))
 
     def report(self, message: str) -> None:
         """Take a message for the user."""
@@ -147,6 +162,7 @@ class _Store:
 
     def news(self) -> tuple[int, list[str]]:
         """Progress and messages since the last time."""
-        news = self._advanced, self._messages
-        self._advanced, self._messages = 0, []
+        total = sum(self._advanced.values())
+        news = total - self._shown, self._messages
+        self._shown, self._messages = total, []
         return news

@@ -126,13 +126,15 @@ class Folder(OwnData):
 
     def options(self) -> dict[str, Any]:
         """All that shapes the arrays."""
+        files = _listing(self.source)
         return {
             **self.own_options(),
             "masks": None if self.masks is None else str(self.masks),
             "use_masks": self.use_masks,
             "depth_unit": self.depth_unit,
             "intrinsics": self.intrinsics,
-            "files": fingerprint(_listing(self.source), self.source),
+            "files": fingerprint(files, self.source),
+            "mask_files": self._mask_files(files),
         }
 
     def tasks(self) -> list[FolderTask]:
@@ -173,6 +175,20 @@ class Folder(OwnData):
             except (OSError, ValueError) as error:
                 parts.problem(f"{item.image}: {error}")
         part.write()
+
+    def _mask_files(self, files: Sequence[Path]) -> str | None:
+        """What tells whether the masks are the same; None where there are none, or none is used.
+
+        Args:
+            files: of the source.
+        """
+        if self.use_masks == "ignore":
+            return None
+        inside = [path for path in files if _may_be_mask(path.relative_to(self.source))]
+        told = [fingerprint(inside, self.source, times=True)] if inside else []
+        if self.masks is not None:
+            told.append(fingerprint(_mask_listing(self.masks), self.masks, times=True))
+        return "-".join(told) or None
 
     def _read(self, item: Item, task: FolderTask) -> Shot:
         """An image with what belongs to it.
@@ -382,18 +398,33 @@ def _kind(relative: PurePath) -> tuple[Kind, str]:
     return kind, "/".join([*kept, stem])
 
 
+def _may_be_mask(relative: PurePath) -> bool:
+    """Whether a file of the source is a mask, or a JSON file that may hold some."""
+    return relative.suffix.lower() == ".json" or _kind(relative)[0] == "mask"
+
+
+def _mask_listing(masks: Path) -> list[Path]:
+    """The files of a folder with masks; a COCO file is the only one of itself.
+
+    Raises:
+        DatasetError: there is no such folder or file.
+    """
+    if not masks.exists():
+        raise DatasetError(f"masks: {masks} does not exist")
+    return input_files(masks)[0]
+
+
 def _masks_elsewhere(masks: Path, jsons: list[Path]) -> dict[str, Annotation]:
     """The masks of a folder beside the source, by what they share with their images.
 
     A COCO file is added to the JSON files.
     """
-    if not masks.exists():
-        raise DatasetError(f"masks: {masks} does not exist")
+    files = _mask_listing(masks)
     if masks.is_file():
-        jsons.append(masks)
+        jsons += files
         return {}
     found: dict[str, Annotation] = {}
-    for path in input_files(masks)[0]:
+    for path in files:
         if path.suffix.lower() in SUFFIXES:
             found[_kind(path.relative_to(masks))[1]] = path
         elif path.suffix.lower() == ".json":

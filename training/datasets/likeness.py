@@ -14,6 +14,8 @@ from training.datasets.layout import RGB, UInt8
 
 CELLS = 16
 """Cells along each side of a thumbnail: they average the noise of a camera away."""
+LIKE_BEFORE = "nearly the same as the image before (--min-change)"
+"""Why an image is left out."""
 _BLOCK = 2048  # thumbnails that are compared with at once
 _ROUNDING = 1e-5  # of sums of float32
 

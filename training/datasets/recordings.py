@@ -265,12 +265,19 @@ def part_name(name: str) -> str:
     return f"{quoted[:100]}-{hashlib.sha256(name.encode()).hexdigest()[:16]}"
 
 
-def fingerprint(files: Sequence[Path], source: Path) -> str:
-    """What tells whether the files of a source are the same: names and sizes."""
+def fingerprint(files: Sequence[Path], source: Path, *, times: bool = False) -> str:
+    """What tells whether the files of a source are the same: names and sizes.
+
+    Args:
+        times: whether to look at when they were changed, too: a mask that is mended may keep its
+            size.
+    """
     digest = hashlib.sha256()
     for path in files:
         name = path.relative_to(source) if path != source else path.name
-        digest.update(f"{name} {path.stat().st_size}\n".encode())
+        stat = path.stat()
+        changed = f" {stat.st_mtime_ns}" if times else ""
+        digest.update(f"{name} {stat.st_size}{changed}\n".encode())
     return digest.hexdigest()[:16]
 
 

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from training.datasets.images import centre_crop, expose, resize_image, resize_labels
 from training.datasets.instance_masks import MAX_INSTANCES
 from training.datasets.layout import RGB, Float32, UInt8, UInt16
-from training.datasets.likeness import CELLS, are_alike, thumbnail
+from training.datasets.likeness import CELLS, LIKE_BEFORE, are_alike, thumbnail
 from training.datasets.parts import PartWriter
 from training.datasets.tasks import CHUNK
 from training.labelled_images import GUESSED_FOCAL_LENGTH
@@ -22,7 +22,6 @@ Camera = tuple[float, float, float, float]
 
 _PART_BYTES = 32_000_000
 _ASPECT = 0.02  # by which the shapes of an image and its depth may differ
-_ALIKE = "nearly the same as the image before (--min-change)"
 
 
 @dataclass(frozen=True)
@@ -142,7 +141,8 @@ def _fit_depth(depth: Float32, height: int, width: int, size: int) -> UInt16:
 class ShotPart:
     """Collects shots of a split, no more than a part's, in their order and writes them as one part.
 
-    A shot that is alike to the one taken before is left out.
+    A shot that is alike to the one taken before is left out. Parts are made in any order, so
+    assembly compares the first shots with the part before.
     """
 
     def __init__(self, parts: PartWriter, key: str, split: str, form: Form) -> None:
@@ -171,7 +171,7 @@ class ShotPart:
         small = thumbnail(fitted.image)
         place = self._count
         if place and are_alike(small, self._thumbnails[place - 1], self._form.min_change):
-            self.left_out[_ALIKE] += 1
+            self.left_out[LIKE_BEFORE] += 1
             return
         self._images[place], self._thumbnails[place] = fitted.image, small
         if self._masks is not None:
