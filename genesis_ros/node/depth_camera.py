@@ -52,6 +52,7 @@ class DepthCamera(DepthPairing):
         topic = node.resolve_topic_name(depth_topic)
         super().__init__(topic, node.resolve_topic_name(info_topic or info_beside(topic)))
         self._last_info: CameraInfo | None = None
+        self._last_published = 0  # when the last info was [ns]
         images, infos = _candidates(self.topic, transport), Candidate(self.info_topic, CameraInfo)
         self._images_heard = FollowingSubscription(
             node, receiver, images, reliability, self._take_image, depth=_QUEUE
@@ -63,7 +64,7 @@ class DepthCamera(DepthPairing):
             ),
         ]
         # Some drivers send their intrinsics once, before this node is there.
-        self._latched = LatchedSubscription(node, infos, self._take_info)
+        self._latched = LatchedSubscription(node, receiver, infos, self._take_latched)
 
     @property
     def topics(self) -> set[str]:
@@ -92,10 +93,16 @@ class DepthCamera(DepthPairing):
     def _take_image(self, message: ImageMessage, info: Mapping[str, Any]) -> None:
         self.add_image(message)
 
-    def _take_info(self, message: CameraInfo, info: Mapping[str, Any] | None = None) -> None:
+    def _take_info(self, message: CameraInfo, info: Mapping[str, Any]) -> None:
+        self._last_published = info["source_timestamp"]
         if message != self._last_info:  # else both subscriptions heard it
             self._last_info = message
             self.add_info(message)
+
+    def _take_latched(self, message: CameraInfo, info: Mapping[str, Any]) -> None:
+        # Not by the header's stamps: they go back where a bag or a simulation starts anew.
+        if info["source_timestamp"] >= self._last_published:
+            self._take_info(message, info)
 
 
 def _candidates(topic: str, transport: str) -> list[Candidate]:

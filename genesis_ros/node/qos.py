@@ -85,6 +85,11 @@ def with_overrides(node: Node, topic: str, side: Side, qos: QoSProfile) -> QoSPr
     return qos
 
 
+def is_overridden(node: Node, topic: str, side: Side, policy: str) -> bool:
+    """Whether the user has chosen this policy of a topic (resolved) at start."""
+    return _parameter(topic, side, policy) in _overrides(node)
+
+
 def report_unused_overrides(node: Node, subscriptions: Iterable[str] = ()) -> None:
     """Warn of overrides given at start that nothing uses, and name the likely one.
 

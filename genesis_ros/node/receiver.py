@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable, Sequence
-from contextlib import ExitStack, suppress
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager, suppress
 from typing import Any, TypeAlias
 
 from rclpy.callback_groups import CallbackGroup
@@ -47,8 +47,8 @@ class Receiver:
     It begins with ``start``.
 
     Args:
-        on_error: called in the thread with an error that escapes from a callback. The thread goes
-            on.
+        on_error: called in the thread with an error that escapes from a callback, or that comes of
+            a message that cannot be taken. The thread goes on, and the other messages are taken.
     """
 
     def __init__(self, node: Node, on_error: Callable[[Exception], None]) -> None:
@@ -60,6 +60,7 @@ class Receiver:
         self._let_go = threading.Condition()
         self._changed = GuardCondition(callback=None, callback_group=None, context=node.context)
         self._closed = False
+        self._failed = False  # of the thread: whether there was an error in this turn
         node.context.on_shutdown(self._wake)
         # A daemon, so that a callback that hangs cannot keep the process from ending.
         self._thread = threading.Thread(target=self._run, name="receiver", daemon=True)
@@ -133,17 +134,32 @@ class Receiver:
             self._changed.trigger()
 
     def _run(self) -> None:
-        while not self._closed and self._node.context.ok():
-            try:
-                for subscription, message, info in self._take():
-                    callback = self._callbacks.get(subscription)
-                    if callback is not None and not self._closed:
+        while self._open:
+            self._failed = False
+            taken: Sequence[_Taken] = ()
+            with self._reporting():
+                taken = self._take()
+            for subscription, message, info in taken:
+                callback = self._callbacks.get(subscription)
+                if callback is not None and not self._closed:
+                    with self._reporting():
                         callback(message, info)
-            except Exception as error:  # noqa: BLE001 - one bad message must not end them all
-                if self._closed or not self._node.context.ok():
-                    return
-                self._on_error(error)
+            if self._failed and self._open:
                 time.sleep(_PAUSE)
+
+    @property
+    def _open(self) -> bool:
+        return not self._closed and self._node.context.ok()
+
+    @contextmanager
+    def _reporting(self) -> Iterator[None]:
+        """An error is reported and goes no further: one bad message must not end them all."""
+        try:
+            yield
+        except Exception as error:  # noqa: BLE001
+            self._failed = True
+            if self._open:
+                self._on_error(error)
 
     def _take(self) -> list[_Taken]:
         """Wait until something comes; the oldest message of each subscription that has one."""
@@ -171,9 +187,11 @@ class Receiver:
                 wait_set.add_subscription(item.handle)
             wait_set.wait(-1)
             ready = wait_set.get_ready_entities("subscription")
-            taken = [
-                (item, item.handle.take_message(item.msg_type, item.raw))
-                for item in subscriptions
-                if item.handle.pointer in ready
-            ]
-        return [(item, *message) for item, message in taken if message is not None]
+            taken: list[_Taken] = []
+            for item in subscriptions:
+                if item.handle.pointer in ready:
+                    with self._reporting():
+                        message = item.handle.take_message(item.msg_type, item.raw)
+                        if message is not None:
+                            taken.append((item, *message))
+        return taken

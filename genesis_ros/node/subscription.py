@@ -20,7 +20,7 @@ from sensor_msgs.msg import Image
 
 from genesis_ros.messages.cdr import read_compressed_image, read_image
 from genesis_ros.messages.pixels import ImageError
-from genesis_ros.node.qos import choose_reliability, type_name, with_overrides
+from genesis_ros.node.qos import choose_reliability, is_overridden, type_name, with_overrides
 from genesis_ros.node.receiver import Receiver
 from genesis_ros.node.throttle import Throttle
 
@@ -84,12 +84,15 @@ class FollowingSubscription:
         self._may_warn = Throttle(_WARNING_PERIOD)
         self._on_unreadable = on_unreadable or self._warn_unreadable
         self._subscriptions: dict[Candidate, Subscription[Any]] = {}
+        self._reliabilities: dict[Candidate, ReliabilityPolicy] = {}  # of those ever subscribed to
         # Of the receiver's thread and the executor's: who is listened to.
         self._choosing = threading.Lock()
         self._silent: list[Candidate] = []  # those passed over; they are still subscribed to
         self._current = candidates[0]
-        self._current, self._reliability = self._choose()
-        self._subscribe()
+        self._current = self._choose()
+        self._reliabilities[self._current] = self._reliability_of(self._current)
+        self._heard = time.monotonic()
+        self._subscribe(self._current)
 
     @property
     def topics(self) -> set[str]:
@@ -104,7 +107,7 @@ class FollowingSubscription:
     @property
     def reliable(self) -> bool:
         """Whether nothing gets lost on the way."""
-        return self._reliability == ReliabilityPolicy.RELIABLE
+        return self._reliabilities[self._current] == ReliabilityPolicy.RELIABLE
 
     def follow_publishers(self, patience: float) -> bool:
         """Adapt to those who publish now (executor thread).
@@ -120,17 +123,18 @@ class FollowingSubscription:
 
     def _follow(self, patience: float) -> bool:
         self._pass_over(patience)
-        chosen, reliability = self._choose()
-        keep = {chosen, *self._silent}
-        if reliability != self._reliability:
-            keep.discard(chosen)
-        for candidate in self._subscriptions.keys() - keep:
-            self._receiver.unsubscribe(self._subscriptions.pop(candidate))
-        if (chosen, reliability) == (self._current, self._reliability):
-            return False
-        self._current, self._reliability = chosen, reliability
-        self._subscribe()
-        return True
+        chosen = self._choose()
+        wanted = {item: self._reliability_of(item) for item in (chosen, *self._silent)}
+        changed = chosen != self._current or wanted[chosen] != self._reliabilities[chosen]
+        for candidate in list(self._subscriptions):
+            if wanted.get(candidate) != self._reliabilities[candidate]:
+                self._receiver.unsubscribe(self._subscriptions.pop(candidate))
+        self._reliabilities.update(wanted)
+        if changed:
+            self._current, self._heard = chosen, time.monotonic()
+        for candidate in wanted.keys() - self._subscriptions.keys():
+            self._subscribe(candidate)
+        return changed
 
     def unexpected_types(self) -> list[str]:
         """What is published on the topics instead of what is expected: "/topic: type", sorted."""
@@ -154,8 +158,11 @@ class FollowingSubscription:
     def _pass_over(self, patience: float) -> None:
         """Note whether the current candidate is silent while another could be heard."""
         self._silent = [candidate for candidate in self._silent if self._is_published(candidate)]
-        silence = time.monotonic() - self._heard
-        if silence <= patience or not self._is_published(self._current):
+        now = time.monotonic()
+        if not self._is_published(self._current):
+            self._heard = now  # it can be silent only from when it is published
+        silence = now - self._heard
+        if silence <= patience:
             return
         # The middleware does not take one topic with two types at a time.
         topics = {self._current.topic, *(candidate.topic for candidate in self._silent)}
@@ -171,16 +178,18 @@ class FollowingSubscription:
                 f"listening to {others[0].topic} until something does"
             )
 
-    def _choose(self) -> tuple[Candidate, ReliabilityPolicy]:
-        """The first candidate that is published, else the current one; and its reliability."""
+    def _choose(self) -> Candidate:
+        """The first candidate that is published and not silent, else the current one."""
         silent = {candidate.topic for candidate in self._silent}
         published = (
             candidate
             for candidate in self._candidates
             if candidate.topic not in silent and self._is_published(candidate)
         )
-        chosen = next(published, self._current)
-        return chosen, choose_reliability(self._node, chosen.topic, chosen.kind, self._wanted)
+        return next(published, self._current)
+
+    def _reliability_of(self, candidate: Candidate) -> ReliabilityPolicy:
+        return choose_reliability(self._node, candidate.topic, candidate.kind, self._wanted)
 
     def _is_published(self, candidate: Candidate) -> bool:
         return any(
@@ -188,19 +197,18 @@ class FollowingSubscription:
             for publisher in self._node.get_publishers_info_by_topic(candidate.topic)
         )
 
-    def _subscribe(self) -> None:
-        self._heard = time.monotonic()
-        if self._current in self._subscriptions:
-            return  # it was waited for
+    def _subscribe(self, candidate: Candidate) -> None:
         qos = QoSProfile(
-            history=HistoryPolicy.KEEP_LAST, depth=self._depth, reliability=self._reliability
+            history=HistoryPolicy.KEEP_LAST,
+            depth=self._depth,
+            reliability=self._reliabilities[candidate],
         )
-        self._subscriptions[self._current] = self._receiver.subscribe(
-            self._current.kind,
-            self._current.topic,
-            partial(self._take, self._current),
-            with_overrides(self._node, self._current.topic, "subscription", qos),
-            raw=self._current.read is not None,
+        self._subscriptions[candidate] = self._receiver.subscribe(
+            candidate.kind,
+            candidate.topic,
+            partial(self._take, candidate),
+            with_overrides(self._node, candidate.topic, "subscription", qos),
+            raw=candidate.read is not None,
             event_callbacks=SubscriptionEventCallbacks(
                 message_lost=self._on_lost, incompatible_qos=self._incompatible
             ),
@@ -242,11 +250,25 @@ class LatchedSubscription:
 
     A subscription that asks for such messages hears no publisher that does not latch. So this one
     is there beside another that hears all, while somebody latches; whoever receives has to do with
-    messages that come twice.
+    messages that come twice, or after newer ones.
+
+    Where the user overrides the topic's durability there is none: the other subscription hears what
+    the user wants heard.
+
+    Args:
+        receiver: takes the messages.
+        receive: called with each message and its message info in the receiver's thread.
     """
 
-    def __init__(self, node: Node, candidate: Candidate, receive: Callable[[Any], None]) -> None:
+    def __init__(
+        self,
+        node: Node,
+        receiver: Receiver,
+        candidate: Candidate,
+        receive: Callable[[Any, Mapping[str, Any]], None],
+    ) -> None:
         self._node = node
+        self._receiver = receiver
         self._candidate = candidate
         self._receive = receive
         self._subscription: Subscription[Any] | None = None
@@ -254,16 +276,17 @@ class LatchedSubscription:
 
     def follow_publishers(self) -> None:
         """Subscribe if somebody latches (executor thread)."""
-        latches = any(
+        topic = self._candidate.topic
+        latches = not is_overridden(self._node, topic, "subscription", "durability") and any(
             publisher.topic_type == type_name(self._candidate.kind)
             and publisher.qos_profile.durability == DurabilityPolicy.TRANSIENT_LOCAL
             and publisher.qos_profile.reliability == ReliabilityPolicy.RELIABLE
-            for publisher in self._node.get_publishers_info_by_topic(self._candidate.topic)
+            for publisher in self._node.get_publishers_info_by_topic(topic)
         )
         if latches and self._subscription is None:
-            self._subscription = self._node.create_subscription(
+            self._subscription = self._receiver.subscribe(
                 self._candidate.kind,
-                self._candidate.topic,
+                topic,
                 self._receive,
                 QoSProfile(
                     depth=1,
@@ -279,5 +302,5 @@ class LatchedSubscription:
     def close(self) -> None:
         """End the subscription (executor thread)."""
         if self._subscription is not None:
-            self._node.destroy_subscription(self._subscription)
+            self._receiver.unsubscribe(self._subscription)
             self._subscription = None

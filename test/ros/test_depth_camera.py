@@ -12,7 +12,8 @@ import pytest
 from builtin_interfaces.msg import Time
 from rclpy.context import Context
 from rclpy.node import Node
-from rclpy.qos import QoSProfile, ReliabilityPolicy
+from rclpy.parameter import Parameter
+from rclpy.qos import DurabilityPolicy, QoSProfile, ReliabilityPolicy
 from sensor_msgs.msg import CameraInfo, CompressedImage, Image
 
 from genesis_core.perception import Measurement, locate
@@ -401,6 +402,75 @@ def test_best_effort_drivers_are_heard(client: Any, depth: DepthCamera) -> None:
             return False
 
     client.until(heard, "a best-effort depth image")
+
+
+def focal_length(depth: DepthCamera) -> float | None:
+    """Of the intrinsics that an image at one second gets; None: there are none yet."""
+    try:
+        return float(depth.nearest(stamp(1.0), TOLERANCE).info.k[0])
+    except DepthError:
+        return None
+
+
+def test_a_latched_info_counts_unless_a_newer_one_was_heard(client: Any) -> None:
+    receiver = Receiver(client.node, lambda error: pytest.fail(str(error)))
+    qos = QoSProfile(depth=1, durability=DurabilityPolicy.TRANSIENT_LOCAL)
+    latching = client.publisher(CameraInfo, INFO_TOPIC, qos, heard=False)
+    latching.publish(camera_info(10.0))
+    depth = DepthCamera(client.node, receiver, TOPIC)
+    sensor = Sensor(client, depth)
+    client.until(lambda: latching.get_subscription_count() == 2, "both subscriptions")
+    sensor.send_info(camera_info(20.0))
+    client.spin(0.3)
+    receiver.start()
+    sensor.send(depth_image(1.0))
+    assert focal_length(depth) == 20.0
+    latest = camera_info(30.0)
+    latest.header.stamp = stamp(5.0)
+    latching.publish(latest)
+    client.until(lambda: focal_length(depth) == 30.0, "the latched info of now")
+    # Stamps are no sign of age: a simulation starts again at 0.
+    sensor.send_info(camera_info(20.0))
+    client.until(lambda: focal_length(depth) == 20.0, "the driver's info")
+    depth.close()
+    assert receiver.close(10)
+
+
+def test_a_latched_info_is_taken_by_the_receiver(client: Any) -> None:
+    """Not by the executor, whose thread would meet the receiver's."""
+    receiver = Receiver(client.node, lambda error: pytest.fail(str(error)))
+    qos = QoSProfile(depth=1, durability=DurabilityPolicy.TRANSIENT_LOCAL)
+    latching = client.publisher(CameraInfo, INFO_TOPIC, qos, heard=False)
+    latching.publish(camera_info(10.0))
+    depth = DepthCamera(client.node, receiver, TOPIC)
+    depth.add_image(depth_image(1.0))
+    client.until(lambda: latching.get_subscription_count() == 2, "both subscriptions")
+    client.spin(0.3)
+    assert why(depth, 1.0) == f"no camera info yet on {INFO_TOPIC}"
+    receiver.start()
+    client.until(lambda: focal_length(depth) == 10.0, "the info")
+    depth.close()
+    assert receiver.close(10)
+
+
+def test_a_user_who_overrides_durability_gets_one_subscription(client: Any) -> None:
+    context = Context()
+    context.init()
+    name = f"qos_overrides.{INFO_TOPIC}.subscription.durability"
+    node = Node(
+        "overriding", context=context, parameter_overrides=[Parameter(name, value="volatile")]
+    )
+    receiver = Receiver(node, lambda error: pytest.fail(str(error)))
+    qos = QoSProfile(depth=1, durability=DurabilityPolicy.TRANSIENT_LOCAL)
+    client.publisher(CameraInfo, INFO_TOPIC, qos, heard=False)
+    depth = DepthCamera(node, receiver, TOPIC)
+    client.until(lambda: node.count_publishers(INFO_TOPIC), "a publisher that latches")
+    depth.follow_publishers(5.0)
+    assert node.count_subscribers(INFO_TOPIC) == 1
+    depth.close()
+    assert receiver.close(0)
+    node.destroy_node()
+    context.shutdown()
 
 
 def test_nothing_is_heard_after_close(client: Any, depth: DepthCamera, sensor: Sensor) -> None:

@@ -89,3 +89,42 @@ def test_messages_wait_for_the_start(client: Any, errors: list[Exception]) -> No
     client.until(lambda: taken, "the message")
     assert receiver.close(10) and errors == []
     assert Receiver(client.node, errors.append).close(0)  # one that never started
+
+
+def test_an_error_in_a_callback_costs_no_other_topics_message(
+    client: Any, errors: list[Exception]
+) -> None:
+    receiver = Receiver(client.node, errors.append)
+    taken: list[Header] = []
+
+    def fail(message: Header, info: Any) -> None:
+        raise ValueError("a bad message")
+
+    receiver.subscribe(Header, TOPIC, fail, QOS)
+    receiver.subscribe(Header, OTHER, lambda m, info: taken.append(m), QOS)
+    take_both_at_once(client, receiver)
+    client.until(lambda: taken, "the other topic's message", 10)
+    assert receiver.close(10)
+    assert [str(error) for error in errors] == ["a bad message"]
+
+
+def test_what_cannot_be_taken_costs_no_other_topics_message(
+    client: Any, errors: list[Exception]
+) -> None:
+    receiver = Receiver(client.node, errors.append)
+    taken: list[Header] = []
+    # Bytes that are no message are none to the middleware; a type that is none is an error.
+    receiver.subscribe(Header, OTHER, lambda m, info: taken.append(m), QOS)
+    receiver.subscribe(Header, TOPIC, lambda m, info: None, QOS).msg_type = int
+    take_both_at_once(client, receiver)
+    client.until(lambda: taken, "the other topic's message", 10)
+    assert receiver.close(10)
+    assert errors
+
+
+def take_both_at_once(client: Any, receiver: Receiver) -> None:
+    """Start a receiver when a message of each topic is there."""
+    for topic in (TOPIC, OTHER):
+        client.publisher(Header, topic).publish(Header())
+    client.spin(0.3)
+    receiver.start()
