@@ -147,7 +147,7 @@ class AugmentedLoader(BatchLoader):
 
 
 def join(batches: Sequence[Batch]) -> Batch:
-    """One batch of several; it has the labels of the first ones, and points if one of them has."""
+    """One batch of several: labels of those that have any, the first, and points if one has."""
     if len(batches) == 1:
         return batches[0]
     images = torch.cat([batch.images for batch in batches])

@@ -55,6 +55,7 @@ def run(
     first_scenes: int = 2_400,
     most_scenes: int = 24_000,
     held_out_scenes: int = 160,
+    calibration_scenes: int = 96,
     workers: int | None = None,
     settings: str = "",
 ) -> None:
@@ -71,6 +72,7 @@ def run(
         first_scenes: how many scenes to begin training with.
         most_scenes: how many scenes to render at most, however fast it goes.
         held_out_scenes: how many scenes of each mode to evaluate on; 0 leaves that out.
+        calibration_scenes: on how many of the scenes for validation training.calibrate chooses.
         workers: processes that render; by default one for each core but two.
         settings: further settings for training, such as "--batch_size 32".
     """
@@ -124,7 +126,7 @@ def run(
     model = load_model(final / MODEL)
     save_model(model, results / MODEL, dtype=torch.float16)
     if isinstance(model, GenesisV2):
-        choice = calibrate.run(final / MODEL, whole, results / MODEL)
+        choice = calibrate.run(final / MODEL, whole, results / MODEL, images=calibration_scenes)
         report.line(f"calibrated: {choice}")
     for name in MODES if held_out_scenes else ():
         held_out = output / f"test_{name}"

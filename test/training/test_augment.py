@@ -302,7 +302,10 @@ def test_the_loader_reads_depth_where_it_is_wanted(tmp_path: Path) -> None:
     both = join([found, without])  # type: ignore[list-item]
     assert both.points is not None and both.images.shape == (8, 3, 16, 16)
     assert both.points[:4, 3].all() and not both.points[4:].any()
-    assert both.labels is not None and len(both.labels) == 4
+    assert both.labels is not None and len(both.labels) == 8
+    without.labels = None  # type: ignore[attr-defined]
+    labels = join([found, without]).labels  # type: ignore[list-item]
+    assert labels is not None and len(labels) == 4
 
 
 def test_reading_ahead_gives_the_batches_of_their_steps(tmp_path: Path) -> None:

@@ -32,10 +32,11 @@ def test_trains_evaluates_draws_and_tabulates(
         assert json.loads((tmp_path / name / "results.json").read_text())["models"]
     assert {path.name for path in (tmp_path / "monet" / "pictures").iterdir()} == {
         "reconstructions.png",
+        "report.html",
         "samples.png",
     }
     supervised = {path.name for path in (tmp_path / "supervised_rgbd" / "pictures").iterdir()}
-    assert supervised == {"reconstructions.png"}  # its decoder is not trained
+    assert supervised == {"reconstructions.png", "report.html"}  # its decoder is not trained
     rows = (tmp_path / "tables" / "tables.md").read_text().splitlines()
     ours = [row for row in rows if row.startswith("| MONet-G | ours: attention_width 16")]
     assert len(ours) == 2  # segmentation; density and generation

@@ -38,7 +38,8 @@ TINY = " ".join(
 def rented(output: Path, *options: str) -> subprocess.CompletedProcess[str]:
     command = [sys.executable, "-m", "training.rented", "--output", str(output)]
     command += ["--minutes", "0.1", "--image_size", "32", "--workers", "1", "--mode", "sketchy"]
-    command += ["--first_scenes", "4", "--most_scenes", "6", f"--settings={TINY}", *options]
+    command += ["--first_scenes", "4", "--most_scenes", "6", "--calibration_scenes", "2"]
+    command += [f"--settings={TINY}", *options]
     return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
 
 
