@@ -180,8 +180,7 @@ def measure(
                 }
     # A model of its own: the segmenter's has been made ready for inference.
     model = load_model(checkpoint, device=segmenter.device)
-    threshold = model.metadata.get("stop_threshold") or None
-    metrics = evaluate(model, scenes, num_images=num_scenes, stop_threshold=threshold)
+    metrics = evaluate(model, scenes, num_images=num_scenes)
     masks = (metrics["flexible"] or metrics["fixed"])["attention"]
     return {**measured, SCENES: {key: masks[key] for key in SCENE_MEASURES}}
 

@@ -133,8 +133,6 @@ def run(
         sizes = _sizes(1, 1, held_out_scenes)
         _call([*render, *_scenes(name, assets), *sizes, "--output", str(held_out)])
         score = ["--checkpoint", str(results / MODEL), "--data", str(held_out)]
-        carried = load_model(results / MODEL).metadata.get("stop_threshold")
-        score += [] if carried is None else ["--stop_threshold", str(carried)]
         target = results / f"scores_{name}.json"
         _call([*_command("evaluate"), *score, "--output", str(target)])
     for folder, name in ((warm, "warm"), (final, "final")):
