@@ -6,6 +6,7 @@ import signal
 import socket
 import subprocess
 import sys
+import tempfile
 from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
@@ -87,8 +88,8 @@ class RayCluster:
     """Two nodes of a Ray cluster on loopback, of one core each. A context manager."""
 
     def __init__(self) -> None:
-        # Ray's sockets lie there, and their paths must be short.
-        self._folder = Path(f"/tmp/ray-{os.getpid()}")
+        # Ray's sockets lie there, and their paths must be short: pytest's own folder is too deep.
+        self._folder = Path(tempfile.gettempdir()) / f"ray-{os.getpid()}"
         self.address = ""
         self._second_node: set[int] = set()
 
