@@ -106,20 +106,24 @@ class ObjectiveConfig:
             value = getattr(self, name)
             if value is not None and not value > 0:
                 raise ConfigError(f"objective.{name} is {value}; expected > 0")
-        for name in (
-            "kind_supervision",
-            "mask_distillation",
-            "latent_anchor",
-            "attention_likelihood",
-            "decoded_images",
-            "initial_std",
-            "noise_warmup_steps",
-        ):
-            if getattr(self, name) and self.masks_only:
-                raise ConfigError(
-                    f"objective.{name} concerns posterior or decoder, which objective.masks_only "
-                    f"does not train: leave {name} out, or set masks_only to false"
-                )
+        unused = [
+            f"objective.{name}"
+            for name in (
+                "kind_supervision",
+                "mask_distillation",
+                "latent_anchor",
+                "attention_likelihood",
+                "decoded_images",
+                "initial_std",
+                "noise_warmup_steps",
+            )
+            if getattr(self, name)
+        ]
+        if self.masks_only and unused:
+            raise ConfigError(
+                "objective.masks_only trains neither posterior nor decoder, which these concern: "
+                f"{', '.join(unused)}. Leave them out, or set masks_only to false"
+            )
         learns = self.mask_supervision or self.region_mixture or self.self_training
         if self.masks_only and not learns:
             raise ConfigError(

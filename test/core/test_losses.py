@@ -246,6 +246,7 @@ def test_region_mixture_is_least_where_the_objects_are() -> None:
         assert found < region_mixture(image, as_log_masks(worse)).item() - 0.1
 
 
+@pytest.mark.slow
 def test_region_mixture_leads_masks_to_the_objects() -> None:
     image, labels = two_discs()
     generator = torch.Generator().manual_seed(0)

@@ -255,6 +255,7 @@ def train(run: Path, folders: dict[str, Path], **settings: Any) -> list[dict[str
     return [line for line in read_metrics(run / "metrics.jsonl") if line["kind"] == "train"]
 
 
+@pytest.mark.slow
 def test_a_run_learns_from_its_teacher(folders: dict[str, Path], tmp_path: Path) -> None:
     taught = train(tmp_path / "taught", folders, steps=4)
     assert all(line["self_training"] > 0 and line["taught_pixels"] > 0 for line in taught)

@@ -153,6 +153,7 @@ def test_sketchy_splits_by_the_order_of_names(archives: Path, tmp_path: Path) ->
     assert found["train"] == [value for n in range(2, 12) for value in [n, n + 100] * (1 + n % 2)]
 
 
+@pytest.mark.slow
 def test_sketchy_is_the_same_by_whatever_way(
     archives: Path, tmp_path: Path, tfrecords: Build, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -318,6 +319,7 @@ def test_apc(apc: Path, tmp_path: Path) -> None:
         np.testing.assert_array_equal(first.images, second.images)
 
 
+@pytest.mark.slow
 def test_apc_missing_mask(apc: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     scene = apc / "training" / "shelf" / "object_0" / "scene-0003"
     (scene / "masks" / "frame-000001.mask.png").unlink()

@@ -1030,7 +1030,7 @@ def test_a_full_disk_stops_and_keeps_the_last_good_checkpoint(data: Path, tmp_pa
                 "objective.mask_supervision": 1,
                 "objective.mask_distillation": 1,
             },
-            "objective.mask_distillation concerns posterior or decoder",
+            "which these concern: objective.mask_distillation. Leave",
         ),
         (
             {
@@ -1038,7 +1038,7 @@ def test_a_full_disk_stops_and_keeps_the_last_good_checkpoint(data: Path, tmp_pa
                 "objective.mask_supervision": 1,
                 "objective.initial_std": 0.1,
             },
-            "leave initial_std out, or set masks_only to false",
+            "which these concern: objective.initial_std. Leave",
         ),
         (
             {
@@ -1046,7 +1046,7 @@ def test_a_full_disk_stops_and_keeps_the_last_good_checkpoint(data: Path, tmp_pa
                 "objective.region_mixture": 1,
                 "objective.decoded_images": 2,
             },
-            "leave decoded_images out, or set masks_only to false",
+            "which these concern: objective.decoded_images. Leave",
         ),
         ({"objective.region_mixture": -1}, "objective.region_mixture is -1.0; expected 0 or more"),
         ({"objective.initial_std": 0}, "objective.initial_std is 0"),
