@@ -5,9 +5,9 @@ from __future__ import annotations
 import argparse
 import sys
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import asdict, dataclass, field, fields, is_dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args, get_type_hints
 
 import jsonargparse
 import yaml
@@ -252,9 +252,32 @@ def parse(arguments: Sequence[str] | None, description: str) -> tuple[TrainConfi
         )
     if files:
         parser.set_defaults({"run": f"runs/{'_'.join(Path(file).stem for file in files)}"})
-    settings = parser.instantiate(parser.parse_args(arguments))  # checks them
+    given = parser.parse_args(arguments)
+    _refuse_nulls(given.as_dict(), TrainConfig, model)
+    settings = parser.instantiate(given)  # checks them
     values = {setting.name: settings[setting.name] for setting in fields(TrainConfig)}
     return TrainConfig(**values), settings.resume
+
+
+def _refuse_nulls(given: dict[str, Any], of: type, model: str, prefix: str = "") -> None:
+    """Null where a setting needs a value, which a file may say.
+
+    Args:
+        of: the dataclass whose settings are given.
+        model: the kind whose settings ``model`` has.
+
+    Raises:
+        ConfigError: naming the setting.
+    """
+    for name, hint in get_type_hints(of).items():
+        if name not in given:
+            continue
+        kind = MODELS[model].config_class if (of, name) == (TrainConfig, "model") else hint
+        value = given[name]
+        if value is None and type(None) not in get_args(hint):
+            raise ConfigError(f"{prefix}{name} is null; leave it out for its default")
+        if isinstance(value, dict) and is_dataclass(kind):
+            _refuse_nulls(value, kind, model, f"{prefix}{name}.")
 
 
 def _with_shipped_configs(arguments: Sequence[str]) -> list[str]:

@@ -28,6 +28,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 
 from genesis_core import (
     MODELS,
+    ConfigError,
     GenesisV2,
     GenesisV2Config,
     build_model,
@@ -272,6 +273,22 @@ def test_configs_that_ship_are_found_by_name(
     assert config.run == "runs/tabletop_monet"
     Path("tabletop").write_text("steps: 7")  # a file of the user's goes before
     assert parse([part.format("tabletop") for part in form], "")[0].steps == 7
+
+
+@pytest.mark.parametrize(
+    "setting", ["steps", "objective.goal", "data.augment.crop_scale", "model.num_slots"]
+)
+def test_a_null_that_cannot_be_is_named(setting: str, tmp_path: Path) -> None:
+    *outer, inner = setting.split(".")
+    content: Any = {inner: None}
+    for name in reversed(outer):
+        content = {name: content}
+    file = tmp_path / "mine.yaml"
+    file.write_text(yaml.safe_dump(content))
+    with pytest.raises(ConfigError, match=f"^{setting} is null"):
+        parse(["--config", "sprites", "--config", str(file)], "")
+    file.write_text("{objective: {initial_std: null}, data: {unlabelled_path: null}, init: null}")
+    parse(["--config", "sprites", "--config", str(file)], "")
 
 
 @pytest.mark.parametrize("name", PAPER_DATA)
