@@ -6,6 +6,7 @@ A new topic is one more row of OUTPUTS, or of the two tables of what the node al
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 from geometry_msgs.msg import TransformStamped
@@ -25,7 +26,8 @@ from genesis_ros.messages.pixels import Pixels
 from genesis_ros.msg import ObjectMasks, ObjectPoses
 
 
-class Result(NamedTuple):
+@dataclass(frozen=True, eq=False)
+class Result:
     """What is known about one image. Whatever is published about it carries the image's stamp.
 
     Attributes:
@@ -35,6 +37,7 @@ class Result(NamedTuple):
     described: DescribedObjects
     perceived: Perceived
     transform: TransformStamped | None = None
+    _drawn: dict[float, Pixels] = field(default_factory=dict, init=False, repr=False)
 
     @property
     def header(self) -> Header:
@@ -50,6 +53,13 @@ class Result(NamedTuple):
     def masks(self) -> ObjectMasks:
         """The message of the objects; made when it is asked for, which takes a millisecond."""
         return self.described.message
+
+    def overlay(self, alpha: float) -> Pixels:
+        """The image with the objects drawn over it, uint8 (H, W, 3); drawn once."""
+        if alpha not in self._drawn:
+            view, found, track_ids = self.perceived[:3]
+            self._drawn[alpha] = draw_overlay(view.image, found, alpha, track_ids)
+        return self._drawn[alpha]
 
 
 class Output(NamedTuple):
@@ -84,11 +94,6 @@ class Output(NamedTuple):
         return (self.name, own) if self.shared else (own,)
 
 
-def _drawn(result: Result, alpha: float) -> Pixels:
-    view, found, track_ids = result.perceived[:3]
-    return draw_overlay(view.image, found, alpha, track_ids)
-
-
 def _poses(result: Result) -> ObjectPoses:
     assert result.transform is not None
     return to_object_poses(result.masks, result.transform)
@@ -118,9 +123,9 @@ OUTPUTS: tuple[Output, ...] = (
     Output(
         "overlay",
         Image,
-        lambda result, alpha: to_message(_drawn(result, alpha), result.header),
+        lambda result, alpha: to_message(result.overlay(alpha), result.header),
         for_people=True,
-        write=lambda result, alpha: image_bytes(_drawn(result, alpha), result.header),
+        write=lambda result, alpha: image_bytes(result.overlay(alpha), result.header),
     ),
 )
 
@@ -152,10 +157,14 @@ COMPRESSED_OUTPUTS = (
     Output(
         "overlay/compressed",
         CompressedImage,
-        lambda result, alpha: png_message(_drawn(result, alpha), result.header),
+        lambda result, alpha: png_message(result.overlay(alpha), result.header),
         for_people=True,
     ),
 )
+
+# What the node publishes at once about each camera, and after that of all cameras.
+PROMPT_OUTPUTS = tuple(output for output in OUTPUTS if not output.for_people)
+PICTURE_OUTPUTS = (*(output for output in OUTPUTS if output.for_people), *COMPRESSED_OUTPUTS)
 
 # Where the parameter target_frame names a frame.
 TARGET_OUTPUTS = (

@@ -18,6 +18,7 @@ import sys
 import time
 import traceback
 from collections.abc import Hashable, Sequence
+from dataclasses import replace
 from typing import Any, TypeAlias
 
 import rclpy
@@ -52,7 +53,7 @@ from genesis_ros.node.services import Request, Services
 from genesis_ros.node.throttle import Throttle
 from genesis_ros.node.transforms import TransformError, Transforms
 from genesis_ros.node.worker import LatestJobWorker
-from genesis_ros.outputs import TARGET_OUTPUTS, Result
+from genesis_ros.outputs import PICTURE_OUTPUTS, PROMPT_OUTPUTS, TARGET_OUTPUTS, Result
 from genesis_ros.pipeline import CameraMessage, perceive
 
 # Errors whose text says all. Others are bugs and get a traceback.
@@ -76,6 +77,7 @@ class PerceptionNode(LifecycleNode):
         super().__init__("perception", **options)
         self._perception: Perception | None = None
         self._outputs: Publishers | None = None
+        self._pictures: Publishers | None = None
         self._transforms: Transforms | None = None  # with the parameter target_frame
         self._target_outputs: Publishers | None = None
         self._cameras: list[CameraInput] = []
@@ -200,7 +202,8 @@ class PerceptionNode(LifecycleNode):
         perception.warm_up(len(settings.image_topics))
         self._perception = perception
         names = self._names(settings)
-        self._outputs = Publishers(self, names)
+        self._outputs = Publishers(self, names, PROMPT_OUTPUTS)
+        self._pictures = Publishers(self, names, PICTURE_OUTPUTS)
         if settings.target_frame:
             self._transforms = Transforms(self, settings.target_frame)
             self._target_outputs = Publishers(self, names, TARGET_OUTPUTS)
@@ -236,13 +239,17 @@ class PerceptionNode(LifecycleNode):
 
     def _free(self) -> None:
         """Free publishers and model."""
-        for outputs in (self._outputs, self._target_outputs):
-            if outputs is not None:
-                outputs.destroy()
+        for outputs in self._all_outputs():
+            outputs.destroy()
         if self._transforms is not None:
             self._transforms.close()
-        self._outputs = self._target_outputs = self._transforms = self._perception = None
+        self._outputs = self._pictures = self._target_outputs = None
+        self._transforms = self._perception = None
         free_memory()
+
+    def _all_outputs(self) -> list[Publishers]:
+        every = (self._outputs, self._pictures, self._target_outputs)
+        return [publishers for publishers in every if publishers is not None]
 
     def _check_settings(self, settings: NodeSettings) -> None:
         """Raise ValueError if the model cannot work with these settings."""
@@ -313,7 +320,7 @@ class PerceptionNode(LifecycleNode):
             else job.camera.prepare(job, settings)
             for job in jobs
         ]
-        positioned: list[tuple[CameraInput, Result]] = []
+        delivered: list[tuple[CameraInput, Result]] = []
         for job, outcome in zip(jobs, perceive(perception, messages), strict=True):
             if isinstance(outcome, Exception):
                 self._lose(job, outcome)
@@ -323,14 +330,21 @@ class PerceptionNode(LifecycleNode):
             except Exception as error:  # noqa: BLE001 - the other images go on
                 self._lose(job, error)
                 continue
-            if not isinstance(job, Request) and job.camera.has_depth:
-                positioned.append((job.camera, outcome))
-        # It may wait for a transform: the masks of all cameras come first.
-        for camera, result in positioned:
+            if not isinstance(job, Request):
+                delivered.append((job.camera, outcome))
+        # The masks of all cameras come first: poses may wait for a transform, pictures are large.
+        for camera, result in delivered:
+            if camera.has_depth:
+                try:
+                    self._deliver_in_target_frame(camera, result, settings)
+                except Exception as error:  # noqa: BLE001 - the other cameras go on
+                    self._warn((camera.name, "poses"), f"no poses of {camera.source}: {error}")
+        for camera, result in delivered:
             try:
-                self._deliver_in_target_frame(camera, result, settings)
+                if self._pictures is not None:
+                    self._pictures.publish(result, settings.overlay_alpha)
             except Exception as error:  # noqa: BLE001 - the other cameras go on
-                self._warn((camera.name, "poses"), f"no poses of {camera.source}: {error}")
+                self._warn((camera.name, "pictures"), f"no pictures of {camera.source}: {error}")
 
     def _deliver(self, job: _Job, result: Result, started: float, settings: NodeSettings) -> None:
         if isinstance(job, Request):
@@ -360,7 +374,7 @@ class PerceptionNode(LifecycleNode):
             self._warn((camera.name, "transform"), f"no poses of {camera.source}: {error}")
             return
         camera.transform_problem = None
-        outputs.publish(result._replace(transform=transform), settings.overlay_alpha)
+        outputs.publish(replace(result, transform=transform), settings.overlay_alpha)
 
     def _drop(self, job: _Job) -> None:
         if isinstance(job, Request):
@@ -420,8 +434,8 @@ class PerceptionNode(LifecycleNode):
     def _watch_rivals(self) -> None:
         """Say so when another node publishes what this one does."""
         rivals: dict[str, list[str]] = {}
-        for outputs in (self._outputs, self._target_outputs):
-            for name, topics in (outputs.rivals() if outputs is not None else {}).items():
+        for outputs in self._all_outputs():
+            for name, topics in outputs.rivals().items():
                 rivals.setdefault(name, []).extend(topics)
         for name in rivals.keys() - self._rivals:
             self.get_logger().warning(

@@ -9,9 +9,8 @@ from rclpy.lifecycle import LifecycleNode, LifecyclePublisher
 from rclpy.qos import QoSProfile
 
 from genesis_ros.node.qos import with_overrides
-from genesis_ros.outputs import COMPRESSED_OUTPUTS, OUTPUTS, Output, Result
+from genesis_ros.outputs import Output, Result
 
-_ALL = (*OUTPUTS, *COMPRESSED_OUTPUTS)
 # What the ROS graph calls a node whose topics were discovered before its name.
 _UNKNOWN_NODE = "_NODE_NAME_UNKNOWN_"
 _DEPTH = 5  # images per camera that a slow subscriber may be late
@@ -22,11 +21,11 @@ class Publishers:
 
     Args:
         cameras: names of all of them.
-        outputs: rows of the tables of outputs; by default those of all nodes.
+        outputs: rows of the tables of outputs.
     """
 
     def __init__(
-        self, node: LifecycleNode, cameras: Sequence[str], outputs: Sequence[Output] = _ALL
+        self, node: LifecycleNode, cameras: Sequence[str], outputs: Sequence[Output]
     ) -> None:
         self._node = node
         self._outputs = outputs
