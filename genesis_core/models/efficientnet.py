@@ -15,6 +15,7 @@ from torch.nn import functional as F
 
 from genesis_core.ops.convolution import Freezable
 from genesis_core.ops.depthwise import depthwise_convolution
+from genesis_core.ops.fused_convolution import FusedConvolution
 
 BATCH_NORM_EPS = 1e-3
 MEAN, STD = 127 / 255, 128 / 255
@@ -72,20 +73,35 @@ class ScaledConv(Freezable, nn.Module):
         self.padding = (kernel - 1) // 2 if stride == 1 else (kernel + 1) // 2
 
     def forward(self, x: Tensor) -> Tensor:
-        weight = self.kernel("scaled", lambda: self.weight * self.scale[:, None, None, None])
-        shift = self.shift.to(weight.dtype)
         inference = not torch.is_grad_enabled()
-        if inference and weight.shape[2:] == (1, 1) and x.device.type == "cpu":
-            # Channels last, a 1x1 convolution is a product of matrices: small maps are faster so.
-            pixels = x.permute(0, 2, 3, 1)
-            x = F.linear(pixels, weight[:, :, 0, 0], shift).permute(0, 3, 1, 2)
-        elif self.groups > 1:
+        if inference and x.device.type == "cpu":
+            fused = self.fused(lambda dtype: self._fuse(dtype, x.shape))
+            if fused is not None:
+                x = fused(x)
+                return x[..., 1:, 1:] if self.stride == 2 else x
+        weight = self.kernel("scaled", self._scaled)
+        shift = self.shift.to(weight.dtype)
+        if self.groups > 1:
             x = depthwise_convolution(x, weight, shift, self.stride, self.padding)
         else:
             x = F.conv2d(x, weight, shift, self.stride, self.padding)
         if self.stride == 2:
             x = x[..., 1:, 1:]
         return F.relu6(x, inplace=inference and self.stride == 1) if self.relu else x
+
+    def _scaled(self) -> Tensor:
+        return self.weight * self.scale[:, None, None, None]
+
+    def _fuse(self, dtype: torch.dtype, size: torch.Size) -> FusedConvolution:
+        return FusedConvolution(
+            self._scaled().to(dtype),
+            self.shift,
+            stride=self.stride,
+            padding=self.padding,
+            groups=self.groups,
+            relu6=self.relu,
+            size=size,
+        )
 
 
 class Block(nn.Module):

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
 
+from genesis_core.ops.fused_convolution import FusedConvolution, can_fuse
 from genesis_core.ops.native_library import NATIVE_DTYPES, native_library, pointers, sizes
 
 # The plain convolutions
@@ -256,6 +257,7 @@ class Freezable:
         """From now on the weights must not change."""
         self._dtype = dtype
         self._kernels: dict[str, Tensor] = {}
+        self._fused: FusedConvolution | None = None
 
     def kernel(self, name: str, make: Callable[[], Tensor]) -> Tensor:
         """A convolution's kernel, made of the weights."""
@@ -265,6 +267,14 @@ class Freezable:
             kernel = make().to(self._dtype)
             self._kernels[name] = kernel.contiguous(memory_format=torch.channels_last)
         return self._kernels[name]
+
+    def fused(self, make: Callable[[torch.dtype], FusedConvolution]) -> FusedConvolution | None:
+        """The layer as one operation, in the precision of its frozen weights, where that can be."""
+        if self._dtype is None or not can_fuse(self._dtype):
+            return None
+        if self._fused is None:
+            self._fused = make(self._dtype)
+        return self._fused
 
 
 def freeze(model: nn.Module, dtype: torch.dtype) -> None:
