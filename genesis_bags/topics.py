@@ -7,7 +7,9 @@ from collections.abc import Collection
 from functools import cache
 from typing import Any, NamedTuple
 
-from genesis_bags.images import Message, MessageError, to_rgb
+from genesis_bags.decoding.compressed_depth import is_depth_format
+from genesis_bags.decoding.images import to_rgb
+from genesis_bags.decoding.pixels import ImageError
 from genesis_bags.reader import BagMessage, BagReader, BagTopic
 
 IMAGE, COMPRESSED_IMAGE = "sensor_msgs/msg/Image", "sensor_msgs/msg/CompressedImage"
@@ -95,31 +97,34 @@ def _encoding(item: BagMessage) -> str | None:
     """The encoding of an image, or the format of a compressed one; None if it cannot be read."""
     try:
         message = read_message(item)
-    except MessageError:
+    except ImageError:
         return None
     if item.topic.type == IMAGE:
         return str(message.encoding)
     source = message.format.partition(";")[0].strip()
-    if source.lower() not in ("", "jpeg", "jpg", "png", "webp", "tiff"):
+    named = source.lower() not in ("", "jpeg", "jpg", "png", "webp", "tiff")
+    if named or is_depth_format(message.format):
         return str(message.format)
     try:  # the format names the compression only
         pixels = to_rgb(message)
-    except MessageError:
-        return str(message.format) or None
+    except ImageError:
+        return None
     grey = (pixels[..., :1] == pixels).all()
     return "mono8" if grey else "rgb8"
 
 
-def read_message(item: BagMessage) -> Message:
+def read_message(item: BagMessage) -> Any:
     """The image or camera_info message itself, of rosbags' own types.
 
     Raises:
-        MessageError: its bytes are no such message.
+        ImageError: its bytes are no such message.
     """
     try:
         return _types().deserialize_cdr(item.data, item.topic.type)
     except Exception as error:
-        raise MessageError(f"its {len(item.data)} bytes are no {item.topic.type}") from error
+        raise ImageError(
+            "message", f"its {len(item.data)} bytes are no {item.topic.type} message"
+        ) from error
 
 
 @cache

@@ -19,8 +19,8 @@ import numpy as np
 import numpy.typing as npt
 from sensor_msgs.msg import PointCloud2
 
+from genesis_bags.decoding.pixels import ImageError, mono8_pixels
 from genesis_ros.messages.clouds import cloud_points
-from genesis_ros.messages.pixels import ImageError, mono8_pixels
 from genesis_ros.msg import ObjectMask, ObjectMasks
 
 _KINDS = {

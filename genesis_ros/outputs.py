@@ -14,6 +14,7 @@ from sensor_msgs.msg import CompressedImage, Image
 from std_msgs.msg import Header
 from visualization_msgs.msg import MarkerArray
 
+from genesis_bags.decoding.pixels import Pixels
 from genesis_core import Perceived
 from genesis_core.perception import draw_overlay
 from genesis_ros.messages import detections
@@ -22,7 +23,6 @@ from genesis_ros.messages.images import png_message, to_message
 from genesis_ros.messages.markers import pose_markers, to_markers
 from genesis_ros.messages.object_masks import DescribedObjects
 from genesis_ros.messages.object_poses import to_object_poses
-from genesis_ros.messages.pixels import Pixels
 from genesis_ros.msg import ObjectMasks, ObjectPoses
 
 

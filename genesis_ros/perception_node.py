@@ -34,13 +34,13 @@ from rclpy.qos import QoSProfile
 from rclpy.signals import SignalHandlerOptions
 from rclpy.task import Future
 
+from genesis_bags.decoding.images import ImageReader
+from genesis_bags.decoding.pixels import ImageError
 from genesis_core import Perception, find_checkpoint
 from genesis_core.memory import keep_freed_memory
 from genesis_core.perception import Tracker
 from genesis_core.pipeline import free_memory
 from genesis_ros.messages import detections
-from genesis_ros.messages.images import ImageReader
-from genesis_ros.messages.pixels import ImageError
 from genesis_ros.node.camera_input import CameraImage, CameraInput
 from genesis_ros.node.camera_names import camera_names, resolve_image_topic
 from genesis_ros.node.diagnostics import camera_status, node_status, resident_memory

@@ -5,10 +5,11 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
+from genesis_bags.decoding.images import ImageReader
+from genesis_bags.decoding.messages import ImageMessage
 from genesis_core import Perceived, Perception, View
 from genesis_core.perception import Tracker
 from genesis_core.pipeline import DepthImage, DepthProvider
-from genesis_ros.messages.images import ImageMessage, ImageReader
 from genesis_ros.messages.object_masks import DescribedObjects
 from genesis_ros.outputs import Result
 

@@ -44,6 +44,7 @@ from typing import Any
 
 import torch
 
+from genesis_bags.decoding.compressed_depth import COMPRESSED_DEPTH
 from genesis_bags.reader import BagError, BagReader, storage_files
 from genesis_bags.topics import CAMERA_INFO, IMAGE_TYPES, colour_topics, image_topics
 from genesis_core import Perception
@@ -52,7 +53,6 @@ from genesis_ros.bags.archive import archived_bags, segment_archive
 from genesis_ros.bags.segmentation import BagCamera, Segmentation, SegmentError, say
 from genesis_ros.bags.writer import STORAGES, LiveBagWriter
 from genesis_ros.messages import detections
-from genesis_ros.messages.compressed_depth import COMPRESSED_DEPTH
 from genesis_ros.messages.depth_pairing import DepthPairing, info_beside
 from genesis_ros.node.camera_names import camera_names
 from genesis_ros.node.parameter_file import read_parameter_file

@@ -4,13 +4,16 @@ import os
 import shutil
 import signal
 import socket
+import struct
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import suppress
 from pathlib import Path
 
+import cv2
+import numpy as np
 import pytest
 import torch
 from torch import Tensor
@@ -160,3 +163,49 @@ def ray_cluster() -> Iterator[RayCluster]:
     """A real cluster, for tests that are marked as slow."""
     with RayCluster() as cluster:
         yield cluster
+
+
+def _compress_depth(counts: np.ndarray, form: str, *, header: bytes = bytes(12)) -> bytes:
+    """Depth (H, W) of 16 bits as compressed_depth_image_transport sends it: form png or rvl."""
+    if form == "png":
+        return header + cv2.imencode(".png", counts)[1].tobytes()
+    return header + _rvl(counts)
+
+
+def _rvl(counts: np.ndarray) -> bytes:
+    """As the paper tells it, one nibble after another."""
+    nibbles: list[int] = []
+
+    def put(number: int) -> None:
+        while True:
+            nibble, number = number & 7, number >> 3
+            nibbles.append(nibble | (8 if number else 0))
+            if not number:
+                return
+
+    flat, place, last = counts.ravel().tolist(), 0, 0
+    while place < len(flat):
+        zeros = place
+        while place < len(flat) and flat[place] == 0:
+            place += 1
+        put(place - zeros)
+        run = place
+        while place < len(flat) and flat[place]:
+            place += 1
+        put(place - run)
+        for value in flat[run:place]:
+            step, last = value - last, value
+            put(2 * step if step >= 0 else -2 * step - 1)
+    nibbles += [0] * (-len(nibbles) % 8)
+    words = [
+        sum(nibble << 28 - 4 * index for index, nibble in enumerate(nibbles[at : at + 8]))
+        for at in range(0, len(nibbles), 8)
+    ]
+    height, width = counts.shape
+    return struct.pack(f"<II{len(words)}I", width, height, *words)
+
+
+@pytest.fixture(scope="session")
+def compress_depth() -> Callable[..., bytes]:
+    """Function that makes the data of a compressed depth image: compress_depth(counts, form)."""
+    return _compress_depth

@@ -7,9 +7,9 @@ from typing import Any
 from rclpy.serialization import deserialize_message
 from sensor_msgs.msg import CameraInfo, CompressedImage, Image
 
+from genesis_bags.decoding.pixels import ImageError
 from genesis_bags.reader import BagMessage
 from genesis_bags.topics import CAMERA_INFO, COMPRESSED_IMAGE, IMAGE
-from genesis_ros.messages.pixels import ImageError
 
 READABLE_TYPES = {IMAGE: Image, COMPRESSED_IMAGE: CompressedImage, CAMERA_INFO: CameraInfo}
 

@@ -12,6 +12,9 @@ from typing import Any, NamedTuple
 
 from tqdm import tqdm
 
+from genesis_bags.decoding.images import AS_USUAL, ImageReader, Reading
+from genesis_bags.decoding.messages import ImageMessage
+from genesis_bags.decoding.pixels import ImageError
 from genesis_bags.reader import BagMessage, BagReader
 from genesis_core import Perception
 from genesis_core.perception import Tracker
@@ -20,8 +23,6 @@ from genesis_ros.bags.images import read_message
 from genesis_ros.bags.writer import LiveBagWriter
 from genesis_ros.messages.depth_pairing import DepthError, DepthPairing
 from genesis_ros.messages.image_clock import ImageClock, ImageTime
-from genesis_ros.messages.images import AS_USUAL, ImageMessage, ImageReader, Reading
-from genesis_ros.messages.pixels import ImageError
 from genesis_ros.node.parameters import NodeSettings
 from genesis_ros.outputs import OUTPUTS, Output, Result
 from genesis_ros.pipeline import CameraMessage, perceive

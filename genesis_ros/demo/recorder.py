@@ -6,6 +6,7 @@ from contextlib import ExitStack
 from pathlib import Path
 from types import TracebackType
 
+from genesis_bags.decoding.images import to_rgb
 from genesis_ros.bags.writer import BagWriter
 from genesis_ros.demo.pairs import Pair, PairSampler, PairVideo, contact_sheet, write_image
 from genesis_ros.demo.planner import (
@@ -15,7 +16,7 @@ from genesis_ros.demo.planner import (
     OVERLAY_TOPIC,
     FrameResult,
 )
-from genesis_ros.messages.images import jpeg_message, to_rgb
+from genesis_ros.messages.images import jpeg_message
 from genesis_ros.msg import ObjectMask
 
 

@@ -1,1 +1,1 @@
-"""ROS messages to arrays and back."""
+"""Arrays as ROS messages, messages as bytes, and what belongs to an image: camera, depth, time."""

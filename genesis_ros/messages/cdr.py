@@ -8,15 +8,14 @@ that arrived. What is written is copied once, into the bytes that rclpy publishe
 from __future__ import annotations
 
 import struct
-from typing import NamedTuple, TypeAlias
+from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 from builtin_interfaces.msg import Time
-from sensor_msgs.msg import CompressedImage, Image
 from std_msgs.msg import Header
 
-from genesis_ros.messages.pixels import ImageError, Pixels
+from genesis_bags.decoding.pixels import ImageError, Pixels
 
 # The first four bytes say how the others are written; only the second matters here. Places of
 # numbers are counted from behind these four, so they don't change the alignment to 4 bytes.
@@ -54,10 +53,6 @@ class ReceivedCompressedImage(NamedTuple):
     header: Header
     format: str
     data: memoryview
-
-
-AnyImage: TypeAlias = Image | ReceivedImage
-AnyCompressedImage: TypeAlias = CompressedImage | ReceivedCompressedImage
 
 
 def read_image(message: bytes) -> ReceivedImage:

@@ -6,7 +6,7 @@ import numpy as np
 import numpy.typing as npt
 from sensor_msgs.msg import PointCloud2, PointField
 
-from genesis_ros.messages.pixels import ImageError
+from genesis_bags.decoding.pixels import ImageError
 
 _CLOUD_TYPES = {PointField.FLOAT32: "f4", PointField.FLOAT64: "f8"}
 

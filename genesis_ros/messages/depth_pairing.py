@@ -15,14 +15,14 @@ import numpy as np
 from builtin_interfaces.msg import Time
 from sensor_msgs.msg import CameraInfo
 
+from genesis_bags.decoding.compressed_depth import COMPRESSED_DEPTH
+from genesis_bags.decoding.depth import depth_metres
+from genesis_bags.decoding.depth_unit import DepthUnit
+from genesis_bags.decoding.messages import ImageMessage
+from genesis_bags.decoding.pixels import ImageError
 from genesis_core.pipeline import DepthImage
-from genesis_ros.messages.compressed_depth import COMPRESSED_DEPTH
-from genesis_ros.messages.depth import depth_metres
-from genesis_ros.messages.depth_unit import DepthUnit
 from genesis_ros.messages.image_clock import ImageClock, ImageTime, nanoseconds
-from genesis_ros.messages.images import ImageMessage
 from genesis_ros.messages.intrinsics import read_intrinsics
-from genesis_ros.messages.pixels import ImageError
 
 # Depth images are kept for the images that wait for the model or are in it, however long that
 # takes, and besides them the newest: 32 MB are a second and more of 640x480 16UC1 at 30 Hz. Images

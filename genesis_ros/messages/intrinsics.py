@@ -13,9 +13,9 @@ import numpy as np
 import numpy.typing as npt
 from sensor_msgs.msg import CameraInfo
 
+from genesis_bags.decoding.pixels import ImageError, shown
 from genesis_core.perception import depth
 from genesis_core.perception.lens import COEFFICIENTS, Distortion, describe_models
-from genesis_ros.messages.pixels import ImageError, shown
 
 _RECTIFIED = re.compile(r"(^|[/_])(rect|rectified)([/_]|$)")
 # Focal length by the image's width, of a view of 170 degrees and of one of 1 degree.

@@ -1,4 +1,4 @@
-"""Depth images and intrinsics as messages. (depth.py reads them.)"""
+"""Depth images and intrinsics as messages. (genesis_bags/decoding and intrinsics.py read them.)"""
 
 from __future__ import annotations
 

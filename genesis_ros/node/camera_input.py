@@ -11,12 +11,13 @@ from rclpy.event_handler import QoSMessageLostInfo
 from rclpy.node import Node
 from sensor_msgs.msg import CompressedImage, Image
 
+from genesis_bags.decoding.images import ImageReader
+from genesis_bags.decoding.messages import ImageMessage
+from genesis_bags.decoding.pixels import ImageError
 from genesis_core import Perceived
 from genesis_core.perception import Tracker
 from genesis_core.pipeline import DepthImage
 from genesis_ros.messages.image_clock import ImageClock, ImageTime
-from genesis_ros.messages.images import ImageMessage, ImageReader
-from genesis_ros.messages.pixels import ImageError
 from genesis_ros.node.camera_names import resolve_image_topic
 from genesis_ros.node.depth_camera import DepthCamera
 from genesis_ros.node.frame_statistics import FrameStatistics

@@ -8,9 +8,9 @@ from typing import Any
 from rclpy.node import Node
 from sensor_msgs.msg import CameraInfo, CompressedImage, Image
 
-from genesis_ros.messages.compressed_depth import COMPRESSED_DEPTH
+from genesis_bags.decoding.compressed_depth import COMPRESSED_DEPTH
+from genesis_bags.decoding.messages import ImageMessage
 from genesis_ros.messages.depth_pairing import DepthPairing, info_beside
-from genesis_ros.messages.images import ImageMessage
 from genesis_ros.node.receiver import Receiver
 from genesis_ros.node.subscription import (
     Candidate,

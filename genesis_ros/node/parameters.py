@@ -25,10 +25,10 @@ from rclpy.node import Node
 from rclpy.parameter import Parameter
 from rclpy.validate_topic_name import validate_topic_name
 
+from genesis_bags.decoding.compressed_depth import COMPRESSED_DEPTH
+from genesis_bags.decoding.images import Reading
 from genesis_core import PerceptionSettings
 from genesis_core.perception.scene_objects import MAX_OBJECTS
-from genesis_ros.messages.compressed_depth import COMPRESSED_DEPTH
-from genesis_ros.messages.images import Reading
 
 MAX_CAMERAS = 16
 """Most image topics of one node."""

@@ -18,8 +18,8 @@ from rclpy.qos import DurabilityPolicy, HistoryPolicy, QoSProfile, ReliabilityPo
 from rclpy.subscription import Subscription
 from sensor_msgs.msg import Image
 
+from genesis_bags.decoding.pixels import ImageError
 from genesis_ros.messages.cdr import read_compressed_image, read_image
-from genesis_ros.messages.pixels import ImageError
 from genesis_ros.node.qos import choose_reliability, is_overridden, type_name, with_overrides
 from genesis_ros.node.receiver import Receiver
 from genesis_ros.node.throttle import Throttle

@@ -9,11 +9,11 @@ import numpy as np
 from numpy.typing import NDArray
 from sensor_msgs.msg import CameraInfo
 
+from genesis_bags.decoding.images import ImageReader
+from genesis_bags.decoding.pixels import ImageError
 from genesis_bags.reader import BagError, BagReader, Warn
 from genesis_bags.topics import colour_topics, image_topics
 from genesis_ros.bags.images import READABLE_TYPES, read_message
-from genesis_ros.messages.images import ImageReader
-from genesis_ros.messages.pixels import ImageError
 from genesis_ros.simulated_camera.frame_source import FrameSource, SourceError, SourceFrame
 
 

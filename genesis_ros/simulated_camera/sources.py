@@ -18,9 +18,9 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
+from genesis_bags.decoding.intensity import IntensityStretch
+from genesis_bags.decoding.jpeg import whole_jpeg
 from genesis_bags.reader import Warn, is_bag
-from genesis_ros.messages.intensity import IntensityStretch
-from genesis_ros.messages.jpeg import whole_jpeg
 from genesis_ros.simulated_camera.frame_source import FrameSource, SourceError, SourceFrame
 
 if TYPE_CHECKING:

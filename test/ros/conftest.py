@@ -6,7 +6,6 @@ import json
 import os
 import random
 import signal
-import struct
 import subprocess
 import sys
 import time
@@ -23,7 +22,6 @@ os.environ.setdefault("ROS_AUTOMATIC_DISCOVERY_RANGE", "LOCALHOST")
 os.environ.pop("FASTDDS_DEFAULT_PROFILES_FILE", None)
 os.environ.pop("FASTRTPS_DEFAULT_PROFILES_FILE", None)
 
-import cv2
 import numpy as np
 import pytest
 import rclpy
@@ -397,52 +395,6 @@ def _encode(
 def encode() -> Callable[..., Image]:
     """Function that makes a camera message of an RGB image: encode(photo, encoding, ...)."""
     return _encode
-
-
-def _compress_depth(counts: np.ndarray, form: str, *, header: bytes = bytes(12)) -> bytes:
-    """Depth (H, W) of 16 bits as compressed_depth_image_transport sends it: form png or rvl."""
-    if form == "png":
-        return header + cv2.imencode(".png", counts)[1].tobytes()
-    return header + _rvl(counts)
-
-
-def _rvl(counts: np.ndarray) -> bytes:
-    """As the paper tells it, one nibble after another."""
-    nibbles: list[int] = []
-
-    def put(number: int) -> None:
-        while True:
-            nibble, number = number & 7, number >> 3
-            nibbles.append(nibble | (8 if number else 0))
-            if not number:
-                return
-
-    flat, place, last = counts.ravel().tolist(), 0, 0
-    while place < len(flat):
-        zeros = place
-        while place < len(flat) and flat[place] == 0:
-            place += 1
-        put(place - zeros)
-        run = place
-        while place < len(flat) and flat[place]:
-            place += 1
-        put(place - run)
-        for value in flat[run:place]:
-            step, last = value - last, value
-            put(2 * step if step >= 0 else -2 * step - 1)
-    nibbles += [0] * (-len(nibbles) % 8)
-    words = [
-        sum(nibble << 28 - 4 * index for index, nibble in enumerate(nibbles[at : at + 8]))
-        for at in range(0, len(nibbles), 8)
-    ]
-    height, width = counts.shape
-    return struct.pack(f"<II{len(words)}I", width, height, *words)
-
-
-@pytest.fixture(scope="session")
-def compress_depth() -> Callable[..., bytes]:
-    """Function that makes the data of a compressed depth image: compress_depth(counts, form)."""
-    return _compress_depth
 
 
 @pytest.fixture(scope="session")

@@ -19,10 +19,11 @@ from rosbags.typesys import Stores, get_typestore
 from sensor_msgs.msg import CameraInfo, Image
 from std_msgs.msg import Header
 
+from genesis_bags.decoding.images import to_rgb
 from genesis_bags.reader import BagError, BagReader
 from genesis_ros.bags.images import read_message
 from genesis_ros.bags.writer import LiveBagWriter
-from genesis_ros.messages.images import to_message, to_rgb
+from genesis_ros.messages.images import to_message
 from genesis_ros.segment_bag import main
 from genesis_ros.simulated_camera.sources import open_path
 

@@ -92,6 +92,21 @@ def test_what_is_no_camera_is_said(tmp_path: Path, name: str, message: Any, why:
     assert list(left_out) == [name] and left_out[name].startswith(why)
 
 
+def test_an_image_that_is_cut_off_does_not_say_what_a_camera_is(tmp_path: Path) -> None:
+    """The next one does: this one is infrared."""
+    whole = compressed("jpeg", GREY)
+    cut = CompressedImage(format="jpeg", data=whole.data[: len(whole.data) // 2])
+    path, topic = tmp_path / "bag", "/camera/infra1/image_raw/compressed"
+    types = get_typestore(Stores.ROS2_JAZZY)
+    with Writer(path, version=9, storage_plugin=StoragePlugin.MCAP) as writer:
+        kind = "sensor_msgs/msg/CompressedImage"
+        connection = writer.add_connection(topic, kind, typestore=types)
+        for number, message in enumerate((cut, whole)):
+            writer.write(connection, START + number, serialize_message(message))
+    names, left_out = found(path)
+    assert names == [] and left_out == {topic: "its name says infra"}
+
+
 @pytest.mark.parametrize("name", ["/eye/image_raw", "/depth_camera/image_raw", "/mono/image_raw"])
 def test_grey_cameras_are_cameras(tmp_path: Path, name: str) -> None:
     assert found(record(tmp_path / "bag", {name: (MONO, 2)})).names == [name]

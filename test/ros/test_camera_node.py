@@ -16,8 +16,8 @@ import pytest
 from rcl_interfaces.srv import ListParameters
 from sensor_msgs.msg import CameraInfo, CompressedImage, Image
 
-from genesis_ros.messages.depth import depth_metres
-from genesis_ros.messages.images import to_rgb
+from genesis_bags.decoding.depth import depth_metres
+from genesis_bags.decoding.images import to_rgb
 from genesis_ros.messages.intrinsics import read_intrinsics
 from genesis_ros.processes.child_process import ChildProcess
 from genesis_ros.simulated_camera.sources import RecordedScenes

@@ -14,12 +14,13 @@ from rclpy.serialization import deserialize_message, serialize_message
 from sensor_msgs.msg import CompressedImage, Image
 from std_msgs.msg import Header
 
+from genesis_bags.decoding.images import to_rgb
+from genesis_bags.decoding.pixels import ImageError
 from genesis_core.perception import Measurement, SceneObject
 from genesis_core.perception.scene_objects import Box
 from genesis_ros.messages.cdr import image_bytes, read_compressed_image, read_image
-from genesis_ros.messages.images import to_message, to_rgb
+from genesis_ros.messages.images import to_message
 from genesis_ros.messages.object_masks import object_masks_bytes, to_object_masks
-from genesis_ros.messages.pixels import ImageError
 
 TEXTS = ["", "a", "rgb8", "camera_link", "ünïcödé", "画像🤖", "x" * 300]
 _NUMBERS = {

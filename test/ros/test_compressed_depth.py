@@ -11,8 +11,8 @@ import numpy as np
 import pytest
 from sensor_msgs.msg import CompressedImage
 
-from genesis_ros.messages.compressed_depth import decode_depth
-from genesis_ros.messages.pixels import ImageError
+from genesis_bags.decoding.compressed_depth import decode_depth
+from genesis_bags.decoding.pixels import ImageError
 
 Compress = Callable[..., bytes]
 HEADER = struct.pack("<iff", 0, 0.0, 0.0)

@@ -11,8 +11,9 @@ import pytest
 from sensor_msgs.msg import CompressedImage, Image
 from std_msgs.msg import Header
 
-from genesis_ros.messages.images import ENCODINGS, Reading, to_message, to_rgb
-from genesis_ros.messages.pixels import ImageError
+from genesis_bags.decoding.images import ENCODINGS, Reading, to_rgb
+from genesis_bags.decoding.pixels import ImageError
+from genesis_ros.messages.images import to_message
 
 UNORDERED = ["8UC3", "8UC4", "16UC3", "16UC4"]
 EXACT = [f"{order}{depth}" for order in ("rgb", "bgr", "rgba", "bgra") for depth in (8, 16)]

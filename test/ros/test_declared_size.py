@@ -13,9 +13,9 @@ import pytest
 from PIL import Image as PillowImage
 from sensor_msgs.msg import CompressedImage
 
-from genesis_ros.messages.declared_size import declared_size
-from genesis_ros.messages.images import MAX_DECODED_PIXELS, to_rgb
-from genesis_ros.messages.pixels import ImageError
+from genesis_bags.decoding.declared_size import declared_size
+from genesis_bags.decoding.images import MAX_DECODED_PIXELS, to_rgb
+from genesis_bags.decoding.pixels import ImageError
 
 PIXELS = np.random.default_rng(0).integers(0, 255, (37, 61, 3), dtype=np.uint8)
 PROGRESSIVE = [cv2.IMWRITE_JPEG_PROGRESSIVE, 1, cv2.IMWRITE_JPEG_RST_INTERVAL, 2]

@@ -20,9 +20,9 @@ from rclpy.serialization import deserialize_message
 from rosbags.rosbag2 import Reader
 from sensor_msgs.msg import CompressedImage, Image
 
+from genesis_bags.decoding.images import to_rgb
+from genesis_bags.decoding.pixels import mono8_pixels
 from genesis_ros.masks import label_image
-from genesis_ros.messages.images import to_rgb
-from genesis_ros.messages.pixels import mono8_pixels
 from genesis_ros.msg import ObjectMasks
 
 FRAMES = 6

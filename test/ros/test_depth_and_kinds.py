@@ -19,9 +19,10 @@ from sensor_msgs.msg import CameraInfo, CompressedImage, Image
 from std_msgs.msg import Header
 from visualization_msgs.msg import Marker, MarkerArray
 
+from genesis_bags.decoding.images import to_rgb
 from genesis_core import GenesisV2, GenesisV2Config, save_model
 from genesis_ros.masks import MaskedObject, objects, targets
-from genesis_ros.messages.images import to_message, to_rgb
+from genesis_ros.messages.images import to_message
 from genesis_ros.msg import ObjectMask, ObjectMasks
 
 pytestmark = pytest.mark.slow

@@ -16,8 +16,8 @@ from rclpy.parameter import Parameter
 from rclpy.qos import DurabilityPolicy, QoSProfile, ReliabilityPolicy
 from sensor_msgs.msg import CameraInfo, CompressedImage, Image
 
+from genesis_bags.decoding.messages import AnyImage
 from genesis_core.perception import Measurement, locate
-from genesis_ros.messages.cdr import AnyImage
 from genesis_ros.messages.depth_pairing import DepthError, DepthPairing
 from genesis_ros.messages.image_clock import ImageClock
 from genesis_ros.node.depth_camera import DepthCamera

@@ -9,10 +9,12 @@ import numpy as np
 import pytest
 from sensor_msgs.msg import CameraInfo, CompressedImage, Image, PointCloud2, PointField
 
+from genesis_bags.decoding.depth import depth_metres
+from genesis_bags.decoding.depth_unit import DepthUnit
+from genesis_bags.decoding.pixels import ImageError
+from genesis_core.perception.depth import FARTHEST, NEAREST, check_unit
 from genesis_ros.messages.clouds import cloud_points
-from genesis_ros.messages.depth import depth_metres, depth_points
-from genesis_ros.messages.depth_unit import DepthUnit
-from genesis_ros.messages.pixels import ImageError
+from genesis_ros.messages.depth import depth_points
 
 METRES = np.array([[0.5, 1.25, 0.0], [65.535, 0.001, 2.0]], np.float32)
 
@@ -56,6 +58,20 @@ def test_floats_that_cannot_be_metres_are_millimetres() -> None:
         np.testing.assert_allclose(metres, values / 1000, rtol=1e-5)
     for values in (slope / 1000, np.full((48, 64), 3.0), slope / 20, np.full((48, 64), 19.0)):
         np.testing.assert_allclose(depth_metres(in_floats(values)), values, rtol=1e-6)
+
+
+def test_what_the_pipeline_refuses_as_metres_is_read_as_millimetres() -> None:
+    """genesis_bags knows genesis_core's limits by number only: here they are the same."""
+    for far in (FARTHEST * 1.001, FARTHEST * 40):
+        values = np.full((48, 64), far + 0.0005, np.float32)
+        with pytest.raises(ValueError, match="are these millimetres"):
+            check_unit(values)
+        assert check_unit(depth_metres(in_floats(values)))
+    for metres in (FARTHEST * 0.999, 1000 * NEAREST - 1):  # the latter would be too near
+        values = np.full((48, 64), metres, np.float32)
+        np.testing.assert_array_equal(depth_metres(in_floats(values)), values)
+    assert check_unit(depth_metres(in_floats(np.full((48, 64), 1000 * NEAREST + 1))))
+    assert depth_metres(in_floats(np.full((48, 64), 1000 * NEAREST + 1))).max() < 0.1
 
 
 def test_sparse_metres_are_not_taken_for_millimetres() -> None:

@@ -10,11 +10,12 @@ import pytest
 
 ROOT = Path(__file__).resolve().parents[2]
 HEAVY = ("torch", "cv2", "cv_bridge", "scipy", "genesis_core", "genesis_sim", "yaml")
+ROS = ("rclpy", "sensor_msgs", "cv_bridge", "genesis_ros")
 
 
-def loaded(statement: str) -> set[str]:
-    """Which of the heavy modules a statement loads."""
-    code = f"import sys\n{statement}\nprint(*(name for name in {HEAVY} if name in sys.modules))"
+def loaded(statement: str, among: tuple[str, ...] = HEAVY) -> set[str]:
+    """Which of these modules a statement loads."""
+    code = f"import sys\n{statement}\nprint(*(name for name in {among} if name in sys.modules))"
     result = subprocess.run(
         [sys.executable, "-c", code], cwd=ROOT, text=True, capture_output=True, check=True
     )
@@ -34,3 +35,11 @@ def test_a_planner_loads_neither_the_model_nor_opencv() -> None:
 )
 def test_what_has_no_model_loads_no_pytorch(module: str, without: set[str]) -> None:
     assert loaded(f"import {module}") & without == set()
+
+
+def test_images_are_decoded_without_ros_and_without_the_model() -> None:
+    modules = sorted((ROOT / "genesis_bags").rglob("*.py"))
+    names = [".".join(path.relative_to(ROOT).with_suffix("").parts) for path in modules]
+    assert "genesis_bags.decoding.images" in names and "genesis_bags.topics" in names
+    others = ("torch", "scipy", "genesis_core", "genesis_sim", "training")
+    assert loaded(f"import {', '.join(names)}", (*ROS, *others)) == set()

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from sensor_msgs.msg import CompressedImage, Image
 
-from genesis_ros.messages.images import ImageReader, Reading, to_rgb
+from genesis_bags.decoding.images import ImageReader, Reading, to_rgb
 
 RAMP = np.tile(np.linspace(0, 1, 160), (120, 1))  # (H, W), a scene from dark to bright
 

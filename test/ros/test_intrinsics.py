@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 from sensor_msgs.msg import CameraInfo, RegionOfInterest
 
+from genesis_bags.decoding.pixels import ImageError
 from genesis_core.perception.lens import Distortion
 from genesis_ros.messages.intrinsics import is_rectified, read_intrinsics
-from genesis_ros.messages.pixels import ImageError
 
 K = [600.0, 0, 319.5, 0, 610.0, 239.5, 0, 0, 1.0]
 # As calibration gives it for a wide lens, cropped to valid pixels, with the baseline of a stereo

@@ -21,9 +21,9 @@ from benchmarks.malformed import (
     bad_file,
     bad_image,
 )
+from genesis_bags.decoding.images import ImageReader
+from genesis_bags.decoding.pixels import ImageError
 from genesis_ros.messages.depth_pairing import DepthPairing
-from genesis_ros.messages.images import ImageReader
-from genesis_ros.messages.pixels import ImageError
 
 INTACT = CameraInfo(height=48, width=64, k=[80.0, 0, 32, 0, 80, 24, 0, 0, 1])
 MESSAGES = int(os.environ.get("GENESIS_FUZZ_MESSAGES", "1000"))

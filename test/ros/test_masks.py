@@ -16,10 +16,10 @@ from rosbags.typesys import Stores, get_types_from_msg, get_typestore
 from sensor_msgs.msg import PointCloud2, PointField
 from std_msgs.msg import Header
 
+from genesis_bags.decoding.pixels import ImageError
 from genesis_core.perception import Box, Measurement, SceneObject
 from genesis_ros.masks import full_mask, full_masks, label_image, objects, point_subset, targets
 from genesis_ros.messages.object_masks import to_object_masks
-from genesis_ros.messages.pixels import ImageError
 from genesis_ros.msg import ObjectMasks
 
 

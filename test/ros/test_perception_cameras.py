@@ -19,9 +19,9 @@ from sensor_msgs.msg import CameraInfo, Image
 from std_srvs.srv import SetBool, Trigger
 from visualization_msgs.msg import MarkerArray
 
+from genesis_bags.decoding.pixels import mono8_pixels
 from genesis_ros.masks import full_masks, label_image
 from genesis_ros.messages.images import to_message
-from genesis_ros.messages.pixels import mono8_pixels
 from genesis_ros.msg import ObjectMasks
 from genesis_ros.node.camera_names import camera_names
 from genesis_ros.srv import SegmentImage

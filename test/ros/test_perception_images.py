@@ -18,10 +18,11 @@ from diagnostic_msgs.msg import DiagnosticArray, DiagnosticStatus
 from rclpy.qos import QoSProfile, ReliabilityPolicy
 from sensor_msgs.msg import CompressedImage, Image
 
+from genesis_bags.decoding.images import ENCODINGS, to_rgb
+from genesis_bags.decoding.pixels import mono8_pixels
 from genesis_core.perception import SceneObject, SceneObjects, draw_overlay
 from genesis_ros.masks import full_masks, label_image
-from genesis_ros.messages.images import ENCODINGS, to_message, to_rgb
-from genesis_ros.messages.pixels import mono8_pixels
+from genesis_ros.messages.images import to_message
 from genesis_ros.msg import ObjectMasks
 
 pytestmark = pytest.mark.slow

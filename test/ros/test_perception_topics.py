@@ -14,7 +14,8 @@ from diagnostic_msgs.msg import DiagnosticArray
 from rclpy.qos import DurabilityPolicy, QoSProfile, ReliabilityPolicy
 from sensor_msgs.msg import CameraInfo, CompressedImage, Image, PointCloud2
 
-from genesis_ros.messages.images import to_message, to_rgb
+from genesis_bags.decoding.images import to_rgb
+from genesis_ros.messages.images import to_message
 from genesis_ros.msg import ObjectMasks
 
 pytestmark = pytest.mark.slow

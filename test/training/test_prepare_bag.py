@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import struct
 import subprocess
 import sys
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -16,8 +15,10 @@ from rosbags.rosbag1 import Writer as Ros1Writer
 from rosbags.rosbag2 import CompressionFormat, CompressionMode, StoragePlugin, Writer
 from rosbags.typesys import Stores, get_typestore
 
+from genesis_bags.decoding.images import ImageReader
 from training.datasets.layout import DatasetError
 from training.datasets.prepared import PreparedDataset
+from training.datasets.shots import Shot
 from training.prepare import main, reader_for
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -200,8 +201,13 @@ def test_encodings_and_near_duplicates(tmp_path: Path, capsys: pytest.CaptureFix
     assert "left out: 3 nearly the same as the image before" in capsys.readouterr().out
 
 
-def with_depth(system: int = 2, kind: str = "16UC1") -> list[Sent]:
-    """A camera whose depth, half as large, comes 20 ms later; of some images it is missing."""
+def with_depth(
+    system: int = 2, kind: str = "16UC1", compress: Callable[..., bytes] | None = None
+) -> list[Sent]:
+    """A camera whose depth, half as large, comes 20 ms later; of some images it is missing.
+
+    compress: makes compressedDepth; kind is png or rvl then.
+    """
     messages = [info("/eye/color/camera_info", 0, "eye", system)]
     for n in range(20):
         messages.append(raw("/eye/color/image_raw", n / 10, picture(n), "rgb8", "eye", system))
@@ -212,10 +218,12 @@ def with_depth(system: int = 2, kind: str = "16UC1") -> list[Sent]:
         if kind == "32FC1":
             metres = np.where(millimetres, millimetres / 1000, np.nan).astype(np.float32)
             sent = raw("/eye/aligned/image_raw", seconds, metres, "32FC1", "eye", system)
-        elif kind == "compressedDepth":
-            png = cv2.imencode(".png", millimetres)[1].tobytes()
-            content = struct.pack("<iff", 0, 0.0, 0.0) + png
-            form = "16UC1; compressedDepth png"
+        elif kind == "32FC1 in millimetres":
+            floats = np.where(millimetres, millimetres, np.nan).astype(np.float32)
+            sent = raw("/eye/aligned/image_raw", seconds, floats, "32FC1", "eye", system)
+        elif compress is not None:
+            content = compress(millimetres, kind)
+            form = f"16UC1; compressedDepth {kind}"
             sent = compressed(
                 "/eye/aligned/image_raw/compressedDepth", seconds, content, form, "eye"
             )
@@ -229,12 +237,17 @@ def with_depth(system: int = 2, kind: str = "16UC1") -> list[Sent]:
     return messages
 
 
-@pytest.mark.parametrize("kind", ["16UC1", "32FC1", "compressedDepth", "ros1"])
+@pytest.mark.parametrize("kind", ["16UC1", "32FC1", "32FC1 in millimetres", "png", "rvl", "ros1"])
 def test_depth_of_the_same_view_at_the_same_time(
-    tmp_path: Path, kind: str, capsys: pytest.CaptureFixture[str]
+    tmp_path: Path,
+    kind: str,
+    compress_depth: Callable[..., bytes],
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
     if kind == "ros1":
         source = record_ros1(tmp_path / "in.bag", with_depth(1))
+    elif kind in ("png", "rvl"):
+        source = record(tmp_path / "in", with_depth(kind=kind, compress=compress_depth))
     else:
         source = record(tmp_path / "in", with_depth(kind=kind))
     options = ("--rate", "0", "--val", "0", "--test", "0")
@@ -250,6 +263,130 @@ def test_depth_of_the_same_view_at_the_same_time(
     assert "left out: 2 depths, as none was taken with their image" in capsys.readouterr().out
     prepare(source, tmp_path / "without", *options, "--depth", "false")
     assert PreparedDataset(tmp_path / "without", "train").depths is None
+
+
+def test_depth_whose_unit_is_given(tmp_path: Path) -> None:
+    source = record(tmp_path / "in", with_depth())
+    options = ("--rate", "0", "--val", "0", "--test", "0")
+    prepare(source, tmp_path / "out", *options, "--depth-unit", "0.002")
+    depths = PreparedDataset(tmp_path / "out", "train").depths
+    assert depths is not None
+    assert depths[:4, 5, 40].tolist() == [2000, 2002, 2004, 2006]
+    message = error_of(source, tmp_path / "bad", *options, "--depth-unit", "1000")
+    assert "depth_unit is 1000.0; expected metres, 0 to 1" in message
+
+
+def test_depth_that_cannot_be_read_is_named_and_left_out(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    messages = [message for message in with_depth() if "depth" not in message.topic]
+    for message in messages:
+        if message.topic == "/eye/aligned/image_raw":
+            message.message.step = 7
+    source = record(tmp_path / "in", messages)
+    prepare(source, tmp_path / "out", "--rate", "0", "--val", "0", "--test", "0")
+    data = PreparedDataset(tmp_path / "out", "train")
+    assert len(data.images) == 20 and data.depths is None
+    told = capsys.readouterr().err
+    assert "/eye/aligned/image_raw left out: the depth image has 1536 bytes of data" in told
+
+
+def nv12(number: int) -> np.ndarray:
+    """picture(number) as such a camera has it: luma (48, 64), then pairs of chroma (24, 64)."""
+    planes = cv2.cvtColor(picture(number), cv2.COLOR_RGB2YUV_I420)
+    chroma = planes[48:].reshape(2, -1).T.reshape(24, 64)
+    return np.concatenate([planes[:48], chroma])
+
+
+def test_a_camera_with_nv12(tmp_path: Path) -> None:
+    messages = []
+    for n in range(10):
+        sent = raw("/eye/image_raw", n / 10, nv12(20 * n), "nv12", "eye")
+        sent.message.height = 48
+        messages.append(sent)
+    source = record(tmp_path / "in", messages)
+    prepare(source, tmp_path / "out", "--rate", "0", "--val", "0", "--test", "0")
+    images = PreparedDataset(tmp_path / "out", "train").images
+    assert len(images) == 10
+    for n, image in enumerate(images):
+        # The central 48 of 64 columns; one colour covers all above row 20, another all below.
+        assert np.abs(image.astype(int) - picture(20 * n)[:, 8:56]).max() <= 4
+
+
+def infrared(count: int) -> list[Sent]:
+    """A thermal camera that fills 400 of 65536 values, and warms up from image to image."""
+    sent = []
+    for n in range(count):
+        values = np.random.default_rng(n).integers(7000, 7400, (48, 64)) + 5 * n
+        sent.append(raw("/thermal/image_raw", n / 10, values.astype(np.uint16), "mono16", "t"))
+    return sent
+
+
+def test_an_infrared_camera_of_16_bits(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As the node shows it, and the same where an interrupted run goes on."""
+    source = record(tmp_path / "in", infrared(40))
+    options = ("--rate", "0", "--val", "0", "--test", "0", "--min-change", "0")
+    prepare(source, tmp_path / "dark", *options, "--stretch-16bit", "never")
+    dark = PreparedDataset(tmp_path / "dark", "train").images
+    assert len(dark) == 40 and dark.max() < 32  # the high byte alone
+    monkeypatch.setattr("training.datasets.shots.CHUNK", 10)  # images in a part
+    prepare(source, tmp_path / "out", *options)
+    images = PreparedDataset(tmp_path / "out", "train").images
+    reader = ImageReader()
+    for number, (image, sent) in enumerate(zip(images[:10], infrared(10), strict=True)):
+        assert np.ptp(image) > 200 and (image[..., :1] == image).all()
+        shown = reader(sent.message, at(sent.seconds) / 1e9)
+        np.testing.assert_array_equal(image, shown[:, 8:56], err_msg=str(number))
+
+    class Killed(Exception):
+        pass
+
+    taken = 0
+    from training.datasets.recordings import Recorded
+
+    add = Recorded.add
+
+    def fail_later(self: Recorded, shot: Shot) -> None:
+        nonlocal taken
+        taken += 1
+        if taken > 25:
+            raise Killed
+        add(self, shot)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Recorded, "add", fail_later)
+        with pytest.raises(Killed):
+            prepare(source, tmp_path / "again", *options)
+    assert len(list((tmp_path / "again" / "parts").glob("*.npz"))) == 2
+    prepare(source, tmp_path / "again", *options)
+    np.testing.assert_array_equal(PreparedDataset(tmp_path / "again", "train").images, images)
+
+
+def test_the_order_of_colours_that_is_not_named(tmp_path: Path) -> None:
+    messages = [raw("/eye/image_raw", n / 10, picture(n), "8UC3", "eye") for n in range(4)]
+    source = record(tmp_path / "in", messages)
+    options = ("--rate", "0", "--val", "0", "--test", "0")
+    for order, step in (("bgr", -1), ("rgb", 1)):
+        prepare(source, tmp_path / order, *options, "--colour-order", order)
+        images = PreparedDataset(tmp_path / order, "train").images
+        for n, image in enumerate(images):
+            np.testing.assert_array_equal(image, picture(n)[:, 8:56, ::step])
+
+
+def test_jpegs_without_their_end_marker_are_read_and_cut_off_ones_are_not(tmp_path: Path) -> None:
+    messages = []
+    for n in range(6):
+        image = picture(20 * n)
+        image[40:] = np.random.default_rng(n).integers(0, 256, (8, 64, 3))
+        jpeg = cv2.imencode(".jpg", image, [cv2.IMWRITE_JPEG_QUALITY, 95])[1].tobytes()
+        content = jpeg[: len(jpeg) // 2] if n == 3 else jpeg[:-2]
+        messages.append(compressed("/eye/image_raw/compressed", n / 10, content, "jpeg", "eye"))
+    source = record(tmp_path / "in", messages)
+    options = ("--rate", "0", "--val", "0", "--test", "0", "--on-error", "skip")
+    prepare(source, tmp_path / "out", *options)
+    found = numbers(tmp_path / "out")["train"]
+    assert np.abs(np.array(found) - [0, 20, 40, 80, 100]).max() <= 2
+    assert "the JPEG is cut off" in (tmp_path / "out" / "problems.txt").read_text()
 
 
 def test_a_depth_topic_that_is_named(tmp_path: Path) -> None:
@@ -358,7 +495,8 @@ def test_bags_are_prepared_without_ros_and_without_pytorch_in_workers() -> None:
     """Workers import the data sets alone."""
     code = (
         "import sys\nimport training.datasets.bag\n"
-        "print(*(n for n in ('rclpy', 'sensor_msgs', 'torch', 'genesis_ros') if n in sys.modules))"
+        "others = ('rclpy', 'sensor_msgs', 'torch', 'genesis_core', 'genesis_ros')\n"
+        "print(*(name for name in others if name in sys.modules))"
     )
     done = subprocess.run(
         [sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True

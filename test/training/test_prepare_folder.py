@@ -157,6 +157,23 @@ def test_a_broken_photo_stops_or_is_left_out(tmp_path: Path) -> None:
     assert sum(len(PreparedDataset(tmp_path / "out", s)) for s in ("train", "test")) == 4
 
 
+@pytest.mark.parametrize("ending", [b"", bytes(20)])
+def test_a_jpeg_may_lack_its_end_marker(tmp_path: Path, ending: bytes) -> None:
+    source = tmp_path / "in"
+    source.mkdir()
+    noise = np.random.default_rng(0).integers(0, 256, (48, 64, 3), np.uint8)
+    whole = cv2.imencode(".jpg", noise)[1].tobytes()
+    (source / "1.jpg").write_bytes(whole[:-2] + ending)
+    prepare(source, tmp_path / "out", *SIZE)
+    (source / "1.jpg").write_bytes(whole)
+    prepare(source, tmp_path / "whole", *SIZE)
+    found, expected = (
+        PreparedDataset(tmp_path / name, "train").images for name in ("out", "whole")
+    )
+    assert len(expected) == 1
+    np.testing.assert_array_equal(found, expected)
+
+
 def test_folders_without_images(tmp_path: Path) -> None:
     source = tmp_path / "in"
     source.mkdir()
@@ -487,7 +504,7 @@ def test_a_mask_drawn_on_the_photo_as_it_is_stored(tmp_path: Path) -> None:
 # --- depth
 
 
-@pytest.mark.parametrize("kind", ["png", "npy", "tif", "folder"])
+@pytest.mark.parametrize("kind", ["png", "npy", "npy in millimetres", "tif", "folder"])
 def test_depth(tmp_path: Path, kind: str) -> None:
     source = tmp_path / "in"
     photos(source, range(5))
@@ -497,6 +514,8 @@ def test_depth(tmp_path: Path, kind: str) -> None:
     for number in range(4):
         if kind == "npy":
             np.save(source / f"{number}.depth.npy", metres)
+        elif kind == "npy in millimetres":
+            np.save(source / f"{number}.depth.npy", 1000 * metres)
         elif kind == "tif":
             write(source / f"{number}.depth.tif", metres)
         else:

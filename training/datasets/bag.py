@@ -4,14 +4,19 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Iterable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
-from typing import Any, ClassVar, NamedTuple
+from typing import Any, ClassVar, Literal, NamedTuple
 
 import numpy as np
 
-from genesis_bags.images import Message, MessageError, depth_metres, is_compressed, to_rgb
+from genesis_bags.decoding.depth import depth_metres, holds_depth
+from genesis_bags.decoding.depth_unit import DepthUnit
+from genesis_bags.decoding.images import ImageReader, Reading
+from genesis_bags.decoding.messages import ImageMessage
+from genesis_bags.decoding.pixels import ImageError
 from genesis_bags.reader import BagError, BagMessage, BagReader, find_bags, storage_files
 from genesis_bags.topics import (
     CAMERA_INFO,
@@ -37,6 +42,7 @@ from training.datasets.video import BETWEEN_SAMPLES
 _PATIENCE = 500_000_000  # ns of the bag's time that an image waits for its depth
 _NO_CAMERA = "bags without images of a colour camera"
 _KEPT_DEPTHS = 30  # images
+_LOOKED_AT = 5  # messages of a topic, until one can be read
 _SECOND = 1_000_000_000  # ns
 
 
@@ -79,6 +85,11 @@ class Bag(OwnData):
             images are of the same frame_id
         depth_topics: the depth topics that belong to --topics, in their order
         depth_tolerance: seconds that an image and its depth may be apart
+        depth_unit: metres that a depth value of 1 stands for; 0: integers are millimetres, floats
+            metres, or millimetres if they cannot be metres
+        stretch_16bit: auto brings out 16-bit images of little contrast, as the node does; never
+            keeps the high byte of each value
+        colour_order: of the encodings that do not say it (8UC3, 8UC4, 16UC3, 16UC4)
     """
 
     topics: tuple[str, ...] = ()
@@ -86,6 +97,9 @@ class Bag(OwnData):
     depth: bool = True
     depth_topics: tuple[str, ...] = ()
     depth_tolerance: float = 0.05
+    depth_unit: float = 0.0
+    stretch_16bit: Literal["auto", "never"] = "auto"
+    colour_order: Literal["bgr", "rgb"] = "bgr"
 
     name: ClassVar[str] = "bag"
     unit: ClassVar[str] = "messages"
@@ -95,6 +109,8 @@ class Bag(OwnData):
         check_rate(self.rate)
         if self.depth_topics and len(self.depth_topics) != len(self.topics):
             raise ValueError("depth_topics needs one topic for each of topics, in their order")
+        if not 0 <= self.depth_unit <= 1:
+            raise ValueError(f"depth_unit is {self.depth_unit}; expected metres, 0 to 1")
 
     def options(self) -> dict[str, Any]:
         """All that shapes the arrays."""
@@ -106,8 +122,16 @@ class Bag(OwnData):
             "depth": self.depth,
             "depth_topics": self.depth_topics,
             "depth_tolerance": self.depth_tolerance,
+            "depth_unit": self.depth_unit,
+            "stretch_16bit": self.stretch_16bit,
+            "colour_order": self.colour_order,
             "files": fingerprint(files, self.source),
         }
+
+    @property
+    def reading(self) -> Reading:
+        """What the encodings do not say."""
+        return Reading(self.colour_order, self.stretch_16bit)
 
     def tasks(self) -> list[BagTask]:
         """One for each bag."""
@@ -166,7 +190,7 @@ class Bag(OwnData):
                         report(f"{path}: {name} left out: {reason}")
                 if not names:
                     return _Content(others=tuple(known))
-                depths = self._depths(reader, names)
+                depths = self._depths(reader, names, path)
                 cameras = tuple(
                     BagCamera(name, _info_topic(name), depth)
                     for name, depth in zip(names, depths, strict=True)
@@ -175,8 +199,8 @@ class Bag(OwnData):
         except BagError as error:
             return _Content(problem=str(error))
 
-    def _depths(self, reader: BagReader, names: Sequence[str]) -> list[str | None]:
-        """The depth topic of each camera, None where it has none."""
+    def _depths(self, reader: BagReader, names: Sequence[str], path: Path) -> list[str | None]:
+        """The depth topic of each camera of a bag, None where it has none."""
         if not self.depth:
             return [None] * len(names)
         known = image_topics(reader)
@@ -185,9 +209,13 @@ class Bag(OwnData):
             return [chosen[name] if chosen[name] in known else None for name in names]
         frames: dict[str, str] = {}  # the depth topic of each frame_id
         for name in sorted(known):
-            first = _first_message(reader, name)
-            if first is not None and _is_depth(first) and first.header.frame_id:
-                frames.setdefault(first.header.frame_id, name)
+            try:
+                frame = _depth_frame(reader, name)
+            except ImageError as error:
+                report(f"{path}: {name} left out: {error}")
+                continue
+            if frame:
+                frames.setdefault(frame, name)
         heads = [_first_message(reader, name) for name in names]
         return [None if head is None else frames.get(head.header.frame_id) for head in heads]
 
@@ -221,8 +249,14 @@ class _CameraState:
     matrix: Camera | None = None
     width: int = 0
     """Of the images that the intrinsics are for [px]; 0: unknown."""
-    waiting: deque[tuple[BagMessage, Message]] = field(default_factory=deque)
-    depths: deque[tuple[int, Message]] = field(default_factory=lambda: deque(maxlen=_KEPT_DEPTHS))
+    waiting: deque[tuple[BagMessage, ImageMessage]] = field(default_factory=deque)
+    depths: deque[tuple[int, ImageMessage]] = field(
+        default_factory=lambda: deque(maxlen=_KEPT_DEPTHS)
+    )
+    part: str = ""
+    """Key of the part that is being written; both of the following are for its images alone."""
+    reader: ImageReader = field(default_factory=ImageReader)
+    unit: DepthUnit = field(default_factory=DepthUnit)
 
 
 class _Run:
@@ -291,10 +325,11 @@ class _Run:
         if np.isfinite([fx, fy, cx, cy]).all() and fx > 0 and fy > 0:
             state.matrix, state.width = (fx, fy, cx, cy), int(message.width)
 
-    def _read(self, item: BagMessage) -> Message | None:
+    def _read(self, item: BagMessage) -> Any:
+        """The message; None: it cannot be read, which is reported."""
         try:
             return read_message(item)
-        except MessageError as error:
+        except ImageError as error:
             self._problem(item, error)
             return None
 
@@ -314,18 +349,27 @@ class _Run:
         item, message = state.waiting.popleft()
         if not state.recorded.wants((item.stamp - self._start) / self._length, self._task.split):
             return
+        stamp = _stamp(message, item)
+        self._follow_part(state)
         try:
-            image = to_rgb(message)
-            depth = self._depth(state, _stamp(message, item))
+            image = state.reader(message, stamp / _SECOND)
+            depth = self._depth(state, stamp)
             state.recorded.add(Shot(image, None, depth, _camera(state, image)))
         except ValueError as error:
             self._problem(item, error)
+
+    def _follow_part(self, state: _CameraState) -> None:
+        """Let every part begin anew, so that a resumed run, which skips parts, writes the same."""
+        if state.part != state.recorded.part:
+            state.part = state.recorded.part
+            state.reader = ImageReader(self._dataset.reading)
+            state.unit = DepthUnit(self._dataset.depth_unit)
 
     def _depth(self, state: _CameraState, stamp: int) -> Float32 | None:
         """The depth of an image in metres; None: there is none at its time.
 
         Raises:
-            MessageError: it cannot be read.
+            ImageError: it cannot be read.
         """
         if state.camera.depth is None:
             return None
@@ -333,7 +377,7 @@ class _Run:
         if nearest is None or abs(nearest[0] - stamp) > self._tolerance:
             state.recorded.skip("depths, as none was taken with their image (--depth-tolerance)")
             return None
-        return depth_metres(nearest[1])
+        return depth_metres(nearest[1], state.unit)
 
 
 def _camera(state: _CameraState, image: UInt8) -> Camera | None:
@@ -345,25 +389,42 @@ def _camera(state: _CameraState, image: UInt8) -> Camera | None:
     return fx * scale, fy * scale, (cx + 0.5) * scale - 0.5, (cy + 0.5) * scale - 0.5
 
 
-def _stamp(message: Message, item: BagMessage) -> int:
+def _stamp(message: ImageMessage, item: BagMessage) -> int:
     """When an image was taken [ns]; when it was received, if it does not say."""
     stamp = message.header.stamp
     return int(stamp.sec * _SECOND + stamp.nanosec) or item.stamp
 
 
-def _first_message(reader: BagReader, topic: str) -> Message | None:
+def _first_message(reader: BagReader, topic: str) -> ImageMessage | None:
     for item in reader.first(topic, 1):
-        try:
+        with suppress(ImageError):
             return read_message(item)
-        except MessageError:
-            return None
     return None
 
 
-def _is_depth(message: Message) -> bool:
-    if is_compressed(message):
-        return "compressedDepth" in message.format
-    return message.encoding in ("16UC1", "32FC1")
+def _depth_frame(reader: BagReader, topic: str) -> str:
+    """The frame_id of a topic's depth images; "": it has none.
+
+    Raises:
+        ImageError: it has depth images, but none that can be read.
+    """
+    problem: ImageError | None = None
+    for item in reader.first(topic, _LOOKED_AT):
+        try:
+            message = read_message(item)
+        except ImageError:
+            continue
+        if not holds_depth(message):
+            return ""
+        try:
+            depth_metres(message)
+        except ImageError as error:
+            problem = error
+        else:
+            return str(message.header.frame_id)
+    if problem is not None:
+        raise problem
+    return ""
 
 
 def _info_topic(image_topic: str) -> str:

@@ -23,6 +23,8 @@ from typing import Any, ClassVar, Literal, NamedTuple
 import cv2
 import numpy as np
 
+from genesis_bags.decoding.depth_unit import DepthUnit
+from genesis_bags.decoding.jpeg import whole_jpeg
 from training.datasets.annotations import (
     Annotation,
     CocoImage,
@@ -106,7 +108,8 @@ class Folder(OwnData):
         masks: folder with masks, or a COCO file, if they are not in the source
         use_masks: auto takes masks if all images have one; need leaves images without one out;
             ignore takes no masks
-        depth_unit: metres of a step of 16-bit depth images
+        depth_unit: metres of a step of 16-bit depth images; floats are metres, or millimetres if
+            they cannot be metres
         intrinsics: fx, fy, cx and cy in pixels of the images, for depth; by default those of a
             usual camera
     """
@@ -196,8 +199,9 @@ class Folder(OwnData):
         Raises:
             ValueError, OSError: something cannot be read.
         """
-        data = item.image.read_bytes()
-        _check_end(data)
+        data = whole_jpeg(item.image.read_bytes())
+        if data is None:  # OpenCV would fill up what is missing, and say nothing
+            raise ValueError("the JPEG is cut off")
         image = decode_rgb(data)  # upright, as EXIF says
         depth = None
         if task.depths and item.depth is not None:
@@ -347,6 +351,9 @@ def scan(source: Path, masks: Path | None) -> Found:
 def read_depth(path: Path, unit: float) -> Float32:
     """Depth (H, W) in metres, NaN or 0 where unknown.
 
+    Args:
+        unit: metres of a step of 16 bits. Floats are metres, or what ``DepthUnit`` finds.
+
     Raises:
         ValueError, OSError: the file holds no depth.
     """
@@ -357,19 +364,8 @@ def read_depth(path: Path, unit: float) -> Float32:
         depth = cv2.imdecode(data, cv2.IMREAD_UNCHANGED) if len(data) else None
     if depth is None or depth.ndim != 2 or depth.dtype.kind not in "uf" or depth.itemsize < 2:
         raise ValueError(f"{path} holds no depth; expected one channel of 16 bits, or metres")
-    metres: Float32 = depth.astype(np.float32)
-    return metres * np.float32(unit) if depth.dtype.kind == "u" else metres
-
-
-def _check_end(data: bytes) -> None:
-    """Check that a JPEG has its end; OpenCV fills up what is missing and says nothing.
-
-    Raises:
-        ValueError: it has not. An end before the last scan is that of a thumbnail.
-    """
-    end, scan = data.rfind(b"\xff\xd9"), data.rfind(b"\xff\xda")
-    if data.startswith(b"\xff\xd8") and (end < 0 or end < scan):
-        raise ValueError("the JPEG is cut off")
+    values: Float32 = depth.astype(np.float32)
+    return values * np.float32(unit) if depth.dtype.kind == "u" else DepthUnit().metres(values)
 
 
 def _decode_lying(data: bytes) -> UInt8:

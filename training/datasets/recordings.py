@@ -185,6 +185,12 @@ class Recorded:
         self._current = self._open[split]
         return self._current is not None
 
+    @property
+    def part(self) -> str:
+        """The part that the image that was wanted belongs to."""
+        assert self._current is not None
+        return self._current.key
+
     def add(self, shot: Shot) -> None:
         """Take the image that was wanted.
 

@@ -1,6 +1,6 @@
 """The bytes of image messages as arrays.
 
-Imports numpy and the messages only, as planners use it: OpenCV and the model take seconds to load.
+Imports numpy only, as planners use it: OpenCV and the model take seconds to load.
 """
 
 from __future__ import annotations
@@ -9,7 +9,8 @@ from typing import TypeAlias
 
 import numpy as np
 import numpy.typing as npt
-from sensor_msgs.msg import Image
+
+from genesis_bags.decoding.messages import AnyImage
 
 Pixels: TypeAlias = npt.NDArray[np.uint8]
 
@@ -30,7 +31,7 @@ class ImageError(ValueError):
         self.kind = kind
 
 
-def mono8_pixels(message: Image) -> Pixels:
+def mono8_pixels(message: AnyImage) -> Pixels:
     """Pixels of a mono8 image (a mask or a label image), uint8 (H, W), a view of the message.
 
     Raises:
@@ -43,7 +44,7 @@ def mono8_pixels(message: Image) -> Pixels:
     return packed_pixels(message, 1)[..., 0]
 
 
-def packed_pixels(message: Image, bytes_per_pixel: int) -> Pixels:
+def packed_pixels(message: AnyImage, bytes_per_pixel: int) -> Pixels:
     """The bytes of the message's pixels, uint8 (H, W, bytes_per_pixel), without padding.
 
     A view of the message: don't write to it.

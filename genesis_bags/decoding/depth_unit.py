@@ -5,9 +5,10 @@ from __future__ import annotations
 import numpy as np
 import numpy.typing as npt
 
-from genesis_core.perception.depth import FARTHEST, NEAREST, known, median_distance
-
 MILLIMETRE = 0.001
+# A median distance beyond these [m] is a mistake of the unit. genesis_core.perception.depth, which
+# is not used here as it comes with PyTorch, refuses what is beyond them: a test compares the two.
+_NEAREST, _FARTHEST = 0.02, 150.0
 _SAMPLED = 8  # px
 _FEW = 16  # fewer known pixels may be whole numbers by chance
 
@@ -45,21 +46,35 @@ class DepthUnit:
         if values.dtype == np.uint16:
             return MILLIMETRE
         floats = values.astype(np.float32, copy=False)
-        median = median_distance(floats)
+        median = _median(floats)
         if median is not None:
-            if median > FARTHEST or _are_millimetres(floats, median):
+            if median > _FARTHEST or _are_millimetres(floats, median):
                 self.noticed = True
-            elif median * MILLIMETRE < NEAREST:
+            elif median * MILLIMETRE < _NEAREST:
                 self.noticed = False
         return MILLIMETRE if self.noticed else 1.0
 
 
 def _are_millimetres(values: npt.NDArray[np.float32], median: float) -> bool:
     """Whether these are whole numbers, as 16UC1 has them, that would be far away as metres."""
-    if median * MILLIMETRE < NEAREST:
+    if median * MILLIMETRE < _NEAREST:
         return False
     sample = values[::_SAMPLED, ::_SAMPLED]
-    sample = sample[known(sample)]
+    sample = sample[_known(sample)]
     if len(sample) < _FEW:  # sparse depth, such as a lidar's
-        sample = values[known(values)]
+        sample = values[_known(values)]
     return len(sample) >= _FEW and bool((sample == np.round(sample)).all())
+
+
+def _median(values: npt.NDArray[np.float32]) -> float | None:
+    """About the median of the known distances; None: none is known."""
+    sample = values[::_SAMPLED, ::_SAMPLED]
+    sample = sample[_known(sample)]
+    if not len(sample):  # sparse depth
+        sample = values[_known(values)]
+    return float(np.median(sample)) if len(sample) else None
+
+
+def _known(values: npt.NDArray[np.float32]) -> npt.NDArray[np.bool_]:
+    """Where values are distances: finite and positive."""
+    return (values > 0) & (values < np.inf)

@@ -8,9 +8,9 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 
-from genesis_ros.messages.cdr import AnyCompressedImage
-from genesis_ros.messages.declared_size import declared_size
-from genesis_ros.messages.pixels import ImageError, shown
+from genesis_bags.decoding.declared_size import declared_size
+from genesis_bags.decoding.messages import AnyCompressedImage
+from genesis_bags.decoding.pixels import ImageError, shown
 
 COMPRESSED_DEPTH = "/compressedDepth"
 """Of a topic with a depth camera's compressed images."""
@@ -29,13 +29,18 @@ _MOST_NIBBLES = 9  # of one number: as many bits as the number of pixels has
 _MOST_BYTES = 5  # for a pixel, with all that leads up to it
 
 
+def is_depth_format(text: str) -> bool:
+    """Whether the format of a compressed image says that it is a depth image."""
+    return "compressedDepth" in text or _source(text) in ("16UC1", "32FC1")
+
+
 def decode_depth(message: AnyCompressedImage) -> Counts | npt.NDArray[np.float32]:
     """What the depth camera sent, (H, W): uint16 of 16UC1, 0 = unknown; float32 of 32FC1, NaN.
 
     Raises:
         ImageError: the message holds no depth image.
     """
-    source = message.format.partition(";")[0].strip()
+    source = _source(message.format)
     is_float = source == "32FC1"
     if not is_float and source not in ("16UC1", "mono16"):
         raise ImageError(
@@ -62,6 +67,11 @@ def decode_depth(message: AnyCompressedImage) -> Counts | npt.NDArray[np.float32
             "undecodable", "a PNG of 32FC1 does not say how its values were made of distances"
         )
     return _from_inverse(counts, *quantisation)
+
+
+def _source(text: str) -> str:
+    """The encoding of what was compressed, which a format begins with."""
+    return text.partition(";")[0].strip()
 
 
 def _from_inverse(counts: Counts, scale: float, offset: float) -> npt.NDArray[np.float32]:
