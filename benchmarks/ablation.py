@@ -22,7 +22,7 @@ from typing import Any
 
 from jsonargparse import ArgumentParser
 
-from benchmarks.adaptation import measure
+from benchmarks.adaptation import SCENES, measure
 from genesis_core.files import write_atomically
 from training import calibrate, train
 from training.command_line import call, show
@@ -96,12 +96,26 @@ def bench(
     """
     if unknown := sorted(set(only or ()) - set(ROWS)):
         raise ValueError(f"no row is named {', '.join(unknown)}; there are {', '.join(ROWS)}")
+    names = [folder.name for folder in held_out]
+    if len({REAL, *names}) <= len(names):
+        raise ValueError(f"held_out has folders {', '.join(names)}; their names must differ")
     sources = {"general": general, "varied": varied}
+    made_with = {
+        "settings": settings,
+        "num_scenes": num_scenes,
+        "calibration_scenes": calibration_scenes,
+        "folders": [str(folder) for folder in (general, varied, real, *held_out)],
+    }
     for name in only or ROWS:
         row = ROWS[name]
         for seed in seeds:
             run = output / f"{name}_{seed}"
             if (run / SCORES).is_file():
+                other = json.loads((run / SCORES).read_text())["made_with"]
+                if changed := [key for key in made_with if other.get(key) != made_with[key]]:
+                    raise ValueError(
+                        f"{run} was made with other {', '.join(changed)}: take another --output"
+                    )
                 continue
             places = ("--encoder_weights", encoder_weights, "--data.path", sources[row.scenes])
             options = f"{row.settings} {settings} --seed {seed} --resume true"
@@ -111,8 +125,8 @@ def bench(
                 run / MODEL, sources[row.scenes], run / CALIBRATED, images=calibration_scenes
             )
             scores = _measure(run / CALIBRATED, real, held_out, num_scenes)
-            scores["calibrated"] = choice._asdict()
-            write_atomically(run / SCORES, json.dumps(scores, indent=2) + "\n")
+            record = {"made_with": made_with, "calibrated": choice._asdict(), "scores": scores}
+            write_atomically(run / SCORES, json.dumps(record, indent=2) + "\n")
     text = markdown(table(output, held_out))
     print(text)
     write_atomically(output / "ablation.md", text)
@@ -123,11 +137,9 @@ def _measure(model: Path, real: Path, held_out: Sequence[Path], num_scenes: int)
     """Scores on the real images, and by the name of the folder on held-out scenes."""
     scores: dict[str, Any] = {}
     for folder in held_out:
-        scenes = PreparedDataset(folder, "test")
-        sets = {} if scores else {REAL: find_labelled(real)}
-        measured = measure(model, sets, scenes, num_scenes, "cpu")
-        scores[folder.name] = measured.pop("generated")
-        scores |= measured
+        sets = {} if scores else {REAL: find_labelled(real)}  # once
+        measured = measure(model, sets, PreparedDataset(folder, "test"), num_scenes, "cpu")
+        scores |= {folder.name if name == SCENES else name: of for name, of in measured.items()}
     return scores
 
 

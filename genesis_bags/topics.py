@@ -16,7 +16,7 @@ IMAGE, COMPRESSED_IMAGE = "sensor_msgs/msg/Image", "sensor_msgs/msg/CompressedIm
 CAMERA_INFO = "sensor_msgs/msg/CameraInfo"
 IMAGE_TYPES = (IMAGE, COMPRESSED_IMAGE)
 
-_LOOKED_AT = 5  # messages of a topic, until one can be read
+LOOKED_AT = 5  # messages of a topic, until one can be read
 _MEASURED = ("16UC1", "32FC1", "64FC1", "16SC1", "32SC1")  # depth, disparity, confidence
 _GREY = ("mono", "8UC1", "16UC1")
 # Words of a name's last part that say so of a picture in colours; ...
@@ -71,7 +71,7 @@ def _camera(name: str, topics: Collection[str]) -> str:
 
 def _why_no_camera(reader: BagReader, topic: BagTopic) -> str | None:
     """Why a topic does not hold images of a colour or grey camera; None: it does."""
-    messages = reader.first(topic.name, _LOOKED_AT)
+    messages = reader.first(topic.name, LOOKED_AT)
     if not messages:
         return "no messages"
     encoding = next(filter(None, map(_encoding, messages)), "")

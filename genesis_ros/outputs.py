@@ -162,7 +162,8 @@ COMPRESSED_OUTPUTS = (
     ),
 )
 
-# What the node publishes at once about each camera, and after that of all cameras.
+# The node publishes the first as soon as a camera's result is there, the second after the masks of
+# all cameras.
 PROMPT_OUTPUTS = tuple(output for output in OUTPUTS if not output.for_people)
 PICTURE_OUTPUTS = (*(output for output in OUTPUTS if output.for_people), *COMPRESSED_OUTPUTS)
 

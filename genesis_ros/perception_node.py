@@ -338,13 +338,14 @@ class PerceptionNode(LifecycleNode):
                 try:
                     self._deliver_in_target_frame(camera, result, settings)
                 except Exception as error:  # noqa: BLE001 - the other cameras go on
-                    self._warn((camera.name, "poses"), f"no poses of {camera.source}: {error}")
+                    self._miss(camera, "poses", error)
+        pictures = self._pictures
         for camera, result in delivered:
             try:
-                if self._pictures is not None:
-                    self._pictures.publish(result, settings.overlay_alpha)
+                if pictures is not None:
+                    pictures.publish(result, settings.overlay_alpha)
             except Exception as error:  # noqa: BLE001 - the other cameras go on
-                self._warn((camera.name, "pictures"), f"no pictures of {camera.source}: {error}")
+                self._miss(camera, "pictures", error)
 
     def _deliver(self, job: _Job, result: Result, started: float, settings: NodeSettings) -> None:
         if isinstance(job, Request):
@@ -401,6 +402,14 @@ class PerceptionNode(LifecycleNode):
             return  # publishing fails while the process ends; that is no news
         trace = "" if isinstance(error, _EXPECTED_ERRORS) else "\n" + _trace(error)
         self._warn((source, type(error)), f"lost a frame of {source}: {text}{trace}")
+
+    def _miss(self, camera: CameraInput, what: str, error: Exception) -> None:
+        """Report what an error cost us of an image whose masks are published."""
+        if self.end_requested.done():
+            return
+        text = f"no {what} of {camera.source}: {type(error).__name__}: {error}"
+        trace = "" if isinstance(error, _EXPECTED_ERRORS) else "\n" + _trace(error)
+        self._warn((camera.name, what), text + trace)
 
     def _report_bug(self, error: Exception) -> None:
         if self.end_requested.done():

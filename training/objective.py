@@ -121,8 +121,8 @@ class ObjectiveConfig:
         ]
         if self.masks_only and unused:
             raise ConfigError(
-                "objective.masks_only trains neither posterior nor decoder, which these concern: "
-                f"{', '.join(unused)}. Leave them out, or set masks_only to false"
+                "objective.masks_only trains neither posterior nor decoder, so these have no "
+                f"effect: {', '.join(unused)}. Leave them out, or set masks_only to false"
             )
         learns = self.mask_supervision or self.region_mixture or self.self_training
         if self.masks_only and not learns:

@@ -260,7 +260,7 @@ def parse(arguments: Sequence[str] | None, description: str) -> tuple[TrainConfi
 
 
 def _refuse_nulls(given: dict[str, Any], of: type, model: str, prefix: str = "") -> None:
-    """Null where a setting needs a value, which a file may say.
+    """Refuse null, which a file may give, where a setting needs a value.
 
     Args:
         of: the dataclass whose settings are given.

@@ -254,7 +254,7 @@ class Freezable:
     _dtype: torch.dtype | None = None
 
     def freeze(self, dtype: torch.dtype) -> None:
-        """From now on the weights must not change."""
+        """From now on the weights must not change, and the layer cannot be copied or pickled."""
         self._dtype = dtype
         self._kernels: dict[str, Tensor] = {}
         self._fused: FusedConvolution | None = None
@@ -269,7 +269,7 @@ class Freezable:
         return self._kernels[name]
 
     def fused(self, make: Callable[[torch.dtype], FusedConvolution]) -> FusedConvolution | None:
-        """The layer as one operation, in the precision of its frozen weights, where that can be."""
+        """The frozen layer as one operation; None where this machine, or its precision, cannot."""
         if self._dtype is None or not can_fuse(self._dtype):
             return None
         if self._fused is None:

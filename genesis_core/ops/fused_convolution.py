@@ -24,9 +24,15 @@ def can_fuse(dtype: torch.dtype) -> bool:
         "_reorder_linear_weight",
         "_reorder_convolution_weight",
         "_is_mkldnn_bf16_supported",
+        "_is_mkldnn_acl_supported",
     )
-    operations = torch.ops.mkldnn
-    if not torch.backends.mkldnn.is_available() or not all(hasattr(operations, n) for n in names):
+    operations, mkldnn = torch.ops.mkldnn, torch.backends.mkldnn
+    if not mkldnn.is_available() or not mkldnn.enabled:
+        return False
+    if not all(hasattr(operations, name) for name in names):
+        return False
+    # The Arm Compute Library is fast at single operations only.
+    if operations._is_mkldnn_acl_supported():
         return False
     if dtype == torch.bfloat16:
         return bool(operations._is_mkldnn_bf16_supported())
@@ -84,4 +90,4 @@ class FusedConvolution:
         product: Tensor = operations._linear_pointwise(
             flat, self._weight, self._shift, *self._after
         )
-        return product.view(*pixels.shape[:3], -1).permute(0, 3, 1, 2)
+        return product.view(*pixels.shape[:3], product.shape[1]).permute(0, 3, 1, 2)

@@ -47,19 +47,26 @@ def test_values(dtype: torch.dtype, relu6: bool, kernel: int, stride: int, group
             torch.testing.assert_close(found.float(), expected, atol=tolerance, rtol=tolerance)
 
 
-@pytest.mark.parametrize("stride", [1, 2])
-def test_a_frozen_layer_is_the_layer_that_trains(stride: int) -> None:
-    needs(torch.float32)
+@pytest.mark.parametrize("fuses", [True, False])
+@pytest.mark.parametrize(("kernel", "stride", "groups"), [(1, 1, 1), (3, 1, 16), (3, 2, 1)])
+def test_a_frozen_layer_is_the_layer_that_trains(
+    kernel: int, stride: int, groups: int, fuses: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if fuses:
+        needs(torch.float32)
+    else:  # as on processors that cannot
+        monkeypatch.setattr("genesis_core.ops.convolution.can_fuse", lambda dtype: False)
     torch.manual_seed(0)
-    layer = ScaledConv(8, 16, 3, stride)
+    layer = ScaledConv(16, 16, kernel, stride, groups)
     with torch.no_grad():
         layer.scale.uniform_(0.5, 2)
         layer.shift.normal_()
-    x = torch.randn(2, 8, 10, 10)
+    x = torch.randn(2, 16, 10, 10)
     expected = layer(x).detach()
     freeze(layer, torch.float32)
-    with torch.inference_mode():
+    with torch.no_grad():
         torch.testing.assert_close(layer(x), expected, atol=1e-5, rtol=1e-5)
-        assert layer._fused is not None
+        assert (layer._fused is not None) == fuses
+        assert layer(x[:0]).shape == (0, *expected.shape[1:])
     # With gradients it is not the fused one, which has none.
     assert layer(x).requires_grad

@@ -127,7 +127,7 @@ def depths(compress: Compress) -> dict[str, Image | CompressedImage]:
 def test_depth_images(kind: str, compress_depth: Compress) -> None:
     sent = depths(compress_depth)
     expected = depth_metres(sent["16UC1"])
-    tolerance = 0.2 if kind == "32FC1; compressedDepth" else 1e-6  # in steps of a twentieth
+    tolerance = 0.09 if kind == "32FC1; compressedDepth" else 1e-6  # its steps are that coarse
     for message in (sent[kind], *others(sent[kind])):
         metres = depth_metres(message, DepthUnit())
         assert metres.dtype == np.float32

@@ -63,7 +63,7 @@ def test_one_part_is_changed_and_all_are_tabulated_once(
     titles = [ROWS[name].title for name in ("whole", "image", "slots_8")]
     assert [row[:2] for row in rows] == list(map(list, zip(titles, "212", strict=True)))
     of_two = [json.loads((output / f"whole_{seed}" / SCORES).read_text()) for seed in (0, 1)]
-    mean = sum(one["real"]["f"] for one in of_two) / 2
+    mean = sum(one["scores"]["real"]["f"] for one in of_two) / 2
     assert rows[0][header.index("F")].startswith(f"{mean:.2f}")
 
 

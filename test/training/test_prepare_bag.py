@@ -18,6 +18,7 @@ from rosbags.typesys import Stores, get_typestore
 from genesis_bags.decoding.images import ImageReader
 from training.datasets.layout import DatasetError
 from training.datasets.prepared import PreparedDataset
+from training.datasets.recordings import Recorded
 from training.datasets.shots import Shot
 from training.prepare import main, reader_for
 
@@ -288,7 +289,31 @@ def test_depth_that_cannot_be_read_is_named_and_left_out(
     data = PreparedDataset(tmp_path / "out", "train")
     assert len(data.images) == 20 and data.depths is None
     told = capsys.readouterr().err
-    assert "/eye/aligned/image_raw left out: the depth image has 1536 bytes of data" in told
+    assert (
+        "the depth of /eye/aligned/image_raw is not used: the depth image has 1536 bytes of data"
+        in told
+    )
+
+
+def test_a_depth_image_that_cannot_be_read_costs_no_colour_image(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    messages = [message for message in with_depth() if "depth" not in message.topic]
+    aligned = [message for message in messages if message.topic == "/eye/aligned/image_raw"]
+    aligned[8].message.step = 7
+    # The first image of the camera is cut off, which does not hide the depth that belongs to it.
+    first = next(message for message in messages if message.topic == "/eye/color/image_raw")
+    first.message.data = first.message.data[:-1]
+    source = record(tmp_path / "in", messages)
+    options = ("--rate", "0", "--val", "0", "--test", "0", "--on-error", "skip")
+    prepare(source, tmp_path / "out", *options)
+    data = PreparedDataset(tmp_path / "out", "train")
+    assert len(data.images) == 19 and data.depths is not None
+    without = [index for index, depth in enumerate(data.depths) if not depth.any()]
+    assert len(without) == 3  # of it, and of the two that never had one
+    told = capsys.readouterr()
+    assert "/eye/aligned/image_raw at" in told.out + told.err
+    assert "/eye/aligned/image_raw left out" not in told.out + told.err
 
 
 def nv12(number: int) -> np.ndarray:
@@ -342,8 +367,6 @@ def test_an_infrared_camera_of_16_bits(tmp_path: Path, monkeypatch: pytest.Monke
         pass
 
     taken = 0
-    from training.datasets.recordings import Recorded
-
     add = Recorded.add
 
     def fail_later(self: Recorded, shot: Shot) -> None:
@@ -369,6 +392,7 @@ def test_the_order_of_colours_that_is_not_named(tmp_path: Path) -> None:
     for order, step in (("bgr", -1), ("rgb", 1)):
         prepare(source, tmp_path / order, *options, "--colour-order", order)
         images = PreparedDataset(tmp_path / order, "train").images
+        assert len(images) == 4
         for n, image in enumerate(images):
             np.testing.assert_array_equal(image, picture(n)[:, 8:56, ::step])
 

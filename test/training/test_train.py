@@ -1047,7 +1047,7 @@ def test_a_full_disk_stops_and_keeps_the_last_good_checkpoint(data: Path, tmp_pa
                 "objective.mask_supervision": 1,
                 "objective.mask_distillation": 1,
             },
-            "which these concern: objective.mask_distillation. Leave",
+            "so these have no effect: objective.mask_distillation. Leave",
         ),
         (
             {
@@ -1055,7 +1055,7 @@ def test_a_full_disk_stops_and_keeps_the_last_good_checkpoint(data: Path, tmp_pa
                 "objective.mask_supervision": 1,
                 "objective.initial_std": 0.1,
             },
-            "which these concern: objective.initial_std. Leave",
+            "so these have no effect: objective.initial_std. Leave",
         ),
         (
             {
@@ -1063,7 +1063,7 @@ def test_a_full_disk_stops_and_keeps_the_last_good_checkpoint(data: Path, tmp_pa
                 "objective.region_mixture": 1,
                 "objective.decoded_images": 2,
             },
-            "which these concern: objective.decoded_images. Leave",
+            "so these have no effect: objective.decoded_images. Leave",
         ),
         ({"objective.region_mixture": -1}, "objective.region_mixture is -1.0; expected 0 or more"),
         ({"objective.initial_std": 0}, "objective.initial_std is 0"),

@@ -20,6 +20,7 @@ from genesis_bags.decoding.pixels import ImageError
 from genesis_bags.reader import BagError, BagMessage, BagReader, find_bags, storage_files
 from genesis_bags.topics import (
     CAMERA_INFO,
+    LOOKED_AT,
     colour_topics,
     image_topics,
     read_message,
@@ -42,7 +43,6 @@ from training.datasets.video import BETWEEN_SAMPLES
 _PATIENCE = 500_000_000  # ns of the bag's time that an image waits for its depth
 _NO_CAMERA = "bags without images of a colour camera"
 _KEPT_DEPTHS = 30  # images
-_LOOKED_AT = 5  # messages of a topic, until one can be read
 _SECOND = 1_000_000_000  # ns
 
 
@@ -184,13 +184,14 @@ class Bag(OwnData):
             with BagReader(path, lambda text: None) as reader:
                 known = image_topics(reader)
                 names = [name for name in self.topics if name in known]
+                left_out: dict[str, str] = {}
                 if not self.topics:
                     names, left_out = colour_topics(reader)
-                    for name, reason in left_out.items():
-                        report(f"{path}: {name} left out: {reason}")
+                depths = self._depths(reader, names, path)
+                for name in sorted(left_out.keys() - set(depths)):
+                    report(f"{path}: {name} left out: {left_out[name]}")
                 if not names:
                     return _Content(others=tuple(known))
-                depths = self._depths(reader, names, path)
                 cameras = tuple(
                     BagCamera(name, _info_topic(name), depth)
                     for name, depth in zip(names, depths, strict=True)
@@ -212,7 +213,7 @@ class Bag(OwnData):
             try:
                 frame = _depth_frame(reader, name)
             except ImageError as error:
-                report(f"{path}: {name} left out: {error}")
+                report(f"{path}: the depth of {name} is not used: {error}")
                 continue
             if frame:
                 frames.setdefault(frame, name)
@@ -239,6 +240,14 @@ class _Content(NamedTuple):
     """Image topics, where none is taken."""
 
 
+class _Depth(NamedTuple):
+    """A depth image, and when it was taken [ns]."""
+
+    stamp: int
+    message: ImageMessage
+    item: BagMessage
+
+
 @dataclass
 class _CameraState:
     """What is known of a camera while its bag is read."""
@@ -250,11 +259,9 @@ class _CameraState:
     width: int = 0
     """Of the images that the intrinsics are for [px]; 0: unknown."""
     waiting: deque[tuple[BagMessage, ImageMessage]] = field(default_factory=deque)
-    depths: deque[tuple[int, ImageMessage]] = field(
-        default_factory=lambda: deque(maxlen=_KEPT_DEPTHS)
-    )
+    depths: deque[_Depth] = field(default_factory=lambda: deque(maxlen=_KEPT_DEPTHS))
     part: str = ""
-    """Key of the part that is being written; both of the following are for its images alone."""
+    """Key of the part that is written. ``reader`` and ``unit`` are made anew for each part."""
     reader: ImageReader = field(default_factory=ImageReader)
     unit: DepthUnit = field(default_factory=DepthUnit)
 
@@ -315,7 +322,7 @@ class _Run:
     def _take_depth(self, state: _CameraState, item: BagMessage) -> None:
         message = self._read(item)
         if message is not None:
-            state.depths.append((_stamp(message, item), message))
+            state.depths.append(_Depth(_stamp(message, item), message, item))
 
     def _take_info(self, state: _CameraState, item: BagMessage) -> None:
         message = self._read(item)
@@ -334,6 +341,7 @@ class _Run:
             return None
 
     def _problem(self, item: BagMessage, error: Exception) -> None:
+        """Report a message that cannot be used."""
         at = f"{item.topic.name} at {item.stamp / _SECOND:.3f} s"
         self._parts.problem(f"{self._task.path}: {at}: {error}")
 
@@ -342,7 +350,7 @@ class _Run:
         item, message = state.waiting[0]
         if state.camera.depth is None or now - item.stamp > _PATIENCE:
             return False
-        return not state.depths or state.depths[-1][0] < _stamp(message, item)
+        return not state.depths or state.depths[-1].stamp < _stamp(message, item)
 
     def _write(self, state: _CameraState) -> None:
         """Take the first image that waits, with its depth."""
@@ -351,33 +359,33 @@ class _Run:
             return
         stamp = _stamp(message, item)
         self._follow_part(state)
+        depth = self._depth(state, stamp)
         try:
             image = state.reader(message, stamp / _SECOND)
-            depth = self._depth(state, stamp)
             state.recorded.add(Shot(image, None, depth, _camera(state, image)))
         except ValueError as error:
             self._problem(item, error)
 
     def _follow_part(self, state: _CameraState) -> None:
         """Let every part begin anew, so that a resumed run, which skips parts, writes the same."""
-        if state.part != state.recorded.part:
-            state.part = state.recorded.part
+        if state.part != state.recorded.part_key:
+            state.part = state.recorded.part_key
             state.reader = ImageReader(self._dataset.reading)
             state.unit = DepthUnit(self._dataset.depth_unit)
 
     def _depth(self, state: _CameraState, stamp: int) -> Float32 | None:
-        """The depth of an image in metres; None: there is none at its time.
-
-        Raises:
-            ImageError: it cannot be read.
-        """
+        """The depth of an image in metres; None: there is none at its time that can be read."""
         if state.camera.depth is None:
             return None
-        nearest = min(state.depths, key=lambda kept: abs(kept[0] - stamp), default=None)
-        if nearest is None or abs(nearest[0] - stamp) > self._tolerance:
+        nearest = min(state.depths, key=lambda kept: abs(kept.stamp - stamp), default=None)
+        if nearest is None or abs(nearest.stamp - stamp) > self._tolerance:
             state.recorded.skip("depths, as none was taken with their image (--depth-tolerance)")
             return None
-        return depth_metres(nearest[1], state.unit)
+        try:
+            return depth_metres(nearest.message, state.unit)
+        except ImageError as error:
+            self._problem(nearest.item, error)  # the image is still good
+            return None
 
 
 def _camera(state: _CameraState, image: UInt8) -> Camera | None:
@@ -396,7 +404,8 @@ def _stamp(message: ImageMessage, item: BagMessage) -> int:
 
 
 def _first_message(reader: BagReader, topic: str) -> ImageMessage | None:
-    for item in reader.first(topic, 1):
+    """The first one that can be read."""
+    for item in reader.first(topic, LOOKED_AT):
         with suppress(ImageError):
             return read_message(item)
     return None
@@ -409,7 +418,7 @@ def _depth_frame(reader: BagReader, topic: str) -> str:
         ImageError: it has depth images, but none that can be read.
     """
     problem: ImageError | None = None
-    for item in reader.first(topic, _LOOKED_AT):
+    for item in reader.first(topic, LOOKED_AT):
         try:
             message = read_message(item)
         except ImageError:

@@ -53,6 +53,7 @@ SUFFIXES = frozenset(
     {".avif", ".bmp", ".gif", ".jp2", ".jpeg", ".jpg", ".jpe", ".pbm", ".pgm", ".png", ".pnm"}
     | {".ppm", ".tif", ".tiff", ".webp"}
 )
+_DECODING = 2  # files are read in another way than by earlier versions
 _HEIC = frozenset({".heic", ".heif"})
 _MASK_FOLDERS = frozenset(
     {"annotation", "annotations", "instances", "label", "labels", "mask", "masks"}
@@ -135,6 +136,7 @@ class Folder(OwnData):
             "masks": None if self.masks is None else str(self.masks),
             "use_masks": self.use_masks,
             "depth_unit": self.depth_unit,
+            "decoding": _DECODING,
             "intrinsics": self.intrinsics,
             "files": fingerprint(files, self.source),
             "mask_files": self._mask_files(files),
@@ -171,10 +173,11 @@ class Folder(OwnData):
         form = self.form(masks=task.masks, depths=task.depths)
         part = ShotPart(parts, task.name, task.split, form)
         part.left_out.update(dict(task.left_out))
+        floats = DepthUnit()
         for item in task.items:
             parts.advance(1)
             try:
-                part.add(self._read(item, task))
+                part.add(self._read(item, task, floats))
             except (OSError, ValueError) as error:
                 parts.problem(f"{item.image}: {error}")
         part.write()
@@ -193,7 +196,7 @@ class Folder(OwnData):
             told.append(fingerprint(_mask_listing(self.masks), self.masks, times=True))
         return "-".join(told) or None
 
-    def _read(self, item: Item, task: FolderTask) -> Shot:
+    def _read(self, item: Item, task: FolderTask, floats: DepthUnit) -> Shot:
         """An image with what belongs to it.
 
         Raises:
@@ -205,7 +208,7 @@ class Folder(OwnData):
         image = decode_rgb(data)  # upright, as EXIF says
         depth = None
         if task.depths and item.depth is not None:
-            depth = read_depth(item.depth, self.depth_unit)
+            depth = read_depth(item.depth, self.depth_unit, floats)
         camera: Camera | None = self.intrinsics
         if not task.masks or item.mask is None:
             return Shot(image, None, depth, camera)
@@ -348,11 +351,12 @@ def scan(source: Path, masks: Path | None) -> Found:
     return Found(items, dict(left_out))
 
 
-def read_depth(path: Path, unit: float) -> Float32:
+def read_depth(path: Path, unit: float, floats: DepthUnit) -> Float32:
     """Depth (H, W) in metres, NaN or 0 where unknown.
 
     Args:
-        unit: metres of a step of 16 bits. Floats are metres, or what ``DepthUnit`` finds.
+        unit: metres of a step of 16 bits.
+        floats: decides what those of one camera are.
 
     Raises:
         ValueError, OSError: the file holds no depth.
@@ -365,7 +369,7 @@ def read_depth(path: Path, unit: float) -> Float32:
     if depth is None or depth.ndim != 2 or depth.dtype.kind not in "uf" or depth.itemsize < 2:
         raise ValueError(f"{path} holds no depth; expected one channel of 16 bits, or metres")
     values: Float32 = depth.astype(np.float32)
-    return values * np.float32(unit) if depth.dtype.kind == "u" else DepthUnit().metres(values)
+    return values * np.float32(unit) if depth.dtype.kind == "u" else floats.metres(values)
 
 
 def _decode_lying(data: bytes) -> UInt8:

@@ -186,8 +186,8 @@ class Recorded:
         return self._current is not None
 
     @property
-    def part(self) -> str:
-        """The part that the image that was wanted belongs to."""
+    def part_key(self) -> str:
+        """Key of the part that takes the image for which ``wants`` was last true."""
         assert self._current is not None
         return self._current.key
 
