@@ -1,11 +1,11 @@
 """What adapting to unlabelled images of one place is worth, on other labelled images of that place.
 
     python -m benchmarks.adaptation --source photos --generated data/general --output out
-        [--seeds '[0, 1, 2]'] [--other more_photos] [--settings "--steps 200"]
+        [--seeds '[0, 1, 2]'] [--other more_photos]
 
 The source is a folder of labelled images (training/labelled_images.py), of APC frames, or of a
 Sketchy episode, whose three objects are told by their colours. Half of its images are adapted to,
-without their labels (config/training/adapt.yaml); the other half is measured before and after, as
+without their labels (training/adaptation.py); the other half is measured before and after, as
 the node sees it. Forgetting is measured on generated scenes and on other labelled images. What is
 there already is not done again.
 """
@@ -25,8 +25,9 @@ import numpy.typing as npt
 
 from genesis_core import Segmenter, find_checkpoint, load_model
 from genesis_core.files import write_atomically
-from training import train
-from training.command_line import call, show
+from training.adapt import RECORD, describe, write
+from training.adaptation import adapt
+from training.command_line import call
 from training.datasets.apc import read_labels
 from training.datasets.images import decode_rgb, read_rgb, resize_image
 from training.datasets.layout import FORMAT, IMAGES, INFO, DatasetError, write_json
@@ -71,23 +72,21 @@ def bench(
     swap: bool = False,
     num_scenes: int = 100,
     device: str = "auto",
-    settings: str = "",
 ) -> dict[str, Any]:
     """Adapt to half of the images with each seed, and measure before and after.
 
     Args:
         source: folder of labelled images, of APC frames, or of Sketchy episodes.
-        generated: prepared scenes with masks and a test split, for training and forgetting.
+        generated: prepared scenes with masks and all splits, for adapting and forgetting.
         output: folder for everything.
-        seeds: of the runs.
+        seeds: which scenes, and images if there are many, are adapted with.
         checkpoint: the model to start from, a path or the name of one that ships.
         other: folder of labelled images of other places, for forgetting.
         split: which half to adapt to: every second image of each group, or every second group;
             auto takes groups for Sketchy, whose frames of one camera are nearly the same.
         swap: adapt to the other half.
         num_scenes: how many generated scenes to measure on.
-        device: auto, cpu, cuda or cuda:n.
-        settings: further settings for the trainer, such as "--steps 200".
+        device: auto, cpu, cuda or cuda:n, to measure on.
     """
     images, by_group = _labelled(source, output / "labelled")
     parts = halves(images, by_group if split == "auto" else split == "groups")
@@ -110,16 +109,22 @@ def bench(
     after = []
     for seed in seeds:
         run = output / f"seed_{seed}"
-        folders = ("--data.path", generated, "--data.unlabelled_path", real, "--run", run)
-        options = f"--seed {seed} --device {device} --resume true {settings}"
-        if not show(train.main, "--config adapt --init", start, *folders, options):
-            raise KeyboardInterrupt  # a signal stopped it
-        after.append(scores(run / MODEL, run / "scores.json"))
+        if not (run / RECORD).exists():
+            result = adapt(
+                load_model(start),
+                PreparedDataset(real, "train"),
+                PreparedDataset(generated, "train"),
+                PreparedDataset(generated, "val"),
+                seed,
+            )
+            print(describe(result))
+            write(result, start, run)
+        changed = (run / MODEL).exists()
+        after.append(scores(run / MODEL, run / "scores.json") if changed else before)
     results = {
         "source": str(source),
         "images": {name: len(of) for name, of in sets.items()} | {SCENES: num_scenes},
         "checkpoint": checkpoint,
-        "settings": settings,
         "seeds": seeds,
         "before": before,
         "after": after,

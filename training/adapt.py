@@ -2,13 +2,14 @@
 
     python -m training.adapt --input photos
 
-Starts from a model that ships. The images need no labels; where there are some, they are used, and
-the model is measured on images that it has not seen. What is there already is not done again, so an
-interrupted call continues.
+Starts from a model that ships. The images need no labels; where there are some, they decide, and
+the model is measured on images that it has not seen. What is prepared or rendered already is not
+done again, so an interrupted call continues.
 
-    OUTPUT/images               the input, prepared for training
-    OUTPUT/scenes               generated scenes with labels, which keep what the model knows
-    OUTPUT/run                  the training run; run/model.safetensors is the result
+    OUTPUT/images               the input, prepared
+    OUTPUT/scenes               generated scenes with labels: what the model knows
+    OUTPUT/model.safetensors    the adapted model; not there if none was better than the start
+    OUTPUT/adaptation.json      what was tried, and what it gave
     OUTPUT/report.html          a page with all images, before and after
     OUTPUT/scores_images.json   what evaluate.py says of the images, before and after
     OUTPUT/scores_scenes.json   the same of generated scenes
@@ -16,24 +17,27 @@ interrupted call continues.
 
 from __future__ import annotations
 
+import json
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import torch
 from jsonargparse import ArgumentParser
 
-from genesis_core import find_checkpoint, load_model
-from training import evaluate, prepare, train
+from genesis_core import find_checkpoint, load_model, save_model
+from genesis_core.files import write_atomically
+from training import evaluate, prepare
+from training.adaptation import CLEAR, FORGOTTEN, Adaptation, adapt, adaptable
 from training.command_line import call, show
 from training.datasets.layout import INFO, DatasetError
 from training.datasets.prepared import PreparedDataset
 from training.report import PAGE
 from training.run_folder import MODEL
 
+RECORD = "adaptation.json"
 SCENE_SIZE = 256
-HELD_OUT_SCENES = 60
-FORGOTTEN = 0.03
-"""How much the share of objects found in generated scenes may fall before a word is said of it."""
+CHECKED_SCENES, HELD_OUT_SCENES = 48, 60
 
 
 @dataclass(frozen=True)
@@ -41,8 +45,8 @@ class Adapted:
     """What came of it.
 
     Attributes:
-        before, after: the checkpoints.
-        images, scenes: what evaluate.py says of both, before first.
+        before, after: the checkpoints; the same if nothing was better than the start.
+        images, scenes: what evaluate.py says of them, before first.
     """
 
     before: Path
@@ -53,7 +57,7 @@ class Adapted:
     @property
     def launched(self) -> Path:
         """The checkpoint to use: the adapted one, unless labelled images say that it is worse."""
-        before, after = (found(self.images, number) for number in (0, 1))
+        before, after = (found(self.images, number) for number in (0, -1))
         worse = before is not None and after is not None and after < before
         return self.before if worse else self.after
 
@@ -62,44 +66,44 @@ def run(
     input: Path,
     output: Path | None = None,
     checkpoint: str = "tabletop",
-    scenes: int = 300,
+    scenes: int = 60,
     generated: Path | None = None,
-    steps: int | None = None,
     num_images: int = 100,
-    settings: str = "",
-) -> Adapted | None:
-    """Adapt a model to images and say how to launch it; None if a signal stopped the training.
+    seed: int = 0,
+) -> Adapted:
+    """Adapt a model to images and say how to launch it.
 
     Args:
         input: a folder of images, a video, a bag, a data set of robot episodes, or what
             training/prepare.py made of one.
         output: folder for everything; by default runs/adapted/NAME.
         checkpoint: the model to start from, a path or the name of one that ships.
-        scenes: how many scenes to render for training.
+        scenes: how many scenes to render that say what the model knows, beside those that check it.
         generated: prepared scenes with masks, instead of those rendered here.
-        steps: number of optimiser steps, if other than the config's.
         num_images: how many images to evaluate on, at most.
-        settings: further settings for the trainer, such as "--batch_size 16".
+        seed: which images and scenes are used, if there are many.
     """
     output = Path("runs/adapted") / input.resolve().stem if output is None else output
     before = find_checkpoint(checkpoint)
+    start = load_model(before)
+    adaptable(start)  # before anything that takes long
     images = _prepared(input, output / "images")
     if generated is None:
         generated = output / "scenes"
-        sizes = f"--train {scenes} --val 40 --test {HELD_OUT_SCENES} --image_size {SCENE_SIZE}"
-        show(
-            prepare.main, f"tabletop --mode general --sensor_depth true {sizes} --output", generated
-        )
-    trained = output / "run"
-    options = f"--resume true {settings}" + ("" if steps is None else f" --steps {steps}")
-    if PreparedDataset(images, "train").masks is not None:
-        options += " --teacher.use_labels true"
-    if not load_model(before).tells_kinds:
-        options += " --objective.kind_supervision 0"
-    folders = ("--data.path", generated, "--data.unlabelled_path", images, "--run", trained)
-    if not show(train.main, "--config adapt --init", before, *folders, options):
-        return None
-    both = ("--checkpoint", before, trained / MODEL)
+        sizes = f"--train {scenes} --val {CHECKED_SCENES} --test {HELD_OUT_SCENES}"
+        options = f"tabletop --mode general --sensor_depth true --image_size {SCENE_SIZE} {sizes}"
+        show(prepare.main, f"{options} --output", generated)
+    result = adapt(
+        start,
+        PreparedDataset(images, "train"),
+        PreparedDataset(generated, "train"),
+        PreparedDataset(generated, "val"),
+        seed,
+    )
+    after = write(result, before, output)
+    both: list[str | Path] = ["--checkpoint", before]
+    if after != before:
+        both.append(after)
     held_out = _held_out(images)
     count = f"--split {held_out} --num_images {num_images} --output"
     of_images: Any = show(
@@ -110,9 +114,47 @@ def run(
     of_scenes: Any = show(
         evaluate.main, *both, "--data", generated, count, output / "scores_scenes.json"
     )
-    adapted = Adapted(before, trained / MODEL, of_images, of_scenes)
+    print(f"\n{describe(result)}")
+    adapted = Adapted(before, after, of_images, of_scenes)
     conclude(adapted, held_out, output)
     return adapted
+
+
+def write(result: Adaptation, before: Path, output: Path) -> Path:
+    """Write what was tried and the chosen model; the checkpoint, which may be that from before."""
+    output.mkdir(parents=True, exist_ok=True)
+    facts = {
+        "chosen": result.chosen.strength,
+        "by": "labels" if result.by_labels else "agreement",
+        "trials": [trial._asdict() for trial in result.trials],
+    }
+    write_atomically(output / RECORD, json.dumps(facts, indent=2) + "\n")
+    after = output / MODEL
+    if not result.chosen.strength:
+        after.unlink(missing_ok=True)  # of another call, perhaps with other images
+        return before
+    metadata = {**result.model.metadata, "adapted": result.chosen.strength}
+    save_model(result.model, after, metadata, dtype=torch.float16)
+    return after
+
+
+def describe(result: Adaptation) -> str:
+    """What was tried, what is kept, and why."""
+    measure = "score by your labels" if result.by_labels else "agreement with the mirrored image"
+    lines = [f"{'strength':>8}  {measure} on your images, score on generated scenes"]
+    for trial in result.trials:
+        kept = "  <- kept" if trial == result.chosen else ""
+        lines.append(f"{trial.strength:8g}  {trial.images:.3f}, {trial.scenes:.3f}{kept}")
+    if result.chosen.strength:
+        lines.append(
+            f"Kept is what does best on your images without losing more than {FORGOTTEN} on scenes."
+        )
+    else:
+        lines.append(
+            f"Nothing gains {CLEAR} on your images without losing more than {FORGOTTEN} on scenes: "
+            "the model stays as it was."
+        )
+    return "\n".join(lines)
 
 
 def _prepared(source: Path, output: Path) -> Path:
@@ -145,18 +187,17 @@ def found(results: dict[str, Any], number: int) -> float | None:
 
 def conclude(adapted: Adapted, split: str, output: Path) -> None:
     """Say what changed, and how to use the result."""
+    changed = adapted.after != adapted.before
     print()
     for name, results in (("your images", adapted.images), ("generated scenes", adapted.scenes)):
-        before, after = found(results, 0), found(results, 1)
+        before, after = found(results, 0), found(results, -1)
         if before is not None and after is not None:
-            print(f"Objects found in {name}: {before:.0%} before, {after:.0%} after.")
-    before, after = found(adapted.scenes, 0), found(adapted.scenes, 1)
-    if before is not None and after is not None and before - after > FORGOTTEN:
-        print("In scenes unlike your images the adapted model finds less than before.")
-    if found(adapted.images, 0) is None:
+            change = f" before, {after:.0%} after" if changed else ""
+            print(f"Objects found in {name}: {before:.0%}{change}.")
+    if changed and found(adapted.images, 0) is None:
         print("Your images have no labels: look at the page to see whether the masks are better.")
     if split == "train":
-        print("There were too few images to hold some out: those of the page were trained on.")
+        print("Too few images to hold some out: the model was adapted to those of the page.")
     if adapted.launched != adapted.after:
         print("The adapted model finds less in your images: keep the one that it started from.")
     print(f"\nPage: {output / PAGE}\nModel: {adapted.after}\nLaunch it:")

@@ -1,207 +1,228 @@
-"""Learning from images without labels: the averaged model teaches the one that trains.
+"""Adapting a model to images of one place, without labels: a minute on a CPU, and no training.
 
-A mean teacher (Tarvainen and Valpola 2017): the moving average of the weights segments each image
-several times, with other seeds and mirrored. What the passes agree in are labels for the model
-under training, which sees the image augmented; all other pixels count as unknown. Together the
-passes know more than one does, as IC-SBP's masks depend on where its seeds fall.
+In a real camera's images the encoder's channels have other means than in generated scenes, which
+the model has learned from. Here the means are moved a part of the way towards those of the scenes.
+That is adaptive batch normalisation (Li et al. 2016, arXiv 1603.04779) for an encoder that computes
+no statistics any more.
+
+How far to go is chosen. Held-out generated scenes must not become worse. Of what is left, the model
+is taken that agrees most with itself on the images and the mirrored images; or, where some of them
+have labels, the one that finds their objects best. Without a clear gain the model stays as it was.
 """
 
 from __future__ import annotations
 
+import copy
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from statistics import fmean
+from typing import NamedTuple
 
+import numpy as np
 import torch
-from torch import Tensor
-from torch.nn import functional as F
+from numpy.typing import NDArray
+from torch import Tensor, nn
+from tqdm import tqdm
 
-from genesis_core import ConfigError, SlotModel
-from genesis_core.kinds import KINDS
-from genesis_core.models.base import INFERENCE_SEED
-from genesis_core.models.losses import UNKNOWN_LABEL
-from training.augment import AugmentConfig, RawImages, augment
+from genesis_core import CheckpointError, Scene, Segmenter, SlotModel
+from genesis_core.models.backbones import PretrainedBackbone
+from genesis_core.models.efficientnet import Block
+from genesis_core.models.genesis_v2 import GenesisV2
+from training.calibrate import MIN_AREA, depth_of, score, segmenter_of
+from training.datasets.images import resize_image
+from training.datasets.layout import DatasetError
+from training.datasets.prepared import PreparedDataset
+from training.evaluate_real import found_objects
+from training.object_scores import IGNORED, score_objects
 
-_FITS = 0.3
-"""IoU with another pass's segment from which that one counts as the same."""
-_OBJECT, _ROBOT, _SURROUNDINGS = range(len(KINDS))
+STRENGTHS = (0.1, 0.2, 0.3)
+"""How much of the way between the means is tried."""
+IMAGES = 48
+"""How many images, and scenes, the means are taken of, and how many the choice is made on."""
+FORGOTTEN = 0.02
+"""How much the score on generated scenes may fall."""
+CLEAR = 0.03
+"""By how much the images must gain; less may be chance."""
+
+
+class Trial(NamedTuple):
+    """What is known of one strength.
+
+    strength: share of the way between the means; 0 is the model as it was.
+    scenes: ``calibrate.score`` of held-out generated scenes.
+    images: of the images, ``calibrate.score`` where they have labels, else ``agreement``.
+    """
+
+    strength: float
+    scenes: float
+    images: float
 
 
 @dataclass(frozen=True)
-class TeacherConfig:
-    """Which of the teacher's masks are taken for labels, see ``objective.self_training``.
+class Adaptation:
+    """What came of adapting.
 
     Attributes:
-        passes: how often it segments an image, half of the times mirrored.
-        agreement: smallest IoU of a segment with those that fit it best in the other passes, on
-            average.
-        confidence: smallest probability of a segment at a pixel, on average over the passes.
-        smallest: smallest share of the image that a segment has.
-        use_labels: whether images that have labels among the unlabelled ones keep them: their masks
-            are not all 255 (unknown).
+        model: the chosen one.
+        chosen: its trial.
+        trials: all of them, that of the model as it was first.
+        by_labels: whether labels of the images decided.
     """
 
-    passes: int = 4
-    agreement: float = 0.4
-    confidence: float = 0.5
-    smallest: float = 0.0005
-    use_labels: bool = False
-
-    def __post_init__(self) -> None:
-        for name in ("agreement", "confidence", "smallest"):
-            if not 0 <= getattr(self, name) <= 1:
-                raise ConfigError(f"teacher.{name} is {getattr(self, name)}; expected 0 to 1")
-        if self.passes < 2:
-            raise ConfigError(f"teacher.passes is {self.passes}; expected at least 2")
+    model: GenesisV2
+    chosen: Trial
+    trials: tuple[Trial, ...]
+    by_labels: bool
 
 
-class Teacher:
-    """Labels images with what a model finds in them again and again.
+def adapt(
+    start: SlotModel,
+    images: PreparedDataset,
+    scenes: PreparedDataset,
+    held_out: PreparedDataset,
+    seed: int = 0,
+) -> Adaptation:
+    """Adapt a model to images, as the module says.
 
     Args:
-        model: with ``masks_first``, in evaluation mode; its weights may change between the calls.
-        stop_threshold: where its slots stop, in pixels at 64x64; 0 for a fixed number.
-        dtype: of the network's layers.
+        start: a GENESIS-V2 model with EfficientNet-Lite0; it is left as it is.
+        images: of the place.
+        scenes: generated ones like those that the model has learned from.
+        held_out: others, with instance masks.
+        seed: which of them are used, if there are many.
+
+    Raises:
+        CheckpointError: the model has another encoder.
+        DatasetError: the held-out scenes have no masks.
     """
+    adaptable(start)
+    assert isinstance(start, GenesisV2)
+    size, random = start.config.image_size, np.random.default_rng(seed)
+    shown, labelled = (_sampled(of, random) for of in (range(len(images)), _labelled(images)))
+    known, checked = (_sampled(range(len(of)), random) for of in (scenes, held_out))
+    real, generated = _stacked(images, shown, size), _stacked(scenes, known, size)
+    models = [start, *(shifted(start, real, generated, strength) for strength in STRENGTHS)]
+    trials = []
+    for strength, model in zip((0.0, *STRENGTHS), tqdm(models, desc="adapt"), strict=True):
+        of_images = score(model, images, labelled) if labelled else agreement(model, images, shown)
+        trials.append(Trial(strength, score(model, held_out, checked), of_images))
+    chosen = best(trials)
+    return Adaptation(models[trials.index(chosen)], chosen, tuple(trials), by_labels=bool(labelled))
 
-    def __init__(
-        self,
-        model: SlotModel,
-        config: TeacherConfig,
-        *,
-        stop_threshold: float = 0.0,
-        dtype: torch.dtype = torch.float32,
-    ) -> None:
-        self.model = model
-        self.config = config
-        self.dtype = dtype
-        self.stop_threshold = stop_threshold
-        passes, slots = config.passes, model.config.num_slots
-        device = next(model.parameters()).device
-        generator = torch.Generator().manual_seed(INFERENCE_SEED)
-        self._drawn = {
-            name: torch.zeros(passes, 1, *draw.shape, device=device)
-            if draw.mean_at_inference
-            else draw.sample(passes, generator, device)[:, None]
-            for name, draw in model.draws(slots).items()
-        }
 
-    @property
-    def num_labels(self) -> int:
-        """What all labels but UNKNOWN_LABEL are below."""
-        return self.model.config.num_slots + 2
-
-    @torch.no_grad()
-    def __call__(self, raw: RawImages) -> Tensor:
-        """Labels (B, N, N) uint8: 0 surroundings, 1.. slots, UNKNOWN_LABEL where the passes differ.
-
-        Of a model that tells kinds, all slots that are surroundings have the label 0, and all that
-        are the robot share one.
-
-        Args:
-            raw: B images of N x N pixels. Their labels are used only with ``use_labels``.
-        """
-        labels = F.interpolate(self._agreed(raw)[:, None].float(), raw.images.shape[1:3])[:, 0]
-        taught = labels.to(torch.uint8)
-        if self.config.use_labels and raw.labels is not None:
-            labelled = (raw.labels != UNKNOWN_LABEL).flatten(1).any(dim=1)
-            taught = torch.where(labelled[:, None, None], raw.labels, taught)
-        return taught
-
-    def _agreed(self, raw: RawImages) -> Tensor:
-        """(B, M, M) int64 at the masks' size."""
-        config, count, device = self.config, len(raw.images), raw.images.device
-        seen = augment(
-            RawImages(raw.images, None, raw.depth, raw.intrinsics),
-            AugmentConfig(),
-            self.model.config.image_size,
-            seed=0,
-            places=torch.zeros(count, dtype=torch.int64, device=device),
-        )
-        images, points = seen.images, seen.points if self.model.takes_points else None
-        found: list[Tensor] = []
-        kinds: list[Tensor | None] = []
-        for number in range(config.passes):
-            mirror = bool(number % 2)
-            options = {
-                n: drawn[number].expand(count, *drawn.shape[2:]) for n, drawn in self._drawn.items()
-            }
-            if points is not None:
-                options["points"] = mirrored_points(points) if mirror else points
-            with torch.autocast(device.type, self.dtype, enabled=self.dtype != torch.float32):
-                out = self.model(
-                    images.flip(-1) if mirror else images,
-                    stop_threshold=self.stop_threshold or None,
-                    trim=False,
-                    decode=False,
-                    **options,
-                )
-            assert out.log_attention is not None  # it is no sample
-            masks = out.log_attention[:, :, 0].float().exp()
-            found.append(masks.flip(-1) if mirror else masks)
-            kinds.append(out.kind_logits)
-        known = [each.float().softmax(dim=2) for each in kinds if each is not None]
-        return consensus(
-            torch.stack(found),
-            torch.stack(known) if known else None,
-            agreement=config.agreement,
-            confidence=config.confidence,
-            smallest=config.smallest,
+def adaptable(model: SlotModel) -> None:
+    """Raise CheckpointError unless a model's encoder is one that can be adapted."""
+    if not isinstance(model, GenesisV2) or not isinstance(model.backbone, PretrainedBackbone):
+        encoder = getattr(model.config, "encoder", "")
+        raise CheckpointError(
+            f"a model of kind {model.config.model} {f'with encoder {encoder} ' * bool(encoder)}"
+            "cannot be adapted; only genesis_v2 with encoder efficientnet_lite0, such as tabletop"
         )
 
 
-def mirrored_points(points: Tensor) -> Tensor:
-    """Points (B, 4, H, W) of the mirrored scene: right is where the mirrored picture has it."""
-    mirrored = points.flip(-1)
-    return torch.cat([-mirrored[:, :1], mirrored[:, 1:]], dim=1)
+def best(trials: Sequence[Trial]) -> Trial:
+    """The trial with the best images, of those that keep the scenes; the first without a gain."""
+    first = trials[0]
+    better = [
+        trial
+        for trial in trials
+        if trial.scenes >= first.scenes - FORGOTTEN and trial.images >= first.images + CLEAR
+    ]
+    return max(better, key=lambda trial: trial.images, default=first)
 
 
-def consensus(
-    masks: Tensor,
-    kinds: Tensor | None,
-    *,
-    agreement: float,
-    confidence: float,
-    smallest: float,
-) -> Tensor:
-    """Labels (B, H, W) of what passes over an image agree in, see ``Teacher``.
+@torch.no_grad()
+def shifted(model: GenesisV2, images: Tensor, scenes: Tensor, strength: float) -> GenesisV2:
+    """A copy of a model whose channels have means nearer to those that they have in scenes.
 
-    Objects are those of the pass that agrees best with the others. Each becomes the mean of the
-    slots that fit it best, one of each pass, whatever kind these are taken for; those that do not
-    fit count as empty. A pixel has the label of what is most probable there.
+    Each block of the trunk ends with a linear convolution. One after the other, the blocks' means
+    over the images are moved: what comes later sees what has been done before.
 
     Args:
-        masks: (P, B, K, H, W), probabilities of the slots in each of P passes.
-        kinds: (P, B, K, 3), probabilities of the slots' kinds; None where they are unknown.
-        agreement: smallest mean IoU of a slot with those of the other passes.
-        confidence: smallest mean probability at a pixel.
-        smallest: smallest share of the image that a slot has.
+        images, scenes: (B, 3, S, S) in [0, 1].
+        strength: share of the way, 0 to 1.
     """
-    passes, count, _, height, width = masks.shape
-    flat = masks.flatten(3)  # (P, B, K, HW)
-    areas = flat.sum(dim=3)
-    both = flat[:, None] @ flat[None].transpose(3, 4)  # (P, P, B, K, K)
-    union = areas[:, None, :, :, None] + areas[None, :, :, None] - both
-    iou, match = (both / union.clamp_min(1e-6)).max(dim=4)  # (P, P, B, K)
-    others = ~torch.eye(passes, dtype=torch.bool, device=masks.device)
-    agreed = (iou * others[:, :, None, None]).sum(dim=1) / (passes - 1)  # (P, B, K)
-    # By slots, not by pixels: the surroundings alone say little.
-    weights = (areas / (smallest * height * width + 1e-6)).clamp_max(1)
-    if kinds is not None:
-        weights = weights * kinds[..., _OBJECT]
-    base = ((agreed * weights).sum(dim=2) / weights.sum(dim=2).clamp_min(1e-6)).argmax(dim=0)
+    adapted = copy.deepcopy(model).eval()
+    backbone = adapted.backbone
+    assert isinstance(backbone, PretrainedBackbone)
+    last = [block.project for block in backbone.trunk.modules() if isinstance(block, Block)]
+    targets: dict[nn.Module, Tensor] = {}
 
-    each = torch.arange(count, device=masks.device)
-    match, fits = match[base, :, each], iou[base, :, each] >= _FITS  # (B, P, K)
-    fitting = flat.transpose(0, 1).gather(2, match[..., None].expand(-1, -1, -1, flat.shape[3]))
-    objects = (fitting * fits[..., None]).mean(dim=1)  # (B, K, HW)
-    kept = (agreed[base, each] >= agreement) & (areas[base, each] >= smallest * height * width)
-    around, robot = flat.new_zeros(2, count, 1, flat.shape[3])
-    if kinds is not None:
-        around = (flat * kinds[..., _SURROUNDINGS, None]).sum(dim=2).mean(dim=0)[:, None]
-        robot = (flat * kinds[..., _ROBOT, None]).sum(dim=2).mean(dim=0)[:, None]
-        taken = kinds.transpose(0, 1).gather(2, match[..., None].expand(-1, -1, -1, kinds.shape[3]))
-        taken = (taken * fits[..., None]).sum(dim=1)  # (B, K, 3)
-        objects = objects * (taken.argmax(dim=2) == _OBJECT)[..., None]
-    best, label = torch.cat([around, objects, robot], dim=1).max(dim=1)
-    always = kept.new_ones(count, 1)
-    known = torch.cat([always, kept, always], dim=1).gather(1, label) & (best >= confidence)
-    return torch.where(known, label, UNKNOWN_LABEL).unflatten(1, (height, width))
+    def remember(layer: nn.Module, _: tuple[Tensor], out: Tensor) -> None:
+        targets[layer] = out.mean(dim=(0, 2, 3))
+
+    def move(layer: nn.Module, _: tuple[Tensor], out: Tensor) -> Tensor:
+        step = strength * (targets[layer] - out.mean(dim=(0, 2, 3)))
+        assert isinstance(layer.shift, Tensor)
+        layer.shift += step
+        return out + step[:, None, None]
+
+    for hook, batch in ((remember, scenes), (move, images)):
+        handles = [layer.register_forward_hook(hook) for layer in last]
+        backbone.trunk(batch)
+        for handle in handles:
+            handle.remove()
+    return adapted
+
+
+def agreement(model: SlotModel, dataset: PreparedDataset, sampled: Sequence[int]) -> float:
+    """How well a model finds the same in images and in the mirrored images, 0 to 1.
+
+    The mean IoU of each object with what fits it best in the other view, over the inputs that the
+    model takes; 0 where nothing is found.
+    """
+    segmenter = segmenter_of(model)
+    ious = [
+        float(scores.ious.mean())
+        for index in sampled
+        for first, second in _views(segmenter, dataset, index)
+        for one, other in ((first, second), (second, first))
+        if (scores := score_objects(one, other, other)) is not None
+    ]
+    return fmean(ious) if ious else 0.0
+
+
+Objects = NDArray[np.int64]
+
+
+def _views(
+    segmenter: Segmenter, dataset: PreparedDataset, index: int
+) -> Iterator[tuple[Objects, Objects]]:
+    """The objects in an image and in the mirrored one, without and with depth."""
+    image = np.ascontiguousarray(dataset.images[index, :, :, :3])
+    mirrored = np.ascontiguousarray(image[:, ::-1])
+    yield _objects(segmenter(image)), _objects(segmenter(mirrored))[:, ::-1]
+    if segmenter.uses_depth and dataset.depths is not None:
+        depth, camera = depth_of(dataset, index)
+        other = camera.copy()
+        other[0, 2] = image.shape[1] - 1 - camera[0, 2]
+        first = _objects(segmenter(image, depth, camera))
+        second = segmenter(mirrored, np.ascontiguousarray(depth[:, ::-1]), other)
+        yield first, _objects(second)[:, ::-1]
+
+
+def _objects(scene: Scene) -> Objects:
+    return found_objects(scene, "auto", MIN_AREA)
+
+
+def _sampled(indices: Sequence[int], random: np.random.Generator) -> list[int]:
+    """At most ``IMAGES`` of them, in order."""
+    return sorted(int(indices[place]) for place in random.permutation(len(indices))[:IMAGES])
+
+
+def _labelled(dataset: PreparedDataset) -> list[int]:
+    """The images with labelled objects, by their indices."""
+    if dataset.masks is None:
+        return []
+    return [
+        index for index, mask in enumerate(dataset.masks) if ((mask != 0) & (mask != IGNORED)).any()
+    ]
+
+
+def _stacked(dataset: PreparedDataset, sampled: Sequence[int], size: int) -> Tensor:
+    """Images as a model of this size takes them: (B, 3, S, S) in [0, 1]."""
+    if dataset.channels < 3:
+        raise DatasetError(f"{dataset.path} has images of {dataset.channels} channels, not 3")
+    images = [np.ascontiguousarray(dataset.images[index, :, :, :3]) for index in sampled]
+    small = np.stack([resize_image(image, size, size) for image in images])
+    return torch.from_numpy(small).permute(0, 3, 1, 2).float() / 255

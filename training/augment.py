@@ -113,13 +113,11 @@ class Batch:
         images: (B, C, S, S) float32 in [0, 1], channels last.
         labels: (B, S, S) uint8, or None; those of the first images, if there are fewer than B.
         points: (B, 4, S, S) float32, metres, and 1 where known (``back_project``); or None.
-        taught: how many of the labels, the last ones, are a teacher's (training/adaptation.py).
     """
 
     images: Tensor
     labels: Tensor | None = None
     points: Tensor | None = None
-    taught: int = 0
 
     def __len__(self) -> int:
         return len(self.images)

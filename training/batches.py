@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import replace
+from collections.abc import Iterator, Sequence
 from functools import cached_property
 
 import numpy as np
@@ -29,8 +28,6 @@ class AugmentedLoader(BatchLoader):
 
     Attributes:
         resident: whether the data set is on the device.
-        teacher: gives images other labels (B, N, N) at the moment that their batch is taken; None
-            leaves them as they are.
     """
 
     def __init__(
@@ -53,7 +50,6 @@ class AugmentedLoader(BatchLoader):
         self.augment = augment
         self.size = image_size
         self.device = torch.device("cpu") if device is None else device
-        self.teacher: Callable[[RawImages], Tensor] | None = None
         masks = dataset.masks if with_labels else None
         arrays: list[NDArray[np.generic] | None] = [dataset.images, masks]
         arrays += [dataset.depths, dataset.intrinsics] if with_points else [None, None]
@@ -128,11 +124,7 @@ class AugmentedLoader(BatchLoader):
 
     def finish(self, raw: RawImages, places: Tensor) -> Batch:
         """What the model sees of these images."""
-        if self.teacher is None:
-            return augment(raw, self.augment, self.size, self.seed, places)
-        raw = replace(raw, labels=self.teacher(raw))
-        batch = augment(raw, self.augment, self.size, self.seed, places)
-        return replace(batch, taught=len(batch))
+        return augment(raw, self.augment, self.size, self.seed, places)
 
     def _gather_on_host(self, indices: NDArray[np.int64]) -> list[Tensor | None]:
         parts = [_read(array, indices) for array in self._arrays]
@@ -163,7 +155,7 @@ def join(batches: Sequence[Batch]) -> Batch:
     images = images.contiguous(memory_format=torch.channels_last)
     labelled = [batch.labels for batch in batches if batch.labels is not None]
     labels = torch.cat(labelled) if labelled else None
-    return Batch(images, labels, points, batches[-1].taught)
+    return Batch(images, labels, points)
 
 
 def _read(array: NDArray[np.generic] | None, indices: NDArray[np.int64] | slice) -> Tensor | None:

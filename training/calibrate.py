@@ -26,7 +26,14 @@ from jsonargparse import ArgumentParser
 from numpy.typing import NDArray
 from tqdm import tqdm
 
-from genesis_core import CheckpointError, Segmenter, build_model, load_model, save_model
+from genesis_core import (
+    CheckpointError,
+    Segmenter,
+    SlotModel,
+    build_model,
+    load_model,
+    save_model,
+)
 from genesis_core.models.genesis_v2 import GenesisV2
 from training.command_line import call
 from training.datasets.prepared import DatasetError, PreparedDataset
@@ -89,8 +96,6 @@ def run(
 
 def choose(model: GenesisV2, dataset: PreparedDataset, images: int = 96) -> Choice:
     """The best of the values above on the data set's first images; see the module."""
-    if dataset.masks is None:
-        raise DatasetError(f"{dataset.path} has no instance masks, which calibration compares with")
     sampled = range(min(images, len(dataset)))
     carried = float(model.metadata.get("stop_threshold") or Choice().stop_threshold)
     given = best = Choice(1.0, model.config.kind_distance, carried)
@@ -111,13 +116,23 @@ def choose(model: GenesisV2, dataset: PreparedDataset, images: int = 96) -> Choi
     return best
 
 
-def score(model: GenesisV2, dataset: PreparedDataset, sampled: range) -> float:
-    """Mean of objects found and overlap F, over the inputs that the model takes; 0 to 1."""
-    assert dataset.masks is not None
+def segmenter_of(model: SlotModel) -> Segmenter:
+    """What uses a model as the node does."""
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "model.safetensors"
         save_model(model, path)
-        segmenter = Segmenter(path)
+        return Segmenter(path)
+
+
+def score(model: SlotModel, dataset: PreparedDataset, sampled: Sequence[int]) -> float:
+    """Mean of objects found and overlap F, over the inputs that the model takes; 0 to 1.
+
+    Raises:
+        DatasetError: the images have no masks, or show no object.
+    """
+    if dataset.masks is None:
+        raise DatasetError(f"{dataset.path} has no instance masks to compare with")
+    segmenter = segmenter_of(model)
     inputs = [False]
     if segmenter.uses_depth and dataset.depths is not None:
         inputs.append(True)
@@ -126,7 +141,7 @@ def score(model: GenesisV2, dataset: PreparedDataset, sampled: range) -> float:
         scores = []
         for index in sampled:
             image = np.ascontiguousarray(dataset.images[index, :, :, :3])
-            depth = _depth(dataset, index) if with_depth else (None, None)
+            depth = depth_of(dataset, index) if with_depth else (None, None)
             scene = segmenter(image, *depth)
             robot = frozenset(() if dataset.robot_label is None else (dataset.robot_label,))
             truth = objects_of(dataset.masks[index].astype(np.int64), robot)
@@ -141,7 +156,9 @@ def score(model: GenesisV2, dataset: PreparedDataset, sampled: range) -> float:
     return fmean(parts)
 
 
-def _depth(dataset: PreparedDataset, index: int) -> tuple[NDArray[np.float32], NDArray[np.float64]]:
+def depth_of(
+    dataset: PreparedDataset, index: int
+) -> tuple[NDArray[np.float32], NDArray[np.float64]]:
     """Depth in metres and the camera's matrix."""
     assert dataset.depths is not None and dataset.intrinsics is not None
     fx, fy, cx, cy = dataset.intrinsics[index]

@@ -11,7 +11,6 @@ from genesis_core import ConfigError, SlotModel, SlotOutput
 from genesis_core.kinds import KINDS, OBJECT, ROBOT, SURROUNDINGS
 from genesis_core.models.icsbp import Clusters
 from genesis_core.models.losses import (
-    UNKNOWN_LABEL,
     images_at,
     kind_supervision,
     labels_at,
@@ -58,9 +57,6 @@ class ObjectiveConfig:
         region_mixture: weight of the loss that makes IC-SBP's masks regions alike in colour and
             place (not in the paper; GENESIS-V2 only), see ``losses.region_mixture``.
             Needs no labels, and finds objects thousands of steps before the paper's objective does.
-        self_training: weight of mask_supervision by the masks that the averaged model finds in
-            unlabelled images (training/adaptation.py), a mean over them (not in the paper;
-            GENESIS-V2 only).
         mask_distillation: weight of the loss that teaches the decoder's masks IC-SBP's (not in
             the paper; GENESIS-V2 only).
         latent_anchor: weight of the loss that makes the first dimensions of a latent the slot's
@@ -83,7 +79,6 @@ class ObjectiveConfig:
     mask_supervision: float = 0.0
     kind_supervision: float = 0.0
     region_mixture: float = 0.0
-    self_training: float = 0.0
     mask_distillation: float = 0.0
     latent_anchor: float = 0.0
     attention_likelihood: bool = False
@@ -94,7 +89,6 @@ class ObjectiveConfig:
             "mask_supervision",
             "kind_supervision",
             "region_mixture",
-            "self_training",
             "mask_distillation",
             "latent_anchor",
             "decoded_images",
@@ -124,17 +118,16 @@ class ObjectiveConfig:
                 "objective.masks_only trains neither posterior nor decoder, so these have no "
                 f"effect: {', '.join(unused)}. Leave them out, or set masks_only to false"
             )
-        learns = self.mask_supervision or self.region_mixture or self.self_training
-        if self.masks_only and not learns:
+        if self.masks_only and not (self.mask_supervision or self.region_mixture):
             raise ConfigError(
-                "objective.masks_only is true, but mask_supervision, region_mixture and "
-                "self_training are 0: nothing to learn"
+                "objective.masks_only is true, but mask_supervision and region_mixture are 0: "
+                "nothing to learn"
             )
 
     @property
     def needs_labels(self) -> bool:
         """Whether a term looks at instance labels."""
-        return bool(self.mask_supervision or self.kind_supervision or self.self_training)
+        return bool(self.mask_supervision or self.kind_supervision)
 
 
 class Objective(nn.Module):
@@ -165,8 +158,7 @@ class Objective(nn.Module):
         """The loss of a batch, and its terms as batch means (supervision's: over the labels).
 
         Args:
-            batch: B images, and labels of the first L <= B of them where there is supervision; the
-                last of these may be a teacher's.
+            batch: B images, and labels of the first L <= B of them where there is supervision.
             randomness: of the model's forward pass, for all B images.
             beta: GECO's multiplier, scalar.
         """
@@ -176,11 +168,9 @@ class Objective(nn.Module):
         given: dict[str, Tensor] = dict(randomness)
         if self.model.takes_points and batch.points is not None:
             given["points"] = batch.points
-        labels, taught = batch.labels, None
+        labels = batch.labels
         if labels is not None:
             labels = labels_at(labels, self.model.config.mask_size)
-            if batch.taught:
-                labels, taught = labels[: -batch.taught], labels[-batch.taught :]
         if not config.masks_only:
             clusters, encoded, out = self._explain(images, given)
             assert out.reconstruction is not None and out.means is not None  # it was decoded
@@ -230,12 +220,6 @@ class Objective(nn.Module):
             supervised = clusters[: len(labels)]
             terms["mask_supervision"] = mask_supervision(supervised, labels, self.num_labels).mean()
             loss = loss + config.mask_supervision * terms["mask_supervision"]
-        if config.self_training and taught is not None:
-            assert clusters is not None
-            alone = clusters[-len(taught) :]
-            terms["self_training"] = mask_supervision(alone, taught, self.num_labels).mean()
-            terms["taught_pixels"] = (taught != UNKNOWN_LABEL).float().mean()
-            loss = loss + config.self_training * terms["self_training"]
         return loss, {name: value.detach() for name, value in terms.items()}
 
     def _kinds(self, encoded: SlotOutput, labels: Tensor) -> Tensor:

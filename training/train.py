@@ -46,7 +46,6 @@ from genesis_core.device import PRECISIONS as DTYPES
 from genesis_core.device import resolve_precision
 from genesis_core.memory import keep_freed_memory
 from genesis_core.models.config import GenerativeConfig
-from training.adaptation import Teacher
 from training.augment import Batch
 from training.batches import AugmentedLoader, join
 from training.captured import CapturedStep
@@ -127,8 +126,6 @@ class Trainer:
             self._restore(self.processes.from_main(self._read_checkpoint()))
         elif resume and self.processes.is_main:
             tqdm.write(f"{config.run} holds no checkpoint: starting at step 0")
-        self.teacher = self._build_teacher()
-        self.loaders[-1].teacher = self.teacher
         labelled = self.loaders[0]
         objective = Objective(
             self.model,
@@ -257,7 +254,6 @@ class Trainer:
         loaders: list[AugmentedLoader] = []
         places: list[int] = []
         start = 0  # of this data set's images in the global batch
-        use_labels = bool(config.objective.self_training) and config.teacher.use_labels
         for number, (path, count) in enumerate(zip(paths, counts, strict=True)):
             share = count // processes.world_size
             loader = AugmentedLoader(
@@ -270,7 +266,7 @@ class Trainer:
                 world_size=processes.world_size,
                 device=self.device,
                 with_points=config.model.takes_points,
-                with_labels=number == 0 or use_labels,
+                with_labels=number == 0,
             )
             loaders.append(loader)
             first = start + processes.rank * share
@@ -290,21 +286,8 @@ class Trainer:
                 )
         return loaders, places
 
-    def _build_teacher(self) -> Teacher | None:
-        """What labels the last loader's images, where the run learns from such labels."""
-        if not self.config.objective.self_training:
-            return None
-        return Teacher(
-            self.averaged_model.eval(),
-            self.config.teacher,
-            stop_threshold=self.stop_threshold,
-            dtype=DTYPES[self.precision],
-        )
-
     def _num_labels(self) -> int | None:
-        """What all labels are below, the teacher's too; None where none are used."""
-        if self.teacher is not None:
-            return max(self.teacher.num_labels, *(each.num_labels for each in self.loaders))
+        """What all labels are below; None where none are used."""
         return self.loaders[0].num_labels if self.config.objective.mask_supervision else None
 
     # Training
@@ -379,7 +362,6 @@ class Trainer:
         """The whole step as a CUDA graph, where everything that it needs is on the device."""
         alone = self.processes.world_size == 1
         plain = not (self.config.compile or self.scaler.is_enabled())
-        plain = plain and self.teacher is None  # which runs by itself
         resident = all(loader.resident for loader in self.loaders)
         if not (self.device.type == "cuda" and alone and plain and resident):
             return None
@@ -667,7 +649,6 @@ class Trainer:
                 "mask_supervision": objective.mask_supervision,
                 "kind_supervision": objective.kind_supervision,
                 "region_mixture": objective.region_mixture,
-                "self_training": objective.self_training,
                 "git_revision": self.git_revision,
                 "genesis_core": __version__,
             },

@@ -21,10 +21,10 @@ from genesis_core import (
     find_checkpoint,
     load_model,
 )
-from training.adaptation import TeacherConfig
 from training.augment import AugmentConfig
 from training.configs import find_config
 from training.objective import ObjectiveConfig
+from training.run_folder import MODEL
 
 # What may change when a run is resumed: it does not change the weights it ends with.
 FREE_SETTINGS = frozenset(
@@ -43,8 +43,8 @@ class DataConfig:
 
     Attributes:
         path: prepared data set, with splits train and, for validation, val.
-        unlabelled_path: a second prepared data set whose masks, if any, are not used (but see
-            teacher.use_labels): real images mixed among generated ones.
+        unlabelled_path: a second prepared data set whose masks, if any, are not used: real images
+            mixed among generated ones.
         unlabelled_fraction: its share of each batch.
         augment: what is drawn anew each time an image is used.
     """
@@ -117,7 +117,6 @@ class TrainConfig:
             file; for a model whose encoder has them.
         init: checkpoint whose weights to start from, or the name of one that ships. Its model
             settings are those of ``model``, unless others are given; they must fit the weights.
-        teacher: which masks of the averaged model are labels, with objective.self_training.
         freeze: names of the model's parts to leave as they are, e.g. backbone, embedding, icsbp.
         steps: number of optimiser steps.
         batch_size: images per step over all processes.
@@ -136,7 +135,6 @@ class TrainConfig:
     data: DataConfig = field(default_factory=DataConfig)
     objective: ObjectiveConfig = field(default_factory=ObjectiveConfig)
     optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
-    teacher: TeacherConfig = field(default_factory=TeacherConfig)
     encoder_weights: str | None = None
     init: str | None = None
     freeze: tuple[str, ...] = ()
@@ -172,7 +170,7 @@ class TrainConfig:
         lacking: dict[str, str] = {}
         if not model.masks_first:
             terms = ("mask_supervision", "kind_supervision", "region_mixture",
-                     "self_training", "mask_distillation", "latent_anchor", "attention_likelihood",
+                     "mask_distillation", "latent_anchor", "attention_likelihood",
                      "decoded_images")  # fmt: skip
             lacking |= dict.fromkeys(terms, "IC-SBP whose masks it could use")
         if not model.settable_posterior:
@@ -189,11 +187,6 @@ class TrainConfig:
                 "no kinds: leave it out, or set model.kinds to true"
             )
         self._check_kinds()
-        if objective.self_training and not (self.data.unlabelled_path and self.optimizer.ema_decay):
-            raise ConfigError(
-                f"objective.self_training is {objective.self_training}, which needs images without "
-                "labels (data.unlabelled_path) and averaged weights (optimizer.ema_decay)"
-            )
         if self.encoder_weights and self.init:
             raise ConfigError("init has the encoder's weights already: leave encoder_weights out")
         if objective.noise_warmup_steps and not model.generative:
@@ -250,8 +243,7 @@ def parse(arguments: Sequence[str] | None, description: str) -> tuple[TrainConfi
         parser.set_defaults(
             {f"model.{name}": value for name, value in _flat(asdict(start)).items()}
         )
-    if files:
-        parser.set_defaults({"run": f"runs/{'_'.join(Path(file).stem for file in files)}"})
+    parser.set_defaults({"run": _default_run(files)})
     given = parser.parse_args(arguments)
     _refuse_nulls(given.as_dict(), TrainConfig, model)
     settings = parser.instantiate(given)  # checks them
@@ -299,15 +291,29 @@ def _named(arguments: Sequence[str]) -> tuple[list[str], Any, ModelConfig | None
     parser.add_argument("--config", action="append", default=[])
     parser.add_argument("--model.model", dest="model")
     parser.add_argument("--init")
+    parser.add_argument("--run")
     known, _ = parser.parse_known_args(arguments)
     contents = [_content(file) for file in known.config]
     inits = [*(content.get("init") for content in contents), known.init]
-    start = _config_of(next((init for init in reversed(inits) if init is not None), None))
+    init = next((init for init in reversed(inits) if init is not None), None)
+    start = _config_of(init)
+    if start is None and init not in (None, "null"):  # a run that goes on has the settings itself
+        runs = [
+            _default_run(known.config),
+            *(content.get("run") for content in contents),
+            known.run,
+        ]
+        start = _config_of(f"{[run for run in runs if run is not None][-1]}/{MODEL}")
     models = [content.get("model") for content in contents]
     named = [model.get("model") for model in models if isinstance(model, dict)]
     first = GenesisV2Config.model if start is None else start.model
     names = [first, *named, known.model]
     return known.config, [name for name in names if name is not None][-1], start
+
+
+def _default_run(files: Sequence[str]) -> str:
+    """The folder of a run with these config files."""
+    return f"runs/{'_'.join(Path(file).stem for file in files)}" if files else TrainConfig.run
 
 
 def _content(file: str) -> dict[str, Any]:

@@ -76,14 +76,15 @@ def test_before_and_after_are_measured_once(tmp_path: Path) -> None:
         info = {"format": 1, "dataset": "sprites", "split": split, "count": 4, "image_size": 32}
         (folder / "info.json").write_text(json.dumps(info))
     torch.manual_seed(0)
-    config = GenesisV2Config(image_size=32, num_slots=3, feature_dim=8, latent_dim=8, pixel_std=0.2)
+    config = GenesisV2Config(
+        image_size=64, num_slots=3, feature_dim=8, latent_dim=8, encoder="efficientnet_lite0"
+    )
     save_model(GenesisV2(config), tmp_path / "start.safetensors")
-    settings = "--batch_size 4 --steps 1 --precision fp32 --objective.kind_supervision 0"
 
     def run(seeds: list[int]) -> str:
         bench(
             source, generated, output, seeds, str(tmp_path / "start.safetensors"),
-            other=source, num_scenes=4, device="cpu", settings=settings,
+            other=source, num_scenes=4, device="cpu",
         )  # fmt: skip
         return (output / "adaptation.md").read_text()
 
@@ -92,9 +93,11 @@ def test_before_and_after_are_measured_once(tmp_path: Path) -> None:
         assert f"### {title}" in text
     adapted_to = PreparedDataset(output / "images", "train")
     assert adapted_to.masks is None and len(adapted_to) == 2
+    record = json.loads((output / "seed_0" / "adaptation.json").read_text())
+    assert len(record["trials"]) == 4 and record["by"] == "agreement"
     difference = adapted_to.images[1, ::4, ::4].astype(int) - pictures[2]
     assert np.abs(difference).mean() < 3, "every second image is adapted to"
-    kept = (output / "seed_0" / "scores.json").stat().st_mtime_ns
+    kept = (output / "seed_0" / "adaptation.json").stat().st_mtime_ns
     text = run([0, 1])
-    assert (output / "seed_0" / "scores.json").stat().st_mtime_ns == kept
+    assert (output / "seed_0" / "adaptation.json").stat().st_mtime_ns == kept
     assert text.count("| mean of 2 |") == 4 and text.count("| seed 1 |") == 4

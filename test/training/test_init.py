@@ -1,0 +1,78 @@
+"""Runs that start from a checkpoint: what they take over, and that they go on without it."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from genesis_core import GenesisV2, GenesisV2Config, find_checkpoint, load_model, save_model
+from training.datasets.sprites import render_range
+from training.run_folder import MODEL
+from training.train import main
+from training.train_config import parse
+
+SETTINGS = {
+    "batch_size": 4,
+    "device": "cpu",
+    "precision": "fp32",
+    "eval_every": 0,
+    "picture_every": 0,
+    "objective.masks_only": "true",
+    "objective.mask_supervision": 1,
+}
+
+
+@pytest.fixture
+def start(tmp_path: Path) -> Path:
+    torch.manual_seed(0)
+    model = GenesisV2(GenesisV2Config(image_size=32, num_slots=3, feature_dim=8, latent_dim=8))
+    save_model(
+        model, tmp_path / "start.safetensors", {"stop_threshold": 12.0, "trained": {"steps": 7}}
+    )
+    return tmp_path / "start.safetensors"
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("data")
+    images, labels = render_range(0, 6, image_size=32, split="train", min_objects=2)
+    (path / "train").mkdir()
+    np.save(path / "train" / "images.npy", images)
+    np.save(path / "train" / "masks.npy", labels)
+    info = {"format": 1, "dataset": "sprites", "split": "train", "count": 6, "image_size": 32}
+    (path / "train" / "info.json").write_text(json.dumps(info))
+    return path
+
+
+def train(data: Path, run: Path, **settings: Any) -> dict[str, Any]:
+    """Train through the command's entry point; the model's metadata."""
+    given = {**SETTINGS, "data.path": data, "run": run, **settings}
+    main([f"--{name}={value}" for name, value in given.items()])
+    return load_model(run / MODEL).metadata
+
+
+def test_init_brings_the_models_settings() -> None:
+    shipped = load_model(find_checkpoint("tabletop_small")).config
+    assert parse(["--init", "tabletop_small"], "")[0].model == shipped
+    changed = parse(["--init=tabletop_small", "--model.num_slots", "5"], "")[0].model
+    assert changed.num_slots == 5 and changed.image_size == shipped.image_size
+
+
+def test_what_a_model_is_used_with_is_carried_on(data: Path, start: Path, tmp_path: Path) -> None:
+    metadata = train(data, tmp_path / "run", steps=1, init=start)
+    assert metadata["stop_threshold"] == 12 and metadata["trained"]["started_from"]["steps"] == 7
+    assert train(data, tmp_path / "run", steps=2, init=start, resume="true")["stop_threshold"] == 12
+
+
+def test_a_run_goes_on_when_its_start_is_gone(data: Path, start: Path, tmp_path: Path) -> None:
+    train(data, tmp_path / "run", steps=1, init=start)
+    start.unlink()
+    metadata = train(data, tmp_path / "run", steps=2, init=start, resume="true")
+    assert metadata["trained"]["steps"] == 2 and metadata["trained"]["started_from"]["steps"] == 7
+    with pytest.raises(SystemExit, match=r"start\.safetensors"):
+        train(data, tmp_path / "other", steps=2, init=start, resume="true")
