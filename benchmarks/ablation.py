@@ -148,9 +148,8 @@ def table(output: Path, held_out: Sequence[Path]) -> Table:
     columns = COLUMNS | {f"{folder.name}, r50": f"{folder.name}, R50" for folder in held_out}
     rows: list[Any] = []
     for name, row in ROWS.items():
-        runs = [
-            json.loads(file.read_text()) for file in sorted(output.glob(f"{name}_[0-9]*/{SCORES}"))
-        ]
+        files = sorted(output.glob(f"{name}_[0-9]*/{SCORES}"))
+        runs = [json.loads(file.read_text())["scores"] for file in files]
         if not runs:
             continue
         cells: list[Cell | None] = []
