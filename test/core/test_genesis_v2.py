@@ -568,6 +568,7 @@ def test_config_survives_a_dictionary_and_refuses_unknown_keys() -> None:
         GenesisV2Config.from_dict({"slots": 7})
 
 
+@pytest.mark.slow
 def test_importing_the_library_is_light() -> None:
     """Never a renderer, ROS or a compiler; and the simulator needs no model."""
     code = """

@@ -333,6 +333,7 @@ def test_rendered_objects_with_their_exact_masks(frames: list[Frame], kind: str)
     assert np.median(size_errors) < 0.01
 
 
+@pytest.mark.slow
 def test_rendered_balls_are_where_their_geometry_says(frames: list[Frame]) -> None:
     """Independent of the depth image: what is seen of a ball follows from its centre and radius."""
     seen = 0

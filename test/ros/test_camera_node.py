@@ -105,6 +105,7 @@ def test_plays_a_folder_once_without_losing_a_frame(
         assert not info.k.any()  # uncalibrated: nobody knows the camera of these files
 
 
+@pytest.mark.slow
 def test_parameters_are_described_and_guarded_while_it_loops(
     client: Any, start_camera: StartCamera, folder: Path
 ) -> None:

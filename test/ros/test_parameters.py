@@ -130,6 +130,7 @@ def test_depth_topics(topics: tuple[str, ...]) -> None:
     assert check("depth_topics", topics) == topics
 
 
+@pytest.mark.slow
 def test_reference_and_parameter_file_are_up_to_date() -> None:
     """`make docs` would change neither docs/parameters.md nor config/perception.yaml."""
     result = subprocess.run(

@@ -142,8 +142,9 @@ def check_results(found: dict[str, list[Found]], numbers: Iterable[int]) -> None
         np.testing.assert_array_equal(label_image(masks.message).ravel(), pixels)
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("one_thread")  # as the command has: its numbers are ours to the last bit
-@pytest.mark.parametrize("storage", ["mcap", pytest.param("sqlite3", marks=pytest.mark.slow)])
+@pytest.mark.parametrize("storage", ["mcap", "sqlite3"])
 def test_one_camera(tmp_path: Path, tiny_checkpoint: Path, storage: str) -> None:
     """Every image gives what the node would publish about it."""
     source = record(tmp_path / "in", map(raw, range(5)), storage)

@@ -58,6 +58,7 @@ def test_a_stage_that_fails_does_not_cost_the_next(
     assert check(context, ["general"], 1.0)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("stubborn", [False, True])
 def test_a_command_that_takes_too_long_is_ended(
     stubborn: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
@@ -97,6 +98,7 @@ def test_of_a_cpu():
 """
 
 
+@pytest.mark.slow
 def test_gpu_tests_are_those_with_the_mark(
     context: Context, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

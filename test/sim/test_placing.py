@@ -49,6 +49,7 @@ def volume(mesh: Mesh) -> float:
     return float(np.einsum("ij,ij->i", a, np.cross(b, c)).sum() / 6)
 
 
+@pytest.mark.slow
 def test_things_apart_do_not_overlap_and_stand_on_the_plane(kit: Kit) -> None:
     placed = arrange(np.random.default_rng(1), things(kit, 1, 10), (0.5, 0.5), crowd=0.0)
     assert len(placed) >= 8

@@ -104,6 +104,7 @@ def test_the_best_images_win_among_scenes_that_are_as_good() -> None:
     assert best([start, Trial(0.1, 0.60, 0.42)]) == start, "that may be chance"
 
 
+@pytest.mark.slow
 def test_agreement_is_that_of_objects_with_the_mirrored_images(
     tabletop: GenesisV2, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -122,6 +122,7 @@ def test_the_reference_is_timed_beside_ours(checkout: Checkout) -> None:
         assert row["reference_speedup"] == pytest.approx(row["reference_ms"] / row["ms"])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("part", ["model", "training"])
 @pytest.mark.parametrize("place", ["when_built", "when_run"])
 def test_a_reference_that_fails_is_left_out_with_the_reason(
@@ -146,6 +147,7 @@ def test_a_reference_that_cannot_learn_is_left_out_of_training_only(checkout: Ch
     assert "reference" in measured_beside(folder, "training")["training"][0]["left_out"]
 
 
+@pytest.mark.slow
 def test_a_reference_that_cannot_be_imported_is_left_out(
     checkout: Checkout, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -267,6 +269,7 @@ def test_what_was_to_be_measured_and_was_not_falls_short(tmp_path: Path) -> None
     ]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("stated_speedup", "short"), [(1e-3, False), (1e3, True)])
 def test_check_decides_the_exit_status(
     stated_speedup: float, short: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch

@@ -116,6 +116,7 @@ def test_an_index_says_groups_cameras_and_the_robot(tmp_path: Path) -> None:
     assert first.depth == tmp_path / "x.depth.png" and second.depth is None
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("spoil", "message"),
     [

@@ -81,6 +81,7 @@ def test_images_are_rounded_to_8_bits_before_their_features_are_taken() -> None:
     np.testing.assert_allclose(statistics.mean, (0 + 128 / 255 + 1) / 3, rtol=1e-6)
 
 
+@pytest.mark.slow
 def test_network_computes_what_published_implementations_do() -> None:
     # With these made-up weights and this image, torch-fidelity 0.4.0's FID Inception gives the
     # expected numbers (fed the same scaled image, at its native size so that no resizing differs).

@@ -38,6 +38,7 @@ def test_a_small_thing_that_moves_changes_an_image(scene: np.ndarray) -> None:
     assert not alike(scene, np.roll(scene, 8, axis=1))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["varied", "still"])
 def test_pairs_are_found_among_many(kind: str) -> None:
     """As by comparing every pair; "still": a camera that does not move, and small things do."""

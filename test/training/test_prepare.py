@@ -205,6 +205,7 @@ def test_sketchy_corrupt_records(
     assert json.loads((output / "train" / "info.json").read_text())["problems"] == 1
 
 
+@pytest.mark.slow
 def test_sketchy_input_that_was_mended_is_made_again(
     archives: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -222,6 +223,7 @@ def test_sketchy_input_that_was_mended_is_made_again(
     assert found == expected
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("damage", ["cut off", "flipped"])
 def test_sketchy_damaged_archive(
     archives: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], damage: str
@@ -293,6 +295,7 @@ def apc(tmp_path: Path) -> Path:
     return tmp_path / "in"
 
 
+@pytest.mark.slow
 def test_apc(apc: Path, tmp_path: Path) -> None:
     prepare("apc", apc, tmp_path / "out")
     scenes = []
@@ -370,6 +373,7 @@ def palette_png(labels: np.ndarray) -> bytes:
 GREENS = np.array([[0, 0, 0], [0, 128, 0], [0, 255, 0]], np.uint8)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "mask",
     [
@@ -396,6 +400,7 @@ def test_apc_masks_of_any_format_are_instances(
     assert "labelled pixels: " in capsys.readouterr().out
 
 
+@pytest.mark.slow
 def test_apc_masks_that_are_no_labels_are_refused(
     apc: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -405,6 +410,7 @@ def test_apc_masks_that_are_no_labels_are_refused(
     assert f"its mask {mask}: it is stored with loss" in message
 
 
+@pytest.mark.slow
 def test_a_split_without_any_label_is_an_error(
     apc: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -429,6 +435,7 @@ def test_empty_scenes_alone_are_no_error(apc: Path, tmp_path: Path) -> None:
 CLUTTER = ("README.md", ".DS_Store", "Thumbs.db")
 
 
+@pytest.mark.slow
 def test_apc_clutter_is_skipped_and_counted(
     apc: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -450,6 +457,7 @@ def test_apc_clutter_is_skipped_and_counted(
         assert (clean.info["skipped"], found.info["skipped"]) == (0, 6)
 
 
+@pytest.mark.slow
 def test_sketchy_clutter_is_skipped_and_counted(
     archives: Path, tmp_path: Path, tfrecords: Build
 ) -> None:
@@ -525,6 +533,7 @@ def test_objects_room(tmp_path: Path, tfrecords: Build) -> None:
             )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("variant", "entities"), [("six_objects", 10), ("identical_color", 10), ("empty_room", 4)]
 )
@@ -623,6 +632,7 @@ def test_shapestacks_damage(
 # --- Tabletop
 
 
+@pytest.mark.slow
 def test_tabletop(tmp_path: Path) -> None:
     try:
         TabletopRenderer(32, 32, "mixed")
@@ -636,6 +646,7 @@ def test_tabletop(tmp_path: Path) -> None:
     assert dataset.info["options"]["mode"] == "mixed"
 
 
+@pytest.mark.slow
 def test_tabletop_with_depth_and_more_objects(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -665,6 +676,7 @@ def test_tabletop_with_depth_and_more_objects(
     assert "num_objects is (2, 6): only for mode varied, not mixed" in message
 
 
+@pytest.mark.slow
 def test_tabletop_with_the_depth_of_a_camera(tmp_path: Path) -> None:
     try:
         renderer = TabletopRenderer(32, 32, "varied")
@@ -731,6 +743,7 @@ def test_tabletop_of_a_household(
     assert "expected 0 <= fewest <= most <= 24" in message
 
 
+@pytest.mark.slow
 def test_tabletop_exposed_alike(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     try:
         renderer = TabletopRenderer(32, 32, "mixed")

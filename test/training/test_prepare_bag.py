@@ -144,6 +144,7 @@ EVERY_HALF_SECOND = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("storage", ["mcap", "sqlite3", "packed", "ros1", "one file"])
 def test_one_camera(tmp_path: Path, storage: str) -> None:
     if storage == "ros1":
@@ -238,6 +239,7 @@ def with_depth(
     return messages
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["16UC1", "32FC1", "32FC1 in millimetres", "png", "rvl", "ros1"])
 def test_depth_of_the_same_view_at_the_same_time(
     tmp_path: Path,

@@ -83,6 +83,7 @@ def photos(folder: Path, numbers: Any, suffix: str = ".png") -> None:
 # --- images
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("suffix", [".jpg", ".png", ".webp", ".bmp", ".tif", ".ppm", ".avif"])
 def test_common_formats(tmp_path: Path, suffix: str) -> None:
     photos(tmp_path / "in", range(10), suffix)
@@ -190,6 +191,7 @@ def test_new_photos_are_another_data_set(tmp_path: Path) -> None:
     assert "holds another data set: files was" in error_of(tmp_path / "in", tmp_path / "out", *SIZE)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("place", ["beside", "elsewhere", "coco"])
 def test_masks_that_were_mended_are_another_data_set(tmp_path: Path, place: str) -> None:
     source, options = tmp_path / "in", [*SIZE]
@@ -549,6 +551,7 @@ def test_depth_of_another_view(tmp_path: Path) -> None:
 # --- the rest
 
 
+@pytest.mark.slow
 def test_real_labelled_images(shared_data: Path, tmp_path: Path) -> None:
     options = ("--use-masks", "need", "--val", "0", "--test", "0", "--image-size", "64")
     prepare(shared_data / "real", tmp_path, *options, "--min-change", "0")

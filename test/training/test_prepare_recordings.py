@@ -212,6 +212,7 @@ def test_pictures_tell_their_number() -> None:
 # --- video
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("suffix", "codec"), [(".mp4", "libx264"), (".avi", "mpeg4"), (".mkv", "libx264"),
                           (".webm", "libvpx"), (".mov", "libx264")]
@@ -273,6 +274,7 @@ def turned(path: Path, degrees: int) -> None:
     path.write_bytes(content)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("degrees", [90, 180, 270])
 def test_videos_of_phones_are_upright(tmp_path: Path, degrees: int) -> None:
     path = write_video(tmp_path / "clip.mp4", [54321, 12345], fps=2)
@@ -320,6 +322,7 @@ def test_a_package_that_is_missing_is_named(
     assert "video needs av: pip install -r requirements/data.txt" in message
 
 
+@pytest.mark.slow
 def test_an_interrupted_video_goes_on_where_it_was(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -366,6 +369,7 @@ def test_an_interrupted_video_goes_on_where_it_was(
 # --- LeRobot
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("dtype", ["video", "image"])
 @pytest.mark.parametrize("version", ["v2.1", "v3.0"])
 def test_lerobot(tmp_path: Path, version: str, dtype: str) -> None:
@@ -383,6 +387,7 @@ def test_lerobot(tmp_path: Path, version: str, dtype: str) -> None:
             assert mine == inside
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("version", ["v2.1", "v3.0"])
 def test_lerobot_with_many_episodes_and_cameras(tmp_path: Path, version: str) -> None:
     episodes = [[10 * n, 10 * n + 1] for n in range(10)]

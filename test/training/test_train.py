@@ -291,6 +291,7 @@ def test_a_null_that_cannot_be_is_named(setting: str, tmp_path: Path) -> None:
     parse(["--config", "sprites", "--config", str(file)], "")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", PAPER_DATA)
 def test_paper_configs_have_the_papers_settings(name: str) -> None:
     size, slots, goal = PAPER_DATA[name]
@@ -316,6 +317,7 @@ def test_slot_attention_has_its_authors_settings() -> None:
     assert optimizer.halving_steps == 100_000
 
 
+@pytest.mark.slow
 def test_a_budget_is_the_same_for_every_model() -> None:
     configs = {
         name: parse([f"--config={path}" for path in entry.configs], "")[0]
@@ -376,6 +378,7 @@ def events(run: Path) -> EventAccumulator:
     return accumulator
 
 
+@pytest.mark.slow
 def test_tensorboard_has_scalars_and_pictures(watched_run: Path) -> None:
     log = events(watched_run)
     for name in ("train/loss", "train/elbo", "train/beta", "train/images_per_second"):
@@ -429,6 +432,7 @@ def test_run_folder_says_what_was_run(watched_run: Path) -> None:
     assert not list(watched_run.glob(".partial*"))
 
 
+@pytest.mark.slow
 def test_a_runs_settings_are_a_config_for_the_same_run(watched_run: Path, tmp_path: Path) -> None:
     main(arguments({"config": watched_run / "config.yaml", "run": tmp_path / "again"}))
     assert differences(checkpoint(watched_run), checkpoint(tmp_path / "again")) == []
@@ -469,6 +473,7 @@ def test_gate_and_kernel_scale_learn_faster_by_their_factor(data: Path, tmp_path
         assert abs(moved) == pytest.approx(1e-4 * factor, rel=1e-2)
 
 
+@pytest.mark.slow
 def test_averaged_weights_are_the_moving_average(data: Path, tmp_path: Path) -> None:
     """The first step's weights, then 0.75 of the average and 0.25 of the new ones."""
     weights = []
@@ -611,6 +616,7 @@ def test_the_likelihood_under_attention_masks_does_not_train_them() -> None:
     assert model.decoder[-1].weight.grad.any()
 
 
+@pytest.mark.slow
 def test_labelled_and_unlabelled_images_train_together(
     data: Path, unlabelled: Path, tmp_path: Path
 ) -> None:
@@ -718,6 +724,7 @@ def baseline_runs(data: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[
     return {name: folder / name for name in BASELINES}
 
 
+@pytest.mark.slow
 def test_averaged_weights_come_with_the_models_running_statistics(
     baseline_runs: dict[str, Path],
 ) -> None:
@@ -756,6 +763,7 @@ def test_slot_attention_minimises_the_squared_error(baseline_runs: dict[str, Pat
     assert tags == ["reconstructions"]  # it cannot generate
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", BASELINES)
 def test_a_baselines_settings_are_a_config_and_its_checkpoint_a_model(
     name: str, baseline_runs: dict[str, Path], tmp_path: Path
@@ -773,6 +781,7 @@ def test_a_baselines_settings_are_a_config_and_its_checkpoint_a_model(
         assert chosen == MODELS[name].default_mask_source
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", BASELINES)
 def test_a_baseline_resumes_exactly(
     name: str, baseline_runs: dict[str, Path], data: Path, tmp_path: Path
@@ -791,6 +800,7 @@ def test_a_baseline_resumes_exactly(
         train(tmp_path, data, {"optimizer.ema_decay": 0.5, "resume": True})
 
 
+@pytest.mark.slow
 def test_a_frozen_parts_batch_normalisation_is_frozen(data: Path, tmp_path: Path) -> None:
     start = build_model(config_from_dict({"model": "genesis_v1", "image_size": 32, "num_slots": 3}
                                          | SMALL["genesis_v1"]))  # fmt: skip
@@ -853,6 +863,7 @@ FULL_STATE = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT], ids=lambda s: s.name)
 def test_a_signal_stops_with_a_checkpoint_from_which_the_run_continues_exactly(
     number: signal.Signals,
@@ -898,6 +909,7 @@ def test_what_was_logged_after_the_checkpoint_is_logged_once(data: Path, tmp_pat
     assert [event.step for event in events(tmp_path).Scalars("train/loss")] == [1, 2, 3, 4, 5, 6]
 
 
+@pytest.mark.slow
 def test_a_run_with_a_constant_learning_rate_can_be_made_longer(data: Path, tmp_path: Path) -> None:
     train(tmp_path / "short", data, {"steps": 2})
     train(tmp_path / "short", data, {"steps": 4, "resume": True})
@@ -926,6 +938,7 @@ def test_an_existing_run_is_not_overwritten(finished_run: Path, data: Path) -> N
     assert (finished_run / CHECKPOINT).read_bytes() == before
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("changed", "phrase"),
     [
@@ -1014,6 +1027,7 @@ def test_divergence_stops_and_keeps_the_last_good_checkpoint(data: Path, tmp_pat
     load_model(tmp_path / MODEL)
 
 
+@pytest.mark.slow
 def test_a_full_disk_stops_and_keeps_the_last_good_checkpoint(data: Path, tmp_path: Path) -> None:
     """A limit on the size of files stands for the disk: writing fails half-way in the same way."""
     train(tmp_path, data, {"steps": 1})
@@ -1098,6 +1112,7 @@ def test_compiling_on_a_cpu_is_refused(data: Path, tmp_path: Path) -> None:
     assert "compile is true" in error_of(tmp_path, data, {"device": "cpu", "compile": True})
 
 
+@pytest.mark.slow
 def test_depth_is_trained_on_and_reconstructed(tmp_path: Path) -> None:
     data = write_data(tmp_path / "data", depth=True)
     message = error_of(tmp_path / "run", data, {})
