@@ -104,6 +104,7 @@ def bench(
         "settings": settings,
         "num_scenes": num_scenes,
         "calibration_scenes": calibration_scenes,
+        "encoder_weights": encoder_weights,
         "folders": [str(folder) for folder in (general, varied, real, *held_out)],
     }
     for name in only or ROWS:

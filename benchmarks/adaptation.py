@@ -92,12 +92,30 @@ def bench(
     parts = halves(images, by_group if split == "auto" else split == "groups")
     adapted_to, held_out = reversed(parts) if swap else parts
     real = output / "images"
-    write_prepared(real, [image.read_image() for image in adapted_to])
     sets = {HELD_OUT: held_out, ADAPTED_TO: adapted_to}
     if other is not None:
         sets[OTHER] = find_labelled(other)
     scenes = PreparedDataset(generated, "test")
     start = find_checkpoint(checkpoint)
+    made_with = {
+        "source": str(source),
+        "generated": str(generated),
+        "checkpoint": str(checkpoint),
+        "other": str(other),
+        "split": split,
+        "swap": swap,
+        "num_scenes": num_scenes,
+    }
+    record = output / "made_with.json"
+    output.mkdir(parents=True, exist_ok=True)
+    if record.exists() and (former := json.loads(record.read_text())) != made_with:
+        changed = [name for name in made_with if former.get(name) != made_with[name]]
+        raise ValueError(
+            f"{output} was made with other {', '.join(changed)}: take another --output"
+        )
+    write_atomically(record, json.dumps(made_with, indent=2) + "\n")
+
+    write_prepared(real, [image.read_image() for image in adapted_to])
 
     def scores(model: Path, file: Path) -> dict[str, Any]:
         if not file.exists():

@@ -4,9 +4,10 @@
 
 Starts from a model that ships. The images need no labels; where there are some, they decide, and
 the model is measured on images that it has not seen. What is prepared or rendered already is not
-done again, so an interrupted call continues.
+done again.
 
     OUTPUT/images               the input, prepared
+    OUTPUT/labelled             of a folder in which only some images have masks: those
     OUTPUT/scenes               generated scenes with labels: what the model knows
     OUTPUT/model.safetensors    the adapted model; not there if none was better than the start
     OUTPUT/adaptation.json      what was tried, and what it gave
@@ -30,6 +31,7 @@ from genesis_core.files import write_atomically
 from training import evaluate, prepare
 from training.adaptation import CLEAR, FORGOTTEN, Adaptation, adapt, adaptable
 from training.command_line import call, show
+from training.datasets.folder import Folder, scan
 from training.datasets.layout import INFO, DatasetError
 from training.datasets.prepared import PreparedDataset
 from training.report import PAGE
@@ -79,35 +81,46 @@ def run(
         output: folder for everything; by default runs/adapted/NAME.
         checkpoint: the model to start from, a path or the name of one that ships.
         scenes: how many scenes to render that say what the model knows, beside those that check it.
-        generated: prepared scenes with masks, instead of those rendered here.
+        generated: prepared scenes with masks and all splits, instead of those rendered here.
         num_images: how many images to evaluate on, at most.
         seed: which images and scenes are used, if there are many.
+
+    Raises:
+        CheckpointError: the model cannot be adapted.
+        DatasetError: the input, or the generated scenes, cannot be used.
+        ValueError: the output would be in the way of the input or of the model.
     """
     output = Path("runs/adapted") / input.resolve().stem if output is None else output
     before = find_checkpoint(checkpoint)
+    if before.resolve() == (output / MODEL).resolve():
+        raise ValueError(f"--checkpoint {checkpoint} would be overwritten: take another --output")
+    if output.resolve().is_relative_to(input.resolve()):
+        raise ValueError(f"--output {output} lies inside --input {input}: take another --output")
     start = load_model(before)
     adaptable(start)  # before anything that takes long
-    images = _prepared(input, output / "images")
+    images, labelled = _prepared(input, output)
     if generated is None:
         generated = output / "scenes"
         sizes = f"--train {scenes} --val {CHECKED_SCENES} --test {HELD_OUT_SCENES}"
         options = f"tabletop --mode general --sensor_depth true --image_size {SCENE_SIZE} {sizes}"
         show(prepare.main, f"{options} --output", generated)
+    known = {split: PreparedDataset(generated, split) for split in ("train", "val", "test")}
     result = adapt(
         start,
         PreparedDataset(images, "train"),
-        PreparedDataset(generated, "train"),
-        PreparedDataset(generated, "val"),
+        known["train"],
+        known["val"],
         seed,
+        PreparedDataset(labelled, "train"),
     )
     after = write(result, before, output)
     both: list[str | Path] = ["--checkpoint", before]
     if after != before:
         both.append(after)
-    held_out = _held_out(images)
+    held_out = _held_out(labelled)
     count = f"--split {held_out} --num_images {num_images} --output"
     of_images: Any = show(
-        evaluate.main, *both, "--data", images, count, output / "scores_images.json",
+        evaluate.main, *both, "--data", labelled, count, output / "scores_images.json",
         "--report", output,
     )  # fmt: skip
     count = f"--num_images {HELD_OUT_SCENES} --output"
@@ -128,14 +141,15 @@ def write(result: Adaptation, before: Path, output: Path) -> Path:
         "by": "labels" if result.by_labels else "agreement",
         "trials": [trial._asdict() for trial in result.trials],
     }
-    write_atomically(output / RECORD, json.dumps(facts, indent=2) + "\n")
     after = output / MODEL
-    if not result.chosen.strength:
+    if result.chosen.strength:
+        metadata = {**result.model.metadata, "adapted": result.chosen.strength}
+        save_model(result.model, after, metadata, dtype=torch.float16)
+    else:
         after.unlink(missing_ok=True)  # of another call, perhaps with other images
-        return before
-    metadata = {**result.model.metadata, "adapted": result.chosen.strength}
-    save_model(result.model, after, metadata, dtype=torch.float16)
-    return after
+    # Last: whoever finds it finds the model, too.
+    write_atomically(output / RECORD, json.dumps(facts, indent=2) + "\n")
+    return after if result.chosen.strength else before
 
 
 def describe(result: Adaptation) -> str:
@@ -157,14 +171,29 @@ def describe(result: Adaptation) -> str:
     return "\n".join(lines)
 
 
-def _prepared(source: Path, output: Path) -> Path:
-    """The input as a data set to train on."""
-    if (source / "train" / INFO).is_file():
-        return source
-    if not source.exists():
-        raise DatasetError(f"--input {source} does not exist")
-    show(prepare.main, prepare.reader_for(source), "--source", source, "--output", output)
-    return output
+def _prepared(source: Path, output: Path) -> tuple[Path, Path]:
+    """The input as a data set, and the one to measure on: the images with masks, if some have one.
+
+    Raises:
+        DatasetError: it is not there, or its images have not three channels.
+    """
+    images = labelled = source
+    if not (source / "train" / INFO).is_file():
+        if not source.exists():
+            raise DatasetError(f"--input {source} does not exist")
+        reader, images = prepare.reader_for(source), output / "images"
+        labelled, uses = images, ""
+        if reader == Folder.name:
+            masks = [item.mask is not None for item in scan(source, None).items]
+            if any(masks) and not all(masks):
+                labelled, uses = output / "labelled", "--use_masks ignore"
+                needed = (f"{reader} --use_masks need --source", source, "--output", labelled)
+                show(prepare.main, *needed)
+        show(prepare.main, f"{reader} {uses} --source", source, "--output", images)
+    channels = PreparedDataset(images, "train").channels
+    if channels != 3:
+        raise DatasetError(f"{images} has images of {channels} channels; a model takes 3")
+    return images, labelled
 
 
 def _held_out(images: Path) -> str:
@@ -195,9 +224,9 @@ def conclude(adapted: Adapted, split: str, output: Path) -> None:
             change = f" before, {after:.0%} after" if changed else ""
             print(f"Objects found in {name}: {before:.0%}{change}.")
     if changed and found(adapted.images, 0) is None:
-        print("Your images have no labels: look at the page to see whether the masks are better.")
+        print("The page's images have no labels: look whether the masks are better.")
     if split == "train":
-        print("Too few images to hold some out: the model was adapted to those of the page.")
+        print("Too few images to hold some out: the page shows those that decided.")
     if adapted.launched != adapted.after:
         print("The adapted model finds less in your images: keep the one that it started from.")
     print(f"\nPage: {output / PAGE}\nModel: {adapted.after}\nLaunch it:")

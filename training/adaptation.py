@@ -28,7 +28,7 @@ from genesis_core import CheckpointError, Scene, Segmenter, SlotModel
 from genesis_core.models.backbones import PretrainedBackbone
 from genesis_core.models.efficientnet import Block
 from genesis_core.models.genesis_v2 import GenesisV2
-from training.calibrate import MIN_AREA, depth_of, score, segmenter_of
+from training.calibrate import MIN_AREA, depth_of, score, segmenter_of, true_objects
 from training.datasets.images import resize_image
 from training.datasets.layout import DatasetError
 from training.datasets.prepared import PreparedDataset
@@ -81,6 +81,7 @@ def adapt(
     scenes: PreparedDataset,
     held_out: PreparedDataset,
     seed: int = 0,
+    labels: PreparedDataset | None = None,
 ) -> Adaptation:
     """Adapt a model to images, as the module says.
 
@@ -90,6 +91,8 @@ def adapt(
         scenes: generated ones like those that the model has learned from.
         held_out: others, with instance masks.
         seed: which of them are used, if there are many.
+        labels: images of the place with instance masks, of which those that show an object decide;
+            by default those of ``images``, if there are any.
 
     Raises:
         CheckpointError: the model has another encoder.
@@ -98,13 +101,14 @@ def adapt(
     adaptable(start)
     assert isinstance(start, GenesisV2)
     size, random = start.config.image_size, np.random.default_rng(seed)
-    shown, labelled = (_sampled(of, random) for of in (range(len(images)), _labelled(images)))
+    labels = images if labels is None else labels
+    shown, labelled = (_sampled(of, random) for of in (range(len(images)), _labelled(labels)))
     known, checked = (_sampled(range(len(of)), random) for of in (scenes, held_out))
     real, generated = _stacked(images, shown, size), _stacked(scenes, known, size)
     models = [start, *(shifted(start, real, generated, strength) for strength in STRENGTHS)]
     trials = []
     for strength, model in zip((0.0, *STRENGTHS), tqdm(models, desc="adapt"), strict=True):
-        of_images = score(model, images, labelled) if labelled else agreement(model, images, shown)
+        of_images = score(model, labels, labelled) if labelled else agreement(model, images, shown)
         trials.append(Trial(strength, score(model, held_out, checked), of_images))
     chosen = best(trials)
     return Adaptation(models[trials.index(chosen)], chosen, tuple(trials), by_labels=bool(labelled))
@@ -211,17 +215,16 @@ def _sampled(indices: Sequence[int], random: np.random.Generator) -> list[int]:
 
 
 def _labelled(dataset: PreparedDataset) -> list[int]:
-    """The images with labelled objects, by their indices."""
+    """The images with labelled objects that can be scored, by their indices."""
     if dataset.masks is None:
         return []
-    return [
-        index for index, mask in enumerate(dataset.masks) if ((mask != 0) & (mask != IGNORED)).any()
-    ]
+    truths = ((index, true_objects(dataset, index)) for index in range(len(dataset)))
+    return [index for index, truth in truths if ((truth != 0) & (truth != IGNORED)).any()]
 
 
 def _stacked(dataset: PreparedDataset, sampled: Sequence[int], size: int) -> Tensor:
     """Images as a model of this size takes them: (B, 3, S, S) in [0, 1]."""
-    if dataset.channels < 3:
+    if dataset.channels != 3:
         raise DatasetError(f"{dataset.path} has images of {dataset.channels} channels, not 3")
     images = [np.ascontiguousarray(dataset.images[index, :, :, :3]) for index in sampled]
     small = np.stack([resize_image(image, size, size) for image in images])

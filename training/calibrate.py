@@ -88,6 +88,7 @@ def run(
             f"{checkpoint} is a model of kind {trained.config.model}; only genesis_v2 has a kernel "
             "to calibrate"
         )
+    output.parent.mkdir(parents=True, exist_ok=True)  # before what takes long
     choice = choose(trained, PreparedDataset(data, split), images)
     save_model(calibrated(trained, choice), output, dtype=torch.float16 if half else torch.float32)
     print(f"wrote {output}")
@@ -143,8 +144,7 @@ def score(model: SlotModel, dataset: PreparedDataset, sampled: Sequence[int]) ->
             image = np.ascontiguousarray(dataset.images[index, :, :, :3])
             depth = depth_of(dataset, index) if with_depth else (None, None)
             scene = segmenter(image, *depth)
-            robot = frozenset(() if dataset.robot_label is None else (dataset.robot_label,))
-            truth = objects_of(dataset.masks[index].astype(np.int64), robot)
+            truth = true_objects(dataset, index)
             slots = np.maximum(np.asarray(scene.labels).astype(np.int64), 0)
             result = score_objects(truth, slots, found_objects(scene, "auto", MIN_AREA))
             if result is not None:
@@ -154,6 +154,13 @@ def score(model: SlotModel, dataset: PreparedDataset, sampled: Sequence[int]) ->
         summary = summarise(scores)
         parts += [summary["r50"] or 0.0, summary["f"] or 0.0]
     return fmean(parts)
+
+
+def true_objects(dataset: PreparedDataset, index: int) -> NDArray[np.int64]:
+    """Labels (H, W) of an image's objects, as ``objects_of`` gives them."""
+    assert dataset.masks is not None
+    robot = frozenset(() if dataset.robot_label is None else (dataset.robot_label,))
+    return objects_of(dataset.masks[index].astype(np.int64), robot)
 
 
 def depth_of(

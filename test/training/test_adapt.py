@@ -6,6 +6,7 @@ import json
 from pathlib import Path
 from typing import Any
 
+import cv2
 import numpy as np
 import pytest
 import torch
@@ -62,7 +63,8 @@ def trials(*images: float) -> tuple[Trial, ...]:
 def fixed(monkeypatch: pytest.MonkeyPatch, *images: float) -> None:
     """Let adapting give the trial with the best of these scores, and a changed model."""
 
-    def give(start: GenesisV2, images_of: PreparedDataset, *_: Any) -> Adaptation:
+    def give(start: GenesisV2, _: PreparedDataset, *others: Any) -> Adaptation:
+        images_of = others[-1]
         tried = trials(*images)
         chosen = best(tried)
         with torch.no_grad():
@@ -118,8 +120,8 @@ def test_images_without_labels_are_shown_and_not_scored(
     run(images, tmp_path / "out", start, generated)
     printed = capsys.readouterr().out
     adapted = (tmp_path / "out" / MODEL).exists()  # chance decides: the model has learned nothing
-    assert ("Your images have no labels" in printed) == adapted
-    assert "adapted to those of the page" in printed
+    assert ("The page's images have no labels" in printed) == adapted
+    assert "the page shows those that decided" in printed
     assert "Objects found in generated scenes" in printed and "in your images: " not in printed
     assert "agreement with the mirrored image" in printed and printed.count("<- kept") == 1
 
@@ -131,6 +133,42 @@ def test_another_encoder_is_refused_before_anything_is_prepared(tmp_path: Path) 
             [f"--input={photos}", f"--output={tmp_path / 'out'}", "--checkpoint=tabletop_small"]
         )
     assert not (tmp_path / "out").exists()
+
+
+def test_what_would_be_lost_is_refused(start: Path, generated: Path, tmp_path: Path) -> None:
+    images, output = prepared(tmp_path / "images", masks=False), tmp_path / "out"
+    output.mkdir()
+    mine = output / MODEL
+    mine.write_bytes(start.read_bytes())
+    with pytest.raises(SystemExit, match="would be overwritten: take another --output"):
+        run(images, output, mine, generated)
+    assert mine.read_bytes() == start.read_bytes()
+    with pytest.raises(SystemExit, match="lies inside --input"):
+        run(images, images / "out", start, generated)
+
+
+@pytest.mark.slow
+def test_a_folder_of_which_some_images_are_labelled(
+    start: Path, generated: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    photos, output = tmp_path / "photos", tmp_path / "out"
+    photos.mkdir()
+    images, labels = render_range(0, 30, image_size=64, split="train", min_objects=2)
+    for number, (image, mask) in enumerate(zip(images, labels, strict=True)):
+        cv2.imwrite(str(photos / f"{number:02}.png"), image[..., ::-1])
+        if number % 2:
+            cv2.imwrite(str(photos / f"{number:02}.label.png"), mask)
+    run(photos, output, start, generated)
+    printed = capsys.readouterr().out
+
+    def count(name: str) -> int:
+        splits = ("train", "val", "test")
+        return sum(len(PreparedDataset(output / name, split)) for split in splits)
+
+    assert (count("images"), count("labelled")) == (30, 15)
+    assert "score by your labels" in printed and "Objects found in your images: " in printed
+    record = json.loads((output / "adaptation.json").read_text())
+    assert record["by"] == "labels"
 
 
 def scores(before: float | None, after: float | None) -> dict[str, Any]:

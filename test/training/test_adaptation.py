@@ -147,6 +147,31 @@ def test_adapting_tries_strengths_and_keeps_the_best(
     assert by_labels.trials[0].images == adaptation.score(tabletop, labelled, [0])
 
 
+@pytest.mark.parametrize(("scores", "chosen"), [((0.4, 0.5, 0.6), 2), ((0.5, 0.4, 0.51), 0)])
+def test_the_model_that_is_given_is_the_chosen_one(
+    scores: tuple[float, ...],
+    chosen: int,
+    tabletop: GenesisV2,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(adaptation, "STRENGTHS", (0.1, 0.3))
+    given = list(scores)
+    monkeypatch.setattr(adaptation, "agreement", lambda *_: given.pop(0))
+    monkeypatch.setattr(adaptation, "score", lambda *_: 0.5)
+    scenes, masks = sprites(2, size=128)
+    generated = dataset(tmp_path / "scenes", scenes, masks)
+    images = dataset(tmp_path / "images", (scenes * 0.6).astype(np.uint8))
+    result = adapt(tabletop, images, generated, generated)
+    real, known = (
+        adaptation._stacked(of, [0, 1], tabletop.config.image_size) for of in (images, generated)
+    )
+    expected = (tabletop, None, shifted(tabletop, real, known, 0.3))[chosen]
+    assert expected is not None and (result.model is tabletop) == (chosen == 0)
+    for name, weight in expected.state_dict().items():
+        torch.testing.assert_close(result.model.state_dict()[name], weight)
+
+
 def test_what_cannot_be_adapted_is_named(tabletop: GenesisV2, tmp_path: Path) -> None:
     images, _ = sprites(1)
     data = dataset(tmp_path / "data", images)

@@ -101,3 +101,8 @@ def test_before_and_after_are_measured_once(tmp_path: Path) -> None:
     text = run([0, 1])
     assert (output / "seed_0" / "adaptation.json").stat().st_mtime_ns == kept
     assert text.count("| mean of 2 |") == 4 and text.count("| seed 1 |") == 4
+    with pytest.raises(ValueError, match="was made with other swap: take another --output"):
+        bench(
+            source, generated, output, [0], str(tmp_path / "start.safetensors"),
+            other=source, num_scenes=4, device="cpu", swap=True,
+        )  # fmt: skip
