@@ -22,7 +22,7 @@ from typing import Any
 
 from jsonargparse import ArgumentParser
 
-from benchmarks.adaptation import SCENES, measure
+from benchmarks.adaptation import SCENES, check_settings, measure
 from genesis_core.files import write_atomically
 from training import calibrate, train
 from training.command_line import call, show
@@ -113,10 +113,7 @@ def bench(
             run = output / f"{name}_{seed}"
             if (run / SCORES).is_file():
                 other = json.loads((run / SCORES).read_text())["made_with"]
-                if changed := [key for key in made_with if other.get(key) != made_with[key]]:
-                    raise ValueError(
-                        f"{run} was made with other {', '.join(changed)}: take another --output"
-                    )
+                check_settings(run, other, made_with)
                 continue
             places = ("--encoder_weights", encoder_weights, "--data.path", sources[row.scenes])
             options = f"{row.settings} {settings} --seed {seed} --resume true"

@@ -108,11 +108,8 @@ def bench(
     }
     record = output / "made_with.json"
     output.mkdir(parents=True, exist_ok=True)
-    if record.exists() and (former := json.loads(record.read_text())) != made_with:
-        changed = [name for name in made_with if former.get(name) != made_with[name]]
-        raise ValueError(
-            f"{output} was made with other {', '.join(changed)}: take another --output"
-        )
+    if record.exists():
+        check_settings(output, json.loads(record.read_text()), made_with)
     write_atomically(record, json.dumps(made_with, indent=2) + "\n")
 
     write_prepared(real, [image.read_image() for image in adapted_to])
@@ -152,6 +149,14 @@ def bench(
     write_atomically(output / "adaptation.json", json.dumps(results, indent=2) + "\n")
     write_atomically(output / "adaptation.md", text)
     return results
+
+
+def check_settings(folder: Path, former: dict[str, Any], now: dict[str, Any]) -> None:
+    """Raise ValueError where a folder holds results that were made with other settings."""
+    if changed := [name for name in now if former.get(name) != now[name]]:
+        raise ValueError(
+            f"{folder} was made with other {', '.join(changed)}: take another --output"
+        )
 
 
 def halves(

@@ -12,12 +12,20 @@ if TYPE_CHECKING:
     from typing_extensions import TypeIs
 
 
-class AnyImage(Protocol):
-    """The fields of a sensor_msgs/Image."""
+class _Message(Protocol):
+    """The fields of both."""
 
     @property
     def header(self) -> Any:
         """A std_msgs/Header."""
+
+    @property
+    def data(self) -> Any:
+        """Bytes, in any object that has a length and that NumPy can view (a buffer)."""
+
+
+class AnyImage(_Message, Protocol):
+    """The fields of a sensor_msgs/Image."""
 
     @property
     def height(self) -> int:
@@ -39,25 +47,13 @@ class AnyImage(Protocol):
     def step(self) -> int:
         """Bytes from row to row."""
 
-    @property
-    def data(self) -> Any:
-        """Bytes, in any object that has a length and that NumPy can view (a buffer)."""
 
-
-class AnyCompressedImage(Protocol):
+class AnyCompressedImage(_Message, Protocol):
     """The fields of a sensor_msgs/CompressedImage."""
-
-    @property
-    def header(self) -> Any:
-        """A std_msgs/Header."""
 
     @property
     def format(self) -> str:
         """How it is compressed, in the words of image_transport."""
-
-    @property
-    def data(self) -> Any:
-        """Bytes, in any object that has a length and that NumPy can view (a buffer)."""
 
 
 ImageMessage: TypeAlias = AnyImage | AnyCompressedImage
