@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from contextlib import nullcontext
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -18,6 +20,8 @@ from genesis_core.models.losses import (
     log_masks_at,
     mask_distillation,
     mask_supervision,
+    overlap_supervision,
+    pixel_kind_supervision,
     region_mixture,
     sgmm_nll,
 )
@@ -37,9 +41,11 @@ class ObjectiveConfig:
     no likelihood and minimises the mean squared error, whatever GECO's settings say.
 
     Attributes:
-        masks_only: whether to train IC-SBP's masks alone, by mask_supervision or region_mixture,
-            instead of the model's own objective: neither posterior nor decoder is run (GENESIS-V2
-            only).
+        masks_only: whether to train IC-SBP's masks alone, by mask_supervision, overlap_supervision
+            or region_mixture, instead of the model's own objective: neither posterior nor decoder
+            is run (GENESIS-V2 only).
+        hard_masks: whether to train with IC-SBP's masks of zeros and ones, as inference takes them,
+            instead of probabilities (not in the paper; GENESIS-V2 only).
         goal: GECO's goal for the nll, in nats per pixel and channel.
         geco_step_size: eta at 64x64; 1e-5 suits the paper's 500,000 steps, short runs need more.
         beta_init: GECO's first beta; None takes the paper's, 1 or 1e-10 with the mask loss.
@@ -51,9 +57,13 @@ class ObjectiveConfig:
             only). A new posterior is nearly all noise, see noise_warmup_steps.
         mask_supervision: weight of the ground-truth loss on IC-SBP's masks (not in the paper), a
             mean over the labelled images of a batch (GENESIS-V2 only).
+        overlap_supervision: weight of a ground-truth loss on IC-SBP's masks as inference cuts them,
+            a bound of one minus their intersection over union (not in the paper; GENESIS-V2 only).
+            For a model that mask_supervision has trained; with hard_masks its seeds are those of
+            inference. The kernel's scale is then one too many: freeze icsbp.
         kind_supervision: weight of the ground-truth loss on the kinds of slots, a mean over the
-            labelled images that are encoded (not in the paper; for data that say which label is
-            the robot's, and models with ``kinds``).
+            labelled images that are encoded, or of pixels with masks_only (not in the paper; for
+            data that say which label is the robot's, and models with ``kinds``).
         region_mixture: weight of the loss that makes IC-SBP's masks regions alike in colour and
             place (not in the paper; GENESIS-V2 only), see ``losses.region_mixture``.
             Needs no labels, and finds objects thousands of steps before the paper's objective does.
@@ -65,32 +75,40 @@ class ObjectiveConfig:
         attention_likelihood: whether to take the likelihood under IC-SBP's masks, which it then
             does not train, in place of the decoder's (not in the paper; GENESIS-V2 only). For
             masks that are learned by supervision: each slot is at once told its own pixels.
+        style_noise: standard deviation of the noise on the means of the encoder's channels, in
+            standard deviations of each channel in the image, for half of the images (not in the
+            paper; GENESIS-V2 with EfficientNet-Lite0 only). See ``EfficientNetLite0.restyled``.
         decoded_images: how many of a process's images of a step to decode, the last ones, which
             are the unlabelled ones if there are any; 0 for all (GENESIS-V2 only). For masks with a
             loss of their own: that and latent_anchor are cheap, and look at all images.
     """
 
     masks_only: bool = False
+    hard_masks: bool = False
     goal: float = 0.5655
     geco_step_size: float = 1e-5
     beta_init: float | None = None
     noise_warmup_steps: int = 0
     initial_std: float | None = None
     mask_supervision: float = 0.0
+    overlap_supervision: float = 0.0
     kind_supervision: float = 0.0
     region_mixture: float = 0.0
     mask_distillation: float = 0.0
     latent_anchor: float = 0.0
     attention_likelihood: bool = False
+    style_noise: float = 0.0
     decoded_images: int = 0
 
     def __post_init__(self) -> None:
         for name in (
             "mask_supervision",
+            "overlap_supervision",
             "kind_supervision",
             "region_mixture",
             "mask_distillation",
             "latent_anchor",
+            "style_noise",
             "decoded_images",
             "noise_warmup_steps",
         ):
@@ -103,7 +121,6 @@ class ObjectiveConfig:
         unused = [
             f"objective.{name}"
             for name in (
-                "kind_supervision",
                 "mask_distillation",
                 "latent_anchor",
                 "attention_likelihood",
@@ -118,16 +135,17 @@ class ObjectiveConfig:
                 "objective.masks_only trains neither posterior nor decoder, so these have no "
                 f"effect: {', '.join(unused)}. Leave them out, or set masks_only to false"
             )
-        if self.masks_only and not (self.mask_supervision or self.region_mixture):
+        losses = (self.mask_supervision, self.overlap_supervision, self.region_mixture)
+        if self.masks_only and not any(losses):
             raise ConfigError(
-                "objective.masks_only is true, but mask_supervision and region_mixture are 0: "
-                "nothing to learn"
+                "objective.masks_only is true, but mask_supervision, overlap_supervision and "
+                "region_mixture are 0: nothing to learn"
             )
 
     @property
     def needs_labels(self) -> bool:
         """Whether a term looks at instance labels."""
-        return bool(self.mask_supervision or self.kind_supervision)
+        return bool(self.mask_supervision or self.overlap_supervision or self.kind_supervision)
 
 
 class Objective(nn.Module):
@@ -166,13 +184,28 @@ class Objective(nn.Module):
         terms: dict[str, Tensor] = {}
         loss = images.new_zeros(())
         given: dict[str, Tensor] = dict(randomness)
+        style = given.pop("style", None)
         if self.model.takes_points and batch.points is not None:
             given["points"] = batch.points
         labels = batch.labels
         if labels is not None:
             labels = labels_at(labels, self.model.config.mask_size)
-        if not config.masks_only:
-            clusters, encoded, out = self._explain(images, given)
+        with nullcontext() if style is None else self.model.restyled(style):
+            if config.masks_only:
+                found = self.model.find_masks(images, hard_masks=config.hard_masks, **given)
+            else:
+                clusters, encoded, out = self._explain(images, given)
+        if config.masks_only:
+            clusters = found.clusters
+            if config.kind_supervision and labels is not None:
+                assert found.pixel_kinds is not None and self.num_labels is not None
+                of_pixels = found.pixel_kinds[: len(labels)]
+                kinds = pixel_kind_supervision(
+                    of_pixels, self._true_kinds(labels), labels, self.num_labels
+                ).mean()
+                terms["kind_supervision"] = kinds
+                loss = loss + config.kind_supervision * kinds
+        else:
             assert out.reconstruction is not None and out.means is not None  # it was decoded
             decoded = images[-len(out.latents) :]
             shown = images_at(decoded, self.model.config.decoded_size)
@@ -207,8 +240,6 @@ class Objective(nn.Module):
                 kinds = self._kinds(encoded, labels).mean()
                 terms["kind_supervision"] = kinds
                 loss = loss + config.kind_supervision * kinds
-        else:
-            clusters = self.model.find_masks(images, **given)
         if config.region_mixture:
             assert clusters is not None  # see TrainConfig
             seen = images_at(images, self.model.config.mask_size)
@@ -220,42 +251,64 @@ class Objective(nn.Module):
             supervised = clusters[: len(labels)]
             terms["mask_supervision"] = mask_supervision(supervised, labels, self.num_labels).mean()
             loss = loss + config.mask_supervision * terms["mask_supervision"]
+        if config.overlap_supervision and labels is not None:
+            assert clusters is not None
+            overlap = overlap_supervision(clusters[: len(labels)], labels).mean()
+            terms["overlap_supervision"] = overlap
+            loss = loss + config.overlap_supervision * overlap
         return loss, {name: value.detach() for name, value in terms.items()}
 
     def _kinds(self, encoded: SlotOutput, labels: Tensor) -> Tensor:
         """Kind supervision of the labelled images, the first of all, which all are encoded."""
         assert encoded.kind_logits is not None and encoded.log_attention is not None
+        kinds = self._true_kinds(labels)
+        known = slice(None, len(labels))
+        return kind_supervision(encoded.kind_logits[known], encoded.log_attention[known], kinds)
+
+    def _true_kinds(self, labels: Tensor) -> Tensor:
+        """The kind of each pixel, of instance labels."""
         kinds = torch.full_like(labels, KINDS.index(OBJECT))
         kinds = kinds.masked_fill(labels == 0, KINDS.index(SURROUNDINGS))
         if self.robot_label is not None:
             kinds = kinds.masked_fill(labels == self.robot_label, KINDS.index(ROBOT))
-        known = slice(None, len(labels))
-        return kind_supervision(encoded.kind_logits[known], encoded.log_attention[known], kinds)
+        return kinds
 
     def _explain(
-        self, images: Tensor, given: dict[str, Tensor]
+        self, images: Tensor, given: dict[str, Any]
     ) -> tuple[Clusters | None, SlotOutput, SlotOutput]:
         """The forward pass: clusters of all images, output of those encoded and those decoded."""
         count = self.config.decoded_images
         if not 0 < count < len(images):
+            if self.config.hard_masks:
+                given = {**given, "hard_masks": True, "trim": False}
             out = self.model(images, **given)
             return out.clusters, out, out
         last = slice(-count, None)  # where the unlabelled images are, if there are any
         whole = self.config.latent_anchor or self.config.kind_supervision
         encoded = slice(None) if whole else last
-        return self.model.explain_partly(images, encode=encoded, decode=last, **given)
+        return self.model.explain_partly(
+            images, encode=encoded, decode=last, hard_masks=self.config.hard_masks, **given
+        )
 
 
-def step_randomness(model: SlotModel, seed: int, places: Tensor) -> Randomness:
+def step_randomness(
+    model: SlotModel, seed: int, places: Tensor, style_noise: float = 0.0
+) -> Randomness:
     """What a forward pass draws (``SlotModel.draws``), for images at these places of a run.
+
+    With ``style_noise``, also "style", see ``ObjectiveConfig``.
 
     A pure function of the seed and the image's place among all images of all steps: that is what
     makes a resumed run exact and the number of processes irrelevant.
     """
     random = CounterRandom(seed, places, _PURPOSE)
-    return {
+    drawn = {
         name: random.uniform(*draw.shape)
         if draw.distribution == "uniform"
         else random.normal(*draw.shape)
         for name, draw in model.draws(model.config.num_slots).items()
     }
+    if style_noise:
+        moved = random.chance(0.5, 1)
+        drawn["style"] = style_noise * moved * random.normal(model.style_channels)
+    return drawn

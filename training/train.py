@@ -278,7 +278,7 @@ class Trainer:
                     f"model.image_channels is {config.model.image_channels}, but the images in "
                     f"{loader.dataset.path} have {channels} channels; set it to {channels}"
                 )
-        for term in ("mask_supervision", "kind_supervision"):
+        for term in ("mask_supervision", "overlap_supervision", "kind_supervision"):
             if getattr(config.objective, term) and loaders[0].dataset.masks is None:
                 raise ConfigError(
                     f"objective.{term} needs instance masks, which {config.data.path} has not; set "
@@ -288,7 +288,9 @@ class Trainer:
 
     def _num_labels(self) -> int | None:
         """What all labels are below; None where none are used."""
-        return self.loaders[0].num_labels if self.config.objective.mask_supervision else None
+        objective = self.config.objective
+        counted = objective.mask_supervision or objective.kind_supervision
+        return self.loaders[0].num_labels if counted else None
 
     # Training
 
@@ -402,7 +404,8 @@ class Trainer:
         """
         if not self.config.objective.needs_labels:
             batch.labels = None
-        drawn = step_randomness(self.model, self.config.seed, places)
+        style_noise = self.config.objective.style_noise
+        drawn = step_randomness(self.model, self.config.seed, places, style_noise)
         if self.config.objective.noise_warmup_steps:
             drawn["noise"] = drawn["noise"] * noise_share
         beta = torch.zeros(()) if self.geco is None else self.geco.beta
@@ -647,6 +650,7 @@ class Trainer:
                 "started_from": self.started_from,
                 "masks_only": objective.masks_only,
                 "mask_supervision": objective.mask_supervision,
+                "overlap_supervision": objective.overlap_supervision,
                 "kind_supervision": objective.kind_supervision,
                 "region_mixture": objective.region_mixture,
                 "git_revision": self.git_revision,

@@ -169,9 +169,9 @@ class TrainConfig:
         model = MODELS[name]
         lacking: dict[str, str] = {}
         if not model.masks_first:
-            terms = ("mask_supervision", "kind_supervision", "region_mixture",
-                     "mask_distillation", "latent_anchor", "attention_likelihood",
-                     "decoded_images")  # fmt: skip
+            terms = ("mask_supervision", "overlap_supervision", "hard_masks",
+                     "kind_supervision", "region_mixture", "mask_distillation", "latent_anchor",
+                     "attention_likelihood", "decoded_images")  # fmt: skip
             lacking |= dict.fromkeys(terms, "IC-SBP whose masks it could use")
         if not model.settable_posterior:
             lacking["initial_std"] = "posterior whose start can be set"
@@ -186,6 +186,11 @@ class TrainConfig:
                 f"objective.kind_supervision is {objective.kind_supervision}, but the model tells "
                 "no kinds: leave it out, or set model.kinds to true"
             )
+        if objective.style_noise and getattr(self.model, "encoder", "") != "efficientnet_lite0":
+            raise ConfigError(
+                f"objective.style_noise is {objective.style_noise}, but only encoder "
+                "efficientnet_lite0 can be restyled: leave it out"
+            )
         self._check_kinds()
         if self.encoder_weights and self.init:
             raise ConfigError("init has the encoder's weights already: leave encoder_weights out")
@@ -199,12 +204,6 @@ class TrainConfig:
         """Raise ConfigError where the model would tell kinds that nothing has taught it."""
         if not self.model.tells_kinds or self.objective.kind_supervision:
             return
-        if self.objective.masks_only:
-            raise ConfigError(
-                "model.kinds is true, but objective.masks_only trains nothing that tells kinds: "
-                "set model.kinds to false; or masks_only to false, and give "
-                "objective.kind_supervision a weight"
-            )
         if not self.init:  # a model to start from may have learned them
             raise ConfigError(
                 "model.kinds is true, but objective.kind_supervision is 0, so that the model would "

@@ -33,6 +33,10 @@ class Validation:
     ) -> None:
         self.dataset = dataset
         self.decode = not objective.masks_only
+        # As trained, and as used afterwards.
+        self.options = {"decode": self.decode}
+        if objective.hard_masks:
+            self.options["hard_masks"] = True
         self.region_mixture = bool(objective.region_mixture)
         self.chosen = choose_images(dataset, num_images, SEED)
 
@@ -48,7 +52,7 @@ class Validation:
         """
         scored: list[Metrics] = []
         for batch in batches(model, self.dataset, self.chosen, seed=SEED, batch_size=BATCH):
-            out = model(batch.images, **batch.inputs, decode=self.decode)
+            out = model(batch.images, **batch.inputs, **self.options)
             metrics = score(model, batch, out)
             if self.region_mixture:
                 regions = region_mixture(
@@ -67,7 +71,7 @@ class Validation:
         """Sheets of reconstructions and, of a model that can generate scenes, samples."""
         chosen = self.chosen[:PICTURE_IMAGES]
         (batch,) = batches(model, self.dataset, chosen, seed=SEED, batch_size=len(chosen))
-        out = model(batch.images, **batch.inputs, decode=self.decode)
+        out = model(batch.images, **batch.inputs, **self.options)
         sheets = {"reconstructions": reconstruction_sheet(batch.images, out, batch.masks)}
         if self.decode and model.generative:
             generator = torch.Generator().manual_seed(SEED)
@@ -83,7 +87,7 @@ class Validation:
         """
         chosen = self.chosen[:REPORT_IMAGES]
         (batch,) = batches(model, self.dataset, chosen, seed=SEED, batch_size=len(chosen))
-        out = model(batch.images, **batch.inputs, decode=self.decode)
+        out = model(batch.images, **batch.inputs, **self.options)
         names = [f"{self.dataset.split} {index}" for index in chosen]
         return model_results(batch, out, score(model, batch, out), names, mask_source)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import Any, ClassVar, Literal, NamedTuple
 
@@ -74,6 +75,17 @@ class PartialOutput(NamedTuple):
     decoded: SlotOutput
 
 
+class FoundMasks(NamedTuple):
+    """What ``find_masks`` yields.
+
+    clusters: IC-SBP's. pixel_kinds: (B, 3, H, W) float32, how well each pixel by itself fits each
+    kind; None for models that do not tell kinds.
+    """
+
+    clusters: Clusters
+    pixel_kinds: Tensor | None = None
+
+
 class Draw(NamedTuple):
     """A random input of a forward pass, drawn for each image by itself.
 
@@ -117,7 +129,6 @@ class SlotModel(nn.Module):
         default_mask_source: which masks to segment with, "decoder" (``log_masks``) or "attention"
             (``log_attention``), where a checkpoint does not say which are better.
         pretrained_part: name of the part that ``load_encoder`` fills, if the config has one.
-        mask_parts: names of the parts that make the masks, where masks come first.
         clustering_parameters: names of parameters that decide how finely it clusters, which have a
             learning rate of their own.
         latent_dim: D, the length of a slot's latent and of its noise.
@@ -131,7 +142,6 @@ class SlotModel(nn.Module):
     settable_posterior: ClassVar[bool] = False
     default_mask_source: ClassVar[str] = "decoder"
     pretrained_part: ClassVar[str] = ""
-    mask_parts: ClassVar[frozenset[str]] = frozenset()
     clustering_parameters: ClassVar[frozenset[str]] = frozenset()
 
     config: ModelConfig
@@ -303,13 +313,37 @@ class SlotModel(nn.Module):
         """Numbers among the weights that are worth watching while it trains, by name."""
         return {}
 
+    @property
+    def mask_parts(self) -> frozenset[str]:
+        """Names of the parts that ``find_masks`` runs, where masks come first."""
+        return frozenset()
+
+    @property
+    def style_channels(self) -> int:
+        """How many channels of the encoder ``restyled`` moves; 0 where it cannot."""
+        return 0
+
+    def restyled(self, style: Tensor) -> AbstractContextManager[None]:
+        """Meanwhile, the encoder's channel means are moved by ``style``, (B, style_channels), in
+        standard deviations of each channel in the image: an augmentation.
+
+        Raises:
+            NotImplementedError: the encoder has no such channels.
+        """
+        raise NotImplementedError(f"the encoder of this {self.config.model} cannot be restyled")
+
     def find_masks(
-        self, images: Tensor, *, points: Tensor | None = None, **randomness: Tensor
-    ) -> Clusters:
+        self,
+        images: Tensor,
+        *,
+        points: Tensor | None = None,
+        hard_masks: bool = False,
+        **randomness: Tensor,
+    ) -> FoundMasks:
         """The masks alone, without posterior and decoder.
 
         Args:
-            images, points: see ``forward``.
+            images, points, hard_masks: see ``forward``.
             randomness: see ``draws``.
 
         Raises:
@@ -324,12 +358,13 @@ class SlotModel(nn.Module):
         encode: slice,
         decode: slice,
         points: Tensor | None = None,
+        hard_masks: bool = False,
         **randomness: Tensor,
     ) -> PartialOutput:
         """The forward pass: masks of all images, latents of some, and some of these decoded.
 
         Args:
-            images, points: see ``forward``.
+            images, points, hard_masks: see ``forward``.
             encode: which of the images to encode.
             decode: which of the encoded images to decode.
             randomness: see ``draws``; of all images.

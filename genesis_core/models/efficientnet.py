@@ -6,7 +6,8 @@ weights: what an image gives does not depend on the others of its batch.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from typing import NamedTuple
 
 import torch
@@ -145,12 +146,42 @@ class EfficientNetLite0(nn.Module):
                 blocks.append(Block(channels, stage.channels, stage.kernel, stride, stage.expand))
                 channels = stage.channels
             self.stages.append(nn.Sequential(*blocks))
+        self._style: Tensor | None = None
+
+    @property
+    def style_channels(self) -> int:
+        """Channels of all blocks' outputs, which ``restyled`` moves."""
+        return sum(stage.channels * stage.blocks for stage in STAGES)
+
+    @contextmanager
+    def restyled(self, style: Tensor) -> Iterator[None]:
+        """Meanwhile, move the mean of each channel that a block gives.
+
+        Light, lens and material shift these means far more than they change what an image shows,
+        so a model trained on moved ones depends less on them.
+
+        Args:
+            style: (B, style_channels), how far, in standard deviations of the channel in the image.
+        """
+        self._style = style
+        try:
+            yield
+        finally:
+            self._style = None
 
     def forward(self, images: Tensor, extra: list[Tensor] | None = None) -> list[Tensor]:
         x = self.stem((images - MEAN) / STD)
         maps: list[Tensor] = []
+        moved = 0
         for stage in self.stages:
-            x = stage(x)
+            assert isinstance(stage, nn.Sequential)
+            for block in stage:
+                x = block(x)
+                if self._style is not None:
+                    offset = self._style[:, moved : moved + x.shape[1], None, None]
+                    moved += x.shape[1]
+                    spread = x.detach().float().std(dim=(2, 3), keepdim=True)
+                    x = x + (offset * spread).to(x.dtype)
             if x.shape[1] == CHANNELS[len(maps)]:
                 if extra is not None:
                     x = x + extra[len(maps)].to(x.dtype)

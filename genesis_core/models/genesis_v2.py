@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import Literal
 
@@ -13,7 +14,7 @@ from torch.nn import functional as F
 
 from genesis_core.kinds import KINDS
 from genesis_core.models.backbones import PaperBackbone, PretrainedBackbone
-from genesis_core.models.base import Draw, PartialOutput, SlotModel, SlotOutput
+from genesis_core.models.base import Draw, FoundMasks, PartialOutput, SlotModel, SlotOutput
 from genesis_core.models.config import ConfigError, GenerativeConfig
 from genesis_core.models.icsbp import ICSBP, KERNELS, NORMALISATIONS, Clusters
 from genesis_core.models.latents import (
@@ -232,7 +233,6 @@ class GenesisV2(SlotModel):
     hard_masks = True
     masks_first = True
     settable_posterior = True
-    mask_parts = frozenset({"backbone", "embedding", "icsbp"})
     pretrained_part = "backbone.trunk"
     clustering_parameters = frozenset({"embedding.gate", "icsbp.log_scale"})
     config: GenesisV2Config
@@ -342,6 +342,22 @@ class GenesisV2(SlotModel):
         pooled = self.slot_features(PixelFeatures(features), masks)
         return posterior_moments(self.latent_head(pooled))
 
+    @property
+    def mask_parts(self) -> frozenset[str]:
+        of_kinds = {"feature_head", "kind_head"} if self.config.kinds else set()
+        return frozenset({"backbone", "embedding", "icsbp"} | of_kinds)
+
+    @property
+    def style_channels(self) -> int:
+        if not isinstance(self.backbone, PretrainedBackbone):
+            return 0
+        return self.backbone.trunk.style_channels
+
+    def restyled(self, style: Tensor) -> AbstractContextManager[None]:
+        if not isinstance(self.backbone, PretrainedBackbone):
+            return super().restyled(style)
+        return self.backbone.trunk.restyled(style)
+
     def load_encoder(self, weights: Mapping[str, Tensor]) -> None:
         """Take over EfficientNet-Lite0's published weights, see ``EfficientNetLite0``."""
         if not isinstance(self.backbone, PretrainedBackbone):
@@ -417,10 +433,21 @@ class GenesisV2(SlotModel):
         return out
 
     def find_masks(
-        self, images: Tensor, *, points: Tensor | None = None, **randomness: Tensor
-    ) -> Clusters:
+        self,
+        images: Tensor,
+        *,
+        points: Tensor | None = None,
+        hard_masks: bool = False,
+        **randomness: Tensor,
+    ) -> FoundMasks:
         drawn = self._inputs(images, points, {**randomness})
-        return self.cluster(images, drawn["seed_scores"], points=points)[1]
+        features, clusters = self.cluster(
+            images, drawn["seed_scores"], points=points, hard_masks=hard_masks
+        )
+        if self.kind_head is None:
+            return FoundMasks(clusters)
+        head = self.feature_head[0](features.backbone) if features.head is None else features.head
+        return FoundMasks(clusters, self._pixel_kinds(head))
 
     def explain_partly(
         self,
@@ -429,13 +456,17 @@ class GenesisV2(SlotModel):
         encode: slice,
         decode: slice,
         points: Tensor | None = None,
+        hard_masks: bool = False,
         **randomness: Tensor,
     ) -> PartialOutput:
         drawn = self._inputs(images, points, {**randomness})
-        features, clusters = self.cluster(images, drawn["seed_scores"], points=points)
+        features, clusters = self.cluster(
+            images, drawn["seed_scores"], points=points, hard_masks=hard_masks
+        )
         encoded = self.encode(features.of(encode), clusters[encode], drawn["noise"][encode])
         out = encoded[decode]
-        out.log_masks, out.means, out.reconstruction = self.decode(out.latents)
+        used = out.used if hard_masks else None
+        out.log_masks, out.means, out.reconstruction = self.decode(out.latents, used)
         return PartialOutput(clusters, encoded, out)
 
     def encode(self, features: PixelFeatures, clusters: Clusters, noise: Tensor) -> SlotOutput:

@@ -10,7 +10,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from genesis_core.models.config import ConfigError
-from genesis_core.models.icsbp import Clusters
+from genesis_core.models.icsbp import HARD_ALPHA, Clusters
 from genesis_core.models.layers import pixel_coordinates
 
 MASK_FLOOR = 1e-5
@@ -276,9 +276,7 @@ def mask_supervision(clusters: Clusters, labels: Tensor, num_labels: int | None 
             Pixels of UNKNOWN_LABEL count nowhere, and neither do steps whose seed is on one.
         num_labels: what all known labels are below; None counts, for which it waits for a GPU.
     """
-    expected = clusters.log_alpha[:, 0].shape
-    if labels.shape != expected:
-        raise ValueError(f"labels have shape {tuple(labels.shape)}; expected {tuple(expected)}")
+    _check_labels(clusters, labels)
     log_alpha = clusters.log_alpha.flatten(2)  # (B, S, HW)
     flat = labels.flatten(1).long()  # (B, HW)
     known = flat != UNKNOWN_LABEL
@@ -303,6 +301,50 @@ def mask_supervision(clusters: Clusters, labels: Tensor, num_labels: int | None 
         outside = outside / others.sum(dim=2).clamp_min(1)
         steps = (inside + outside) * counted
     return steps.sum(dim=1) / counted.sum(dim=1).clamp_min(1)
+
+
+def overlap_supervision(clusters: Clusters, labels: Tensor) -> Tensor:
+    """How little IC-SBP's masks, cut where inference cuts them, overlap with the instances: (B,).
+
+    The Lovasz hinge (Yu and Blaschko 2015), a convex bound of one minus the intersection over
+    union, of the mask that each step's kernel cuts out at HARD_ALPHA, and the instance under its
+    seed. Not in the paper. The cross-entropy of ``mask_supervision`` fits probabilities instead,
+    and leaves the kernel wider than such masks need. A mean over the steps that found anything.
+
+    Args:
+        clusters: IC-SBP's output, with hard masks so that its seeds are those of inference.
+        labels: as for ``mask_supervision``.
+
+    Raises:
+        ValueError: the labels' shape is not that of the masks.
+    """
+    _check_labels(clusters, labels)
+    log_alpha = clusters.log_alpha.flatten(2)  # (B, S, HW)
+    flat = labels.flatten(1).long()
+    known = flat != UNKNOWN_LABEL
+    with torch.autocast(labels.device.type, enabled=False):
+        # 1 at the seed, 0 at the cut, below that as far as the logarithm goes: a pixel far away
+        # must not outweigh all others.
+        beyond = log_alpha.float() / -math.log(HARD_ALPHA) + 1
+        logits = torch.where(beyond > 0, beyond, -torch.log1p(-beyond.clamp_max(0)))
+        inside = flat[:, None] == flat.gather(1, clusters.seeds)[:, :, None]
+        errors = (1 - torch.where(inside, logits, -logits)).relu() * known[:, None]
+        errors, order = errors.sort(dim=2, descending=True)
+        inside = (inside & known[:, None]).gather(2, order).float()
+        area = inside.sum(dim=2, keepdim=True)
+        union = area + (1 - inside).cumsum(dim=2)
+        lost = 1 - (area - inside.cumsum(dim=2)) / union.clamp_min(1)
+        weights = torch.diff(lost, dim=2, prepend=torch.zeros_like(lost[:, :, :1]))
+        steps = (errors * weights).sum(dim=2)
+        found = clusters.log_masks[:, : log_alpha.shape[1]].flatten(2).exp().sum(dim=2) > 0
+        counted = found & known.gather(1, clusters.seeds)
+    return (steps * counted).sum(dim=1) / counted.sum(dim=1).clamp_min(1)
+
+
+def _check_labels(clusters: Clusters, labels: Tensor) -> None:
+    expected = clusters.log_alpha[:, 0].shape
+    if labels.shape != expected:
+        raise ValueError(f"labels have shape {tuple(labels.shape)}; expected {tuple(expected)}")
 
 
 def _members(labels: Tensor, count: int) -> Tensor:
@@ -332,6 +374,30 @@ def kind_supervision(kind_logits: Tensor, log_masks: Tensor, kinds: Tensor) -> T
         entropy = -(shares * kind_logits.float().log_softmax(dim=2)).sum(dim=2)
         weights = (mass / (1e-3 * masks.shape[2])).clamp_max(1)
     return (weights * entropy).sum(dim=1) / weights.sum(dim=1).clamp_min(1e-3)
+
+
+def pixel_kind_supervision(
+    kind_logits: Tensor, kinds: Tensor, labels: Tensor, num_labels: int
+) -> Tensor:
+    """Cross-entropy between the kinds that pixels are taken for and the true ones: (B,).
+
+    A mean over each instance's pixels, then over the instances, so that every instance weighs the
+    same; one of less than nine pixels counts less.
+
+    Args:
+        kind_logits: (B, C, H, W).
+        kinds: (B, H, W) integer, the true kind of each pixel, below C.
+        labels: (B, H, W) integer instance labels; pixels of UNKNOWN_LABEL count nowhere.
+        num_labels: what all known labels are below.
+    """
+    with torch.autocast(kinds.device.type, enabled=False):
+        entropy = F.cross_entropy(kind_logits.float(), kinds.long(), reduction="none").flatten(1)
+        flat = labels.flatten(1).long()
+        members = _members(flat, num_labels) * (flat != UNKNOWN_LABEL)[..., None]  # (B, HW, L)
+        areas = members.sum(dim=1)
+        means = (entropy[:, None] @ members)[:, 0] / areas.clamp_min(1)
+        weights = (areas / 9).clamp_max(1)
+    return (weights * means).sum(dim=1) / weights.sum(dim=1).clamp_min(1e-3)
 
 
 class Geco:
