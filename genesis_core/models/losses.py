@@ -323,22 +323,36 @@ def overlap_supervision(clusters: Clusters, labels: Tensor) -> Tensor:
     flat = labels.flatten(1).long()
     known = flat != UNKNOWN_LABEL
     with torch.autocast(labels.device.type, enabled=False):
-        # 1 at the seed, 0 at the cut, below that as far as the logarithm goes: a pixel far away
-        # must not outweigh all others.
-        beyond = log_alpha.float() / -math.log(HARD_ALPHA) + 1
-        logits = torch.where(beyond > 0, beyond, -torch.log1p(-beyond.clamp_max(0)))
-        inside = flat[:, None] == flat.gather(1, clusters.seeds)[:, :, None]
-        errors = (1 - torch.where(inside, logits, -logits)).relu() * known[:, None]
-        errors, order = errors.sort(dim=2, descending=True)
-        inside = (inside & known[:, None]).gather(2, order).float()
-        area = inside.sum(dim=2, keepdim=True)
-        union = area + (1 - inside).cumsum(dim=2)
-        lost = 1 - (area - inside.cumsum(dim=2)) / union.clamp_min(1)
-        weights = torch.diff(lost, dim=2, prepend=torch.zeros_like(lost[:, :, :1]))
-        steps = (errors * weights).sum(dim=2)
         found = clusters.log_masks[:, : log_alpha.shape[1]].flatten(2).exp().sum(dim=2) > 0
         counted = found & known.gather(1, clusters.seeds)
+        target = flat.gather(1, clusters.seeds)
+        # Sorting is dear: on the CPU only what counts. A GPU would wait to be told what does.
+        rows = torch.arange(counted.numel(), device=counted.device)
+        if counted.device.type == "cpu":
+            rows = rows[counted.flatten()]
+        image, step = rows // counted.shape[1], rows % counted.shape[1]
+        hinge = _lovasz_hinge(
+            log_alpha[image, step].float() / -math.log(HARD_ALPHA) + 1,
+            (flat[image] == target[image, step][:, None]) & known[image],
+            known[image],
+        )
+        steps = torch.zeros_like(counted, dtype=hinge.dtype).index_put((image, step), hinge)
     return (steps * counted).sum(dim=1) / counted.sum(dim=1).clamp_min(1)
+
+
+def _lovasz_hinge(margins: Tensor, inside: Tensor, known: Tensor) -> Tensor:
+    """(N,), of margins (N, P), positive where a pixel is taken, and which pixels are to be."""
+    # Below zero as far as the logarithm goes: a pixel far away must not outweigh all others.
+    margins = torch.where(margins > 0, margins, -torch.log1p(-margins.clamp_max(0)))
+    errors = (1 - torch.where(inside, margins, -margins)).relu() * known
+    errors, order = errors.sort(dim=1, descending=True)
+    inside_sorted = inside.gather(1, order).float()
+    area = inside_sorted.sum(dim=1, keepdim=True)
+    missed = area - inside_sorted.cumsum(dim=1)
+    union = area + (1 - inside_sorted).cumsum(dim=1)
+    lost = 1 - missed / union.clamp_min(1)
+    weights = torch.diff(lost, dim=1, prepend=torch.zeros_like(lost[:, :1]))
+    return (errors * weights).sum(dim=1)
 
 
 def _check_labels(clusters: Clusters, labels: Tensor) -> None:
