@@ -415,14 +415,14 @@ def masks_to_score(model: str, masks: Masks = "paper") -> str:
 def mask_losses(trained: dict[str, Any] | None) -> str:
     """Losses not in the paper that taught masks in this training run, or in those before it.
 
-    "mask supervision and region mixture", one of the two, or "". With ground-truth masks, a model's
+    Such as "mask supervision and region mixture", or "". With ground-truth masks, a model's
     figures are not unsupervised.
     """
     runs = []
     while trained:
         runs.append(trained)
         trained = trained.get("started_from")
-    names = ("mask_supervision", "region_mixture")
+    names = ("mask_supervision", "overlap_supervision", "region_mixture")
     used = [name.replace("_", " ") for name in names if any(run.get(name) for run in runs)]
     return " and ".join(used)
 

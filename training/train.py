@@ -523,7 +523,8 @@ class Trainer:
         values["learning_rate"] = float(group["lr"]) / group["scale"]
         values["images_per_second"] = speed
         self._record(writer, "train", values)
-        shown = {k: values[k] for k in ("loss", "elbo", "beta", "mask_supervision") if k in values}
+        names = ("loss", "elbo", "beta", "mask_supervision", "overlap_supervision")
+        shown = {name: values[name] for name in names if name in values}
         bar.set_postfix({k: f"{v:.4g}" for k, v in shown.items()} | {"images/s": f"{speed:.1f}"})
 
     def _record(self, writer: SummaryWriter, kind: str, values: dict[str, float]) -> None:

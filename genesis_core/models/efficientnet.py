@@ -181,7 +181,11 @@ class EfficientNetLite0(nn.Module):
                     offset = self._style[:, moved : moved + x.shape[1], None, None]
                     moved += x.shape[1]
                     # Every fourth pixel tells enough of the deviation.
-                    spread = x.detach()[..., ::2, ::2].float().std(dim=(2, 3), keepdim=True)
+                    spread = (
+                        x.detach()[..., ::2, ::2]
+                        .float()
+                        .std(dim=(2, 3), correction=0, keepdim=True)
+                    )
                     x = x + (offset * spread).to(x.dtype)
             if x.shape[1] == CHANNELS[len(maps)]:
                 if extra is not None:

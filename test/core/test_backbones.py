@@ -136,3 +136,26 @@ def test_gradients_reach_every_weight() -> None:
         optimizer.step()
     without = [n for n, p in backbone.named_parameters() if p.grad is None or not p.grad.any()]
     assert without == []
+
+
+def test_restyling_moves_the_means_of_the_blocks_channels() -> None:
+    trunk = EfficientNetLite0()
+    images = torch.rand(2, 3, 64, 64, generator=torch.Generator().manual_seed(0))
+    first = STAGES[0].channels  # the first block's, whose output is the first map
+    style = torch.zeros(2, trunk.style_channels)
+    style[1, 3] = 0.5
+    with torch.no_grad():
+        plain = trunk(images)
+        with trunk.restyled(style):
+            moved = trunk(images)
+        again = trunk(images)
+    for expected, found in zip(plain, again, strict=True):
+        torch.testing.assert_close(found, expected, rtol=0, atol=0)
+    torch.testing.assert_close(moved[0][0], plain[0][0])  # of the other image nothing moves
+    difference = moved[0][1] - plain[0][1]
+    others = [channel for channel in range(first) if channel != 3]
+    assert not difference[others].any()
+    spread = plain[0][1, 3, ::2, ::2].std(correction=0)
+    torch.testing.assert_close(difference[3], (0.5 * spread).expand_as(difference[3]))
+    assert not torch.equal(moved[1][1], plain[1][1])  # later scales see it
+    assert sum(stage.channels * stage.blocks for stage in STAGES) == trunk.style_channels

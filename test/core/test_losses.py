@@ -26,6 +26,8 @@ from genesis_core.models.losses import (
     mask_consistency,
     mask_distillation,
     mask_supervision,
+    overlap_supervision,
+    pixel_kind_supervision,
     region_mixture,
     sgmm_nll,
 )
@@ -584,3 +586,97 @@ def test_goals_that_can_never_be_met_are_refused(goal: float, pixel_std: float) 
 def test_the_papers_goals_are_accepted() -> None:
     for goal in (0.5655, 0.5645):
         assert make_geco(goal).beta.item() == 1.0
+
+
+# Overlap supervision
+
+
+def overlap(margins: list[list[float]], seeds: list[int], labels: list[int]) -> float:
+    """Loss of one image of one row; margins: (steps, W), 1 at a seed, 0 where the mask is cut."""
+    log_alpha = (torch.tensor(margins) - 1)[None, :, None] * math.log(2)
+    taken = (log_alpha >= math.log(0.5)).float()
+    clusters = Clusters(
+        log_masks=torch.cat([taken, torch.zeros_like(taken[:, :1])], dim=1).log(),
+        num_slots=torch.tensor([len(margins) + 1]),
+        seeds=torch.tensor([seeds]),
+        log_alpha=log_alpha,
+    )
+    return overlap_supervision(clusters, torch.tensor(labels).reshape(1, 1, -1)).item()
+
+
+def test_overlap_supervision_by_hand() -> None:
+    """Worked out by the definition: the set function's increments times the sorted errors."""
+    # Instance of two pixels, of which one is lost, and a pixel of another one that is taken.
+    lost, taken = -1.0, 0.5
+    error_lost = 1 + math.log1p(1.0)
+    error_taken = 1 + taken
+    # Sorted: the lost pixel (intersection over union 1/2), then the taken one (1/3).
+    expected = error_lost * 1 / 2 + error_taken * (2 / 3 - 1 / 2)
+    actual = overlap([[1.0, lost, taken, -9.0]], [0], [4, 4, 2, 2])
+    assert actual == pytest.approx(expected, rel=1e-5)
+
+
+def test_overlap_supervision_is_least_where_masks_are_the_instances() -> None:
+    labels = [0, 0, 1, 1]
+    right = overlap([[1.0, 1.0, -8.0, -8.0], [-8.0, -8.0, 1.0, 1.0]], [0, 2], labels)
+    assert right == 0
+    merged = overlap([[1.0, 1.0, 0.5, 0.5]], [0], labels)
+    split = overlap([[1.0, -1.0, -8.0, -8.0]], [0], labels)
+    assert merged > 0.5 and split > 0.5
+
+
+def test_overlap_supervision_leaves_out_unknown_pixels_and_steps_that_found_nothing() -> None:
+    margins, labels = [1.0, -1.0, 0.5], [0, 0, 1]
+    known = overlap([margins], [0], labels)
+    assert known > 0
+    assert overlap([[*margins, 0.9]], [0], [*labels, UNKNOWN_LABEL]) == pytest.approx(known)
+    of_unknown = overlap([[*margins, 0.9]] * 2, [0, 3], [*labels, UNKNOWN_LABEL])
+    assert of_unknown == pytest.approx(known)
+    nothing_left = overlap([margins, [-1.0, -1.0, -1.0]], [0, 0], labels)
+    assert nothing_left == pytest.approx(known)
+
+
+def test_overlap_supervision_makes_hard_masks_of_the_instances() -> None:
+    """Descending the loss alone turns random embeddings into the labelled instances."""
+    generator = torch.Generator().manual_seed(0)
+    labels = torch.zeros(1, 8, 8, dtype=torch.uint8)
+    labels[0, :4, :4], labels[0, 5:, 2:7] = 1, 2
+    embeddings = (0.3 * torch.randn(1, 4, 8, 8, generator=generator)).requires_grad_()
+    icsbp = ICSBP(6, "gaussian")
+    optimizer = torch.optim.Adam([embeddings], lr=0.03)
+    for _ in range(150):
+        optimizer.zero_grad()
+        scores = torch.rand(1, 8, 8, generator=generator)
+        overlap_supervision(icsbp(embeddings, scores, hard=True), labels).sum().backward()
+        optimizer.step()
+    for _ in range(5):  # whatever the seeds
+        scores = torch.rand(1, 8, 8, generator=generator)
+        clusters = icsbp(embeddings, scores, hard=True)
+        masks = clusters.log_masks[0].argmax(dim=0)
+        slots = [set(masks[labels[0] == label].tolist()) for label in range(3)]
+        assert [len(each) for each in slots] == [1, 1, 1]
+        assert len(set.union(*slots)) == 3
+
+
+@pytest.mark.parametrize("spread", [0.0, 1.0, 100.0])
+def test_overlap_supervision_has_finite_gradients(spread: float) -> None:
+    generator = torch.Generator().manual_seed(0)
+    embeddings = (spread * torch.randn(2, 4, 8, 8, generator=generator)).requires_grad_()
+    labels = torch.randint(0, 5, (2, 8, 8), generator=generator)
+    scores = torch.rand(2, 8, 8, generator=generator)
+    loss = overlap_supervision(ICSBP(5, "gaussian")(embeddings, scores, hard=True), labels)
+    assert loss.isfinite().all()
+    loss.sum().backward()
+    assert embeddings.grad is not None and embeddings.grad.isfinite().all()
+
+
+def test_kinds_of_pixels_weigh_every_instance_the_same() -> None:
+    """An instance of two pixels and nine, each by hand; the small one counts two ninths."""
+    logits = torch.zeros(1, 3, 1, 12)
+    logits[0, 0, 0, :2] = 2.0  # for "object", of which the first two pixels are
+    labels = torch.tensor([1] * 2 + [0] * 9 + [UNKNOWN_LABEL])[None, None]
+    kinds = torch.tensor([0] * 2 + [2] * 10)[None, None]
+    small, large = -math.log(math.exp(2) / (math.exp(2) + 2)), math.log(3)
+    expected = (2 / 9 * small + large) / (2 / 9 + 1)
+    actual = pixel_kind_supervision(logits, kinds, labels, 2)
+    assert actual.item() == pytest.approx(expected, rel=1e-5)

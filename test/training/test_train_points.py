@@ -13,7 +13,7 @@ from torch import Tensor
 
 from genesis_core import ConfigError, GenesisV2, GenesisV2Config, load_model, save_model
 from genesis_core.kinds import KINDS
-from genesis_core.models.losses import kind_supervision, labels_at
+from genesis_core.models.losses import kind_supervision, labels_at, pixel_kind_supervision
 from training import pretrained
 from training.augment import AugmentConfig, Batch
 from training.batches import AugmentedLoader
@@ -144,6 +144,55 @@ def test_two_steps_validated_and_drawn(encoder: str, data: Path, tmp_path: Path)
     assert model.metadata["trained"]["batch_size"] == 4
 
 
+OVERLAP = {
+    "objective.masks_only": True,
+    "objective.hard_masks": True,
+    "objective.mask_supervision": 0,
+    "objective.overlap_supervision": 1,
+    "objective.kind_supervision": 1,
+    "objective.mask_distillation": 0,
+    "objective.latent_anchor": 0,
+    "model.kind_distance": 0.1,
+    "freeze": "[icsbp]",
+}
+
+
+def test_masks_and_kinds_learn_alone_as_inference_takes_them(data: Path, tmp_path: Path) -> None:
+    """Validated too, resumed exactly, with the encoder restyled."""
+    settings = {**PRETRAINED, **OVERLAP, "objective.style_noise": 0.3, "eval_every": 4}
+    train(tmp_path / "whole", data, {**settings, "steps": 4})
+    train(tmp_path / "parts", data, {**settings, "steps": 2})
+    changed = {name.split(".")[0] for name in differing(tmp_path / "whole", tmp_path / "parts")}
+    assert changed == {"backbone", "embedding", "feature_head", "kind_head"}
+    train(tmp_path / "parts", data, {**settings, "steps": 4, "resume": True})
+    assert differing(tmp_path / "whole", tmp_path / "parts") == []
+    *steps, scores = read_metrics(tmp_path / "whole" / METRICS)
+    assert all(line["overlap_supervision"] > 0 and line["kind_supervision"] > 0 for line in steps)
+    assert "attention_ari_fg" in scores
+    trained = load_model(tmp_path / "whole" / MODEL).metadata["trained"]
+    assert trained["overlap_supervision"] == 1 and trained["masks_only"]
+    train(tmp_path / "plain", data, {**settings, "objective.style_noise": 0, "steps": 4})
+    assert differing(tmp_path / "whole", tmp_path / "plain") != []
+
+
+def test_latents_and_decoder_learn_under_hard_masks(data: Path, tmp_path: Path) -> None:
+    """What masks_only left behind is finished afterwards; the masks stay what they are."""
+    train(tmp_path / "masks", data, {**PRETRAINED, **OVERLAP, "steps": 1})
+    for images in (0, 2):
+        run = tmp_path / f"rest_{images}"
+        settings = {
+            "init": tmp_path / "masks" / MODEL,
+            "freeze": "[backbone, embedding, icsbp]",
+            "objective.hard_masks": True,
+            "objective.mask_supervision": 0,
+            "objective.decoded_images": images,
+        }
+        train(run, data, {**PRETRAINED, **settings, "steps": 2})
+        changed = {name.split(".")[0] for name in differing(tmp_path / "masks", run)}
+        assert {"latent_head", "decoder", "feature_head", "kind_head"} <= changed
+        assert not changed & {"backbone", "embedding", "icsbp"}
+
+
 @pytest.mark.slow
 def test_a_run_with_depth_resumes_exactly(data: Path, flat: Path, tmp_path: Path) -> None:
     """Augmented, with a second data set that has no depth."""
@@ -224,6 +273,15 @@ def test_kinds_are_those_of_the_labels(data: Path) -> None:
     assert out.log_attention is not None
     expected = kind_supervision(out.kind_logits, out.log_attention, kinds).mean()
     torch.testing.assert_close(terms["kind_supervision"], expected)
+    # With masks alone, the same kinds of pixels.
+    alone_config = ObjectiveConfig(masks_only=True, mask_supervision=1.0, kind_supervision=1.0)
+    masks_alone = Objective(model, alone_config, num_labels=4, robot_label=dataset.robot_label)
+    with torch.no_grad():
+        _, terms_of_pixels = masks_alone(batch, drawn, torch.zeros(()))
+        pixel_kinds = model.find_masks(batch.images, points=batch.points, **drawn).pixel_kinds
+    assert pixel_kinds is not None
+    of_pixels = pixel_kind_supervision(pixel_kinds, kinds, labels, 4).mean()
+    torch.testing.assert_close(terms_of_pixels["kind_supervision"], of_pixels)
     # Images without labels count nothing.
     half = Batch(batch.images, batch.labels[:1], batch.points)
     with torch.no_grad():
@@ -252,8 +310,11 @@ def test_supervision_asks_for_labels(term: str, flat: Path, tmp_path: Path) -> N
             {"objective.masks_only": True, "objective.mask_distillation": 0,
              "objective.latent_anchor": 0, "objective.kind_supervision": 0,
              "model.kind_distance": 0.3},
-            "model.kinds is true, but objective.masks_only trains nothing that tells kinds",
+            "model.kinds is true, but objective.kind_supervision is 0",
         ),
+        ({"objective.style_noise": 0.1}, "only encoder efficientnet_lite0 can be restyled"),
+        ({"objective.style_noise": -0.1}, "objective.style_noise is -0.1; expected 0 or more"),
+        ({"objective.overlap_supervision": -1}, "objective.overlap_supervision is -1.0"),
         ({"objective.kind_supervision": -1}, "objective.kind_supervision is -1.0; expected 0 or"),
         ({"optimizer.pretrained_lr_scale": 0}, "optimizer.pretrained_lr_scale is 0"),
         ({"model.encoder": "resnet"}, "encoder is 'resnet'; expected one of unet, efficientnet"),
@@ -263,7 +324,7 @@ def test_supervision_asks_for_labels(term: str, flat: Path, tmp_path: Path) -> N
         ({"encoder_weights": "a.pth", "init": "b"}, "init has the encoder's weights already"),
         (
             {"objective.masks_only": True},
-            "objective.kind_supervision, objective.mask_distillation, objective.latent_anchor. L",
+            "no effect: objective.mask_distillation, objective.latent_anchor. L",
         ),
     ],
 )  # fmt: skip
