@@ -21,7 +21,7 @@ from genesis_core.device import (
 from genesis_core.inference import Found, Inference, Options, Pixels
 from genesis_core.kinds import KINDS, SURROUNDINGS
 from genesis_core.models.base import SlotModel
-from genesis_core.ops import mask_operations
+from genesis_core.ops import mask_operations, shrinking
 from genesis_core.perception.depth import check_unit
 from genesis_core.perception.scene import Scene as Scene
 from genesis_core.perception.scene import Window, to_scene
@@ -236,6 +236,7 @@ class Segmenter:
         On CUDA only batches of such a size run as a graph.
         """
         mask_operations.prepare()
+        shrinking.prepare()
         self._inference.prepare(batch_size, self._options(self._settings))
 
     def _options(self, settings: _Settings) -> Options:
@@ -276,7 +277,7 @@ class Segmenter:
         batch = np.empty((len(images), size, size, 3), np.uint8)
         for place, image in zip(batch, images, strict=True):
             # Averaging shrinks, interpolation enlarges; a strip needs one along each side.
-            shrunk = _shrink(np.ascontiguousarray(image), size)
+            shrunk = shrinking.shrink(image, min(image.shape[0], size), min(image.shape[1], size))
             cv2.resize(shrunk, (size, size), dst=place, interpolation=cv2.INTER_LINEAR)
         return Pixels(torch.from_numpy(batch))
 
@@ -288,17 +289,6 @@ def _window(height: int, width: int, fit: str) -> Window:
     side = min(height, width)
     top, left = (height - side) // 2, (width - side) // 2
     return slice(top, top + side), slice(left, left + side)
-
-
-def _shrink(image: Image, size: int) -> Image:
-    """The image with height and width averaged down to ``size``, where they are larger."""
-    height, width = image.shape[:2]
-    # Halving first is several times faster and changes a pixel by about half a grey value.
-    while min(height, width) >= 3 * size and height % 2 == 0 == width % 2:
-        height, width = height // 2, width // 2
-        image = cv2.resize(image, (width, height), interpolation=cv2.INTER_AREA)
-    smaller = (min(width, size), min(height, size))
-    return cv2.resize(image, smaller, interpolation=cv2.INTER_AREA)
 
 
 def _carried_threshold(model: SlotModel, checkpoint: str | os.PathLike[str]) -> float:
