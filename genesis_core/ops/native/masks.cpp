@@ -36,14 +36,15 @@ class Band {
       : masks_(masks), slots_(slots), rows_(rows), columns_(columns), across_(across) {
     for (auto& row : rows_in_use_) {
       row.values.resize(slots * across.first.size());
-      row.visible.resize(slots);
+      row.begins.resize(slots);
+      row.ends.resize(slots);
     }
   }
 
-  // A row of every mask, slots x width, and whether anything in it may reach 1 of 255.
+  // A row of every mask, slots x width, and the columns outside of which it is zero.
   struct Row {
     std::vector<float> values;
-    std::vector<uint8_t> visible;
+    std::vector<int64_t> begins, ends;
     int64_t number = -1;
   };
 
@@ -66,12 +67,22 @@ class Band {
     const float* __restrict weight = across_.weight.data();
     for (int64_t k = 0; k < slots_; ++k, to += width) {
       const float* __restrict from = masks_ + (k * rows_ + number) * columns_;
-      // Interpolated values are no larger than these, but for rounding.
-      row.visible[k] = *std::max_element(from, from + columns_) > 0.99f / kOne;
-      for (int64_t x = 0; x < width; ++x) {
+      int64_t left = 0, right = columns_;
+      while (left < columns_ && from[left] == 0) ++left;
+      while (right > left && from[right - 1] == 0) --right;
+      int64_t begin = 0, end = 0;
+      if (left < right) {  // those that lie next to a column that is not zero
+        begin = std::lower_bound(second, second + width, left) - second;
+        end = std::lower_bound(first, first + width, right) - first;
+      }
+      row.begins[k] = begin;
+      row.ends[k] = end;
+      std::fill(to, to + begin, 0.0f);
+      for (int64_t x = begin; x < end; ++x) {
         // In a form that is exact where both are equal.
         to[x] = kOne * (from[first[x]] + (from[second[x]] - from[first[x]]) * weight[x]);
       }
+      std::fill(to + end, to + width, 0.0f);
     }
   }
 
@@ -109,6 +120,28 @@ bool contains(const uint8_t* __restrict values, int64_t count, uint8_t wanted) {
   uint8_t found = 0;
   for (int64_t i = 0; i < count; ++i) found |= values[i] == wanted;
   return found;
+}
+
+struct Columns {
+  int64_t begin, end;
+};
+
+// All columns of a row where a mask is not zero or its slot wins are among these; none: empty.
+Columns columns_in_use(const uint8_t* __restrict mask, const uint8_t* __restrict winner,
+                       uint8_t slot, int64_t width) {
+  constexpr int64_t kBlock = 64;
+  const auto in_use = [&](int64_t from) {
+    const int64_t until = std::min(from + kBlock, width);
+    uint8_t found = 0;
+    for (int64_t x = from; x < until; ++x) found |= mask[x] | (winner[x] == slot);
+    return found != 0;
+  };
+  int64_t begin = 0;
+  while (begin < width && !in_use(begin)) begin += kBlock;
+  if (begin >= width) return {0, 0};
+  int64_t last = (width - 1) / kBlock * kBlock;
+  while (last > begin && !in_use(last)) last -= kBlock;
+  return {begin, std::min(last + kBlock, width)};
 }
 
 void write(const Extent& extent, int64_t* result) {
@@ -160,6 +193,7 @@ void enlarge(const float* masks, int64_t slots, int64_t rows, int64_t columns, i
     Band band(masks, slots, rows, columns, across);
     std::vector<uint8_t> highest(width);
     std::vector<int64_t> area(slots), sum(slots);
+    std::vector<int64_t> begin(slots), end(slots);  // columns outside of which a mask is zero
     uint8_t* __restrict best = highest.data();
 #pragma omp for schedule(static)
     for (int64_t y = 0; y < height; ++y) {
@@ -171,11 +205,18 @@ void enlarge(const float* masks, int64_t slots, int64_t rows, int64_t columns, i
         const float* __restrict upper = above.values.data() + k * width;
         const float* __restrict lower = below.values.data() + k * width;
         uint8_t* __restrict to = full + (k * height + y) * width;
-        if (k > 0 && !above.visible[k] && !below.visible[k]) {
-          std::fill(to, to + width, 0);  // most rows of a small object: it wins nothing there
-          continue;
+        // Most of an image is nowhere near a small object: it wins nothing there.
+        begin[k] = width;
+        end[k] = 0;
+        for (const Band::Row* row : {&above, &below}) {
+          if (row->begins[k] == row->ends[k]) continue;
+          begin[k] = std::min(begin[k], row->begins[k]);
+          end[k] = std::max(end[k], row->ends[k]);
         }
-        for (int64_t x = 0; x < width; ++x) {
+        begin[k] = std::min(begin[k], end[k]);
+        std::fill(to, to + begin[k], 0);
+        std::fill(to + end[k], to + width, 0);
+        for (int64_t x = begin[k]; x < end[k]; ++x) {
           const float value = upper[x] + (lower[x] - upper[x]) * weight;
           to[x] = static_cast<uint8_t>(
               static_cast<int>(std::min(std::max(value, 0.0f), static_cast<float>(kOne))));
@@ -185,7 +226,7 @@ void enlarge(const float* masks, int64_t slots, int64_t rows, int64_t columns, i
           std::fill(winner, winner + width, 0);
         } else {
           const uint8_t slot = static_cast<uint8_t>(k);
-          for (int64_t x = 0; x < width; ++x) {
+          for (int64_t x = begin[k]; x < end[k]; ++x) {
             winner[x] = to[x] > best[x] ? slot : winner[x];
             best[x] = std::max(to[x], best[x]);
           }
@@ -193,9 +234,11 @@ void enlarge(const float* masks, int64_t slots, int64_t rows, int64_t columns, i
       }
       for (int64_t k = 0; k < slots; ++k) {
         const uint8_t slot = static_cast<uint8_t>(k);
-        if (!contains(winner, width, slot)) continue;
+        // The first slot also has what nobody wins.
+        const int64_t from = k == 0 ? 0 : begin[k], until = k == 0 ? width : end[k];
+        if (!contains(winner + from, until - from, slot)) continue;
         int32_t pixels = 0, values = 0;
-        for (int64_t x = 0; x < width; ++x) {
+        for (int64_t x = from; x < until; ++x) {
           pixels += winner[x] == slot;
           values += winner[x] == slot ? best[x] : 0;
         }
@@ -225,8 +268,9 @@ void settle(uint8_t* masks, const uint8_t* winners, const int64_t* kept, int64_t
   {
     std::vector<Extent> extents = nothing;
     std::vector<uint8_t> remainder(width);
-    std::vector<uint8_t> visible(count);  // of this row, whether anything of a mask is left
     uint8_t* __restrict rest = remainder.data();
+    // In 8 bits, as many pixels at once as possible.
+    const uint8_t zero = 0, most = static_cast<uint8_t>(std::min(std::max(threshold, 0), kOne));
 #pragma omp for schedule(static)
     for (int64_t y = 0; y < height; ++y) {
       const uint8_t* __restrict winner = winners + y * width;
@@ -235,14 +279,11 @@ void settle(uint8_t* masks, const uint8_t* winners, const int64_t* kept, int64_t
       std::fill(label, label + width, 0);
       for (int64_t i = 0; i < count; ++i) {
         uint8_t* __restrict mask = masks + (kept[i] * height + y) * width;
-        uint8_t any = 0;
         for (int64_t x = 0; x < width; ++x) {
-          const uint8_t value = mask[x] > threshold ? mask[x] : 0;
+          const uint8_t value = mask[x] > most ? mask[x] : zero;
           mask[x] = value;
-          rest[x] = rest[x] > value ? rest[x] - value : 0;
-          any |= value;
+          rest[x] = static_cast<uint8_t>(std::max(rest[x], value) - value);
         }
-        visible[i] = any;
       }
       for (int64_t i = 0; i < count; ++i) {
         uint8_t* __restrict mask = masks + (kept[i] * height + y) * width;
@@ -250,9 +291,10 @@ void settle(uint8_t* masks, const uint8_t* winners, const int64_t* kept, int64_t
         uint8_t* __restrict covered = extent.covered.data();
         int32_t* __restrict won = extent.won.data();
         const uint8_t slot = static_cast<uint8_t>(kept[i]);
-        if (!visible[i] && !contains(winner, width, slot)) continue;  // nothing of it in this row
+        const Columns columns = columns_in_use(mask, winner, slot, width);
+        if (columns.begin == columns.end) continue;  // nothing of it in this row
         const uint8_t name = static_cast<uint8_t>(i + 1);
-        for (int64_t x = 0; x < width; ++x) {
+        for (int64_t x = columns.begin; x < columns.end; ++x) {
           const uint8_t mine = winner[x] == slot ? 0xff : 0;
           const uint8_t value = static_cast<uint8_t>(mask[x] + (rest[x] & mine));
           mask[x] = value;
@@ -260,7 +302,7 @@ void settle(uint8_t* masks, const uint8_t* winners, const int64_t* kept, int64_t
           label[x] |= name & mine;
         }
         int32_t area = 0, own = 0, total = 0;
-        for (int64_t x = 0; x < width; ++x) {
+        for (int64_t x = columns.begin; x < columns.end; ++x) {
           const int32_t mine = winner[x] == slot;
           won[x] += mine;
           area += mine;
