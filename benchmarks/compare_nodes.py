@@ -5,7 +5,8 @@
 All run at once and are sent the same images in turn, one image at a time, so that whatever else the
 machine does disturbs them alike. The other checkout needs its `make build`. A node that only sends
 back an image's header (echo.py) is the floor. Processor time counts what a process needs for an
-image; what it needs while nothing happens is a column of its own.
+image; what it needs while nothing happens is a column of its own. Compare it with one thread
+(OMP_NUM_THREADS=1): several count while they wait for each other.
 """
 
 from __future__ import annotations
@@ -28,8 +29,10 @@ from benchmarks.measure import Row, summary, table
 from benchmarks.node import cpu_seconds
 
 import rclpy  # isort: skip - benchmarks.node has chosen a domain of our own
+import numpy as np
 import torch
 from diagnostic_msgs.msg import DiagnosticArray
+from numpy.typing import NDArray
 from rclpy.executors import SingleThreadedExecutor
 from rclpy.node import Node
 from rclpy.qos import QoSProfile
@@ -39,6 +42,7 @@ from std_msgs.msg import Header
 
 from genesis_core import Perception, PerceptionSettings
 from genesis_core.inference import Inference, Options, Pixels
+from genesis_core.ops.shrinking import shrink
 from genesis_ros.messages.images import to_message
 from genesis_ros.msg import ObjectMasks
 from genesis_ros.node.receiver import Receiver
@@ -85,7 +89,7 @@ def main(arguments: Sequence[str] | None = None) -> list[Row]:
         idle = _idle(peers)
         rows = _measure(client, peers, images, given.frames, idle)
     rclpy.shutdown()
-    model = _model_cpu(given, len(pictures))
+    model = _model_cpu(given, pictures)
     for row in rows[1:]:
         row["rest_ms"] = row["median_ms"] - row["inference_ms"]
         row["own_ms"] = row["rest_ms"] - rows[0]["median_ms"]
@@ -264,7 +268,7 @@ def _measure(
     return rows
 
 
-def _model_cpu(given: argparse.Namespace, count: int) -> float:
+def _model_cpu(given: argparse.Namespace, pictures: Sequence[NDArray[np.uint8]]) -> float:
     """Processor time of the model's pass [ms], median."""
     settings = PerceptionSettings(given.checkpoint, device="cpu", precision=given.precision)
     segmenter = Perception(settings).segmenter
@@ -273,10 +277,10 @@ def _model_cpu(given: argparse.Namespace, count: int) -> float:
         model, precision=segmenter.precision, decode=segmenter.mask_source == "decoder"
     )
     size = model.config.image_size
-    pixels = Pixels(torch.randint(0, 256, (1, size, size, 3), dtype=torch.uint8))
-    options = Options(model.config.num_slots)
+    options = Options(model.config.num_slots, model.metadata.get("stop_threshold") or None)
+    inputs = [Pixels(torch.from_numpy(shrink(each, size, size))[None]) for each in pictures]
     times = []
-    for _ in range(2 + count):
+    for pixels in [*inputs[:2], *inputs]:
         started = time.process_time()
         inference(pixels, options)
         times.append(time.process_time() - started)
