@@ -6,8 +6,8 @@
 Trains the recipe of config/training/general.yaml with a small budget (budgets/ablation.yaml: masks
 alone), whole and with one part changed at a time, calibrates each model (training/calibrate.py) on
 the scenes that it learned from, and measures it on real labelled images
-(training/labelled_images.py), which nothing was chosen on, and on held-out scenes. A quarter of an
-hour of one CPU core for each model. What is there already is not done again; each call tabulates
+(training/labelled_images.py), which nothing was chosen on, and on held-out scenes. Five
+minutes of one CPU core for each model. What is there already is not done again; each call tabulates
 what is there.
 """
 
