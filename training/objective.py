@@ -135,6 +135,13 @@ class ObjectiveConfig:
                 "objective.masks_only trains neither posterior nor decoder, so these have no "
                 f"effect: {', '.join(unused)}. Leave them out, or set masks_only to false"
             )
+        for name in ("mask_supervision", "region_mixture"):
+            if self.hard_masks and getattr(self, name):
+                raise ConfigError(
+                    f"objective.{name} is {getattr(self, name)}, but objective.hard_masks is true, "
+                    "and it trains masks of probabilities: set one of them to 0 or false, or use "
+                    "overlap_supervision"
+                )
         losses = (self.mask_supervision, self.overlap_supervision, self.region_mixture)
         if self.masks_only and not any(losses):
             raise ConfigError(

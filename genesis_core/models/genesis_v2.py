@@ -466,7 +466,8 @@ class GenesisV2(SlotModel):
         encoded = self.encode(features.of(encode), clusters[encode], drawn["noise"][encode])
         out = encoded[decode]
         used = out.used if hard_masks else None
-        out.log_masks, out.means, out.reconstruction = self.decode(out.latents, used)
+        skip = images.device.type == "cpu"  # a CUDA graph cannot choose
+        out.log_masks, out.means, out.reconstruction = self.decode(out.latents, used, skip=skip)
         return PartialOutput(clusters, encoded, out)
 
     def encode(self, features: PixelFeatures, clusters: Clusters, noise: Tensor) -> SlotOutput:

@@ -312,6 +312,7 @@ def test_supervision_asks_for_labels(term: str, flat: Path, tmp_path: Path) -> N
              "model.kind_distance": 0.3},
             "model.kinds is true, but objective.kind_supervision is 0",
         ),
+        ({"objective.hard_masks": True}, "objective.mask_supervision is 100.0, but objective.hard"),
         ({"objective.style_noise": 0.1}, "only encoder efficientnet_lite0 can be restyled"),
         ({"objective.style_noise": -0.1}, "objective.style_noise is -0.1; expected 0 or more"),
         ({"objective.overlap_supervision": -1}, "objective.overlap_supervision is -1.0"),
