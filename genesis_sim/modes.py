@@ -15,8 +15,11 @@ from genesis_sim.household.scenes import MOST_OBJECTS
 from genesis_sim.renderer import TabletopRenderer
 from genesis_sim.scene import OBJECTS
 
-SceneMode = Literal["sketchy", "varied", "mixed", "household", "general"]
+SceneMode = Literal["sketchy", "varied", "mixed", "household", "general", "balanced"]
 SCENE_MODES: tuple[str, ...] = get_args(SceneMode)
+HOUSEHOLD_SHARES = {"household": 1.0, "general": 0.75, "balanced": 0.4}
+"""Of the modes with household scenes, the share of these; half of the others are sketchy scenes,
+half varied ones."""
 
 
 class SceneRenderer(Protocol):
@@ -39,9 +42,9 @@ def check_num_objects(num_objects: tuple[int, int], mode: SceneMode) -> None:
     Raises:
         ValueError: they cannot.
     """
-    if mode == "general" and num_objects != OBJECTS:
+    if HOUSEHOLD_SHARES.get(mode, 1) < 1 and num_objects != OBJECTS:
         raise ValueError(f"num_objects is {num_objects}: only for modes varied and household")
-    if mode != "household" and mode != "general":
+    if mode != "household" and mode != "general" and mode != "balanced":
         sampling.check_num_objects(num_objects, mode)
     elif not 0 <= num_objects[0] <= num_objects[1] <= MOST_OBJECTS:
         raise ValueError(
@@ -70,25 +73,30 @@ def make_renderer(
     if mode not in SCENE_MODES:
         raise ValueError(f"mode is {mode!r}; expected one of {', '.join(SCENE_MODES)}")
     check_num_objects(num_objects, mode)
-    if mode != "household" and mode != "general":
+    if mode != "household" and mode != "general" and mode != "balanced":
         return TabletopRenderer(width, height, mode, num_objects)
     pack = find_pack() if assets is None else load_pack(assets)
     own = None if num_objects == OBJECTS else num_objects
     household = HouseholdRenderer(width, height, num_objects=own, assets=pack)
     if mode == "household":
         return household
-    return GeneralRenderer(household, TabletopRenderer(width, height, "mixed"))
+    mixed = TabletopRenderer(width, height, "mixed")
+    return GeneralRenderer(household, mixed, HOUSEHOLD_SHARES[mode])
 
 
 class GeneralRenderer:
-    """Three quarters household scenes, one eighth sketchy ones, one eighth varied ones."""
+    """Household scenes, and mixed ones among them.
 
-    def __init__(self, household: SceneRenderer, mixed: SceneRenderer) -> None:
-        self._household, self._mixed = household, mixed
+    Args:
+        share: of the household scenes, 0 to 1.
+    """
+
+    def __init__(self, household: SceneRenderer, mixed: SceneRenderer, share: float) -> None:
+        self._household, self._mixed, self._share = household, mixed, share
 
     def sample(self, seed: int) -> Frame:
         chosen = np.random.default_rng([seed, 1]).random()
-        return (self._household if chosen < 0.75 else self._mixed).sample(seed)
+        return (self._household if chosen < self._share else self._mixed).sample(seed)
 
     def close(self) -> None:
         self._household.close()

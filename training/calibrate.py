@@ -5,9 +5,10 @@
 
 Training fits IC-SBP's kernel to masks of probabilities. Where each pixel goes to its most probable
 slot, that kernel reaches too far and merges neighbours: a narrower one finds more objects with the
-same weights. Three values are chosen here, one after the other: how narrow, how much the kinds part
-pixels, and where a flexible number of slots stops. The score is the mean of the objects found (IoU
-of 0.5 or more) and the overlap F, over images alone and, where the model takes it, with depth.
+same weights. Four values are chosen here, one after the other: how narrow, how much the kinds part
+pixels, which masks are too small, and whether such a one ends the image or is skipped. The score
+is the mean of the objects found (IoU of 0.5 or more) and the overlap F, over images alone and,
+where the model takes it, with depth.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from statistics import fmean
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -35,6 +36,7 @@ from genesis_core import (
     save_model,
 )
 from genesis_core.models.genesis_v2 import GenesisV2
+from genesis_core.models.icsbp import SMALL_SLOTS
 from training.command_line import call
 from training.datasets.prepared import DatasetError, PreparedDataset
 from training.evaluate_real import found_objects, objects_of
@@ -53,11 +55,13 @@ class Choice(NamedTuple):
     kernel_factor: of the kernel's scale, which divides squared distances.
     kind_distance: see ``GenesisV2Config``.
     stop_threshold: see ``Segmenter``.
+    small_slots: see ``GenesisV2Config``.
     """
 
     kernel_factor: float = 1.0
     kind_distance: float = 0.0
     stop_threshold: float = 12.0
+    small_slots: str = "stop"
 
 
 def run(
@@ -99,10 +103,12 @@ def choose(model: GenesisV2, dataset: PreparedDataset, images: int = 96) -> Choi
     """The best of the values above on the data set's first images; see the module."""
     sampled = range(min(images, len(dataset)))
     carried = float(model.metadata.get("stop_threshold") or Choice().stop_threshold)
-    given = best = Choice(1.0, model.config.kind_distance, carried)
-    values: dict[str, Sequence[float]] = {"kernel_factor": KERNEL_FACTORS}
+    given = best = Choice(1.0, model.config.kind_distance, carried, model.config.small_slots)
+    values: dict[str, Sequence[Any]] = {"kernel_factor": KERNEL_FACTORS}
     values |= {"kind_distance": KIND_DISTANCES} if model.tells_kinds else {}
     values |= {"stop_threshold": STOP_THRESHOLDS}
+    if model.config.mask_normalisation == "stick_breaking":
+        values |= {"small_slots": SMALL_SLOTS}
     scores = {given: score(calibrated(model, given), dataset, sampled)}
     progress = tqdm(total=sum(map(len, values.values())), desc="calibrate", unit="setting")
     for name, candidates in values.items():
@@ -176,7 +182,8 @@ def depth_of(
 def calibrated(trained: GenesisV2, choice: Choice) -> GenesisV2:
     """A copy of a model with what was chosen."""
     distance = choice.kind_distance if trained.tells_kinds else 0.0
-    model = build_model(replace(trained.config, kind_distance=distance))
+    config = replace(trained.config, kind_distance=distance, small_slots=choice.small_slots)
+    model = build_model(config)
     assert isinstance(model, GenesisV2)
     model.load_state_dict(trained.state_dict())
     with torch.no_grad():

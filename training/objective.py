@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from contextlib import nullcontext
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -69,6 +68,11 @@ class ObjectiveConfig:
             Needs no labels, and finds objects thousands of steps before the paper's objective does.
         mask_distillation: weight of the loss that teaches the decoder's masks IC-SBP's (not in
             the paper; GENESIS-V2 only).
+        hard_distillation: teach them at each pixel the slot whose mask is largest there, in place
+            of all masks' shares: what is segmented is the largest (GENESIS-V2 only).
+        stop_threshold: where the slots of an image stop that posterior and decoder learn from, in
+            pixels at 64x64, as they do in use; None for all of them (GENESIS-V2 only). On a CPU,
+            slots that are not used cost nothing.
         latent_anchor: weight of the loss that makes the first dimensions of a latent the slot's
             mean colour, place and extent (not in the paper; GENESIS-V2 only). Without it, a new
             decoder learns for a long time nothing but an average image.
@@ -95,6 +99,8 @@ class ObjectiveConfig:
     kind_supervision: float = 0.0
     region_mixture: float = 0.0
     mask_distillation: float = 0.0
+    hard_distillation: bool = False
+    stop_threshold: float | None = None
     latent_anchor: float = 0.0
     attention_likelihood: bool = False
     style_noise: float = 0.0
@@ -114,7 +120,7 @@ class ObjectiveConfig:
         ):
             if not getattr(self, name) >= 0:
                 raise ConfigError(f"objective.{name} is {getattr(self, name)}; expected 0 or more")
-        for name in ("geco_step_size", "beta_init", "initial_std"):
+        for name in ("geco_step_size", "beta_init", "initial_std", "stop_threshold"):
             value = getattr(self, name)
             if value is not None and not value > 0:
                 raise ConfigError(f"objective.{name} is {value}; expected > 0")
@@ -122,6 +128,8 @@ class ObjectiveConfig:
             f"objective.{name}"
             for name in (
                 "mask_distillation",
+                "hard_distillation",
+                "stop_threshold",
                 "latent_anchor",
                 "attention_likelihood",
                 "decoded_images",
@@ -134,6 +142,11 @@ class ObjectiveConfig:
             raise ConfigError(
                 "objective.masks_only trains neither posterior nor decoder, so these have no "
                 f"effect: {', '.join(unused)}. Leave them out, or set masks_only to false"
+            )
+        if self.hard_distillation and not self.mask_distillation:
+            raise ConfigError(
+                "objective.hard_distillation is true, but objective.mask_distillation is 0: give "
+                "it a weight"
             )
         for name in ("mask_supervision", "region_mixture"):
             if self.hard_masks and getattr(self, name):
@@ -234,7 +247,9 @@ class Objective(nn.Module):
             terms["mse"] = (out.reconstruction - shown).square().mean()
             if config.mask_distillation:
                 assert attention is not None and out.log_masks is not None
-                distillation = mask_distillation(attention, out.log_masks).mean()
+                distillation = mask_distillation(
+                    attention, out.log_masks, hard=config.hard_distillation
+                ).mean()
                 terms["mask_distillation"] = distillation
                 loss = loss + config.mask_distillation * distillation
             if config.latent_anchor:
@@ -281,20 +296,25 @@ class Objective(nn.Module):
         return kinds
 
     def _explain(
-        self, images: Tensor, given: dict[str, Any]
+        self, images: Tensor, given: dict[str, Tensor]
     ) -> tuple[Clusters | None, SlotOutput, SlotOutput]:
         """The forward pass: clusters of all images, output of those encoded and those decoded."""
-        count = self.config.decoded_images
+        count, stop = self.config.decoded_images, self.config.stop_threshold
         if not 0 < count < len(images):
-            if self.config.hard_masks:
-                given = {**given, "hard_masks": True, "trim": False}
-            out = self.model(images, **given)
-            return out.clusters, out, out
+            if stop is None and not self.config.hard_masks:
+                out = self.model(images, **given)
+                return out.clusters, out, out
+            count = len(images)
         last = slice(-count, None)  # where the unlabelled images are, if there are any
         whole = self.config.latent_anchor or self.config.kind_supervision
         encoded = slice(None) if whole else last
         return self.model.explain_partly(
-            images, encode=encoded, decode=last, hard_masks=self.config.hard_masks, **given
+            images,
+            encode=encoded,
+            decode=last,
+            stop_threshold=stop,
+            hard_masks=self.config.hard_masks,
+            **given,
         )
 
 

@@ -33,6 +33,7 @@ from jsonargparse import ArgumentParser
 from genesis_core import load_model, save_model
 from genesis_core.files import write_atomically
 from genesis_core.models.genesis_v2 import GenesisV2
+from genesis_sim.modes import HOUSEHOLD_SHARES
 from training import calibrate
 from training.command_line import call
 from training.report import PAGE
@@ -149,7 +150,7 @@ def _command(name: str) -> list[str]:
 
 def _scenes(mode: str, assets: Path | None) -> list[str]:
     """Options for scenes of a mode; only some have household objects, which come from a pack."""
-    from_pack = assets is not None and mode in ("household", "general")
+    from_pack = assets is not None and mode in HOUSEHOLD_SHARES
     return ["--mode", mode, *(["--assets", str(assets)] if from_pack else [])]
 
 

@@ -169,7 +169,7 @@ class TrainConfig:
         model = MODELS[name]
         lacking: dict[str, str] = {}
         if not model.masks_first:
-            terms = ("mask_supervision", "overlap_supervision", "hard_masks",
+            terms = ("mask_supervision", "overlap_supervision", "hard_masks", "stop_threshold",
                      "kind_supervision", "region_mixture", "mask_distillation", "latent_anchor",
                      "attention_likelihood", "decoded_images")  # fmt: skip
             lacking |= dict.fromkeys(terms, "IC-SBP whose masks it could use")

@@ -358,13 +358,14 @@ class SlotModel(nn.Module):
         encode: slice,
         decode: slice,
         points: Tensor | None = None,
+        stop_threshold: float | None = None,
         hard_masks: bool = False,
         **randomness: Tensor,
     ) -> PartialOutput:
         """The forward pass: masks of all images, latents of some, and some of these decoded.
 
         Args:
-            images, points, hard_masks: see ``forward``.
+            images, points, stop_threshold, hard_masks: see ``forward``; slots are never trimmed.
             encode: which of the images to encode.
             decode: which of the encoded images to decode.
             randomness: see ``draws``; of all images.

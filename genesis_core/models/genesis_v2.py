@@ -16,7 +16,7 @@ from genesis_core.kinds import KINDS
 from genesis_core.models.backbones import PaperBackbone, PretrainedBackbone
 from genesis_core.models.base import Draw, FoundMasks, PartialOutput, SlotModel, SlotOutput
 from genesis_core.models.config import ConfigError, GenerativeConfig
-from genesis_core.models.icsbp import ICSBP, KERNELS, NORMALISATIONS, Clusters
+from genesis_core.models.icsbp import ICSBP, KERNELS, NORMALISATIONS, SMALL_SLOTS, Clusters
 from genesis_core.models.latents import (
     AutoregressivePrior,
     monte_carlo_kl,
@@ -58,6 +58,9 @@ class GenesisV2Config(GenerativeConfig):
         mask_loss: whether ``losses`` computes the mask consistency term (Equation 7).
         mask_normalisation: how IC-SBP's masks come to sum to one: "stick_breaking" (Algorithm 1),
             or "softmax" over the kernels of all seeds (the paper's future work, Section 3.1).
+        small_slots: what a mask below the stop threshold does: "stop" ends the image, as in the
+            paper; "skip" leaves the mask out and takes the next ones (not in the paper, for
+            stick-breaking).
         pixel_std: sigma_x, the fixed standard deviation of the SGMM likelihood.
         image_channels: channels of the input and of the component means.
         encoder: "unet", the paper's; or "efficientnet_lite0", which may start from weights trained
@@ -85,6 +88,7 @@ class GenesisV2Config(GenerativeConfig):
     autoregressive_prior: bool = True
     mask_loss: bool = False
     mask_normalisation: str = "stick_breaking"
+    small_slots: str = "stop"
     pixel_std: float = 0.7
     image_channels: int = 3
     encoder: str = "unet"
@@ -106,10 +110,16 @@ class GenesisV2Config(GenerativeConfig):
         for name, known in (
             ("kernel", KERNELS),
             ("mask_normalisation", NORMALISATIONS),
+            ("small_slots", SMALL_SLOTS),
             ("encoder", ENCODERS),
         ):
             if (value := getattr(self, name)) not in known:
                 raise ConfigError(f"{name} is {value!r}; expected one of {', '.join(known)}")
+        if self.small_slots == "skip" and self.mask_normalisation != "stick_breaking":
+            raise ConfigError(
+                f"small_slots is skip, but mask_normalisation is {self.mask_normalisation}: only "
+                "masks of stick-breaking can be skipped"
+            )
         for name in ("semi_conv", "autoregressive_prior", "mask_loss", "points", "kinds"):
             if not isinstance(getattr(self, name), bool):
                 raise ConfigError(f"{name} is {getattr(self, name)!r}; expected true or false")
@@ -248,7 +258,9 @@ class GenesisV2(SlotModel):
         else:
             self.backbone = PretrainedBackbone(config.feature_dim, config.points)
         self.embedding = Embedding(config)
-        self.icsbp = ICSBP(config.num_slots, config.kernel, config.mask_normalisation)
+        self.icsbp = ICSBP(
+            config.num_slots, config.kernel, config.mask_normalisation, config.small_slots
+        )
         self.feature_head = nn.Sequential(
             ConvBlock(config.feature_dim, config.feature_dim),
             nn.Conv2d(config.feature_dim, 2 * config.feature_dim, 1),
@@ -283,6 +295,8 @@ class GenesisV2(SlotModel):
             head = self.feature_head[0](features.backbone)
             features = PixelFeatures(features.backbone, head)
             kinds = self._pixel_kinds(head).softmax(dim=1)
+            if not embeddings.requires_grad:  # they are frozen, and so are the masks
+                kinds = kinds.detach()
             embeddings = torch.cat([embeddings, weight * kinds], dim=1)
         clusters = self.icsbp(
             embeddings,
@@ -456,17 +470,23 @@ class GenesisV2(SlotModel):
         encode: slice,
         decode: slice,
         points: Tensor | None = None,
+        stop_threshold: float | None = None,
         hard_masks: bool = False,
         **randomness: Tensor,
     ) -> PartialOutput:
         drawn = self._inputs(images, points, {**randomness})
         features, clusters = self.cluster(
-            images, drawn["seed_scores"], points=points, hard_masks=hard_masks
+            images,
+            drawn["seed_scores"],
+            points=points,
+            stop_threshold=stop_threshold,
+            hard_masks=hard_masks,
         )
         encoded = self.encode(features.of(encode), clusters[encode], drawn["noise"][encode])
         out = encoded[decode]
-        used = out.used if hard_masks else None
-        skip = images.device.type == "cpu"  # a CUDA graph cannot choose
+        used = None if stop_threshold is None and not hard_masks else out.used
+        # Only on a CPU is it cheaper to ask which slots are used than to decode them all.
+        skip = images.device.type == "cpu"
         out.log_masks, out.means, out.reconstruction = self.decode(out.latents, used, skip=skip)
         return PartialOutput(clusters, encoded, out)
 

@@ -12,6 +12,7 @@ from genesis_core.ops.clustering import Steps, native_gaussian_steps
 
 KERNELS = ("gaussian", "laplacian", "epanechnikov")
 NORMALISATIONS = ("stick_breaking", "softmax")
+SMALL_SLOTS = ("stop", "skip")
 ALPHA_MIN, ALPHA_MAX = 0.01, 0.99
 HARD_ALPHA = 0.5
 """Where the kernel is cut for hard masks; the circle at which its initial scale is aimed."""
@@ -58,10 +59,21 @@ class ICSBP(nn.Module):
     that masks depend on the order of the seeds. "softmax": stick-breaking only selects the seeds;
     the masks are the softmax of the log-kernels around all of them, whatever their order (Section
     3.1 suggests it for future work).
+
+    With a flexible number of slots, ``small_slots`` says what a mask below the threshold does: it
+    ends the image ("stop", as in the paper), or is left out while the next ones are taken ("skip",
+    for which all slots are drawn).
     """
 
-    def __init__(self, num_slots: int, kernel: str, normalisation: str = "stick_breaking") -> None:
+    def __init__(
+        self,
+        num_slots: int,
+        kernel: str,
+        normalisation: str = "stick_breaking",
+        small_slots: str = "stop",
+    ) -> None:
         super().__init__()
+        self.small_slots = small_slots
         self.num_slots = num_slots
         self.kernel = kernel
         self.normalisation = normalisation
@@ -92,8 +104,9 @@ class ICSBP(nn.Module):
         Args:
             embeddings: (B, E, H, W).
             seed_scores: (B, H, W) in [0, 1], drawn once per image.
-            stop_threshold: None for a fixed number of slots; else an image stops when a mask's
-                sum falls below this many pixels, stated at 64x64 and scaled to the image's area.
+            stop_threshold: None for a fixed number of slots; else an image stops at, or skips, a
+                mask whose sum is below this many pixels, stated at 64x64 and scaled to the image's
+                area.
             num_slots: draw at most this many slots instead of ``self.num_slots``.
             hard: masks of zeros and ones, for inference: a pixel belongs to the first seed whose
                 kernel reaches ``HARD_ALPHA`` there or, with the softmax, to the one among the
@@ -129,7 +142,12 @@ class ICSBP(nn.Module):
                 used = _leading(masks[:, :-1], pixels_needed).clamp_min(1)
             masks = _softmax(log_alphas, used, hard)
         elif pixels_needed is not None:
-            masks, used = _stop_early(masks, log_scopes, pixels_needed)
+            if self.small_slots == "skip":
+                order, masks, used = _skip_small(masks, pixels_needed)
+                seeds = seeds.gather(1, order)
+                log_alphas = log_alphas.gather(1, order[:, :, None].expand_as(log_alphas))
+            else:
+                masks, used = _stop_early(masks, log_scopes, pixels_needed)
             if hard:  # what is left for the last mask may be nothing
                 used = (masks.exp().sum(dim=2) > 0).sum(dim=1)
         return Clusters(
@@ -196,3 +214,34 @@ def _stop_early(masks: Tensor, scopes: Tensor, pixels_needed: float) -> tuple[Te
     last = kept[:, None, None]
     masks = torch.where(index < last, masks, torch.where(index == last, scopes, -torch.inf))
     return masks, kept + 1
+
+
+def _skip_small(masks: Tensor, pixels_needed: float) -> tuple[Tensor, Tensor, Tensor]:
+    """Leave out each image's masks that are too small; the others share their pixels.
+
+    In proportion to what the others have there; where they have nothing (hard masks), the last mask
+    gets the pixel.
+
+    Args:
+        masks: (B, K, HW) logarithms, the last one of what no seed took.
+
+    Returns:
+        The order of the seeds (B, K - 1), those kept first; the masks in it, and then what no seed
+        took, if that is large enough or all that is left; and how many masks are in use (B,).
+    """
+    shares = masks.exp()
+    large = shares.sum(dim=2) >= pixels_needed
+    kept = shares * large[:, :, None]
+    nowhere = kept.sum(dim=1) == 0  # (B, HW)
+    rest = torch.where(nowhere, 1.0, kept[:, -1])
+    kept = torch.cat([kept[:, :-1], rest[:, None]], dim=1)
+    large = torch.cat([large[:, :-1], (large[:, -1] | nowhere.any(dim=1))[:, None]], dim=1)
+    kept = kept / kept.sum(dim=1, keepdim=True)
+    order = torch.argsort((~large).long(), dim=1, stable=True)
+    used = large.sum(dim=1)
+    kept = kept.gather(1, order[:, :, None].expand_as(kept))
+    # The logarithm of zero would make every gradient that it is multiplied with no number.
+    smallest = torch.finfo(kept.dtype).tiny
+    masks = kept.clamp_min(smallest).log().masked_fill(kept == 0, -torch.inf)
+    of_seeds = torch.argsort((~large[:, :-1]).long(), dim=1, stable=True)
+    return of_seeds, masks, used

@@ -127,16 +127,22 @@ def _floored(masks: Tensor) -> Tensor:
     return masks / masks.sum(dim=1, keepdim=True)
 
 
-def mask_distillation(log_attention: Tensor, log_masks: Tensor) -> Tensor:
+def mask_distillation(log_attention: Tensor, log_masks: Tensor, *, hard: bool = False) -> Tensor:
     """Cross-entropy that teaches the decoder's masks the attention masks, per pixel: (B,).
 
     The gradient reaches the decoder (and the latents it reads) only, never the attention masks.
 
     Args:
-        log_attention, log_masks: (B, K, 1, H, W).
+        log_attention, log_masks: (B, K, 1, H, W); -inf in both marks slots that take no part.
+        hard: each pixel is taught the slot that attends to it most, in place of all slots' shares.
     """
-    target = log_attention.detach().float().exp()
-    return -(target * log_masks.float()).sum(dim=1).flatten(1).mean(dim=1)
+    target = log_attention.detach().float()
+    if hard:
+        errors = -log_masks.float().gather(1, target.argmax(dim=1, keepdim=True))
+    else:
+        absent = target == -torch.inf
+        errors = -(target.exp() * log_masks.float().masked_fill(absent, 0.0)).sum(dim=1)
+    return errors.flatten(1).mean(dim=1)
 
 
 def latent_anchor(images: Tensor, log_attention: Tensor, latent_mean: Tensor) -> Tensor:

@@ -549,6 +549,11 @@ def test_wrong_inputs_are_refused_by_name(make_model: ModelFactory, images: Tens
             "mask_normalisation is 'sum'; expected one of stick_breaking, softmax",
         ),
         ({"kernel": "cosine"}, "kernel is 'cosine'; expected one of gaussian, laplacian"),
+        ({"small_slots": "keep"}, "small_slots is 'keep'; expected one of stop, skip"),
+        (
+            {"small_slots": "skip", "mask_normalisation": "softmax"},
+            "small_slots is skip, but mask_normalisation is softmax",
+        ),
         ({"semi_conv": 1}, "semi_conv is 1; expected true or false"),
         ({"pixel_std": 0.0}, "pixel_std is 0.0; expected a positive number"),
         ({"pixel_std": float("nan")}, "pixel_std is nan"),
@@ -638,6 +643,16 @@ def test_what_clustering_and_pooling_need_is_computed_once(kind_distance: float)
     features = model.backbone(images)
     mean, std = model.posterior(features, out.log_attention[:, :, 0].exp())
     torch.testing.assert_close((out.latent_mean, out.latent_std), (mean, std), atol=0, rtol=0)
+
+
+@pytest.mark.parametrize("frozen", [False, True])
+def test_kinds_train_no_masks_where_the_embedding_is_frozen(frozen: bool) -> None:
+    model = _with_kinds(0.3)
+    for part in (model.backbone, model.embedding, model.icsbp):
+        part.requires_grad_(not frozen)
+    _, clusters = model.cluster(torch.rand(1, 3, 32, 32), torch.rand(1, 1, 32, 32))
+    assert clusters.log_masks.requires_grad != frozen
+    assert model.kind_head.weight.requires_grad
 
 
 def test_kind_distance_needs_kinds() -> None:

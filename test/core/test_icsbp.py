@@ -190,6 +190,56 @@ def test_stopping_drops_the_small_mask_and_keeps_its_scope() -> None:
     assert (found.log_masks[0, 3] == -torch.inf).all()
 
 
+@pytest.mark.parametrize("hard", [False, True])
+def test_skipping_leaves_the_small_mask_out_and_goes_on(hard: bool) -> None:
+    """Three clusters of 4, 1 and 2 pixels on 1x7, drawn in this order."""
+    embeddings = row(0.0, 0.0, 0.0, 0.0, 20.0, 10.0, 10.0).requires_grad_()
+    scores = torch.tensor([[[0.9, 0.1, 0.1, 0.1, 0.6, 0.5, 0.1]]])
+    threshold = 1.5 * 64 * 64 / 7
+    stopping = make("gaussian", num_slots=4, scale=1.0)
+    assert stopping(embeddings, scores, stop_threshold=threshold, hard=hard).num_slots == 2
+    skipping = make("gaussian", num_slots=4, scale=1.0)
+    skipping.small_slots = "skip"
+    found = skipping(embeddings, scores, stop_threshold=threshold, hard=hard)
+    masks = found.log_masks.exp()[0, :, 0]
+    torch.testing.assert_close(masks.sum(dim=0), torch.ones(7))
+    winners = masks.argmax(dim=0).tolist()
+    assert winners[:4] == [0] * 4 and winners[5:] == [1] * 2
+    if hard:  # nothing else has the lone pixel, so that it is left over
+        assert found.num_slots == 3 and winners[4] == 2
+    else:  # both others have it to 0.01 of what was left
+        assert found.num_slots == 2
+        plain = stopping(embeddings, scores).log_masks.exp()[0, :, 0, 4]
+        shares = plain[[0, 2]] / plain[[0, 2]].sum()
+        torch.testing.assert_close(masks[:2, 4], shares)
+        (found.log_masks.exp() * torch.rand(found.log_masks.shape)).sum().backward()
+        assert embeddings.grad is not None and embeddings.grad.isfinite().all()
+    assert (masks[int(found.num_slots) :] == 0).all()
+    # Seeds and kernels go with their masks.
+    assert found.seeds[0].tolist()[:2] == [0, 5]
+    assert found.log_alpha[0, 1, 0].argmax() in (5, 6)
+
+
+def test_skipping_everything_leaves_one_mask_of_all() -> None:
+    embeddings, scores = random_case(3)
+    icsbp = make("gaussian", num_slots=4, scale=1.0)
+    icsbp.small_slots = "skip"
+    for hard in (False, True):
+        found = icsbp(embeddings, scores, stop_threshold=1e6, hard=hard)
+        assert found.num_slots.tolist() == [1] * 4
+        torch.testing.assert_close(found.log_masks[:, 0].exp(), torch.ones(4, 6, 8))
+
+
+def test_skipping_nothing_changes_nothing() -> None:
+    embeddings, scores = random_case(4)
+    plain = make("gaussian", num_slots=4, scale=1.0)
+    icsbp = make("gaussian", num_slots=4, scale=1.0)
+    icsbp.small_slots = "skip"
+    found = icsbp(embeddings, scores, stop_threshold=0.0)
+    torch.testing.assert_close(found.log_masks, plain(embeddings, scores).log_masks)
+    assert found.num_slots.tolist() == [4] * 4
+
+
 def test_the_threshold_is_scaled_by_the_images_area() -> None:
     """The same picture at twice the size stops at the same step."""
     embeddings = torch.zeros(1, 1, 64, 64)

@@ -136,6 +136,29 @@ def test_mask_distillation_is_a_cross_entropy_that_teaches_the_decoder_only() ->
     assert decoded.grad.flatten().tolist() == pytest.approx([-0.8, -0.2], rel=1e-5)
 
 
+def test_hard_mask_distillation_teaches_the_largest_mask_alone() -> None:
+    attention, decoded = pixel(0.6, 0.4).requires_grad_(), pixel(0.3, 0.7).requires_grad_()
+    loss = mask_distillation(attention, decoded, hard=True)
+    assert loss.item() == pytest.approx(-math.log(0.3), rel=1e-5)
+    loss.sum().backward()
+    assert attention.grad is None
+    assert decoded.grad is not None
+    assert decoded.grad.flatten().tolist() == pytest.approx([-1, 0])
+
+
+@pytest.mark.parametrize("hard", [False, True])
+def test_mask_distillation_passes_over_slots_that_take_no_part(hard: bool) -> None:
+    attention, logits = pixel(0.8, 0.2, 0.0), torch.zeros(1, 3, 1, 1, 1, requires_grad=True)
+    absent = torch.tensor([False, False, True])[:, None, None, None]
+    decoded = logits.masked_fill(absent, -torch.inf).log_softmax(dim=1)
+    loss = mask_distillation(attention, decoded, hard=hard)
+    assert loss.item() == pytest.approx(math.log(2), rel=1e-5)
+    loss.sum().backward()
+    assert logits.grad is not None
+    expected = [-0.5, 0.5, 0] if hard else [-0.3, 0.3, 0]  # two halves less what is taught
+    assert logits.grad.flatten().tolist() == pytest.approx(expected, abs=1e-6)
+
+
 def test_latent_anchor_is_the_distance_to_what_a_mask_shows() -> None:
     """Two slots, left and right half of a 2x4 image, of one colour each, told by hand."""
     left = torch.tensor([1.0, 1.0, 0.0, 0.0]).expand(2, 4)

@@ -11,6 +11,7 @@ import pytest
 from genesis_sim import Frame, HouseholdRenderer, RenderingError, TabletopRenderer, make_renderer
 from genesis_sim.assets import AssetPack
 from genesis_sim.depth_sensor import Material
+from genesis_sim.modes import HOUSEHOLD_SHARES, GeneralRenderer
 from genesis_sim.scene import FIRST_OBJECT, ROBOT
 
 pytestmark = pytest.mark.slow
@@ -159,6 +160,26 @@ def test_every_mode_has_its_renderer() -> None:
     tabletop = make_renderer(48, 48, "varied")
     assert isinstance(tabletop, TabletopRenderer)
     tabletop.close()
+
+
+@pytest.mark.parametrize(("mode", "share"), [("general", 0.75), ("balanced", 0.4)])
+def test_modes_that_mix_draw_their_share_of_household_scenes(mode: str, share: float) -> None:
+    household, mixed = Noting(), Noting()
+    renderer = GeneralRenderer(household, mixed, HOUSEHOLD_SHARES[mode])  # type: ignore[arg-type]
+    for seed in range(1000):
+        renderer.sample(seed)
+    assert len(household.seeds) == pytest.approx(1000 * share, abs=50)
+    assert sorted([*household.seeds, *mixed.seeds]) == list(range(1000))
+
+
+class Noting:
+    """Notes which seeds it was asked to draw."""
+
+    def __init__(self) -> None:
+        self.seeds: list[int] = []
+
+    def sample(self, seed: int) -> None:
+        self.seeds.append(seed)
 
 
 @pytest.mark.parametrize(

@@ -737,7 +737,7 @@ def test_tabletop_of_a_household(
     )
     assert "pack.npz is no asset pack" in message
     message = error_of(capsys, "tabletop", None, tmp_path / "bad", *sizes, "--assets", str(pack))
-    assert "assets is only for modes household and general, not mixed" in message
+    assert "assets is only for modes household, general, balanced, not mixed" in message
     many = ("--mode", "household", "--max-objects", "25")
     message = error_of(capsys, "tabletop", None, tmp_path / "bad", *sizes, *many)
     assert "expected 0 <= fewest <= most <= 24" in message

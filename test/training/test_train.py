@@ -39,6 +39,7 @@ from genesis_core import (
 from genesis_core.models.losses import (
     gaussian_floor,
     latent_anchor,
+    mask_distillation,
     mask_supervision,
     region_mixture,
     sgmm_nll,
@@ -600,6 +601,41 @@ def test_some_images_are_decoded_and_all_of_them_supervised_and_anchored() -> No
     assert loss.item() == pytest.approx(expected.item(), rel=1e-5)
 
 
+@pytest.mark.parametrize("decoded_images", [0, 2])
+def test_slots_that_stop_early_are_those_that_are_decoded(decoded_images: int) -> None:
+    """The loss is that of the model as it is used, and slots that nobody uses learn nothing."""
+    torch.manual_seed(0)
+    model = GenesisV2(GenesisV2Config(image_size=32, num_slots=6, feature_dim=8, latent_dim=8))
+    stop = 400.0  # pixels at 64x64
+    config = ObjectiveConfig(
+        mask_distillation=3.0, latent_anchor=7.0, attention_likelihood=True, stop_threshold=stop,
+        decoded_images=decoded_images,
+    )  # fmt: skip
+    images, scores, noise = (
+        torch.rand(3, 3, 32, 32), torch.rand(3, 1, 32, 32), torch.randn(3, 6, 8),
+    )  # fmt: skip
+    given = {"seed_scores": scores, "noise": noise}
+    widths: list[int] = []
+    model.decoder.register_forward_hook(lambda module, given, out: widths.append(len(out)))
+    loss, terms = Objective(model, config)(Batch(images), given, torch.tensor(2.0))
+    loss.backward()
+    out = model(images, **given, stop_threshold=stop)
+    assert 2 * 3 < out.num_slots.sum() < 6 * 3, "the threshold should leave some slots out"
+    count = decoded_images or 3
+    last = out[-count:]
+    decoded = images[-count:]
+    assert widths[0] == last.num_slots.sum()
+    nll = sgmm_nll(decoded, last.log_attention, last.means, model.config.pixel_std).mean()
+    distilled = mask_distillation(last.log_attention, last.log_masks).mean()
+    anchor = latent_anchor(images, out.log_attention, out.latent_mean).mean()
+    kl = model.losses(decoded, last).kl.sum(1).mean()
+    expected = nll + 2 * kl + 3 * distilled + 7 * anchor
+    assert loss.item() == pytest.approx(expected.item(), rel=1e-4)
+    assert terms["mask_distillation"].item() == pytest.approx(distilled.item(), rel=1e-4)
+    gradients = [p.grad for p in model.parameters() if p.grad is not None]
+    assert gradients and all(gradient.isfinite().all() for gradient in gradients)
+
+
 def test_the_likelihood_under_attention_masks_does_not_train_them() -> None:
     torch.manual_seed(0)
     model = GenesisV2(GenesisV2Config(image_size=32, num_slots=3, feature_dim=8, latent_dim=8))
@@ -820,6 +856,7 @@ def test_a_frozen_parts_batch_normalisation_is_frozen(data: Path, tmp_path: Path
         ("genesis_v1", {"objective.mask_distillation": 1}, "model genesis_v1 has no IC-SBP"),
         ("monet", {"objective.attention_likelihood": True}, "model monet has no IC-SBP"),
         ("slot_attention", {"objective.decoded_images": 1}, "slot_attention has no IC-SBP"),
+        ("genesis_v1", {"objective.stop_threshold": 8}, "model genesis_v1 has no IC-SBP"),
         ("genesis_v1", {"objective.region_mixture": 1}, "model genesis_v1 has no IC-SBP"),
         ("slot_attention", {"objective.noise_warmup_steps": 5}, "has no posterior: leave it out"),
         ("genesis_v1", {"objective.initial_std": 0.1}, "can be set: leave it out, or train"),
@@ -1081,6 +1118,8 @@ def test_a_full_disk_stops_and_keeps_the_last_good_checkpoint(data: Path, tmp_pa
         ),
         ({"objective.region_mixture": -1}, "objective.region_mixture is -1.0; expected 0 or more"),
         ({"objective.initial_std": 0}, "objective.initial_std is 0"),
+        ({"objective.stop_threshold": 0}, "objective.stop_threshold is 0"),
+        ({"objective.hard_distillation": True}, "but objective.mask_distillation is 0"),
         ({"optimizer.lr": -1}, "optimizer.lr is -1"),
         ({"optimizer.schedule": "linear"}, "constant, cosine"),
         ({"optimizer.halving_steps": 0}, "optimizer.halving_steps is 0"),

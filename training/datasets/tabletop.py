@@ -15,7 +15,13 @@ from numpy.typing import NDArray
 from genesis_sim.assets import default_path
 from genesis_sim.depth_sensor import sample_sensor
 from genesis_sim.frame import Frame
-from genesis_sim.modes import SceneMode, SceneRenderer, check_num_objects, make_renderer
+from genesis_sim.modes import (
+    HOUSEHOLD_SHARES,
+    SceneMode,
+    SceneRenderer,
+    check_num_objects,
+    make_renderer,
+)
 from genesis_sim.scene import OBJECTS, ROBOT
 from training.datasets.images import expose
 from training.datasets.layout import DEPTH_RANGE, RGB, RGBD, SPLITS, Float32, UInt8, UInt16
@@ -36,8 +42,9 @@ class Tabletop:
         image_size: height and width of the images in pixels
         mode: sketchy (red cube, green block and blue ball in a basket), varied (1 to 6 objects of
             any shape, anywhere), mixed (half of each), household (none to 20 everyday things on
-            tables, floors and shelves and in bins, robots of several kinds) or general (three
-            quarters household, one eighth each varied and sketchy)
+            tables, floors and shelves and in bins, robots of several kinds), general (three
+            quarters household, one eighth each varied and sketchy) or balanced (40% household, 30%
+            each varied and sketchy)
         min_objects: fewest objects in a scene, with mode varied (from 1) or household (from 0)
         max_objects: most objects in a scene, with mode varied (up to 16) or household (up to 24)
         assets: asset pack for mode household (docs/assets.md); by default the one that
@@ -73,8 +80,9 @@ class Tabletop:
 
     def __post_init__(self) -> None:
         check_num_objects((self.min_objects, self.max_objects), self.mode)
-        if self.assets is not None and self.mode not in ("household", "general"):
-            raise ValueError(f"assets is only for modes household and general, not {self.mode}")
+        if self.assets is not None and self.mode not in HOUSEHOLD_SHARES:
+            modes = ", ".join(HOUSEHOLD_SHARES)
+            raise ValueError(f"assets is only for modes {modes}, not {self.mode}")
         if not 0 <= self.exposure < 1:
             raise ValueError(f"exposure is {self.exposure}; expected 0 to below 1")
 
@@ -91,7 +99,7 @@ class Tabletop:
             if (value := getattr(self, name)) != getattr(type(self), name) or name not in newer
         }
         del options["assets"]
-        if self.mode in ("household", "general"):
+        if self.mode in HOUSEHOLD_SHARES:
             pack = self.assets or default_path()
             options["assets"] = pack and hashlib.sha256(pack.read_bytes()).hexdigest()[:16]
         return options
