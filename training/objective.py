@@ -43,8 +43,8 @@ class ObjectiveConfig:
         masks_only: whether to train IC-SBP's masks alone, by mask_supervision, overlap_supervision
             or region_mixture, instead of the model's own objective: neither posterior nor decoder
             is run (GENESIS-V2 only).
-        hard_masks: whether to train with IC-SBP's masks of zeros and ones, as inference takes them,
-            instead of probabilities (not in the paper; GENESIS-V2 only).
+        hard_masks: whether to train with IC-SBP's masks of zeros and ones (Section 3.1), instead of
+            probabilities (GENESIS-V2 only).
         goal: GECO's goal for the nll, in nats per pixel and channel.
         geco_step_size: eta at 64x64; 1e-5 suits the paper's 500,000 steps, short runs need more.
         beta_init: GECO's first beta; None takes the paper's, 1 or 1e-10 with the mask loss.
@@ -56,10 +56,11 @@ class ObjectiveConfig:
             only). A new posterior is nearly all noise, see noise_warmup_steps.
         mask_supervision: weight of the ground-truth loss on IC-SBP's masks (not in the paper), a
             mean over the labelled images of a batch (GENESIS-V2 only).
-        overlap_supervision: weight of a ground-truth loss on IC-SBP's masks as inference cuts them,
-            a bound of one minus their intersection over union (not in the paper; GENESIS-V2 only).
-            For a model that mask_supervision has trained; with hard_masks its seeds are those of
-            inference. The kernel's scale is then one too many: freeze icsbp.
+        overlap_supervision: weight of a ground-truth loss on IC-SBP's masks, cut where its kernel is
+            one half: a bound of one minus their intersection over union (not in the paper;
+            GENESIS-V2 only). For a model that mask_supervision has trained, with hard_masks, so
+            that no seed lies in an earlier mask. The kernel's scale is then one parameter too
+            many: freeze icsbp.
         kind_supervision: weight of the ground-truth loss on the kinds of slots, a mean over the
             labelled images that are encoded, or of pixels with masks_only (not in the paper; for
             data that say which label is the robot's, and models with ``kinds``).

@@ -310,7 +310,7 @@ def mask_supervision(clusters: Clusters, labels: Tensor, num_labels: int | None 
 
 
 def overlap_supervision(clusters: Clusters, labels: Tensor) -> Tensor:
-    """How little IC-SBP's masks, cut where inference cuts them, overlap with the instances: (B,).
+    """How little IC-SBP's masks, cut where the kernel is one half, overlap with instances: (B,).
 
     The Lovasz hinge (Yu and Blaschko 2015), a convex bound of one minus the intersection over
     union, of the mask that each step's kernel cuts out at HARD_ALPHA, and the instance under its
@@ -318,7 +318,7 @@ def overlap_supervision(clusters: Clusters, labels: Tensor) -> Tensor:
     and leaves the kernel wider than such masks need. A mean over the steps that found anything.
 
     Args:
-        clusters: IC-SBP's output, with hard masks so that its seeds are those of inference.
+        clusters: IC-SBP's output, with hard masks so that no seed lies in an earlier mask.
         labels: as for ``mask_supervision``.
 
     Raises:
