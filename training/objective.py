@@ -56,8 +56,8 @@ class ObjectiveConfig:
             only). A new posterior is nearly all noise, see noise_warmup_steps.
         mask_supervision: weight of the ground-truth loss on IC-SBP's masks (not in the paper), a
             mean over the labelled images of a batch (GENESIS-V2 only).
-        overlap_supervision: weight of a ground-truth loss on IC-SBP's masks, cut where its kernel is
-            one half: a bound of one minus their intersection over union (not in the paper;
+        overlap_supervision: weight of a ground-truth loss on IC-SBP's masks, cut where its kernel
+            is one half: a bound of one minus their intersection over union (not in the paper;
             GENESIS-V2 only). For a model that mask_supervision has trained, with hard_masks, so
             that no seed lies in an earlier mask. The kernel's scale is then one parameter too
             many: freeze icsbp.
