@@ -61,6 +61,9 @@ class GenesisV2Config(GenerativeConfig):
         small_slots: what a mask below the stop threshold does: "stop" ends the image, as in the
             paper; "skip" leaves the mask out and takes the next ones (not in the paper, for
             stick-breaking).
+        pooling_exponent: power of a slot's mask that weighs the pixels whose features are averaged
+            for its latent and its kind; the paper's is 1. With 2, pixels that several slots share
+            count little (not in the paper).
         pixel_std: sigma_x, the fixed standard deviation of the SGMM likelihood.
         image_channels: channels of the input and of the component means.
         encoder: "unet", the paper's; or "efficientnet_lite0", which may start from weights trained
@@ -89,6 +92,7 @@ class GenesisV2Config(GenerativeConfig):
     mask_loss: bool = False
     mask_normalisation: str = "stick_breaking"
     small_slots: str = "stop"
+    pooling_exponent: float = 1.0
     pixel_std: float = 0.7
     image_channels: int = 3
     encoder: str = "unet"
@@ -131,6 +135,9 @@ class GenesisV2Config(GenerativeConfig):
         distance = self.kind_distance
         if isinstance(distance, bool) or not 0 <= distance < math.inf:
             raise ConfigError(f"kind_distance is {distance!r}; expected 0 or more")
+        exponent = self.pooling_exponent
+        if isinstance(exponent, bool) or not 0 < exponent < math.inf:
+            raise ConfigError(f"pooling_exponent is {exponent!r}; expected > 0")
         if distance and not self.kinds:
             raise ConfigError(f"kind_distance is {distance}, but kinds is false: there are none")
         size = self.decoder_size
@@ -327,7 +334,7 @@ class GenesisV2(SlotModel):
         return F.linear(head.permute(0, 2, 3, 1), weight, bias).permute(0, 3, 1, 2).float()
 
     def slot_features(self, features: PixelFeatures, masks: Tensor) -> Tensor:
-        """Each slot's features, averaged in its mask: (B, K, 2C) float32.
+        """Each slot's features, averaged in its mask (``pooling_exponent``): (B, K, 2C) float32.
 
         Args:
             features: of the images.
@@ -337,7 +344,10 @@ class GenesisV2(SlotModel):
         assert isinstance(conv, nn.Conv2d) and conv.bias is not None
         head = block(features.backbone) if features.head is None else features.head
         pixels = head.flatten(2).transpose(1, 2)  # (B, HW, C)
-        sums, mass = pool(masks.float().flatten(2), pixels)
+        weights = masks.float()
+        if self.config.pooling_exponent != 1:
+            weights = weights**self.config.pooling_exponent
+        sums, mass = pool(weights.flatten(2), pixels)
         with torch.autocast(masks.device.type, enabled=False):
             # The head's 1x1 convolution is linear, and cheaper on K sums than on all pixels.
             sums = F.linear(sums, conv.weight.flatten(1)) + mass * conv.bias
