@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from torch.distributions import Normal
 
 from genesis_core import ConfigError, GenesisV2, GenesisV2Config, load_model
+from genesis_core.models.genesis_v2 import PixelFeatures
 from genesis_core.models.icsbp import KERNELS, NORMALISATIONS
 from genesis_core.models.losses import mask_supervision
 
@@ -661,3 +662,16 @@ def test_kind_distance_needs_kinds() -> None:
         GenesisV2Config(kind_distance=1.0)
     with pytest.raises(ConfigError, match="kind_distance is -1"):
         GenesisV2Config(kinds=True, kind_distance=-1.0)
+
+
+def test_a_power_of_the_mask_weighs_the_pixels_of_a_slot() -> None:
+    model = make_model(pooling_exponent=2.0).eval()
+    size = model.config.image_size
+    features = torch.rand(1, model.config.feature_dim, size, size)
+    masks = torch.rand(1, 3, size, size)
+    with torch.no_grad():
+        pooled = model.slot_features(PixelFeatures(features), masks)
+        head = model.feature_head(features).flatten(2)  # (1, 2C, HW)
+    weights = masks.flatten(2).square()
+    expected = torch.einsum("bkp,bcp->bkc", weights, head) / weights.sum(2, keepdim=True)
+    torch.testing.assert_close(pooled, expected, rtol=1e-4, atol=1e-5)

@@ -1,0 +1,40 @@
+"""The average of a trained model and of its start."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+
+from genesis_core import CheckpointError, GenesisV2, GenesisV2Config, load_model, save_model
+from training.average import average, run
+
+
+def _model(seed: int, width: int = 8) -> GenesisV2:
+    torch.manual_seed(seed)
+    model = GenesisV2(GenesisV2Config(image_size=32, num_slots=3, feature_dim=width, latent_dim=8))
+    model.metadata = {"stop_threshold": 5.0, "trained": {"steps": seed}}
+    return model
+
+
+def test_weights_lie_between_those_of_the_two(tmp_path: Path) -> None:
+    tuned, start = _model(1), _model(2)
+    save_model(tuned, tmp_path / "tuned.safetensors")
+    save_model(start, tmp_path / "start.safetensors")
+    output = tmp_path / "folder" / "model.safetensors"
+    run(tmp_path / "tuned.safetensors", tmp_path / "start.safetensors", output, 0.25, half=False)
+    found = load_model(output)
+    for name, value in found.state_dict().items():
+        expected = 0.25 * tuned.state_dict()[name] + 0.75 * start.state_dict()[name]
+        torch.testing.assert_close(value, expected)
+    assert found.metadata["stop_threshold"] == 5
+    trained = found.metadata["trained"]
+    assert trained == {"steps": 1, "averaged_with": {"steps": 2}, "weight": 0.25}
+
+
+def test_what_has_no_average_is_refused() -> None:
+    with pytest.raises(CheckpointError, match="differ in shape"):
+        average(_model(1), _model(1, width=16), 0.5)
+    with pytest.raises(ValueError, match="weight is 1.5; expected 0 to 1"):
+        average(_model(1), _model(2), 1.5)
