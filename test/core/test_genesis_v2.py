@@ -664,7 +664,7 @@ def test_kind_distance_needs_kinds() -> None:
         GenesisV2Config(kinds=True, kind_distance=-1.0)
 
 
-def test_a_power_of_the_mask_weighs_the_pixels_of_a_slot() -> None:
+def test_a_power_of_the_mask_weighs_the_pixels_of_a_slot(make_model: ModelFactory) -> None:
     model = make_model(pooling_exponent=2.0).eval()
     size = model.config.image_size
     features = torch.rand(1, model.config.feature_dim, size, size)

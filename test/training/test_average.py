@@ -36,5 +36,5 @@ def test_weights_lie_between_those_of_the_two(tmp_path: Path) -> None:
 def test_what_has_no_average_is_refused() -> None:
     with pytest.raises(CheckpointError, match="differ in shape"):
         average(_model(1), _model(1, width=16), 0.5)
-    with pytest.raises(ValueError, match="weight is 1.5; expected 0 to 1"):
+    with pytest.raises(ValueError, match=r"weight is 1\.5; expected 0 to 1"):
         average(_model(1), _model(2), 1.5)
