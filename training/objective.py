@@ -256,7 +256,11 @@ class Objective(nn.Module):
             if config.latent_anchor:
                 assert encoded.log_attention is not None and encoded.latent_mean is not None
                 seen = images_at(images[-len(encoded.latents) :], self.model.config.mask_size)
-                anchor = latent_anchor(seen, encoded.log_attention, encoded.latent_mean).mean()
+                # As the latent's features are weighed.
+                weights = encoded.log_attention * getattr(
+                    self.model.config, "pooling_exponent", 1.0
+                )
+                anchor = latent_anchor(seen, weights, encoded.latent_mean).mean()
                 terms["latent_anchor"] = anchor
                 loss = loss + config.latent_anchor * anchor
             if config.kind_supervision and labels is not None:
