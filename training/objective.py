@@ -257,9 +257,7 @@ class Objective(nn.Module):
                 assert encoded.log_attention is not None and encoded.latent_mean is not None
                 seen = images_at(images[-len(encoded.latents) :], self.model.config.mask_size)
                 # As the latent's features are weighed.
-                weights = encoded.log_attention * getattr(
-                    self.model.config, "pooling_exponent", 1.0
-                )
+                weights = encoded.log_attention * self.model.pooling_exponent
                 anchor = latent_anchor(seen, weights, encoded.latent_mean).mean()
                 terms["latent_anchor"] = anchor
                 loss = loss + config.latent_anchor * anchor
@@ -290,7 +288,8 @@ class Objective(nn.Module):
         assert encoded.kind_logits is not None and encoded.log_attention is not None
         kinds = self._true_kinds(labels)
         known = slice(None, len(labels))
-        return kind_supervision(encoded.kind_logits[known], encoded.log_attention[known], kinds)
+        weights = encoded.log_attention[known] * self.model.pooling_exponent
+        return kind_supervision(encoded.kind_logits[known], weights, kinds)
 
     def _true_kinds(self, labels: Tensor) -> Tensor:
         """The kind of each pixel, of instance labels."""

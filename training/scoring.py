@@ -195,7 +195,7 @@ def score(model: SlotModel, batch: ScoredBatch, out: SlotOutput) -> Metrics:
         **{name: None if v is None else v.cpu().numpy() for name, v in values.items()},
         "slots": slots.astype(np.float64),
         "slots_mae": None if masks is None else slot_count_error(masks, slots),
-        "latent_r2": _readable(images, out),
+        "latent_r2": _readable(model, images, out),
         **_kinds(batch, out),
         "decoder": _segmentation(batch, out.log_masks),
         "attention": _segmentation(batch, out.log_attention),
@@ -229,12 +229,12 @@ def _segments(log_masks: Tensor, size: int) -> NDArray[np.int64]:
     return segments
 
 
-def _readable(images: Tensor, out: SlotOutput) -> Fit | None:
+def _readable(model: SlotModel, images: Tensor, out: SlotOutput) -> Fit | None:
     """How well the latents' readable dimensions say what the attention masks show."""
     if out.log_attention is None or out.latent_mean is None:
         return None
     seen = images_at(images, out.log_attention.shape[-1])
-    share, targets = readable_latents(seen, out.log_attention)
+    share, targets = readable_latents(seen, out.log_attention * model.pooling_exponent)
     if out.latent_mean.shape[2] < targets.shape[2]:
         return None
     kept = (share >= SMALLEST_READABLE) & out.used[:, : share.shape[1]]

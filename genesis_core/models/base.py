@@ -305,6 +305,11 @@ class SlotModel(nn.Module):
         return self.config.pixel_std
 
     @property
+    def pooling_exponent(self) -> float:
+        """Power of a slot's mask that weighs the pixels of which its latent tells."""
+        return 1.0
+
+    @property
     def first_beta(self) -> float:
         """GECO's multiplier at the start of training, in the paper that describes the model."""
         return 1.0

@@ -345,8 +345,8 @@ class GenesisV2(SlotModel):
         head = block(features.backbone) if features.head is None else features.head
         pixels = head.flatten(2).transpose(1, 2)  # (B, HW, C)
         weights = masks.float()
-        if self.config.pooling_exponent != 1:
-            weights = weights**self.config.pooling_exponent
+        if self.pooling_exponent != 1:
+            weights = weights**self.pooling_exponent
         sums, mass = pool(weights.flatten(2), pixels)
         with torch.autocast(masks.device.type, enabled=False):
             # The head's 1x1 convolution is linear, and cheaper on K sums than on all pixels.
@@ -524,6 +524,10 @@ class GenesisV2(SlotModel):
     def draws(self, num_slots: int) -> dict[str, Draw]:
         size = self.config.mask_size
         return {"seed_scores": Draw("uniform", (1, size, size)), **super().draws(num_slots)}
+
+    @property
+    def pooling_exponent(self) -> float:
+        return self.config.pooling_exponent
 
     @property
     def first_beta(self) -> float:
