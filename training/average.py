@@ -9,6 +9,7 @@ between the two lie models that are better than both (Wortsman et al. 2022, WiSE
 
 from __future__ import annotations
 
+from dataclasses import fields
 from pathlib import Path
 
 import torch
@@ -16,6 +17,9 @@ from jsonargparse import ArgumentParser
 
 from genesis_core import CheckpointError, SlotModel, find_checkpoint, load_model, save_model
 from training.command_line import call
+
+_MAY_DIFFER = {"num_slots", "kind_distance", "small_slots", "pooling_exponent", "pixel_std"}
+"""Settings that decide how the weights are used, not what they mean."""
 
 
 def average(model: SlotModel, start: SlotModel, weight: float) -> SlotModel:
@@ -27,14 +31,21 @@ def average(model: SlotModel, start: SlotModel, weight: float) -> SlotModel:
         weight: of ``model``, 0 to 1.
 
     Raises:
-        CheckpointError: the models have different weights.
+        CheckpointError: the models' settings differ, so that their weights mean different things.
         ValueError: the weight is none.
     """
     if not 0 <= weight <= 1:
         raise ValueError(f"weight is {weight}; expected 0 to 1")
     mine, other = model.state_dict(), start.state_dict()
-    if {k: v.shape for k, v in mine.items()} != {k: v.shape for k, v in other.items()}:
-        raise CheckpointError("the two models differ in shape, so they have no average")
+    differing = [
+        field.name
+        for field in fields(model.config)
+        if field.name not in _MAY_DIFFER
+        and getattr(model.config, field.name) != getattr(start.config, field.name, None)
+    ]
+    if differing or mine.keys() != other.keys():
+        names = ", ".join(differing) or "parts"
+        raise CheckpointError(f"the two models differ in {names}, so they have no average")
     model.load_state_dict(
         {
             name: other[name].lerp(value, weight) if value.is_floating_point() else value
@@ -60,10 +71,13 @@ def run(
         half: save weights in float16.
 
     Raises:
-        CheckpointError: a file is no checkpoint, or the two differ in shape.
-        ValueError: the weight is none.
+        CheckpointError: a file is no checkpoint, or the two differ in their settings.
+        ValueError: the weight is none, or the output is one of the two.
     """
-    model = average(load_model(checkpoint), load_model(find_checkpoint(str(start))), weight)
+    first = find_checkpoint(str(start))
+    if output.resolve() in (checkpoint.resolve(), first.resolve()):
+        raise ValueError(f"output {output} is one of the two models: name another file")
+    model = average(load_model(checkpoint), load_model(first), weight)
     output.parent.mkdir(parents=True, exist_ok=True)
     save_model(model, output, dtype=torch.float16 if half else torch.float32)
     print(f"wrote {output}")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from contextlib import nullcontext
 from dataclasses import dataclass
 
@@ -119,11 +120,11 @@ class ObjectiveConfig:
             "decoded_images",
             "noise_warmup_steps",
         ):
-            if not getattr(self, name) >= 0:
+            if not 0 <= getattr(self, name) < math.inf:
                 raise ConfigError(f"objective.{name} is {getattr(self, name)}; expected 0 or more")
         for name in ("geco_step_size", "beta_init", "initial_std", "stop_threshold"):
             value = getattr(self, name)
-            if value is not None and not value > 0:
+            if value is not None and not 0 < value < math.inf:
                 raise ConfigError(f"objective.{name} is {value}; expected > 0")
         unused = [
             f"objective.{name}"
@@ -155,6 +156,17 @@ class ObjectiveConfig:
                     f"objective.{name} is {getattr(self, name)}, but objective.hard_masks is true, "
                     "and it trains masks of probabilities: set one of them to 0 or false, or use "
                     "overlap_supervision"
+                )
+        if self.overlap_supervision and not self.hard_masks:
+            raise ConfigError(
+                f"objective.overlap_supervision is {self.overlap_supervision}, but hard_masks is "
+                "false, so that seeds lie in earlier masks: set it to true"
+            )
+        for name in ("overlap_supervision", "region_mixture"):
+            if self.stop_threshold is not None and getattr(self, name):
+                raise ConfigError(
+                    f"objective.{name} is {getattr(self, name)}, but it looks at all slots, and "
+                    "objective.stop_threshold leaves some out: leave one of them out"
                 )
         losses = (self.mask_supervision, self.overlap_supervision, self.region_mixture)
         if self.masks_only and not any(losses):

@@ -161,6 +161,8 @@ class Trainer:
                 raise ConfigError(
                     f"encoder_weights {config.encoder_weights} do not fit the encoder: {error}"
                 ) from error
+        if config.objective.stop_threshold is not None:
+            self.stop_threshold = config.objective.stop_threshold
         if (std := config.objective.initial_std) is not None:
             model.set_posterior_std(std)
         parts = dict(model.named_children())
@@ -169,9 +171,19 @@ class Trainer:
             raise ConfigError(f"freeze names {unknown}; the model's parts are {sorted(parts)}")
         if config.objective.masks_only:
             frozen |= set(parts) - model.mask_parts
+        frozen |= self._untaught_kinds(frozen) & set(parts)
         self.frozen = [parts[name].requires_grad_(False) for name in frozen]
         model.to(self.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
         return self._set_training(model)
+
+    def _untaught_kinds(self, frozen: set[str]) -> set[str]:
+        """Parts that tell kinds and that nothing of the objective reaches."""
+        objective = self.config.objective
+        if objective.kind_supervision:
+            return set()
+        if objective.masks_only and not getattr(self.config.model, "kind_distance", 0):
+            return {"feature_head", "kind_head"}
+        return {"kind_head"} if "embedding" in frozen else set()
 
     def _set_training(self, model: SlotModel) -> SlotModel:
         """Training mode, except for frozen parts: their batch normalisation is frozen too."""

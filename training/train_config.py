@@ -186,6 +186,14 @@ class TrainConfig:
                 f"objective.kind_supervision is {objective.kind_supervision}, but the model tells "
                 "no kinds: leave it out, or set model.kinds to true"
             )
+        if objective.hard_masks and not objective.overlap_supervision:
+            learning = sorted({"embedding", "icsbp"} - set(self.freeze))
+            if learning and model.masks_first:
+                raise ConfigError(
+                    f"objective.hard_masks is true, and such masks pass no gradient, but "
+                    f"{' and '.join(learning)} would learn: add to freeze, or use "
+                    "overlap_supervision"
+                )
         if objective.style_noise and getattr(self.model, "encoder", "") != "efficientnet_lite0":
             raise ConfigError(
                 f"objective.style_noise is {objective.style_noise}, but only encoder "

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 
 from genesis_core import SlotModel
@@ -34,9 +36,11 @@ class Validation:
         self.dataset = dataset
         self.decode = not objective.masks_only
         # As trained, and as used afterwards.
-        self.options = {"decode": self.decode}
+        self.options: dict[str, Any] = {"decode": self.decode}
         if objective.hard_masks:
             self.options["hard_masks"] = True
+        if objective.stop_threshold is not None:
+            self.options["stop_threshold"] = objective.stop_threshold
         self.region_mixture = bool(objective.region_mixture)
         self.chosen = choose_images(dataset, num_images, SEED)
 

@@ -136,8 +136,8 @@ class GenesisV2Config(GenerativeConfig):
         if isinstance(distance, bool) or not 0 <= distance < math.inf:
             raise ConfigError(f"kind_distance is {distance!r}; expected 0 or more")
         exponent = self.pooling_exponent
-        if isinstance(exponent, bool) or not 0 < exponent < math.inf:
-            raise ConfigError(f"pooling_exponent is {exponent!r}; expected > 0")
+        if isinstance(exponent, bool) or not 1 <= exponent < math.inf:
+            raise ConfigError(f"pooling_exponent is {exponent!r}; expected 1 or more")
         if distance and not self.kinds:
             raise ConfigError(f"kind_distance is {distance}, but kinds is false: there are none")
         size = self.decoder_size

@@ -108,10 +108,10 @@ class ICSBP(nn.Module):
                 mask whose sum is below this many pixels, stated at 64x64 and scaled to the image's
                 area.
             num_slots: draw at most this many slots instead of ``self.num_slots``.
-            hard: masks of zeros and ones, for inference: a pixel belongs to the first seed whose
+            hard: masks of zeros and ones: a pixel belongs to the first seed whose
                 kernel reaches ``HARD_ALPHA`` there or, with the softmax, to the one among the
                 seeds so found whose kernel is largest there (the argmax over the seeds). An image
-                ends when no pixel is left. The gradient does not survive it.
+                ends when no pixel is left. These masks pass no gradient; ``log_alpha`` does.
 
         Raises:
             ValueError: fewer than two slots, or a threshold that is no number of pixels.

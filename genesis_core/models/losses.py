@@ -312,7 +312,7 @@ def mask_supervision(clusters: Clusters, labels: Tensor, num_labels: int | None 
 def overlap_supervision(clusters: Clusters, labels: Tensor) -> Tensor:
     """How little IC-SBP's masks, cut where the kernel is one half, overlap with instances: (B,).
 
-    The Lovasz hinge (Yu and Blaschko 2015), a convex bound of one minus the intersection over
+    The Lovasz hinge (Yu and Blaschko 2015), a bound of one minus the intersection over
     union, of the mask that each step's kernel cuts out at HARD_ALPHA, and the instance under its
     seed. Not in the paper. The cross-entropy of ``mask_supervision`` fits probabilities instead,
     and leaves the kernel wider than such masks need. A mean over the steps that found anything.
@@ -348,7 +348,7 @@ def overlap_supervision(clusters: Clusters, labels: Tensor) -> Tensor:
 
 def _lovasz_hinge(margins: Tensor, inside: Tensor, known: Tensor) -> Tensor:
     """(N,), of margins (N, P), positive where a pixel is taken, and which pixels are to be."""
-    # Below zero as far as the logarithm goes: a pixel far away must not outweigh all others.
+    # Negative margins are compressed by a logarithm: a pixel far away must not outweigh all others.
     margins = torch.where(margins > 0, margins, -torch.log1p(-margins.clamp_max(0)))
     errors = (1 - torch.where(inside, margins, -margins)).relu() * known
     errors, order = errors.sort(dim=1, descending=True)

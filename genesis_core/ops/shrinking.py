@@ -26,7 +26,14 @@ def shrink(image: NDArray[np.uint8], height: int, width: int) -> NDArray[np.uint
         height, width: the new size in pixels, at most the image's.
 
     Returns: (height, width, 3)
+
+    Raises:
+        ValueError: the image is none, or smaller than asked for.
     """
+    if image.ndim != 3 or image.shape[2] != 3 or image.dtype != np.uint8:
+        raise ValueError(f"image is {image.dtype} {image.shape}; expected uint8 (H, W, 3)")
+    if not (1 <= height <= image.shape[0] and 1 <= width <= image.shape[1]):
+        raise ValueError(f"cannot shrink an image {image.shape[:2]} to ({height}, {width})")
     library = _library()
     if library is None:
         return np.asarray(cv2.resize(image, (width, height), interpolation=cv2.INTER_AREA))

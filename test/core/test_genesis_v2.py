@@ -550,7 +550,7 @@ def test_wrong_inputs_are_refused_by_name(make_model: ModelFactory, images: Tens
             "mask_normalisation is 'sum'; expected one of stick_breaking, softmax",
         ),
         ({"kernel": "cosine"}, "kernel is 'cosine'; expected one of gaussian, laplacian"),
-        ({"pooling_exponent": 0}, "pooling_exponent is 0; expected > 0"),
+        ({"pooling_exponent": 0}, "pooling_exponent is 0; expected 1 or more"),
         ({"small_slots": "keep"}, "small_slots is 'keep'; expected one of stop, skip"),
         (
             {"small_slots": "skip", "mask_normalisation": "softmax"},

@@ -66,3 +66,13 @@ def test_without_a_compiler_opencv_averages(monkeypatch: pytest.MonkeyPatch) -> 
         plain, cv2.resize(image, (192, 192), interpolation=cv2.INTER_AREA)
     )
     assert np.abs(native.astype(int) - plain).max() <= 1
+
+
+def test_what_cannot_be_shrunk_is_refused() -> None:
+    image = _image(8, 8)
+    for wrong in (image[..., 0], image[..., :1], image.astype(np.float32)):
+        with pytest.raises(ValueError, match="expected uint8"):
+            shrink(wrong, 4, 4)
+    for size in ((9, 8), (0, 4)):
+        with pytest.raises(ValueError, match="cannot shrink"):
+            shrink(image, *size)

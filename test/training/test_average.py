@@ -34,7 +34,16 @@ def test_weights_lie_between_those_of_the_two(tmp_path: Path) -> None:
 
 
 def test_what_has_no_average_is_refused() -> None:
-    with pytest.raises(CheckpointError, match="differ in shape"):
+    with pytest.raises(CheckpointError, match="differ in feature_dim"):
         average(_model(1), _model(1, width=16), 0.5)
     with pytest.raises(ValueError, match=r"weight is 1\.5; expected 0 to 1"):
         average(_model(1), _model(2), 1.5)
+
+
+def test_neither_of_the_two_is_overwritten(tmp_path: Path) -> None:
+    path = tmp_path / "tuned.safetensors"
+    save_model(_model(1), path)
+    before = path.read_bytes()
+    with pytest.raises(ValueError, match="is one of the two models"):
+        run(path, path, path)
+    assert path.read_bytes() == before

@@ -193,6 +193,26 @@ def test_latents_and_decoder_learn_under_hard_masks(data: Path, tmp_path: Path) 
         assert not changed & {"backbone", "embedding", "icsbp"}
 
 
+def test_slots_stop_in_training_validation_and_use_alike(data: Path, tmp_path: Path) -> None:
+    settings = {
+        **PRETRAINED,
+        "objective.mask_supervision": 0,
+        "objective.stop_threshold": 5000,  # more than an image has: one slot is left
+        "objective.hard_distillation": True,
+        "freeze": "[backbone, embedding, icsbp]",
+        "eval_every": 2,
+        "picture_every": 2,
+    }
+    train(tmp_path / "whole", data, {**settings, "steps": 2})
+    model = load_model(tmp_path / "whole" / MODEL)
+    assert model.metadata["stop_threshold"] == 5000
+    *_, scores = read_metrics(tmp_path / "whole" / METRICS)
+    assert scores["decoder_ari_fg"] == 0  # one mask of all
+    train(tmp_path / "parts", data, {**settings, "steps": 1})
+    train(tmp_path / "parts", data, {**settings, "steps": 2, "resume": True})
+    assert differing(tmp_path / "whole", tmp_path / "parts") == []
+
+
 @pytest.mark.slow
 def test_a_run_with_depth_resumes_exactly(data: Path, flat: Path, tmp_path: Path) -> None:
     """Augmented, with a second data set that has no depth."""
@@ -311,6 +331,19 @@ def test_supervision_asks_for_labels(term: str, flat: Path, tmp_path: Path) -> N
              "objective.latent_anchor": 0, "objective.kind_supervision": 0,
              "model.kind_distance": 0.3},
             "model.kinds is true, but objective.kind_supervision is 0",
+        ),
+        (
+            {"objective.overlap_supervision": 1, "objective.mask_supervision": 0},
+            "hard_masks is false, so that seeds lie in earlier masks",
+        ),
+        (
+            {"objective.hard_masks": True, "objective.mask_supervision": 0},
+            "such masks pass no gradient, but embedding and icsbp would learn",
+        ),
+        (
+            {"objective.hard_masks": True, "objective.overlap_supervision": 1,
+             "objective.mask_supervision": 0, "objective.stop_threshold": 8},
+            "objective.stop_threshold leaves some out",
         ),
         ({"objective.hard_masks": True}, "objective.mask_supervision is 100.0, but objective.hard"),
         ({"objective.style_noise": 0.1}, "only encoder efficientnet_lite0 can be restyled"),
