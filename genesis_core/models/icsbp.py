@@ -145,7 +145,7 @@ class ICSBP(nn.Module):
             if self.small_slots == "skip":
                 order, masks, used = _skip_small(masks, pixels_needed)
                 seeds = seeds.gather(1, order)
-                log_alphas = log_alphas.gather(1, order[:, :, None].expand_as(log_alphas))
+                log_alphas = _in_order(log_alphas, order)
             else:
                 masks, used = _stop_early(masks, log_scopes, pixels_needed)
             if hard:  # what is left for the last mask may be nothing
@@ -231,17 +231,21 @@ def _skip_small(masks: Tensor, pixels_needed: float) -> tuple[Tensor, Tensor, Te
     """
     shares = masks.exp()
     large = shares.sum(dim=2) >= pixels_needed
-    kept = shares * large[:, :, None]
-    nowhere = kept.sum(dim=1) == 0  # (B, HW)
-    rest = torch.where(nowhere, 1.0, kept[:, -1])
-    kept = torch.cat([kept[:, :-1], rest[:, None]], dim=1)
+    total = (large.to(shares.dtype)[:, None] @ shares)[:, 0]  # (B, HW), what those kept have
+    nowhere = total == 0
+    smallest = torch.finfo(total.dtype).tiny
+    kept = masks - total.clamp_min(smallest).log()[:, None]
+    rest = torch.where(large[:, -1:], kept[:, -1], -torch.inf).masked_fill(nowhere, 0.0)
     large = torch.cat([large[:, :-1], (large[:, -1] | nowhere.any(dim=1))[:, None]], dim=1)
-    kept = kept / kept.sum(dim=1, keepdim=True)
+    kept = torch.cat([kept[:, :-1], rest[:, None]], dim=1)
+    kept = kept.masked_fill(~large[:, :, None], -torch.inf)
     order = torch.argsort((~large).long(), dim=1, stable=True)
-    used = large.sum(dim=1)
-    kept = kept.gather(1, order[:, :, None].expand_as(kept))
-    # The logarithm of zero would make every gradient that it is multiplied with no number.
-    smallest = torch.finfo(kept.dtype).tiny
-    masks = kept.clamp_min(smallest).log().masked_fill(kept == 0, -torch.inf)
     of_seeds = torch.argsort((~large[:, :-1]).long(), dim=1, stable=True)
-    return of_seeds, masks, used
+    return of_seeds, _in_order(kept, order), large.sum(dim=1)
+
+
+def _in_order(maps: Tensor, order: Tensor) -> Tensor:
+    """Maps (B, K, HW) of each image in an order (B, K)."""
+    if len(maps) == 1:  # several times faster
+        return maps.index_select(1, order[0])
+    return maps.gather(1, order[:, :, None].expand_as(maps))
