@@ -188,7 +188,7 @@ class TrainConfig:
             )
         if objective.hard_masks and not objective.overlap_supervision:
             learning = sorted({"embedding", "icsbp"} - set(self.freeze))
-            if learning and model.masks_first:
+            if learning:
                 raise ConfigError(
                     f"objective.hard_masks is true, and such masks pass no gradient, but "
                     f"{' and '.join(learning)} would learn: add to freeze, or use "

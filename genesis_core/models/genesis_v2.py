@@ -226,15 +226,19 @@ class PixelFeatures:
         backbone: (B, C, H, W).
         head: (B, C, H, W), what the feature head's first block makes of that, where clustering
             needed it; None: nobody has asked for it yet.
+        kinds: (B, 3, H, W), what the kinds' head says of each pixel, alike.
     """
 
     backbone: Tensor
     head: Tensor | None = None
+    kinds: Tensor | None = None
 
     def of(self, images: slice) -> PixelFeatures:
         """Those of some of the images."""
         return PixelFeatures(
-            self.backbone[images], None if self.head is None else self.head[images]
+            self.backbone[images],
+            None if self.head is None else self.head[images],
+            None if self.kinds is None else self.kinds[images],
         )
 
 
@@ -300,8 +304,9 @@ class GenesisV2(SlotModel):
         if self.config.kind_distance:
             weight = math.sqrt(self.config.kind_distance)
             head = self.feature_head[0](features.backbone)
-            features = PixelFeatures(features.backbone, head)
-            kinds = self._pixel_kinds(head).softmax(dim=1)
+            features = PixelFeatures(features.backbone, head, self._pixel_kinds(head))
+            assert features.kinds is not None
+            kinds = features.kinds.softmax(dim=1)
             if not embeddings.requires_grad:  # they are frozen, and so are the masks
                 kinds = kinds.detach()
             embeddings = torch.cat([embeddings, weight * kinds], dim=1)
@@ -333,6 +338,13 @@ class GenesisV2(SlotModel):
         bias = self.kind_head.weight @ conv.bias + self.kind_head.bias
         return F.linear(head.permute(0, 2, 3, 1), weight, bias).permute(0, 3, 1, 2).float()
 
+    def _head(self, features: PixelFeatures) -> Tensor:
+        """What the feature head's first block makes of them: (B, C, H, W)."""
+        if features.head is not None:
+            return features.head
+        head: Tensor = self.feature_head[0](features.backbone)
+        return head
+
     def slot_features(self, features: PixelFeatures, masks: Tensor) -> Tensor:
         """Each slot's features, averaged in its mask (``pooling_exponent``): (B, K, 2C) float32.
 
@@ -340,9 +352,9 @@ class GenesisV2(SlotModel):
             features: of the images.
             masks: (B, K, H, W).
         """
-        block, conv = self.feature_head
+        conv = self.feature_head[1]
         assert isinstance(conv, nn.Conv2d) and conv.bias is not None
-        head = block(features.backbone) if features.head is None else features.head
+        head = self._head(features)
         pixels = head.flatten(2).transpose(1, 2)  # (B, HW, C)
         weights = masks.float()
         if self.pooling_exponent != 1:
@@ -468,10 +480,10 @@ class GenesisV2(SlotModel):
         features, clusters = self.cluster(
             images, drawn["seed_scores"], points=points, hard_masks=hard_masks
         )
-        if self.kind_head is None:
-            return FoundMasks(clusters)
-        head = self.feature_head[0](features.backbone) if features.head is None else features.head
-        return FoundMasks(clusters, self._pixel_kinds(head))
+        kinds = features.kinds
+        if kinds is None and self.kind_head is not None:
+            kinds = self._pixel_kinds(self._head(features))
+        return FoundMasks(clusters, kinds)
 
     def explain_partly(
         self,

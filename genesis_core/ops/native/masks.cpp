@@ -122,28 +122,6 @@ bool contains(const uint8_t* __restrict values, int64_t count, uint8_t wanted) {
   return found;
 }
 
-struct Columns {
-  int64_t begin, end;
-};
-
-// All columns of a row where a mask is not zero or its slot wins are among these; none: empty.
-Columns columns_in_use(const uint8_t* __restrict mask, const uint8_t* __restrict winner,
-                       uint8_t slot, int64_t width) {
-  constexpr int64_t kBlock = 64;
-  const auto in_use = [&](int64_t from) {
-    const int64_t until = std::min(from + kBlock, width);
-    uint8_t found = 0;
-    for (int64_t x = from; x < until; ++x) found |= mask[x] | (winner[x] == slot);
-    return found != 0;
-  };
-  int64_t begin = 0;
-  while (begin < width && !in_use(begin)) begin += kBlock;
-  if (begin >= width) return {0, 0};
-  int64_t last = (width - 1) / kBlock * kBlock;
-  while (last > begin && !in_use(last)) last -= kBlock;
-  return {begin, std::min(last + kBlock, width)};
-}
-
 void write(const Extent& extent, int64_t* result) {
   const int64_t width = static_cast<int64_t>(extent.won.size());
   int64_t left = width, right = -1, own_left = width, own_right = -1, area = 0, sum_x = 0;
@@ -268,6 +246,7 @@ void settle(uint8_t* masks, const uint8_t* winners, const int64_t* kept, int64_t
   {
     std::vector<Extent> extents = nothing;
     std::vector<uint8_t> remainder(width);
+    std::vector<uint8_t> visible(count);  // of this row, whether anything of a mask is left
     uint8_t* __restrict rest = remainder.data();
     // In 8 bits, as many pixels at once as possible.
     const uint8_t zero = 0, most = static_cast<uint8_t>(std::min(std::max(threshold, 0), kOne));
@@ -279,11 +258,14 @@ void settle(uint8_t* masks, const uint8_t* winners, const int64_t* kept, int64_t
       std::fill(label, label + width, 0);
       for (int64_t i = 0; i < count; ++i) {
         uint8_t* __restrict mask = masks + (kept[i] * height + y) * width;
+        uint8_t any = 0;
         for (int64_t x = 0; x < width; ++x) {
           const uint8_t value = mask[x] > most ? mask[x] : zero;
           mask[x] = value;
           rest[x] = static_cast<uint8_t>(std::max(rest[x], value) - value);
+          any |= value;
         }
+        visible[i] = any;
       }
       for (int64_t i = 0; i < count; ++i) {
         uint8_t* __restrict mask = masks + (kept[i] * height + y) * width;
@@ -291,10 +273,9 @@ void settle(uint8_t* masks, const uint8_t* winners, const int64_t* kept, int64_t
         uint8_t* __restrict covered = extent.covered.data();
         int32_t* __restrict won = extent.won.data();
         const uint8_t slot = static_cast<uint8_t>(kept[i]);
-        const Columns columns = columns_in_use(mask, winner, slot, width);
-        if (columns.begin == columns.end) continue;  // nothing of it in this row
+        if (!visible[i] && !contains(winner, width, slot)) continue;  // nothing of it in this row
         const uint8_t name = static_cast<uint8_t>(i + 1);
-        for (int64_t x = columns.begin; x < columns.end; ++x) {
+        for (int64_t x = 0; x < width; ++x) {
           const uint8_t mine = winner[x] == slot ? 0xff : 0;
           const uint8_t value = static_cast<uint8_t>(mask[x] + (rest[x] & mine));
           mask[x] = value;
@@ -302,7 +283,7 @@ void settle(uint8_t* masks, const uint8_t* winners, const int64_t* kept, int64_t
           label[x] |= name & mine;
         }
         int32_t area = 0, own = 0, total = 0;
-        for (int64_t x = columns.begin; x < columns.end; ++x) {
+        for (int64_t x = 0; x < width; ++x) {
           const int32_t mine = winner[x] == slot;
           won[x] += mine;
           area += mine;
