@@ -13,6 +13,7 @@ from genesis_core import ConfigError, SlotModel, SlotOutput
 from genesis_core.kinds import KINDS, OBJECT, ROBOT, SURROUNDINGS
 from genesis_core.models.icsbp import Clusters
 from genesis_core.models.losses import (
+    hard_slot_kind_supervision,
     images_at,
     kind_supervision,
     labels_at,
@@ -65,6 +66,9 @@ class ObjectiveConfig:
         kind_supervision: weight of the ground-truth loss on the kinds of slots, a mean over the
             labelled images that are encoded, or of pixels with masks_only (not in the paper; for
             data that say which label is the robot's, and models with ``kinds``).
+        slot_kind_supervision: weight of the same loss on the kinds of hard masks, with masks_only
+            and hard_masks, beside kind_supervision: a piece of the surroundings that is taken for
+            an object then counts as much as an object (not in the paper).
         region_mixture: weight of the loss that makes IC-SBP's masks regions alike in colour and
             place (not in the paper; GENESIS-V2 only), see ``losses.region_mixture``.
             Needs no labels, and finds objects thousands of steps before the paper's objective does.
@@ -99,6 +103,7 @@ class ObjectiveConfig:
     mask_supervision: float = 0.0
     overlap_supervision: float = 0.0
     kind_supervision: float = 0.0
+    slot_kind_supervision: float = 0.0
     region_mixture: float = 0.0
     mask_distillation: float = 0.0
     hard_distillation: bool = False
@@ -113,6 +118,7 @@ class ObjectiveConfig:
             "mask_supervision",
             "overlap_supervision",
             "kind_supervision",
+            "slot_kind_supervision",
             "region_mixture",
             "mask_distillation",
             "latent_anchor",
@@ -161,6 +167,13 @@ class ObjectiveConfig:
             raise ConfigError(
                 f"objective.overlap_supervision is {self.overlap_supervision}, but hard_masks is "
                 "false, so that seeds lie in earlier masks: set it to true"
+            )
+        if self.slot_kind_supervision and not (
+            self.masks_only and self.hard_masks and self.kind_supervision
+        ):
+            raise ConfigError(
+                f"objective.slot_kind_supervision is {self.slot_kind_supervision}, but it goes "
+                "with masks_only, hard_masks and kind_supervision: set them, or leave it out"
             )
         for name in ("overlap_supervision", "region_mixture"):
             if self.stop_threshold is not None and getattr(self, name):
@@ -232,12 +245,15 @@ class Objective(nn.Module):
             clusters = found.clusters
             if config.kind_supervision and labels is not None:
                 assert found.pixel_kinds is not None and self.num_labels is not None
-                of_pixels = found.pixel_kinds[: len(labels)]
-                kinds = pixel_kind_supervision(
-                    of_pixels, self._true_kinds(labels), labels, self.num_labels
-                ).mean()
+                of_pixels, true = found.pixel_kinds[: len(labels)], self._true_kinds(labels)
+                kinds = pixel_kind_supervision(of_pixels, true, labels, self.num_labels).mean()
                 terms["kind_supervision"] = kinds
                 loss = loss + config.kind_supervision * kinds
+                if config.slot_kind_supervision:
+                    masks = clusters.log_masks[: len(labels)]
+                    kinds = hard_slot_kind_supervision(of_pixels, masks, true, labels).mean()
+                    terms["slot_kind_supervision"] = kinds
+                    loss = loss + config.slot_kind_supervision * kinds
         else:
             assert out.reconstruction is not None and out.means is not None  # it was decoded
             decoded = images[-len(out.latents) :]

@@ -149,8 +149,16 @@ class Trainer:
             start = load_model(find_checkpoint(init), num_slots=config.model.num_slots)
             self.started_from = start.metadata.get("trained")
             self.stop_threshold = float(start.metadata.get("stop_threshold", 0))
+            weights = start.state_dict()
+            # A part that the start does not have starts anew.
+            present = {name for name, _ in start.named_children()}
+            new = {
+                name: weight
+                for name, weight in model.state_dict().items()
+                if name.partition(".")[0] not in present
+            }
             try:
-                model.load_state_dict(start.state_dict())
+                model.load_state_dict({**new, **weights})
             except RuntimeError as error:
                 raise ConfigError(f"init {init} does not fit the model: {error}") from error
         elif config.encoder_weights and start_new:

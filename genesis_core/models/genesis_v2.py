@@ -36,6 +36,7 @@ from genesis_core.models.losses import (
     mask_consistency,
     sgmm_nll,
 )
+from genesis_core.models.mask_shape import MOMENTS, mask_shape
 from genesis_core.ops.pooling import pool
 
 ENCODERS = ("unet", "efficientnet_lite0")
@@ -64,6 +65,9 @@ class GenesisV2Config(GenerativeConfig):
         pooling_exponent: power of a slot's mask that weighs the pixels whose features are averaged
             for its latent and its kind; the paper's is 1. With 2, pixels that several slots share
             count little (not in the paper).
+        mask_thumbnail: side in pixels of a thumbnail of the slot's mask that its latent is computed
+            from, beside its features: averages of features hardly know a shape; 0 for features
+            alone, as in the paper.
         pixel_std: sigma_x, the fixed standard deviation of the SGMM likelihood.
         image_channels: channels of the input and of the component means.
         encoder: "unet", the paper's; or "efficientnet_lite0", which may start from weights trained
@@ -93,6 +97,7 @@ class GenesisV2Config(GenerativeConfig):
     mask_normalisation: str = "stick_breaking"
     small_slots: str = "stop"
     pooling_exponent: float = 1.0
+    mask_thumbnail: int = 0
     pixel_std: float = 0.7
     image_channels: int = 3
     encoder: str = "unet"
@@ -138,6 +143,9 @@ class GenesisV2Config(GenerativeConfig):
         exponent = self.pooling_exponent
         if isinstance(exponent, bool) or not 1 <= exponent < math.inf:
             raise ConfigError(f"pooling_exponent is {exponent!r}; expected 1 or more")
+        side = self.mask_thumbnail
+        if isinstance(side, bool) or not isinstance(side, int) or side not in (0, *range(2, 33)):
+            raise ConfigError(f"mask_thumbnail is {side!r}; expected 2 to 32 pixels, or 0 for none")
         if distance and not self.kinds:
             raise ConfigError(f"kind_distance is {distance}, but kinds is false: there are none")
         size = self.decoder_size
@@ -206,7 +214,10 @@ class Embedding(nn.Module):
 
 
 class LatentHead(nn.Sequential):
-    """(..., 2C) pooled slot features -> (..., 2D), mean and unconstrained scale."""
+    """(..., 2C) pooled slot features -> (..., 2D), mean and unconstrained scale.
+
+    With a mask thumbnail, what ``ShapeHead`` makes of the mask is added to the hidden units.
+    """
 
     def __init__(self, config: GenesisV2Config) -> None:
         wide = 2 * config.feature_dim
@@ -216,6 +227,31 @@ class LatentHead(nn.Sequential):
             nn.ReLU(),
             nn.Linear(wide, 2 * config.latent_dim),
         )
+
+    def forward(self, pooled: Tensor, shape: Tensor | None = None) -> Tensor:
+        norm, first, activation, last = self
+        hidden = first(norm(pooled))
+        if shape is not None:
+            hidden = hidden + shape
+        moments: Tensor = last(activation(hidden))
+        return moments
+
+
+class ShapeHead(nn.Sequential):
+    """Moments and thumbnail of a slot's mask -> (..., 2C), for the latent head's hidden units.
+
+    It starts at zero, so that a model which gets it computes what it did without.
+    """
+
+    def __init__(self, config: GenesisV2Config) -> None:
+        wide = 2 * config.feature_dim
+        super().__init__(
+            nn.Linear(MOMENTS + config.mask_thumbnail**2, 2 * wide),
+            nn.ReLU(),
+            nn.Linear(2 * wide, wide),
+        )
+        nn.init.zeros_(self[-1].weight)  # type: ignore[arg-type]
+        nn.init.zeros_(self[-1].bias)  # type: ignore[arg-type]
 
 
 @dataclass(frozen=True)
@@ -277,6 +313,7 @@ class GenesisV2(SlotModel):
             nn.Conv2d(config.feature_dim, 2 * config.feature_dim, 1),
         )
         self.latent_head = LatentHead(config)
+        self.shape_head = ShapeHead(config) if config.mask_thumbnail else None
         self.kind_head = nn.Linear(2 * config.feature_dim, len(KINDS)) if config.kinds else None
         self.decoder = BroadcastDecoder(
             config.decoded_size,
@@ -356,14 +393,24 @@ class GenesisV2(SlotModel):
         assert isinstance(conv, nn.Conv2d) and conv.bias is not None
         head = self._head(features)
         pixels = head.flatten(2).transpose(1, 2)  # (B, HW, C)
-        weights = masks.float()
-        if self.pooling_exponent != 1:
-            weights = weights**self.pooling_exponent
+        weights = self._pooling_weights(masks)
         sums, mass = pool(weights.flatten(2), pixels)
         with torch.autocast(masks.device.type, enabled=False):
             # The head's 1x1 convolution is linear, and cheaper on K sums than on all pixels.
             sums = F.linear(sums, conv.weight.flatten(1)) + mass * conv.bias
             return sums / (mass + 1e-5)
+
+    def _pooling_weights(self, masks: Tensor) -> Tensor:
+        weights = masks.float()
+        return weights if self.pooling_exponent == 1 else weights**self.pooling_exponent
+
+    def _posterior(self, pooled: Tensor, masks: Tensor) -> tuple[Tensor, Tensor]:
+        """Moments (B, K, D) of latents, from pooled features (B, K, 2C) and masks (B, K, H, W)."""
+        shape = None
+        if self.shape_head is not None:
+            weights = self._pooling_weights(masks.detach())
+            shape = self.shape_head(mask_shape(masks, weights, self.config.mask_thumbnail))
+        return posterior_moments(self.latent_head(pooled, shape))
 
     def posterior(self, features: Tensor, masks: Tensor) -> tuple[Tensor, Tensor]:
         """Mean and standard deviation of each slot's latent, from features pooled in its mask.
@@ -376,7 +423,7 @@ class GenesisV2(SlotModel):
             Two tensors (B, K, D).
         """
         pooled = self.slot_features(PixelFeatures(features), masks)
-        return posterior_moments(self.latent_head(pooled))
+        return self._posterior(pooled, masks)
 
     @property
     def mask_parts(self) -> frozenset[str]:
@@ -521,8 +568,9 @@ class GenesisV2(SlotModel):
             noise: (B, K or more, D) standard normal.
         """
         slots = clusters.log_masks.shape[1]
-        pooled = self.slot_features(features, clusters.log_masks.exp())
-        mean, std = posterior_moments(self.latent_head(pooled))
+        masks = clusters.log_masks.exp()
+        pooled = self.slot_features(features, masks)
+        mean, std = self._posterior(pooled, masks)
         return SlotOutput(
             num_slots=clusters.num_slots,
             clusters=clusters,

@@ -420,6 +420,35 @@ def pixel_kind_supervision(
     return (weights * means).sum(dim=1) / weights.sum(dim=1).clamp_min(1e-3)
 
 
+def hard_slot_kind_supervision(
+    kind_logits: Tensor, log_masks: Tensor, kinds: Tensor, labels: Tensor
+) -> Tensor:
+    """Cross-entropy between the kinds that hard masks are taken for and that of most pixels: (B,).
+
+    What a mask is taken for is the mean of its pixels' logits, as a slot's kind is. A mean over the
+    masks; one of less than nine pixels counts less. The gradient reaches the logits. Beside
+    ``pixel_kind_supervision``, where a piece of the surroundings that looks like an object is a
+    small part of a large instance: here it counts like an object.
+
+    Args:
+        kind_logits: (B, C, H, W), of pixels.
+        log_masks: (B, K, H, W), logarithms of IC-SBP's masks of zeros and ones.
+        kinds: (B, H, W) integer, the true kind of each pixel, below C.
+        labels: (B, H, W) integer instance labels; pixels of UNKNOWN_LABEL count nowhere.
+    """
+    with torch.autocast(kinds.device.type, enabled=False):
+        known = labels.flatten(1) != UNKNOWN_LABEL
+        masks = log_masks.detach().float().exp().flatten(2) * known[:, None]  # (B, K, HW)
+        members = _members(kinds.flatten(1), kind_logits.shape[1])  # (B, HW, C)
+        areas = masks.sum(dim=2)
+        target = (masks @ members).argmax(dim=2)  # (B, K)
+        logits = masks @ kind_logits.float().flatten(2).transpose(1, 2)
+        logits = logits / areas.clamp_min(1)[..., None]
+        entropy = F.cross_entropy(logits.transpose(1, 2), target, reduction="none")
+        weights = (areas / 9).clamp_max(1)
+    return (weights * entropy).sum(dim=1) / weights.sum(dim=1).clamp_min(1e-3)
+
+
 class Geco:
     """Generalised ELBO with constrained optimisation: balances nll against KL (Equations 5, 6).
 

@@ -18,6 +18,7 @@ from genesis_core.models.losses import (
     PLACE_STD,
     UNKNOWN_LABEL,
     gaussian_floor,
+    hard_slot_kind_supervision,
     images_at,
     kind_supervision,
     labels_at,
@@ -702,4 +703,20 @@ def test_kinds_of_pixels_weigh_every_instance_the_same() -> None:
     small, large = -math.log(math.exp(2) / (math.exp(2) + 2)), math.log(3)
     expected = (2 / 9 * small + large) / (2 / 9 + 1)
     actual = pixel_kind_supervision(logits, kinds, labels, 2)
+    assert actual.item() == pytest.approx(expected, rel=1e-5)
+
+
+def test_a_hard_mask_is_taken_for_the_mean_of_its_pixels_logits() -> None:
+    """A mask of twelve pixels, ten of them surroundings; one of two that count less; one unseen."""
+    masks = torch.zeros(1, 3, 1, 16)
+    masks[0, 0, 0, :12], masks[0, 1, 0, 12:14], masks[0, 2, 0, 14:] = 1, 1, 1
+    kinds = torch.tensor([2] * 10 + [0] * 4 + [1, 1])[None, None]
+    labels = torch.tensor([0] * 10 + [1] * 4 + [255, 255])[None, None]
+    logits = torch.zeros(1, 3, 1, 16)
+    logits[0, 2, 0, :6] = 4.0  # half of the first mask says surroundings, with a mean of 2
+    logits[0, 0, 0, 12:14] = 1.0
+    first = -math.log(math.exp(2) / (math.exp(2) + 2))
+    second = -math.log(math.e / (math.e + 2))
+    expected = (first + 2 / 9 * second) / (1 + 2 / 9)
+    actual = hard_slot_kind_supervision(logits, masks.log(), kinds, labels)
     assert actual.item() == pytest.approx(expected, rel=1e-5)

@@ -13,7 +13,12 @@ from torch import Tensor
 
 from genesis_core import ConfigError, GenesisV2, GenesisV2Config, load_model, save_model
 from genesis_core.kinds import KINDS
-from genesis_core.models.losses import kind_supervision, labels_at, pixel_kind_supervision
+from genesis_core.models.losses import (
+    hard_slot_kind_supervision,
+    kind_supervision,
+    labels_at,
+    pixel_kind_supervision,
+)
 from training import pretrained
 from training.augment import AugmentConfig, Batch
 from training.batches import AugmentedLoader
@@ -302,6 +307,20 @@ def test_kinds_are_those_of_the_labels(data: Path) -> None:
     assert pixel_kinds is not None
     of_pixels = pixel_kind_supervision(pixel_kinds, kinds, labels, 4).mean()
     torch.testing.assert_close(terms_of_pixels["kind_supervision"], of_pixels)
+    # With hard masks, those of masks beside them.
+    hard_config = ObjectiveConfig(masks_only=True, hard_masks=True, overlap_supervision=1.0,
+                                  kind_supervision=1.0, slot_kind_supervision=2.0)  # fmt: skip
+    hard = Objective(model, hard_config, num_labels=4, robot_label=dataset.robot_label)
+    with torch.no_grad():
+        loss, terms_of_masks = hard(batch, drawn, torch.zeros(()))
+        found = model.find_masks(batch.images, points=batch.points, hard_masks=True, **drawn)
+    assert found.pixel_kinds is not None
+    of_masks = hard_slot_kind_supervision(
+        found.pixel_kinds, found.clusters.log_masks, kinds, labels
+    ).mean()
+    torch.testing.assert_close(terms_of_masks["slot_kind_supervision"], of_masks)
+    overlap, kind = terms_of_masks["overlap_supervision"], terms_of_masks["kind_supervision"]
+    torch.testing.assert_close(loss, overlap + kind + 2 * of_masks)
     # Images without labels count nothing.
     half = Batch(batch.images, batch.labels[:1], batch.points)
     with torch.no_grad():
@@ -346,6 +365,7 @@ def test_supervision_asks_for_labels(term: str, flat: Path, tmp_path: Path) -> N
             "objective.stop_threshold leaves some out",
         ),
         ({"objective.hard_masks": True}, "objective.mask_supervision is 100.0, but objective.hard"),
+        ({"objective.slot_kind_supervision": 1}, "it goes with masks_only, hard_masks and kind_su"),
         ({"objective.style_noise": 0.1}, "only encoder efficientnet_lite0 can be restyled"),
         ({"objective.style_noise": -0.1}, "objective.style_noise is -0.1; expected 0 or more"),
         ({"objective.overlap_supervision": -1}, "objective.overlap_supervision is -1.0"),

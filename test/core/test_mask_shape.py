@@ -1,0 +1,109 @@
+"""The shape of masks: moments and thumbnails."""
+
+import math
+
+import pytest
+import torch
+from torch import Tensor
+
+from genesis_core import ConfigError, GenesisV2, GenesisV2Config
+from genesis_core.models.losses import readable_latents
+from genesis_core.models.mask_shape import MOMENTS, mask_shape
+
+
+def rectangle(top: int, left: int, height: int, width: int, size: int = 96) -> Tensor:
+    """(size, size), one inside."""
+    mask = torch.zeros(size, size)
+    mask[top : top + height, left : left + width] = 1
+    return mask
+
+
+def test_moments_are_those_that_latents_are_to_say() -> None:
+    masks = torch.rand(2, 3, 96, 96) ** 4
+    weights = masks.square()
+    moments = mask_shape(masks, weights, 8)[..., :MOMENTS]
+    share, readable = readable_latents(torch.rand(2, 3, 96, 96), weights[:, :, None].log())
+    torch.testing.assert_close(moments[..., 0], share.sqrt())
+    torch.testing.assert_close(moments[..., 1:], readable[..., 3:], rtol=1e-3, atol=1e-4)
+
+
+def test_a_thumbnail_shows_a_mask_whatever_its_place_and_size() -> None:
+    """An L, then the same twice as large, shifted and stretched to double height."""
+
+    def letter(top: int, left: int, rows: int, columns: int) -> Tensor:
+        upright = rectangle(top, left, 6 * rows, 2 * columns)
+        foot = rectangle(top + 4 * rows, left, 2 * rows, 6 * columns)
+        return torch.maximum(upright, foot)
+
+    masks = torch.stack([letter(20, 30, 2, 2), letter(8, 50, 8, 4)])[None]
+    first, second = mask_shape(masks, masks, 12)[0, :, MOMENTS:].unflatten(1, (12, 12)) + 0.5
+    assert (first - second).abs().mean() < 0.04
+    # Its upper right is empty, its other corners are not.
+    rows = first.round().int().tolist()
+    inside = [(r, c) for r in range(12) for c in range(12) if rows[r][c]]
+    top, bottom = min(r for r, _ in inside), max(r for r, _ in inside)
+    left, right = min(c for _, c in inside), max(c for _, c in inside)
+    corners = [rows[top][left], rows[top][right], rows[bottom][left], rows[bottom][right]]
+    assert corners == [1, 0, 1, 1]
+    assert rows[0] == [0] * 12 and rows[-1] == [0] * 12
+
+
+def test_a_mask_of_nothing_and_one_of_a_pixel_have_finite_shapes() -> None:
+    masks = torch.stack([torch.zeros(96, 96), rectangle(3, 5, 1, 1)])[None]
+    shape = mask_shape(masks, masks, 4)
+    assert shape.shape == (1, 2, MOMENTS + 16) and bool(shape.isfinite().all())
+    row, column = -1 + 2 * 3 / 95, -1 + 2 * 5 / 95
+    assert shape[0, 1, :3].tolist() == pytest.approx([1 / 96, row, column], abs=1e-6)
+
+
+def _model(side: int) -> GenesisV2:
+    torch.manual_seed(0)
+    config = GenesisV2Config(
+        image_size=32, num_slots=3, feature_dim=8, latent_dim=8, mask_thumbnail=side
+    )
+    return GenesisV2(config).eval()
+
+
+def test_latents_know_the_shape_of_their_mask() -> None:
+    """The same features everywhere: only the thumbnail can tell a bar from a block."""
+    plain, shaped = _model(0), _model(8)
+    shaped.load_state_dict({**shaped.state_dict(), **plain.state_dict()})
+    features = torch.ones(1, 8, 32, 32)
+    masks = torch.stack([rectangle(10, 10, 4, 16, 32), rectangle(10, 10, 8, 8, 32)])[None]
+    with torch.no_grad():
+        before = plain.posterior(features, masks)
+        # A new shape head is zero.
+        torch.testing.assert_close(shaped.posterior(features, masks), before)
+        assert shaped.shape_head is not None
+        shaped.shape_head[-1].weight.normal_()
+        mean, _ = shaped.posterior(features, masks)
+    torch.testing.assert_close(before[0][:, 0], before[0][:, 1])
+    assert (mean[:, 0] - mean[:, 1]).abs().max() > 0.01
+
+
+def test_the_gradient_of_a_thumbnail_does_not_reach_the_masks() -> None:
+    model = _model(8)
+    assert model.shape_head is not None
+    torch.nn.init.normal_(model.shape_head[-1].weight)
+    model.feature_head.requires_grad_(False)
+    masks = torch.rand(1, 2, 32, 32, requires_grad=True)
+    shape = model.shape_head(mask_shape(masks, masks, 8))
+    shape.sum().backward()
+    assert masks.grad is None
+    assert model.shape_head[0].weight.grad is not None
+
+
+@pytest.mark.parametrize("side", [1, 33, -2, 2.5, True])
+def test_sides_that_thumbnails_cannot_have_are_refused(side: float) -> None:
+    with pytest.raises(ConfigError, match="mask_thumbnail is"):
+        GenesisV2Config(mask_thumbnail=side)  # type: ignore[arg-type]
+
+
+def test_half_precision_gives_the_same_shape() -> None:
+    masks = rectangle(20, 30, 17, 9)[None, None]
+    with torch.autocast("cpu", torch.bfloat16):
+        half = mask_shape(masks, masks, 8)
+    torch.testing.assert_close(half, mask_shape(masks, masks, 8), atol=0, rtol=0)
+    # A bar of 17 rows has a standard deviation of the rows' numbers 0 to 16, in halves of 95.
+    expected = 2 * math.sqrt((17**2 - 1) / 12) * 2 / 95
+    assert half[0, 0, 3].item() == pytest.approx(expected, rel=1e-4)
