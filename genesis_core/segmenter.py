@@ -19,7 +19,7 @@ from genesis_core.device import (
     resolve_precision,
 )
 from genesis_core.inference import Found, Inference, Options, Pixels
-from genesis_core.kinds import KINDS, SURROUNDINGS
+from genesis_core.kinds import KINDS, OBJECT, SURROUNDINGS
 from genesis_core.models.base import SlotModel
 from genesis_core.ops import mask_operations, shrinking
 from genesis_core.perception.depth import check_unit
@@ -28,6 +28,8 @@ from genesis_core.perception.scene import Window, to_scene
 
 MASK_SOURCES = ("auto", "decoder", "attention")
 FITS = ("resize", "crop")
+_SMALL_PIECE = 0.2
+"""Pieces of an object smaller than this share of its largest are taken for crumbs."""
 RGB = 3
 
 Image = NDArray[np.uint8]
@@ -217,6 +219,7 @@ class Segmenter:
             slots = found.of_image(index)
             if self.has_kinds:
                 slots = _with_one_surroundings(slots)
+                _join_pieces(slots)
             scenes.append(
                 to_scene(
                     slots.masks.numpy(),
@@ -362,6 +365,17 @@ def _with_one_surroundings(slots: Found) -> Found:
     return Found(
         masks[kept], slots.latent_mean[kept], slots.latent_std[kept], kept.sum(), slots.kinds[kept]
     )
+
+
+def _join_pieces(slots: Found) -> None:
+    """Give crumbs of objects, which spoil boxes and positions, to what surrounds them, in place.
+
+    The robot's stay: better a part of the arm too many than a part taken for the table. So do the
+    surroundings', which things on them may part.
+    """
+    objects = np.flatnonzero(slots.kinds.numpy() == KINDS.index(OBJECT)).tolist()
+    if objects:
+        mask_operations.join_pieces(slots.masks.numpy(), objects, _SMALL_PIECE)
 
 
 def check_image(image: object, name: str = "image") -> None:

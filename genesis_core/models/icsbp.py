@@ -8,7 +8,7 @@ from dataclasses import dataclass, fields
 import torch
 from torch import Tensor, nn
 
-from genesis_core.ops.clustering import Steps, native_gaussian_steps
+from genesis_core.ops.clustering import Steps, native_gaussian_steps, native_skip_small
 
 KERNELS = ("gaussian", "laplacian", "epanechnikov")
 NORMALISATIONS = ("stick_breaking", "softmax")
@@ -143,7 +143,8 @@ class ICSBP(nn.Module):
             masks = _softmax(log_alphas, used, hard)
         elif pixels_needed is not None:
             if self.small_slots == "skip":
-                order, masks, used = _skip_small(masks, pixels_needed)
+                kept = None if hard else native_skip_small(masks, pixels_needed)
+                order, masks, used = kept or _skip_small(masks, pixels_needed)
                 seeds = seeds.gather(1, order)
                 log_alphas = _in_order(log_alphas, order)
             else:

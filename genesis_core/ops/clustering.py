@@ -1,4 +1,6 @@
-"""The steps of IC-SBP in C++ (native/icsbp.cpp); models/icsbp.py says what they compute."""
+"""IC-SBP in C++ (native/icsbp.cpp): its steps, and small masks left out. models/icsbp.py says what
+that computes.
+"""
 
 from __future__ import annotations
 
@@ -43,9 +45,7 @@ def native_gaussian_steps(
         The steps. None where they cannot run: with gradients, on other devices than a CPU, and
         without a compiler.
     """
-    if not runs_native(pixels):
-        return None
-    library = native_library("icsbp.cpp", "finding slots will take longer")
+    library = _library(pixels)
     if library is None:
         return None
     batch, channels, count = pixels.shape
@@ -64,3 +64,38 @@ def native_gaussian_steps(
         torch.get_num_threads(),
     )
     return found
+
+
+def native_skip_small(
+    log_masks: Tensor, pixels_needed: float
+) -> tuple[Tensor, Tensor, Tensor] | None:
+    """What ``models.icsbp`` leaves out with ``small_slots: skip``, without gradients.
+
+    Args:
+        log_masks: (B, K, N) float32, contiguous and finite, the last one of what no seed took.
+        pixels_needed: the smallest sum of a mask that is not too small.
+
+    Returns:
+        Order of the seeds, masks and their number, or None, see ``native_gaussian_steps``.
+    """
+    library = _library(log_masks)
+    if library is None:
+        return None
+    batch, slots, count = log_masks.shape
+    kept = torch.empty_like(log_masks)
+    order = torch.empty(batch, slots - 1, dtype=torch.int64)
+    used = torch.empty(batch, dtype=torch.int64)
+    library.skip_small(
+        *pointers(log_masks),
+        *sizes(batch, slots, count),
+        ctypes.c_double(pixels_needed),
+        *pointers(kept, order, used),
+        torch.get_num_threads(),
+    )
+    return order, kept, used
+
+
+def _library(numbers: Tensor) -> ctypes.CDLL | None:
+    if not runs_native(numbers):
+        return None
+    return native_library("icsbp.cpp", "finding slots will take longer")

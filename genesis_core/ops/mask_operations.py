@@ -1,4 +1,4 @@
-"""Soft masks in 8 bits at the size of a camera image.
+"""Soft masks: small pieces joined to what surrounds them, and 8 bits at a camera image's size.
 
 Each operation stands here twice: in C++ (native/masks.cpp), and in array operations for machines
 without a compiler, where it takes several times as long.
@@ -92,6 +92,21 @@ def settle(
     return found or _array_settle(masks, winners, kept, threshold)
 
 
+def join_pieces(masks: NDArray[np.float32], slots: Sequence[int], share: float) -> None:
+    """Give pieces of a mask that lie apart and are small to what surrounds them, in place.
+
+    A piece is pixels that the slot wins and that touch, at corners too. A small one goes to the
+    slot that wins most of the pixels beside it, which adds the mask's probability to its own there.
+
+    Args:
+        masks: (K, H, W), contiguous; K is at most 255.
+        slots: whose pieces.
+        share: pieces smaller than this share of the slot's largest are small.
+    """
+    if not _native_join_pieces(masks, slots, share):
+        _array_join_pieces(masks, slots, share)
+
+
 def strongest(masks: NDArray[Any]) -> tuple[NDArray[Any], NDArray[Any]]:
     """argmax and max over the slots of (K, H, W), much faster than numpy's own."""
     best = masks[0].copy()
@@ -166,6 +181,17 @@ def _native_settle(
     )
 
 
+def _native_join_pieces(masks: NDArray[np.float32], slots: Sequence[int], share: float) -> bool:
+    """``join_pieces`` in C++; False where there is no compiler."""
+    library = _library()
+    if library is None:
+        return False
+    chosen = np.zeros(len(masks), np.uint8)
+    chosen[list(slots)] = 1
+    library.join_pieces(*_pointers(masks, chosen), *sizes(*masks.shape), ctypes.c_double(share))
+    return True
+
+
 def _library() -> ctypes.CDLL | None:
     return native_library("masks.cpp", "masks of camera images will take longer")
 
@@ -196,6 +222,28 @@ def _means(winners: NDArray[Any], best: NDArray[Any], slots: int) -> NDArray[np.
     counts = cv2.calcHist([winners, best], [0, 1], None, [slots, 256], [0, slots, 0, 256])
     sums = counts @ np.arange(256, dtype=np.float64)
     return sums / 255 / np.maximum(counts.sum(axis=1), 1)
+
+
+def _array_join_pieces(masks: NDArray[np.float32], slots: Sequence[int], share: float) -> None:
+    """``join_pieces`` in array operations."""
+    winners, _ = strongest(masks)
+    framed = np.pad(winners.astype(np.int64), 1, constant_values=len(masks))
+    height, width = winners.shape
+    beside = [framed[y : y + height, x : x + width] for y, x in ((0, 1), (2, 1), (1, 0), (1, 2))]
+    moves = []
+    for slot in slots:
+        count, pieces, statistics, _ = cv2.connectedComponentsWithStats(equal(winners, slot))
+        areas = statistics[:, cv2.CC_STAT_AREA]
+        for piece in range(1, count):
+            if areas[piece] >= share * areas[1:].max():
+                continue
+            inside = pieces == piece
+            borders = sum(np.bincount(b[inside], minlength=len(masks) + 1) for b in beside)
+            borders[[slot, len(masks)]] = 0
+            moves.append((slot, int(borders.argmax()), inside))
+    for slot, taker, inside in moves:
+        masks[taker][inside] += masks[slot][inside]
+        masks[slot][inside] = 0
 
 
 def _array_settle(

@@ -10,8 +10,14 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from genesis_core.models.icsbp import ICSBP, KERNELS, NORMALISATIONS, initial_log_scale
-from genesis_core.ops.clustering import native_gaussian_steps
+from genesis_core.models.icsbp import (
+    ICSBP,
+    KERNELS,
+    NORMALISATIONS,
+    _skip_small,
+    initial_log_scale,
+)
+from genesis_core.ops.clustering import native_gaussian_steps, native_skip_small
 
 Array = NDArray[np.float64]
 
@@ -488,3 +494,21 @@ def test_clustering_on_cuda_never_waits_for_the_device(threshold: float | None) 
         torch.cuda.set_sync_debug_mode("default")
     assert torch.equal(found.num_slots.cpu(), expected.num_slots)
     torch.testing.assert_close(found.log_masks.exp().cpu(), expected.log_masks.exp())
+
+
+@pytest.mark.usefixtures("compiler", "threads")
+@pytest.mark.parametrize("needed", [0.0, 5.0, 9.0, 1e6])
+@pytest.mark.parametrize("pixels", [7, 300, 1024])
+def test_skipping_in_cpp_is_skipping_in_pytorch(needed: float, pixels: int) -> None:
+    """With masks of 9 pixels on average, some far below what exp can represent."""
+    generator = torch.Generator().manual_seed(pixels)
+    logits = 8 * torch.randn(3, 6, pixels, generator=generator)
+    logits[0, :, 0] = torch.tensor([0.0, -300.0, -90.0, -300.0, -300.0, -120.0])
+    masks = logits.log_softmax(dim=1) + math.log(9 * 6 / pixels)
+    order, expected, used = _skip_small(masks.double(), needed)
+    with torch.no_grad():
+        native = native_skip_small(masks.contiguous(), needed)
+    assert native is not None, "there is no C++ compiler"
+    assert torch.equal(native[0], order) and torch.equal(native[2], used)
+    torch.testing.assert_close(native[1], expected.float(), rtol=1e-4, atol=1e-4)
+    assert native_skip_small(masks.requires_grad_(), needed) is None

@@ -16,9 +16,12 @@ from genesis_core.ops.mask_operations import (
     Enlarged,
     Settled,
     _array_enlarge,
+    _array_join_pieces,
     _array_settle,
     _native_enlarge,
+    _native_join_pieces,
     _native_settle,
+    join_pieces,
 )
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -179,3 +182,43 @@ assert (scene.masks == 127).all()
     )
     assert result.stderr.count("masks of camera images will take longer") == 1, result.stderr
     assert "not-a-compiler" in result.stderr
+
+
+def test_a_small_piece_goes_to_the_slot_that_borders_on_it_most() -> None:
+    """Of slot 1: a block of 20 pixels, two pixels at its corner, three between slots 0 and 2, and
+    another four that are a fifth of the largest piece."""
+    winners = np.zeros((12, 12), int)
+    winners[1:5, 1:6] = 1  # the largest
+    winners[5, 6] = winners[6, 7] = 1  # touching corners: part of it
+    winners[8:, :4] = 2
+    winners[9:, 0] = 1  # three beside slot 2 alone
+    winners[0, 8:12] = 1  # four
+    masks = np.full((3, 12, 12), 0.1, np.float32)
+    np.put_along_axis(masks, winners[None], 0.8, axis=0)
+    before = masks.copy()
+    join_pieces(masks, [1], 0.15)
+    changed = (masks != before).any(axis=0)
+    expected = np.zeros((12, 12), bool)
+    expected[9:, 0] = True
+    np.testing.assert_array_equal(changed, expected)
+    np.testing.assert_allclose(masks[:, 9:, 0].T, [[0.1, 0.0, 0.9]] * 3, atol=1e-6)
+    join_pieces(masks, [1], 0.25)  # 22 pixels in the largest: now the four are few
+    assert (masks.argmax(axis=0)[0, 8:12] == 0).all()
+    before = masks.copy()
+    join_pieces(masks, [0, 2], 0.9)  # both of one piece
+    np.testing.assert_array_equal(masks, before)
+
+
+@needs_compiler
+@pytest.mark.parametrize("seed", range(4))
+@pytest.mark.parametrize("size", [(40, 60), (96, 96), (1, 9), (1, 1)])
+def test_pieces_are_the_same_in_array_operations(size: tuple[int, int], seed: int) -> None:
+    masks = soft_masks(5, *size, seed)
+    if size[0] > 1:  # larger pieces than of single pixels
+        masks = np.stack([cv2.blur(mask, (7, 7)) for mask in masks])
+    other = masks.copy()
+    assert _native_join_pieces(masks, [0, 2, 4], 0.4), "there is no C++ compiler"
+    _array_join_pieces(other, [0, 2, 4], 0.4)
+    np.testing.assert_array_equal(masks, other)
+    if min(size) > 1:
+        assert (masks == 0).any()

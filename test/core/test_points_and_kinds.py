@@ -524,7 +524,7 @@ def test_surroundings_become_one_slot(encoder: str, make: ModelFactory, tmp_path
     size = SMALL[encoder]["image_size"]
     image, _ = view(size, size)  # type: ignore[arg-type]
     plain = segmenter(make(encoder), tmp_path, {}, mask_source="attention")(image)
-    kinds = [SURROUNDINGS, OBJECT, SURROUNDINGS, ROBOT]
+    kinds = [SURROUNDINGS, ROBOT, SURROUNDINGS, ROBOT]  # whose masks stay as they are
     model = telling(make(encoder, kinds=True), image, kinds)
     scene = segmenter(model, tmp_path, {}, mask_source="attention")(image)
     # As many pixels as all of them had; the larger one's latent.
@@ -556,6 +556,18 @@ def test_objects_and_a_single_slot_of_surroundings_stay(
     assert scene.num_slots == slots and scene.kinds is not None
     assert scene.kinds.tolist() == [KINDS[kind] for kind in kinds[:slots]]
     np.testing.assert_allclose(scene.masks.sum(axis=0), 1, atol=1e-5)
+
+
+def test_crumbs_of_objects_go_to_what_surrounds_them(make: ModelFactory, tmp_path: Path) -> None:
+    """Of objects only: of the robot no part may be lost, and surroundings lie in pieces."""
+    image, _ = view(64, 64)
+    plain = segmenter(make("efficientnet_lite0"), tmp_path, {}, mask_source="attention")(image)
+    for kind in (OBJECT, ROBOT):
+        model = telling(make("efficientnet_lite0", kinds=True), image, SLOTS * [kind])
+        scene = segmenter(model, tmp_path, {}, mask_source="attention")(image)
+        joined = np.abs(scene.masks - plain.masks).max(axis=0) > 0.1  # see test_mask_operations
+        assert joined.any() == (kind == OBJECT)
+        np.testing.assert_allclose(scene.masks.sum(axis=0), 1, atol=1e-5)
 
 
 # The number of slots

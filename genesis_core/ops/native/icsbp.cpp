@@ -1,5 +1,6 @@
 // The steps of IC-SBP (Algorithm 1) for inference: Gaussian kernel, stick-breaking. All that happens
-// to a pixel in a step happens at once; threads share the pixels and meet after each step.
+// to a pixel in a step happens at once; threads share the pixels and meet after each step. And what
+// leaves out masks that are too small.
 
 #include <algorithm>
 #include <cmath>
@@ -163,6 +164,72 @@ void icsbp(const float* pixels, const float* scores, int64_t batch, int64_t chan
           }
         }
         bests[step % 2][part] = mine;
+      }
+    }
+  }
+}
+
+// Leaves out the masks whose sum is below needed; the others share their pixels in proportion to what
+// they have there. log_masks: B x K x N, the last one of what no seed took, all finite. kept: the same
+// with those left out behind, as minus infinity. order: B x (K - 1), the seeds, those kept first.
+// used: B, how many masks there are; where all are too small, the last one has all pixels.
+void skip_small(const float* log_masks, int64_t batch, int64_t slots, int64_t count, double needed,
+                float* kept, int64_t* order, int64_t* used, int threads) {
+  const float nothing = -std::numeric_limits<float>::infinity();
+  std::vector<int64_t> sources(slots);  // of each place, the mask that stands there
+  std::vector<double> sums(slots);
+#pragma omp parallel num_threads(threads)
+  for (int64_t b = 0; b < batch; ++b) {
+    const float* const image = log_masks + b * slots * count;
+    float* const target = kept + b * slots * count;
+#pragma omp for schedule(static)
+    for (int64_t k = 0; k < slots; ++k) {
+      double sum = 0;
+      for (int64_t start = 0; start < count; start += kBlock) {
+        const int64_t size = std::min(kBlock, count - start);
+        const float* __restrict from = image + k * count + start;
+        float part = 0;
+#pragma omp simd reduction(+ : part)
+        for (int64_t i = 0; i < size; ++i) part += exponential(from[i]);
+        sum += part;
+      }
+      sums[k] = sum;
+    }
+#pragma omp single
+    {
+      int64_t large = 0;
+      for (int64_t k = 0; k < slots; ++k) large += sums[k] >= needed || std::isnan(sums[k]);
+      used[b] = std::max<int64_t>(large, 1);
+      int64_t front = 0, back = used[b];
+      for (int64_t k = 0; k < slots; ++k) {
+        const bool stays = sums[k] >= needed || std::isnan(sums[k]) || (!large && k == slots - 1);
+        const int64_t place = stays ? front++ : back++;
+        sources[place] = k;
+      }
+      int64_t next = 0;
+      for (int64_t n = 0; n < slots; ++n) {
+        if (sources[n] < slots - 1) order[b * (slots - 1) + next++] = sources[n];
+      }
+    }
+#pragma omp for schedule(static)
+    for (int64_t block = 0; block < (count + kBlock - 1) / kBlock; ++block) {
+      const int64_t start = block * kBlock, size = std::min(kBlock, count - start);
+      float top[kBlock], total[kBlock] = {};
+      std::fill(top, top + size, nothing);
+      for (int64_t n = 0; n < used[b]; ++n) {
+        const float* __restrict from = image + sources[n] * count + start;
+        for (int64_t i = 0; i < size; ++i) top[i] = std::max(top[i], from[i]);
+      }
+      for (int64_t n = 0; n < used[b]; ++n) {
+        const float* __restrict from = image + sources[n] * count + start;
+        for (int64_t i = 0; i < size; ++i) total[i] += exponential(from[i] - top[i]);
+      }
+      for (int64_t i = 0; i < size; ++i) total[i] = top[i] + logarithm(total[i]);
+      for (int64_t n = 0; n < slots; ++n) {
+        const float* __restrict from = image + sources[n] * count + start;
+        float* __restrict to = target + n * count + start;
+        const bool stays = n < used[b];
+        for (int64_t i = 0; i < size; ++i) to[i] = stays ? from[i] - total[i] : nothing;
       }
     }
   }

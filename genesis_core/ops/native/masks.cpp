@@ -1,5 +1,6 @@
-// Soft masks at the size of a camera image, in 8 bits: enlarged, and settled so that every pixel's
-// sum is 255. Each does in one pass, while a row is in the cache, what array operations do in dozens.
+// Soft masks: pieces apart joined to what surrounds them; at the size of a camera image, in 8 bits,
+// enlarged, and settled so that every pixel's sum is 255. Each does in one pass, while a row is in the
+// cache, what array operations do in dozens.
 //
 // Masks are K x H x W, row by row; threads share the rows.
 
@@ -307,6 +308,71 @@ void settle(uint8_t* masks, const uint8_t* winners, const int64_t* kept, int64_t
     for (int64_t i = 0; i < count; ++i) all[i].add(extents[i]);
   }
   for (int64_t i = 0; i < count; ++i) write(all[i], results + 13 * i);
+}
+
+// Gives small pieces to the slot that borders on them most, the first of several. Masks are changed;
+// chosen says of which slots, share which pieces: smaller than that share of the slot's largest.
+void join_pieces(float* masks, const uint8_t* chosen, int64_t slots, int64_t height, int64_t width,
+                 double share) {
+  const int64_t pixels = height * width;
+  std::vector<uint8_t> winners(pixels, 0);
+  std::vector<float> best(masks, masks + pixels);
+  for (int64_t k = 1; k < slots; ++k) {
+    const float* mask = masks + k * pixels;
+    for (int64_t i = 0; i < pixels; ++i) {
+      const bool better = mask[i] > best[i];
+      winners[i] = better ? static_cast<uint8_t>(k) : winners[i];
+      best[i] = better ? mask[i] : best[i];
+    }
+  }
+  struct Piece {
+    int64_t slot, first, count;  // its pixels are members[first ...]
+  };
+  std::vector<Piece> pieces;
+  std::vector<int32_t> members;
+  members.reserve(pixels);
+  std::vector<uint8_t> reached(pixels, 0);
+  std::vector<int64_t> largest(slots, 0);
+  for (int64_t start = 0; start < pixels; ++start) {
+    const uint8_t slot = winners[start];
+    if (reached[start] || !chosen[slot]) continue;
+    const auto first = static_cast<int64_t>(members.size());
+    members.push_back(static_cast<int32_t>(start));
+    reached[start] = 1;
+    for (size_t next = first; next < members.size(); ++next) {
+      const int64_t y = members[next] / width, x = members[next] % width;
+      for (int64_t v = std::max<int64_t>(y - 1, 0); v <= std::min(y + 1, height - 1); ++v) {
+        for (int64_t u = std::max<int64_t>(x - 1, 0); u <= std::min(x + 1, width - 1); ++u) {
+          const int64_t i = v * width + u;
+          if (reached[i] || winners[i] != slot) continue;
+          reached[i] = 1;
+          members.push_back(static_cast<int32_t>(i));
+        }
+      }
+    }
+    const auto count = static_cast<int64_t>(members.size()) - first;
+    pieces.push_back({slot, first, count});
+    largest[slot] = std::max(largest[slot], count);
+  }
+  std::vector<int64_t> borders(slots);
+  for (const Piece& piece : pieces) {
+    if (static_cast<double>(piece.count) >= share * static_cast<double>(largest[piece.slot])) continue;
+    std::fill(borders.begin(), borders.end(), 0);
+    for (int64_t n = piece.first; n < piece.first + piece.count; ++n) {
+      const int64_t i = members[n], y = i / width, x = i % width;
+      if (y > 0) ++borders[winners[i - width]];
+      if (y + 1 < height) ++borders[winners[i + width]];
+      if (x > 0) ++borders[winners[i - 1]];
+      if (x + 1 < width) ++borders[winners[i + 1]];
+    }
+    borders[piece.slot] = 0;
+    const int64_t taker = std::max_element(borders.begin(), borders.end()) - borders.begin();
+    for (int64_t n = piece.first; n < piece.first + piece.count; ++n) {
+      float& given = masks[piece.slot * pixels + members[n]];
+      masks[taker * pixels + members[n]] += given;
+      given = 0;
+    }
+  }
 }
 
 }  // extern "C"
