@@ -50,7 +50,8 @@ class Segmenter:
     """Finds the objects in images of any size, with a model from a checkpoint.
 
     Where the model tells kinds, all slots that are surroundings are given as one, the largest of
-    them: its mask is their sum, its latent is its own.
+    them: its mask is their sum, its latent is its own. And pieces of an object that lie apart and
+    are smaller than a fifth of its largest go to the slot around them.
 
     May be called and configured from several threads. The checkpoint decides the model; what the
     two kinds of masks are:

@@ -9,17 +9,28 @@ between the two lie models that are better than both (Wortsman et al. 2022, WiSE
 
 from __future__ import annotations
 
-from dataclasses import fields
+from dataclasses import fields, replace
 from pathlib import Path
 
 import torch
 from jsonargparse import ArgumentParser
 
-from genesis_core import CheckpointError, SlotModel, find_checkpoint, load_model, save_model
+from genesis_core import (
+    CheckpointError,
+    GenesisV2,
+    SlotModel,
+    find_checkpoint,
+    load_model,
+    save_model,
+)
 from training.command_line import call
 
 _MAY_DIFFER = {"num_slots", "kind_distance", "small_slots", "pooling_exponent", "pixel_std"}
 """Settings that decide how the weights are used, not what they mean."""
+_OF_LATENTS = (
+    "latent_dim", "mask_thumbnail", "autoregressive_prior", "decoder_size", "decoder_dim",
+)  # fmt: skip
+"""Settings of the parts that find no masks."""
 
 
 def average(model: SlotModel, start: SlotModel, weight: float) -> SlotModel:
@@ -40,7 +51,7 @@ def average(model: SlotModel, start: SlotModel, weight: float) -> SlotModel:
     differing = [
         field.name
         for field in fields(model.config)
-        if field.name not in _MAY_DIFFER
+        if field.name not in _may_differ(model)
         and getattr(model.config, field.name) != getattr(start.config, field.name, None)
     ]
     if differing or mine.keys() != other.keys():
@@ -58,8 +69,48 @@ def average(model: SlotModel, start: SlotModel, weight: float) -> SlotModel:
     return model
 
 
+def _may_differ(model: SlotModel) -> set[str]:
+    # The paper's encoder has a layer for each size; others work at any.
+    at_any_size = getattr(model.config, "encoder", "unet") != "unet"
+    return _MAY_DIFFER | ({"image_size"} if at_any_size else set())
+
+
+def with_latents(model: GenesisV2, other: GenesisV2) -> GenesisV2:
+    """A model that finds masks as the first one does, with latents and decoder of the other.
+
+    Raises:
+        CheckpointError: the parts do not fit together.
+    """
+    settings = {name: getattr(other.config, name) for name in _OF_LATENTS}
+    joined = GenesisV2(replace(model.config, **settings))
+    weights = {
+        name: weight
+        for each, parts in (
+            (model, model.mask_parts),
+            (other, {name for name, _ in other.named_children()} - model.mask_parts),
+        )
+        for name, weight in each.state_dict().items()
+        if name.partition(".")[0] in parts
+    }
+    try:
+        joined.load_state_dict(weights)
+    except RuntimeError as error:
+        raise CheckpointError(f"masks and latents do not fit together: {error}") from error
+    trained = {
+        **(model.metadata.get("trained") or {}),
+        "latents_of": other.metadata.get("trained"),
+    }
+    joined.metadata = {**model.metadata, "trained": trained}
+    return joined
+
+
 def run(
-    checkpoint: Path, start: Path | str, output: Path, weight: float = 0.5, half: bool = True
+    checkpoint: Path,
+    start: Path | str,
+    output: Path,
+    weight: float = 0.5,
+    latents: Path | None = None,
+    half: bool = True,
 ) -> None:
     """Save the average of two checkpoints.
 
@@ -68,16 +119,24 @@ def run(
         start: what its training started from, a file or the name of a model that ships.
         output: the checkpoint to write.
         weight: of the trained model, 0 to 1.
+        latents: another checkpoint, whose latents and decoder to take; by default they are averaged
+            like the rest (GENESIS-V2 only).
         half: save weights in float16.
 
     Raises:
-        CheckpointError: a file is no checkpoint, or the two differ in their settings.
-        ValueError: the weight is none, or the output is one of the two.
+        CheckpointError: a file is no checkpoint, or models differ in their settings.
+        ValueError: the weight is none, or the output is one of the models given.
     """
     first = find_checkpoint(str(start))
-    if output.resolve() in (checkpoint.resolve(), first.resolve()):
-        raise ValueError(f"output {output} is one of the two models: name another file")
+    given = [checkpoint, first, *([] if latents is None else [latents])]
+    if output.resolve() in [path.resolve() for path in given]:
+        raise ValueError(f"output {output} is one of the models given: name another file")
     model = average(load_model(checkpoint), load_model(first), weight)
+    if latents is not None:
+        other = load_model(latents)
+        if not isinstance(model, GenesisV2) or not isinstance(other, GenesisV2):
+            raise CheckpointError("latents of another model: for models of kind genesis_v2 only")
+        model = with_latents(model, other)
     output.parent.mkdir(parents=True, exist_ok=True)
     save_model(model, output, dtype=torch.float16 if half else torch.float32)
     print(f"wrote {output}")

@@ -238,8 +238,9 @@ def _array_join_pieces(masks: NDArray[np.float32], slots: Sequence[int], share: 
             if areas[piece] >= share * areas[1:].max():
                 continue
             inside = pieces == piece
-            borders = sum(np.bincount(b[inside], minlength=len(masks) + 1) for b in beside)
-            borders[[slot, len(masks)]] = 0
+            borders = np.bincount(np.concatenate([b[inside] for b in beside]), minlength=len(masks))
+            borders = borders[: len(masks)]
+            borders[slot] = 0
             moves.append((slot, int(borders.argmax()), inside))
     for slot, taker, inside in moves:
         masks[taker][inside] += masks[slot][inside]

@@ -33,6 +33,67 @@ def test_weights_lie_between_those_of_the_two(tmp_path: Path) -> None:
     assert trained == {"steps": 1, "averaged_with": {"steps": 2}, "weight": 0.25}
 
 
+def test_latents_and_decoder_come_from_a_third_model(tmp_path: Path) -> None:
+    """Masks are the average's; the third has other latents, which see a thumbnail of the mask."""
+    tuned, start = _model(1), _model(2)
+    torch.manual_seed(3)
+    third = GenesisV2(
+        GenesisV2Config(image_size=32, num_slots=3, feature_dim=8, latent_dim=16, mask_thumbnail=4)
+    )
+    third.metadata = {"trained": {"steps": 3}}
+    for name, model in (("tuned", tuned), ("start", start), ("third", third)):
+        save_model(model, tmp_path / f"{name}.safetensors")
+    output = tmp_path / "model.safetensors"
+    run(
+        tmp_path / "tuned.safetensors",
+        tmp_path / "start.safetensors",
+        output,
+        0.5,
+        tmp_path / "third.safetensors",
+        half=False,
+    )
+    found = load_model(output)
+    assert found.config == third.config
+    halfway = average(tuned, start, 0.5).state_dict()
+    of_masks = ("backbone.", "embedding.", "icsbp.")
+    for name, value in found.state_dict().items():
+        expected = halfway[name] if name.startswith(of_masks) else third.state_dict()[name]
+        torch.testing.assert_close(value, expected, msg=name)
+    assert found.metadata["stop_threshold"] == 5
+    assert found.metadata["trained"]["latents_of"] == {"steps": 3}
+    # A third of another width has latents of other features.
+    save_model(_model(4, width=16), tmp_path / "wide.safetensors")
+    with pytest.raises(CheckpointError, match="masks and latents do not fit together"):
+        run(
+            tmp_path / "tuned.safetensors",
+            tmp_path / "start.safetensors",
+            tmp_path / "none.safetensors",
+            latents=tmp_path / "wide.safetensors",
+        )
+    assert not (tmp_path / "none.safetensors").exists()
+
+
+def test_models_for_images_of_two_sizes_have_an_average_where_weights_know_no_size() -> None:
+    sizes = [
+        GenesisV2(
+            GenesisV2Config(
+                image_size=size,
+                num_slots=3,
+                feature_dim=8,
+                latent_dim=8,
+                encoder="efficientnet_lite0",
+                decoder_size=16,
+                decoder_dim=8,
+            )
+        )
+        for size in (64, 96)
+    ]
+    assert average(sizes[0], sizes[1], 0.5).config.image_size == 64
+    paper = [GenesisV2(GenesisV2Config(image_size=size, feature_dim=8)) for size in (32, 64)]
+    with pytest.raises(CheckpointError, match="differ in image_size"):
+        average(paper[0], paper[1], 0.5)
+
+
 def test_what_has_no_average_is_refused() -> None:
     with pytest.raises(CheckpointError, match="differ in feature_dim"):
         average(_model(1), _model(1, width=16), 0.5)
@@ -44,6 +105,6 @@ def test_neither_of_the_two_is_overwritten(tmp_path: Path) -> None:
     path = tmp_path / "tuned.safetensors"
     save_model(_model(1), path)
     before = path.read_bytes()
-    with pytest.raises(ValueError, match="is one of the two models"):
+    with pytest.raises(ValueError, match="is one of the models given"):
         run(path, path, path)
     assert path.read_bytes() == before
