@@ -127,7 +127,7 @@ def run(
         CheckpointError: a file is no checkpoint, or models differ in their settings.
         ValueError: the weight is none, or the output is one of the models given.
     """
-    first = find_checkpoint(str(start))
+    checkpoint, first = find_checkpoint(str(checkpoint)), find_checkpoint(str(start))
     given = [checkpoint, first, *([] if latents is None else [latents])]
     if output.resolve() in [path.resolve() for path in given]:
         raise ValueError(f"output {output} is one of the models given: name another file")

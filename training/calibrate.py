@@ -32,6 +32,7 @@ from genesis_core import (
     Segmenter,
     SlotModel,
     build_model,
+    find_checkpoint,
     load_model,
     save_model,
 )
@@ -40,13 +41,12 @@ from genesis_core.models.icsbp import SMALL_SLOTS
 from training.command_line import call
 from training.datasets.prepared import DatasetError, PreparedDataset
 from training.evaluate_real import found_objects, objects_of
-from training.object_scores import score_objects, summarise
+from training.object_scores import MIN_AREA, score_objects, summarise
 
 KERNEL_FACTORS = (1.4, 1.0, 0.7, 0.5, 0.37, 0.3, 0.22)
 """Of the kernel's scale, which divides squared distances."""
 KIND_DISTANCES = (0.0, 0.05, 0.1, 0.2, 0.3)
 STOP_THRESHOLDS = (4.0, 8.0, 12.0, 20.0)
-MIN_AREA = 0.0005  # of the image: smaller segments are no objects, as in training.evaluate --real
 
 
 class Choice(NamedTuple):
@@ -75,7 +75,7 @@ def run(
     """Choose, and save the checkpoint with what was chosen.
 
     Args:
-        checkpoint: a GENESIS-V2 checkpoint.
+        checkpoint: a GENESIS-V2 checkpoint, a file or the name of a model that ships.
         data: prepared data with instance masks on which the model was not trained.
         output: the checkpoint to write.
         split: which part of the data.
@@ -86,7 +86,7 @@ def run(
         CheckpointError: the checkpoint is none of GENESIS-V2.
         DatasetError: the data have no masks.
     """
-    trained = load_model(checkpoint)
+    trained = load_model(find_checkpoint(str(checkpoint)))
     if not isinstance(trained, GenesisV2):
         raise CheckpointError(
             f"{checkpoint} is a model of kind {trained.config.model}; only genesis_v2 has a kernel "

@@ -29,7 +29,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 from tqdm import tqdm
 
-from genesis_core import SlotModel, SlotOutput, load_model
+from genesis_core import SlotModel, SlotOutput, find_checkpoint, load_model
 from genesis_core.device import resolve_device
 from genesis_core.files import write_atomically
 from training import evaluate_real, tables
@@ -211,7 +211,7 @@ def run(
     """Evaluate checkpoints on a prepared data set.
 
     Args:
-        checkpoint: one or more checkpoints.
+        checkpoint: one or more checkpoints, files or names of models that ship.
         data: the data set, as written by training/prepare.py.
         split: train, val or test.
         num_images: images for segmentation metrics and ELBO.
@@ -231,6 +231,7 @@ def run(
         output: JSON file for the results.
         report: folder for report.html, a page with the scores, learning curves and all images.
     """
+    checkpoint = [find_checkpoint(str(each)) for each in checkpoint]
     dataset = PreparedDataset(data, split)
     if dataset.masks is None:
         print(
@@ -337,7 +338,11 @@ def main(arguments: list[str] | None = None) -> dict[str, Any]:
         "cameras: evaluate.py --real DIR; see evaluate.py --real DIR --help.",
     )
     parser.add_argument(
-        "--checkpoint", type=Path, nargs="+", required=True, help="one or more checkpoints"
+        "--checkpoint",
+        type=Path,
+        nargs="+",
+        required=True,
+        help="one or more checkpoints, files or names of models that ship",
     )
     parser.add_argument(
         "--fid",

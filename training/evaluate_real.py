@@ -33,6 +33,7 @@ from training.datasets.images import centre_crop, resize_image
 from training.labelled_images import LabelledImage, find_labelled
 from training.object_scores import (
     IGNORED,
+    MIN_AREA,
     KindScores,
     ObjectScores,
     Summary,
@@ -103,7 +104,7 @@ def measure(
     images: Sequence[LabelledImage],
     *,
     background: Background = "auto",
-    min_area: float = 0.0005,
+    min_area: float = MIN_AREA,
     draw: bool = False,
 ) -> Iterator[Measured]:
     """Segment images and compare what is found with their labels, one by one.
@@ -264,7 +265,7 @@ def run(
     checkpoint: list[str],
     no_depth: bool = False,
     background: Background = "auto",
-    min_area: float = 0.0005,
+    min_area: float = MIN_AREA,
     fit: Fit = "resize",
     stop_threshold: float = -1,
     num_slots: int | None = None,

@@ -19,7 +19,7 @@ import torch
 from jsonargparse import ArgumentParser
 from torch import Tensor
 
-from genesis_core import GenesisV2, load_model, save_model
+from genesis_core import GenesisV2, find_checkpoint, load_model, save_model
 from genesis_core.models.layers import UNet, UpConv
 from training.command_line import call
 
@@ -132,13 +132,13 @@ def main(
     """Write the grown model.
 
     Args:
-        checkpoint: a GENESIS-V2 model
+        checkpoint: a GENESIS-V2 model, a file or the name of one that ships
         output: safetensors file to write
         image_size: pixels of the new model: 128 or 256; the same, if not given
         feature_dim: its width, a multiple of the model's; the same, if not given
         seed: of the weights that are new, and of how wide ones are shared out
     """
-    model = load_model(checkpoint)
+    model = load_model(find_checkpoint(str(checkpoint)))
     if not isinstance(model, GenesisV2):
         raise ValueError(f"{checkpoint} holds a {model.config.model} model; expected genesis_v2")
     if image_size is None and feature_dim is None:

@@ -25,6 +25,8 @@ IGNORED = 255
 """The label of pixels that are not scored."""
 BOUNDARY_TOLERANCE = 0.003
 """How far boundaries may lie apart: the share of the image's diagonal, as in UOIS-Net."""
+MIN_AREA = 0.0005
+"""Smaller segments, as a share of the image, are no objects: as in the node."""
 SPLIT_LARGEST, SPLIT_SECOND = 0.75, 0.15
 
 Labels = NDArray[np.integer[Any]]

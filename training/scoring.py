@@ -27,7 +27,7 @@ from genesis_core.models.losses import images_at, log_masks_at, readable_latents
 from genesis_core.models.points import back_project
 from training.datasets.images import resize_image, resize_labels
 from training.datasets.prepared import DatasetError, PreparedDataset
-from training.object_scores import kind_ratios, score_kinds
+from training.object_scores import MIN_AREA, kind_ratios, score_kinds
 from training.objective import Randomness
 
 MASK_SOURCES = ("attention", "decoder")
@@ -243,7 +243,10 @@ def _readable(model: SlotModel, images: Tensor, out: SlotOutput) -> Fit | None:
 
 
 def _kinds(batch: ScoredBatch, out: SlotOutput) -> Metrics:
-    """Shares of slots of the right kind, see ``object_scores.summarise_kinds``."""
+    """Shares of slots of the right kind, see ``object_scores.summarise_kinds``.
+
+    Of slots that are large enough to be objects in the node.
+    """
     names = ("kind_accuracy", "robot_told", "robot_recall")
     logits = out.kind_logits
     if logits is None or batch.masks is None or out.log_attention is None:
@@ -252,7 +255,7 @@ def _kinds(batch: ScoredBatch, out: SlotOutput) -> Metrics:
     robot = () if batch.robot_label is None else (batch.robot_label,)
     said = logits.argmax(dim=2).cpu().numpy()
     scores = [
-        score_kinds(truth, own, [KINDS[kind] for kind in kinds], robot)
+        score_kinds(truth, own, [KINDS[kind] for kind in kinds], robot, MIN_AREA)
         for truth, own, kinds in zip(batch.masks, slots, said, strict=True)
     ]
     return {name: Ratio(*parts) for name, parts in kind_ratios(scores).items()}

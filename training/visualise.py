@@ -14,7 +14,7 @@ import torch
 from jsonargparse import ArgumentParser
 from numpy.typing import NDArray
 
-from genesis_core import SlotModel, decoder_is_trained, load_model
+from genesis_core import SlotModel, decoder_is_trained, find_checkpoint, load_model
 from training.command_line import call
 from training.datasets.images import centre_crop, read_rgb, resize_image
 from training.datasets.layout import RGB
@@ -101,7 +101,7 @@ def run(
     folder of its run. Of a model that was trained for its masks only, those alone are drawn.
 
     Args:
-        checkpoint: the model.
+        checkpoint: the model, a file or the name of one that ships.
         data: a data set written by training/prepare.py, a folder of images, or an image file.
         output: folder for the files.
         num_images: images to reconstruct, and scenes to generate.
@@ -116,6 +116,7 @@ def run(
     """
     if num_images < 1:
         raise ValueError(f"num_images is {num_images}; expected at least 1")
+    checkpoint = find_checkpoint(str(checkpoint))
     model: SlotModel = load_model(checkpoint, num_slots=num_slots, kernel=kernel, device=device)
     names, batch = _load(data, split, num_images, seed, fit, model)
     decode = decoder_is_trained(model.metadata.get("trained"))

@@ -183,6 +183,12 @@ def test_depth_is_used_unless_left_aside(
     assert "evaluated with depth left aside" in err
 
 
+def test_a_model_that_ships_is_evaluated_by_its_name(dataset: PreparedDataset) -> None:
+    found = main(["--checkpoint=tabletop_small", f"--data={dataset.path}", "--num_images=1"])
+    (model,) = found["models"]
+    assert Path(model["checkpoint"]).name == "tabletop_small.safetensors"
+
+
 @torch.no_grad()
 def test_slots_are_scored_by_their_kind() -> None:
     """Two slots: the left half of the image, which is called an object, and the right one."""
