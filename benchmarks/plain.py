@@ -76,9 +76,9 @@ class PlainGenesisV2(GenesisV2):
             parameter.data = parameter.data.contiguous()
         return plain.to(next(model.parameters()).device).train(model.training)
 
-    def slot_features(self, features: PixelFeatures, masks: Tensor) -> Tensor:
+    def slot_features(self, features: PixelFeatures, weights: Tensor) -> Tensor:
         """Pools what the whole feature head makes of every pixel."""
         head: nn.Sequential = self.feature_head
         pixels = head(features.backbone).flatten(2).transpose(1, 2)
-        weights = masks.flatten(2)
+        weights = weights.flatten(2)
         return (weights @ pixels) / (weights.sum(dim=2, keepdim=True) + 1e-5)

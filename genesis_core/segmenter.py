@@ -28,8 +28,11 @@ from genesis_core.perception.scene import Window, to_scene
 
 MASK_SOURCES = ("auto", "decoder", "attention")
 FITS = ("resize", "crop")
-_SMALL_PIECE = 0.2
-"""Pieces of an object smaller than this share of its largest are taken for crumbs."""
+_SMALL_PIECE, _GHOST = 0.1, 0.1
+"""Pieces of an object smaller than this share of its largest are taken for crumbs: no more, as what
+is hidden in the middle lies in pieces, too. And from which probability on it is seen in a mask (the
+node's mask_floor).
+"""
 RGB = 3
 
 Image = NDArray[np.uint8]
@@ -51,7 +54,7 @@ class Segmenter:
 
     Where the model tells kinds, all slots that are surroundings are given as one, the largest of
     them: its mask is their sum, its latent is its own. And pieces of an object that lie apart and
-    are smaller than a fifth of its largest go to the slot around them.
+    are smaller than a tenth of its largest go to the slot around them.
 
     May be called and configured from several threads. The checkpoint decides the model; what the
     two kinds of masks are:
@@ -369,14 +372,14 @@ def _with_one_surroundings(slots: Found) -> Found:
 
 
 def _join_pieces(slots: Found) -> None:
-    """Give crumbs of objects, which spoil boxes and positions, to what surrounds them, in place.
+    """Give crumbs of objects, which make boxes too large, to what surrounds them, in place.
 
     The robot's stay: better a part of the arm too many than a part taken for the table. So do the
     surroundings', which things on them may part.
     """
     objects = np.flatnonzero(slots.kinds.numpy() == KINDS.index(OBJECT)).tolist()
     if objects:
-        mask_operations.join_pieces(slots.masks.numpy(), objects, _SMALL_PIECE)
+        mask_operations.join_pieces(slots.masks.numpy(), objects, _SMALL_PIECE, _GHOST)
 
 
 def check_image(image: object, name: str = "image") -> None:

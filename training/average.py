@@ -78,9 +78,17 @@ def _may_differ(model: SlotModel) -> set[str]:
 def with_latents(model: GenesisV2, other: GenesisV2) -> GenesisV2:
     """A model that finds masks as the first one does, with latents and decoder of the other.
 
+    They fit if the other's were trained on masks and features that are nearly the same: those of
+    one of the models that were averaged, kept as they were (``freeze``).
+
     Raises:
         CheckpointError: the parts do not fit together.
     """
+    if model.pooling_exponent != other.pooling_exponent:
+        raise CheckpointError(
+            f"masks and latents do not fit together: pooling_exponent is {model.pooling_exponent} "
+            f"and {other.pooling_exponent}"
+        )
     settings = {name: getattr(other.config, name) for name in _OF_LATENTS}
     joined = GenesisV2(replace(model.config, **settings))
     weights = {
@@ -96,9 +104,11 @@ def with_latents(model: GenesisV2, other: GenesisV2) -> GenesisV2:
         joined.load_state_dict(weights)
     except RuntimeError as error:
         raise CheckpointError(f"masks and latents do not fit together: {error}") from error
+    of_latents = other.metadata.get("trained") or {}
     trained = {
         **(model.metadata.get("trained") or {}),
-        "latents_of": other.metadata.get("trained"),
+        "masks_only": of_latents.get("masks_only", False),  # whether there are trained latents
+        "latents_of": of_latents,
     }
     joined.metadata = {**model.metadata, "trained": trained}
     return joined
@@ -109,14 +119,15 @@ def run(
     start: Path | str,
     output: Path,
     weight: float = 0.5,
-    latents: Path | None = None,
+    latents: Path | str | None = None,
     half: bool = True,
 ) -> None:
     """Save the average of two checkpoints.
 
     Args:
-        checkpoint: a trained model; the output has its settings.
-        start: what its training started from, a file or the name of a model that ships.
+        checkpoint: a trained model; the output has its settings. Like the others, a file or the
+            name of a model that ships.
+        start: what its training started from.
         output: the checkpoint to write.
         weight: of the trained model, 0 to 1.
         latents: another checkpoint, whose latents and decoder to take; by default they are averaged
@@ -128,12 +139,13 @@ def run(
         ValueError: the weight is none, or the output is one of the models given.
     """
     checkpoint, first = find_checkpoint(str(checkpoint)), find_checkpoint(str(start))
-    given = [checkpoint, first, *([] if latents is None else [latents])]
+    third = None if latents is None else find_checkpoint(str(latents))
+    given = [checkpoint, first, *([] if third is None else [third])]
     if output.resolve() in [path.resolve() for path in given]:
         raise ValueError(f"output {output} is one of the models given: name another file")
     model = average(load_model(checkpoint), load_model(first), weight)
-    if latents is not None:
-        other = load_model(latents)
+    if third is not None:
+        other = load_model(third)
         if not isinstance(model, GenesisV2) or not isinstance(other, GenesisV2):
             raise CheckpointError("latents of another model: for models of kind genesis_v2 only")
         model = with_latents(model, other)

@@ -44,8 +44,9 @@ UNSAID_OPTIONS = {
 }  # fmt: skip
 """Options of a data set that its facts leave out or word differently."""
 SAID_OF_TRAINING = {"steps", "batch_size", "started_from", "masks_only"}
-UNSAID_OF_TRAINING = {"seed", "git_revision", "genesis_core"}
-"""Seeds are averaged; versions say which code it was, not what it was told to do."""
+UNSAID_OF_TRAINING = {"seed", "git_revision", "genesis_core", "latents_of", "averaged_with"}
+"""Seeds are averaged; versions say which code it was, not what it was told to do; and other models'
+histories are long."""
 
 Masks = Literal["paper", "decoder", "attention"]
 

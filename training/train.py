@@ -150,12 +150,11 @@ class Trainer:
             self.started_from = start.metadata.get("trained")
             self.stop_threshold = float(start.metadata.get("stop_threshold", 0))
             weights = start.state_dict()
-            # A part that the start does not have starts anew.
-            present = {name for name, _ in start.named_children()}
+            lacking = model.neutral_parts - {name for name, _ in start.named_children()}
             new = {
                 name: weight
                 for name, weight in model.state_dict().items()
-                if name.partition(".")[0] not in present
+                if name.partition(".")[0] in lacking
             }
             try:
                 model.load_state_dict({**new, **weights})
@@ -673,6 +672,7 @@ class Trainer:
                 "mask_supervision": objective.mask_supervision,
                 "overlap_supervision": objective.overlap_supervision,
                 "kind_supervision": objective.kind_supervision,
+                "slot_kind_supervision": objective.slot_kind_supervision,
                 "region_mixture": objective.region_mixture,
                 "git_revision": self.git_revision,
                 "genesis_core": __version__,

@@ -125,6 +125,8 @@ class SlotModel(nn.Module):
         hard_masks: whether it can give masks of zeros and ones (``hard_masks``).
         masks_first: whether it finds masks before it encodes them, as IC-SBP does: they can be
             trained by a loss of their own, or alone (``find_masks``, ``explain_partly``).
+        neutral_parts: names of parts that change nothing while they are new, so that training may
+            start from a model without them.
         settable_posterior: whether ``set_posterior_std`` works.
         default_mask_source: which masks to segment with, "decoder" (``log_masks``) or "attention"
             (``log_attention``), where a checkpoint does not say which are better.
@@ -139,6 +141,7 @@ class SlotModel(nn.Module):
     flexible_slots: ClassVar[bool] = False
     hard_masks: ClassVar[bool] = False
     masks_first: ClassVar[bool] = False
+    neutral_parts: ClassVar[frozenset[str]] = frozenset()
     settable_posterior: ClassVar[bool] = False
     default_mask_source: ClassVar[str] = "decoder"
     pretrained_part: ClassVar[str] = ""

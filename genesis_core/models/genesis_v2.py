@@ -291,6 +291,7 @@ class GenesisV2(SlotModel):
     masks_first = True
     settable_posterior = True
     pretrained_part = "backbone.trunk"
+    neutral_parts = frozenset({"shape_head"})
     clustering_parameters = frozenset({"embedding.gate", "icsbp.log_scale"})
     config: GenesisV2Config
 
@@ -382,33 +383,34 @@ class GenesisV2(SlotModel):
         head: Tensor = self.feature_head[0](features.backbone)
         return head
 
-    def slot_features(self, features: PixelFeatures, masks: Tensor) -> Tensor:
-        """Each slot's features, averaged in its mask (``pooling_exponent``): (B, K, 2C) float32.
+    def pooling_weights(self, masks: Tensor) -> Tensor:
+        """Masks to the power of ``pooling_exponent``, float32."""
+        weights = masks.float()
+        return weights if self.pooling_exponent == 1 else weights**self.pooling_exponent
+
+    def slot_features(self, features: PixelFeatures, weights: Tensor) -> Tensor:
+        """Each slot's features, averaged in its mask: (B, K, 2C) float32.
 
         Args:
             features: of the images.
-            masks: (B, K, H, W).
+            weights: (B, K, H, W), what each pixel counts: see ``pooling_weights``.
         """
         conv = self.feature_head[1]
         assert isinstance(conv, nn.Conv2d) and conv.bias is not None
         head = self._head(features)
         pixels = head.flatten(2).transpose(1, 2)  # (B, HW, C)
-        weights = self._pooling_weights(masks)
         sums, mass = pool(weights.flatten(2), pixels)
-        with torch.autocast(masks.device.type, enabled=False):
+        with torch.autocast(weights.device.type, enabled=False):
             # The head's 1x1 convolution is linear, and cheaper on K sums than on all pixels.
             sums = F.linear(sums, conv.weight.flatten(1)) + mass * conv.bias
             return sums / (mass + 1e-5)
 
-    def _pooling_weights(self, masks: Tensor) -> Tensor:
-        weights = masks.float()
-        return weights if self.pooling_exponent == 1 else weights**self.pooling_exponent
-
-    def _posterior(self, pooled: Tensor, masks: Tensor) -> tuple[Tensor, Tensor]:
-        """Moments (B, K, D) of latents, from pooled features (B, K, 2C) and masks (B, K, H, W)."""
+    def _posterior(self, pooled: Tensor, masks: Tensor, weights: Tensor) -> tuple[Tensor, Tensor]:
+        """Moments (B, K, D) of latents, from pooled features (B, K, 2C), masks (B, K, H, W) and the
+        weights that the features were pooled with.
+        """
         shape = None
         if self.shape_head is not None:
-            weights = self._pooling_weights(masks.detach())
             shape = self.shape_head(mask_shape(masks, weights, self.config.mask_thumbnail))
         return posterior_moments(self.latent_head(pooled, shape))
 
@@ -422,8 +424,9 @@ class GenesisV2(SlotModel):
         Returns:
             Two tensors (B, K, D).
         """
-        pooled = self.slot_features(PixelFeatures(features), masks)
-        return self._posterior(pooled, masks)
+        weights = self.pooling_weights(masks)
+        pooled = self.slot_features(PixelFeatures(features), weights)
+        return self._posterior(pooled, masks, weights)
 
     @property
     def mask_parts(self) -> frozenset[str]:
@@ -569,8 +572,9 @@ class GenesisV2(SlotModel):
         """
         slots = clusters.log_masks.shape[1]
         masks = clusters.log_masks.exp()
-        pooled = self.slot_features(features, masks)
-        mean, std = self._posterior(pooled, masks)
+        weights = self.pooling_weights(masks)
+        pooled = self.slot_features(features, weights)
+        mean, std = self._posterior(pooled, masks, weights)
         return SlotOutput(
             num_slots=clusters.num_slots,
             clusters=clusters,

@@ -231,7 +231,7 @@ def _skip_small(masks: Tensor, pixels_needed: float) -> tuple[Tensor, Tensor, Te
         took, if that is large enough or all that is left; and how many masks are in use (B,).
     """
     shares = masks.exp()
-    large = shares.sum(dim=2) >= pixels_needed
+    large = ~(shares.sum(dim=2) < pixels_needed)  # what is no number stays, and is seen
     total = (large.to(shares.dtype)[:, None] @ shares)[:, 0]  # (B, HW), what those kept have
     nowhere = total == 0
     smallest = torch.finfo(total.dtype).tiny

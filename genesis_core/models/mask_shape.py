@@ -11,13 +11,17 @@ MOMENTS = 5
 _REACH = 2.5
 """How far from its centre a thumbnail shows a mask, in spreads: a disk's edge is at 2."""
 
+_PLACES = 3
+"""Across a pixel of the thumbnail: points far apart would miss what is between them."""
+
 
 def mask_shape(masks: Tensor, weights: Tensor, side: int) -> Tensor:
     """Moments and a thumbnail of each mask: (B, K, MOMENTS + side * side) float32.
 
     The moments are the square root of the mask's share of the image, row and column of its centre
     (-1 to 1), and twice its standard deviation along both. The thumbnail shows the mask around its
-    centre, stretched so that masks of all sizes and proportions fill it alike, minus one half.
+    centre, stretched so that masks of all sizes and proportions fill it alike, minus one half. A
+    pixel of it is the mean of nine places.
 
     No gradient reaches the masks.
 
@@ -41,7 +45,8 @@ def mask_shape(masks: Tensor, weights: Tensor, side: int) -> Tensor:
             spreads.append((square - centre.square()).clamp_min(0).sqrt())
         share = (mass / (height * width)).sqrt()
         moments = torch.stack([share, *centres, *(2 * spread for spread in spreads)], dim=2)
-        steps = torch.linspace(-_REACH, _REACH, side, device=masks.device)
+        fine = _PLACES * side
+        steps = torch.linspace(-_REACH, _REACH, fine, device=masks.device)
         least = 1 / height  # half a pixel
         at_rows, at_columns = (
             centre.flatten()[:, None] + spread.flatten().clamp_min(least)[:, None] * steps
@@ -49,8 +54,8 @@ def mask_shape(masks: Tensor, weights: Tensor, side: int) -> Tensor:
         )
         places = torch.stack(
             [
-                at_columns[:, None, :].expand(-1, side, -1),
-                at_rows[:, :, None].expand(-1, -1, side),
+                at_columns[:, None, :].expand(-1, fine, -1),
+                at_rows[:, :, None].expand(-1, -1, fine),
             ],
             dim=3,
         )
@@ -60,4 +65,5 @@ def mask_shape(masks: Tensor, weights: Tensor, side: int) -> Tensor:
             padding_mode="zeros",
             align_corners=True,
         )
+        thumbnails = F.avg_pool2d(thumbnails, _PLACES)
         return torch.cat([moments, thumbnails.reshape(batch, slots, side * side) - 0.5], dim=2)

@@ -1,7 +1,7 @@
 """Soft masks: small pieces joined to what surrounds them, and 8 bits at a camera image's size.
 
 Each operation stands here twice: in C++ (native/masks.cpp), and in array operations for machines
-without a compiler, where it takes several times as long.
+without a compiler, where it takes many times as long.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from genesis_core.ops.native_library import native_library, sizes
 
 _RESULTS = 13  # numbers per slot that settle() writes in C++
+_ROUNDS = 3  # of joining pieces, as in C++
 _MANY = 2**18  # pixels, from which some are enough for a mean
 
 
@@ -92,19 +93,24 @@ def settle(
     return found or _array_settle(masks, winners, kept, threshold)
 
 
-def join_pieces(masks: NDArray[np.float32], slots: Sequence[int], share: float) -> None:
+def join_pieces(
+    masks: NDArray[np.float32], slots: Sequence[int], share: float, floor: float
+) -> None:
     """Give pieces of a mask that lie apart and are small to what surrounds them, in place.
 
     A piece is pixels that the slot wins and that touch, at corners too. A small one goes to the
     slot that wins most of the pixels beside it, which adds the mask's probability to its own there.
+    What is left around it, and all that the slot has elsewhere without a connection to a piece that
+    it kept, goes to whoever wins there.
 
     Args:
-        masks: (K, H, W), contiguous; K is at most 255.
+        masks: (K, H, W); slower if they are not contiguous.
         slots: whose pieces.
         share: pieces smaller than this share of the slot's largest are small.
+        floor: a probability below connects nothing, and stays where it is.
     """
-    if not _native_join_pieces(masks, slots, share):
-        _array_join_pieces(masks, slots, share)
+    if not _native_join_pieces(masks, slots, share, floor):
+        _array_join_pieces(masks, slots, share, floor)
 
 
 def strongest(masks: NDArray[Any]) -> tuple[NDArray[Any], NDArray[Any]]:
@@ -181,14 +187,21 @@ def _native_settle(
     )
 
 
-def _native_join_pieces(masks: NDArray[np.float32], slots: Sequence[int], share: float) -> bool:
-    """``join_pieces`` in C++; False where there is no compiler."""
+def _native_join_pieces(
+    masks: NDArray[np.float32], slots: Sequence[int], share: float, floor: float
+) -> bool:
+    """``join_pieces`` in C++; False without a compiler, or if the masks are not contiguous."""
     library = _library()
-    if library is None:
+    if library is None or not masks.flags.c_contiguous or masks.dtype != np.float32:
         return False
     chosen = np.zeros(len(masks), np.uint8)
     chosen[list(slots)] = 1
-    library.join_pieces(*_pointers(masks, chosen), *sizes(*masks.shape), ctypes.c_double(share))
+    library.join_pieces(
+        *_pointers(masks, chosen),
+        *sizes(*masks.shape),
+        ctypes.c_double(share),
+        ctypes.c_double(floor),
+    )
     return True
 
 
@@ -224,27 +237,48 @@ def _means(winners: NDArray[Any], best: NDArray[Any], slots: int) -> NDArray[np.
     return sums / 255 / np.maximum(counts.sum(axis=1), 1)
 
 
-def _array_join_pieces(masks: NDArray[np.float32], slots: Sequence[int], share: float) -> None:
+def _array_join_pieces(
+    masks: NDArray[np.float32], slots: Sequence[int], share: float, floor: float
+) -> None:
     """``join_pieces`` in array operations."""
-    winners, _ = strongest(masks)
-    framed = np.pad(winners.astype(np.int64), 1, constant_values=len(masks))
-    height, width = winners.shape
-    beside = [framed[y : y + height, x : x + width] for y, x in ((0, 1), (2, 1), (1, 0), (1, 2))]
-    moves = []
-    for slot in slots:
-        count, pieces, statistics, _ = cv2.connectedComponentsWithStats(equal(winners, slot))
-        areas = statistics[:, cv2.CC_STAT_AREA]
-        for piece in range(1, count):
-            if areas[piece] >= share * areas[1:].max():
-                continue
-            inside = pieces == piece
-            borders = np.bincount(np.concatenate([b[inside] for b in beside]), minlength=len(masks))
+    height, width = masks.shape[1:]
+    winners = np.pad(strongest(masks)[0].astype(np.int64), 1, constant_values=len(masks))
+    inner = winners[1:-1, 1:-1]
+    beside = [winners[y : y + height, x : x + width] for y, x in ((0, 1), (2, 1), (1, 0), (1, 2))]
+
+    def give(slot: int, takers: Any, where: NDArray[np.bool_]) -> None:
+        rows, columns = np.nonzero(where)
+        takers = np.broadcast_to(takers, rows.shape)
+        masks[takers, rows, columns] += masks[slot, rows, columns]
+        masks[slot, rows, columns] = 0
+
+    for _ in range(_ROUNDS):
+        small = []
+        for slot in slots:
+            _, pieces, facts, _ = cv2.connectedComponentsWithStats((inner == slot).view(np.uint8))
+            areas = facts[:, cv2.CC_STAT_AREA]
+            few = [n for n in range(1, len(areas)) if areas[n] < share * areas[1:].max()]
+            # In the order in which C++ meets them: of their first pixels, row by row.
+            small += [(int((pieces == n).argmax()), slot, pieces == n) for n in few]
+        moved = False
+        for _, slot, where in sorted(small, key=lambda piece: piece[0]):
+            borders = np.bincount(np.concatenate([b[where] for b in beside]), minlength=len(masks))
             borders = borders[: len(masks)]
             borders[slot] = 0
-            moves.append((slot, int(borders.argmax()), inside))
-    for slot, taker, inside in moves:
-        masks[taker][inside] += masks[slot][inside]
-        masks[slot][inside] = 0
+            taker = int(borders.argmax())
+            if borders[taker]:
+                give(slot, taker, where)
+                inner[where] = taker
+                moved = True
+        if not moved:
+            break
+    for slot in slots:
+        own = inner == slot
+        strong = (masks[slot] >= np.float32(floor)) | own
+        _, pieces = cv2.connectedComponents(strong.view(np.uint8))
+        reached = np.isin(pieces, np.unique(pieces[own]))
+        left = strong & ~reached
+        give(slot, inner[left], left)
 
 
 def _array_settle(

@@ -670,7 +670,7 @@ def test_a_power_of_the_mask_weighs_the_pixels_of_a_slot(make_model: ModelFactor
     features = torch.rand(1, model.config.feature_dim, size, size)
     masks = torch.rand(1, 3, size, size)
     with torch.no_grad():
-        pooled = model.slot_features(PixelFeatures(features), masks)
+        pooled = model.slot_features(PixelFeatures(features), model.pooling_weights(masks))
         head = model.feature_head(features).flatten(2)  # (1, 2C, HW)
     weights = masks.flatten(2).square()
     expected = torch.einsum("bkp,bcp->bkc", weights, head) / weights.sum(2, keepdim=True)

@@ -226,6 +226,22 @@ def test_skipping_leaves_the_small_mask_out_and_goes_on(hard: bool) -> None:
     assert found.log_alpha[0, 1, 0].argmax() in (5, 6)
 
 
+@pytest.mark.parametrize("hard", [False, True])
+def test_skipping_without_gradients_is_skipping_with_them(hard: bool) -> None:
+    """In C++ where masks are soft, with the seeds and kernels that belong to them."""
+    torch.manual_seed(1)
+    embeddings, scores = 3 * torch.randn(3, 2, 16, 24), torch.rand(3, 16, 24)
+    icsbp = make("gaussian", num_slots=9, scale=0.5)
+    icsbp.small_slots = "skip"
+    expected = icsbp(embeddings, scores, stop_threshold=60.0, hard=hard)
+    with torch.no_grad():
+        found = icsbp(embeddings, scores, stop_threshold=60.0, hard=hard)
+    assert 1 < int(found.num_slots.min()) < 9
+    for each in fields(found):
+        one, other = getattr(found, each.name), getattr(expected, each.name).detach()
+        torch.testing.assert_close(one, other, rtol=1e-4, atol=1e-4, msg=each.name)
+
+
 def test_skipping_everything_leaves_one_mask_of_all() -> None:
     embeddings, scores = random_case(3)
     icsbp = make("gaussian", num_slots=4, scale=1.0)

@@ -7,6 +7,7 @@ import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import cv2
 import numpy as np
@@ -23,6 +24,8 @@ from genesis_core.ops.mask_operations import (
     _native_settle,
     join_pieces,
 )
+from genesis_core.perception.scene import to_scene
+from genesis_core.perception.scene_objects import find_objects
 
 ROOT = Path(__file__).resolve().parents[2]
 needs_compiler = pytest.mark.usefixtures("compiler")
@@ -184,29 +187,118 @@ assert (scene.masks == 127).all()
     assert "not-a-compiler" in result.stderr
 
 
-def test_a_small_piece_goes_to_the_slot_that_borders_on_it_most() -> None:
-    """Of slot 1: a block of 20 pixels, two pixels at its corner, three between slots 0 and 2, and
-    another four that are a fifth of the largest piece."""
-    winners = np.zeros((12, 12), int)
-    winners[1:5, 1:6] = 1  # the largest
-    winners[5, 6] = winners[6, 7] = 1  # touching corners: part of it
-    winners[8:, :4] = 2
-    winners[9:, 0] = 1  # three beside slot 2 alone
-    winners[0, 8:12] = 1  # four
-    masks = np.full((3, 12, 12), 0.1, np.float32)
+JOINS = [join_pieces, _array_join_pieces]
+
+
+def from_winners(winners: np.ndarray, slots: int) -> np.ndarray:
+    """Masks (slots, H, W) of 0.8 where a slot wins, and of as much of the rest elsewhere."""
+    masks = np.full((slots, *winners.shape), 0.2 / (slots - 1), np.float32)
     np.put_along_axis(masks, winners[None], 0.8, axis=0)
+    return masks
+
+
+@pytest.mark.parametrize("join", JOINS)
+def test_a_small_piece_goes_to_the_slot_that_borders_on_it_most(join: Callable[..., None]) -> None:
+    """Of slot 1: a block of 20 pixels with two more at its corner, three pixels in a row that have
+    slot 2 below and at one end, slot 0 above and at the other, slot 3 nowhere, and four apart."""
+    winners = np.zeros((12, 12), int)
+    winners[1:5, 1:6] = 1
+    winners[5, 6] = winners[6, 7] = 1  # touching corners: part of it
+    winners[9:] = 2
+    winners[8, 10:] = 2
+    winners[8, 7:10] = 1
+    winners[9, 7] = 0  # so that it is three edges and one more of slot 0, and three of slot 2
+    winners[0, 8:12] = 1
+    masks = from_winners(winners, 4)
     before = masks.copy()
-    join_pieces(masks, [1], 0.15)
-    changed = (masks != before).any(axis=0)
+    join(masks, [1], 0.15, 0.5)  # 15% of 22 are more than 3 and less than 4
     expected = np.zeros((12, 12), bool)
-    expected[9:, 0] = True
-    np.testing.assert_array_equal(changed, expected)
-    np.testing.assert_allclose(masks[:, 9:, 0].T, [[0.1, 0.0, 0.9]] * 3, atol=1e-6)
-    join_pieces(masks, [1], 0.25)  # 22 pixels in the largest: now the four are few
+    expected[8, 7:10] = True
+    np.testing.assert_array_equal((masks != before).any(axis=0), expected)
+    # Slot 0: three above, one at the left, one below. Slot 2: two below, one at the right.
+    np.testing.assert_allclose(masks[:2, 8, 7:10].T, [[0.2 / 3 + 0.8, 0.0]] * 3, atol=1e-6)
+    winners[7, 7:9] = 3
+    winners[8, 6] = 3
+    winners[9, 7] = 2
+    masks = from_winners(winners, 4)
+    join(masks, [1], 0.15, 0.5)  # slot 0: one, slot 2: four, slot 3: three
+    assert (masks.argmax(axis=0)[8, 7:10] == 2).all()
+    join(masks, [1], 0.25, 0.5)  # now the four are few, too
     assert (masks.argmax(axis=0)[0, 8:12] == 0).all()
     before = masks.copy()
-    join_pieces(masks, [0, 2], 0.9)  # both of one piece
+    join(masks, [2], 0.9, 0.5)  # of one piece
     np.testing.assert_array_equal(masks, before)
+
+
+@pytest.mark.parametrize("join", JOINS)
+def test_a_crumb_within_a_crumb_goes_where_that_goes(join: Callable[..., None]) -> None:
+    winners = np.zeros((20, 20), int)
+    winners[:8, :8], winners[:8, 12:] = 1, 2
+    winners[14:17, 14:17] = 2
+    winners[15, 15] = 1
+    masks = from_winners(winners, 3)
+    join(masks, [1, 2], 0.2, 0.5)
+    expected = winners.copy()
+    expected[14:17, 14:17] = 0
+    np.testing.assert_array_equal(masks.argmax(axis=0), expected)
+    np.testing.assert_allclose(masks.sum(axis=0), 1, atol=1e-6)
+
+
+@pytest.mark.parametrize("join", JOINS)
+def test_what_leads_to_no_piece_goes_to_the_winner(join: Callable[..., None]) -> None:
+    """Slot 1 has a block, a weak halo around it, a crumb with a halo, and a weak ghost."""
+    masks = np.zeros((2, 20, 20), np.float32)
+    masks[1, 1:11, 1:11] = 0.3
+    masks[1, 2:10, 2:10] = 0.9
+    masks[1, 13:18, 13:18] = 0.3
+    masks[1, 15, 15] = 0.9
+    masks[1, 2:6, 15:19] = 0.2
+    masks[1, 18, 2] = 0.05
+    masks[0] = 1 - masks[1]
+    expected = masks[1].copy()
+    expected[13:18, 13:18] = expected[2:6, 15:19] = 0
+    join(masks, [1], 0.1, 0.1)
+    np.testing.assert_array_equal(masks[1], expected)
+    np.testing.assert_allclose(masks.sum(axis=0), 1, atol=1e-6)
+
+
+def test_the_box_of_an_object_ends_where_its_crumbs_began() -> None:
+    masks = np.zeros((2, 48, 48), np.float32)
+    masks[1, 8:20, 8:20] = 0.9
+    masks[1, 40:43, 40:43] = 0.3
+    masks[1, 41, 41] = 0.9
+    masks[0] = 1 - masks[1]
+
+    def box() -> Any:
+        latents, window = np.zeros((2, 3), np.float32), (slice(0, 96), slice(0, 96))
+        kinds = np.array(["surroundings", "object"])
+        scene = to_scene(masks, latents, latents, kinds=kinds, size=(96, 96), window=window,
+                         quantised=True)  # fmt: skip
+        return find_objects(scene).objects[1].box
+
+    assert box().width > 60
+    join_pieces(masks, [1], 0.1, 0.1)
+    assert box().width < 30
+
+
+def test_more_slots_than_a_byte_counts_are_joined() -> None:
+    winners = np.zeros((12, 12), int)
+    winners[:6, :6] = winners[9, 9] = 258
+    winners[9, 2] = 2
+    masks = from_winners(winners, 260)
+    other = masks.copy()
+    for join, each in zip(JOINS, (masks, other), strict=True):
+        join(each, [2, 258], 0.2, 0.1)
+        assert (each[:, 9, 9].argmax(), each[:, 9, 2].argmax()) == (0, 2)
+
+
+def test_masks_that_are_not_contiguous_are_joined_all_the_same() -> None:
+    masks = soft_masks(3, 24, 40, 1)
+    masks = np.stack([cv2.blur(mask, (5, 5)) for mask in masks])
+    apart = np.asfortranarray(masks)
+    join_pieces(masks, [0, 1], 0.4, 0.2)
+    join_pieces(apart, [0, 1], 0.4, 0.2)
+    np.testing.assert_array_equal(masks, apart)
 
 
 @needs_compiler
@@ -217,8 +309,8 @@ def test_pieces_are_the_same_in_array_operations(size: tuple[int, int], seed: in
     if size[0] > 1:  # larger pieces than of single pixels
         masks = np.stack([cv2.blur(mask, (7, 7)) for mask in masks])
     other = masks.copy()
-    assert _native_join_pieces(masks, [0, 2, 4], 0.4), "there is no C++ compiler"
-    _array_join_pieces(other, [0, 2, 4], 0.4)
+    assert _native_join_pieces(masks, [0, 2, 4], 0.4, 0.25), "there is no C++ compiler"
+    _array_join_pieces(other, [0, 2, 4], 0.4, 0.25)
     np.testing.assert_array_equal(masks, other)
     if min(size) > 1:
         assert (masks == 0).any()

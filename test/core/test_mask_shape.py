@@ -1,12 +1,13 @@
 """The shape of masks: moments and thumbnails."""
 
 import math
+from pathlib import Path
 
 import pytest
 import torch
 from torch import Tensor
 
-from genesis_core import ConfigError, GenesisV2, GenesisV2Config
+from genesis_core import ConfigError, GenesisV2, GenesisV2Config, Segmenter, save_model
 from genesis_core.models.losses import readable_latents
 from genesis_core.models.mask_shape import MOMENTS, mask_shape
 
@@ -81,16 +82,60 @@ def test_latents_know_the_shape_of_their_mask() -> None:
     assert (mean[:, 0] - mean[:, 1]).abs().max() > 0.01
 
 
-def test_the_gradient_of_a_thumbnail_does_not_reach_the_masks() -> None:
-    model = _model(8)
+def test_the_gradient_reaches_masks_by_the_features_alone() -> None:
+    features, gradients = torch.rand(1, 8, 32, 32), []
+    soft = torch.rand(1, 2, 32, 32)
+    for weight in (0.0, 1.0):
+        model = _model(8)
+        assert model.shape_head is not None
+        model.latent_head[1].weight.data.abs_()  # so that no hidden unit is off
+        model.latent_head[1].bias.data.fill_(100)
+        model.shape_head[-1].weight.data.fill_(weight)
+        masks = soft.clone().requires_grad_()
+        model.posterior(features, masks)[0].sum().backward()
+        gradients.append(masks.grad)
+        assert model.shape_head[-1].weight.grad.abs().max() > 0
+    torch.testing.assert_close(gradients[0], gradients[1])
+
+
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+def test_a_segmenter_gives_latents_that_know_shapes(precision: str, tmp_path: Path) -> None:
+    """Those of the model itself, from a file, with the other encoder and slots left out."""
+    torch.manual_seed(0)
+    model = GenesisV2(
+        GenesisV2Config(
+            image_size=64, num_slots=4, feature_dim=8, latent_dim=8, mask_thumbnail=8,
+            encoder="efficientnet_lite0", decoder_size=16, decoder_dim=8,
+            pooling_exponent=2.0, small_slots="skip",
+        )
+    ).eval()  # fmt: skip
     assert model.shape_head is not None
     torch.nn.init.normal_(model.shape_head[-1].weight)
-    model.feature_head.requires_grad_(False)
-    masks = torch.rand(1, 2, 32, 32, requires_grad=True)
-    shape = model.shape_head(mask_shape(masks, masks, 8))
-    shape.sum().backward()
-    assert masks.grad is None
-    assert model.shape_head[0].weight.grad is not None
+    save_model(model, tmp_path / "model.safetensors", {"mask_source": "attention"})
+    segmenter = Segmenter(tmp_path / "model.safetensors", device="cpu", precision=precision)
+    image = torch.randint(0, 256, (64, 64, 3), dtype=torch.uint8)
+    scene = segmenter(image.numpy())
+    with torch.no_grad():
+        drawn = model.inference_randomness(1, 4)
+        out = model(image.permute(2, 0, 1)[None] / 255, decode=False, **drawn)
+    assert out.latent_mean is not None
+    close = 1e-3 if precision == "fp32" else 0.1
+    torch.testing.assert_close(
+        torch.from_numpy(scene.latent_mean), out.latent_mean[0], rtol=close, atol=close
+    )
+
+
+def test_a_thumbnail_misses_nothing_between_its_points() -> None:
+    """A slit of four pixels in a block of forty, wherever it is."""
+    changes = []
+    for column in range(30, 62):
+        block = rectangle(28, 26, 40, 40)
+        whole = mask_shape(block[None, None], block[None, None], 8)[0, 0, MOMENTS:]
+        slit = block.clone()
+        slit[28:60, column : column + 4] = 0
+        found = mask_shape(slit[None, None], block[None, None], 8)[0, 0, MOMENTS:]
+        changes.append(float((whole - found).abs().sum()))
+    assert min(changes) > 0.5 * max(changes) > 0
 
 
 @pytest.mark.parametrize("side", [1, 33, -2, 2.5, True])

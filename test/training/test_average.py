@@ -2,13 +2,21 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
 
-from genesis_core import CheckpointError, GenesisV2, GenesisV2Config, load_model, save_model
-from training.average import average, run
+from genesis_core import (
+    CheckpointError,
+    GenesisV2,
+    GenesisV2Config,
+    decoder_is_trained,
+    load_model,
+    save_model,
+)
+from training.average import average, run, with_latents
 
 
 def _model(seed: int, width: int = 8) -> GenesisV2:
@@ -36,11 +44,12 @@ def test_weights_lie_between_those_of_the_two(tmp_path: Path) -> None:
 def test_latents_and_decoder_come_from_a_third_model(tmp_path: Path) -> None:
     """Masks are the average's; the third has other latents, which see a thumbnail of the mask."""
     tuned, start = _model(1), _model(2)
+    tuned.metadata["trained"]["masks_only"] = True
     torch.manual_seed(3)
     third = GenesisV2(
         GenesisV2Config(image_size=32, num_slots=3, feature_dim=8, latent_dim=16, mask_thumbnail=4)
     )
-    third.metadata = {"trained": {"steps": 3}}
+    third.metadata = {"trained": {"steps": 3, "masks_only": False}}
     for name, model in (("tuned", tuned), ("start", start), ("third", third)):
         save_model(model, tmp_path / f"{name}.safetensors")
     output = tmp_path / "model.safetensors"
@@ -60,7 +69,8 @@ def test_latents_and_decoder_come_from_a_third_model(tmp_path: Path) -> None:
         expected = halfway[name] if name.startswith(of_masks) else third.state_dict()[name]
         torch.testing.assert_close(value, expected, msg=name)
     assert found.metadata["stop_threshold"] == 5
-    assert found.metadata["trained"]["latents_of"] == {"steps": 3}
+    assert found.metadata["trained"]["latents_of"] == third.metadata["trained"]
+    assert decoder_is_trained(found.metadata["trained"])
     # A third of another width has latents of other features.
     save_model(_model(4, width=16), tmp_path / "wide.safetensors")
     with pytest.raises(CheckpointError, match="masks and latents do not fit together"):
@@ -71,6 +81,9 @@ def test_latents_and_decoder_come_from_a_third_model(tmp_path: Path) -> None:
             latents=tmp_path / "wide.safetensors",
         )
     assert not (tmp_path / "none.safetensors").exists()
+    squared = GenesisV2(replace(third.config, pooling_exponent=2.0))
+    with pytest.raises(CheckpointError, match=r"pooling_exponent is 1\.0 and 2\.0"):
+        with_latents(tuned, squared)
 
 
 def test_models_for_images_of_two_sizes_have_an_average_where_weights_know_no_size() -> None:

@@ -198,11 +198,12 @@ void skip_small(const float* log_masks, int64_t batch, int64_t slots, int64_t co
 #pragma omp single
     {
       int64_t large = 0;
-      for (int64_t k = 0; k < slots; ++k) large += sums[k] >= needed || std::isnan(sums[k]);
+      // What is no number stays, and is seen.
+      for (int64_t k = 0; k < slots; ++k) large += !(sums[k] < needed);
       used[b] = std::max<int64_t>(large, 1);
       int64_t front = 0, back = used[b];
       for (int64_t k = 0; k < slots; ++k) {
-        const bool stays = sums[k] >= needed || std::isnan(sums[k]) || (!large && k == slots - 1);
+        const bool stays = !(sums[k] < needed) || (!large && k == slots - 1);
         const int64_t place = stays ? front++ : back++;
         sources[place] = k;
       }

@@ -1,8 +1,8 @@
 // Soft masks: pieces apart joined to what surrounds them; at the size of a camera image, in 8 bits,
-// enlarged, and settled so that every pixel's sum is 255. Each does in one pass, while a row is in the
-// cache, what array operations do in dozens.
+// enlarged, and settled so that every pixel's sum is 255. These two do in one pass, while a row is in
+// the cache, what array operations do in dozens; threads share the rows.
 //
-// Masks are K x H x W, row by row; threads share the rows.
+// Masks are K x H x W, row by row.
 
 #include <algorithm>
 #include <cmath>
@@ -12,6 +12,7 @@
 namespace {
 
 constexpr int kOne = 255;  // a probability of one
+constexpr int kRounds = 3;  // of joining pieces; more than two are hardly ever needed
 
 // Linear interpolation along a side, as OpenCV has it: where each target lies between two sources.
 struct Side {
@@ -310,67 +311,102 @@ void settle(uint8_t* masks, const uint8_t* winners, const int64_t* kept, int64_t
   for (int64_t i = 0; i < count; ++i) write(all[i], results + 13 * i);
 }
 
-// Gives small pieces to the slot that borders on them most, the first of several. Masks are changed;
-// chosen says of which slots, share which pieces: smaller than that share of the slot's largest.
+// Gives small pieces to the slot that borders on them most, the first of several, and then what a slot
+// has, floor or more, where nothing like it leads to a piece that it kept, to the slot that wins there.
+// Masks are changed; chosen says of which slots, share which pieces are small: those below that share
+// of the slot's largest.
 void join_pieces(float* masks, const uint8_t* chosen, int64_t slots, int64_t height, int64_t width,
-                 double share) {
+                 double share, double floor) {
   const int64_t pixels = height * width;
-  std::vector<uint8_t> winners(pixels, 0);
+  std::vector<uint16_t> winners(pixels, 0);
   std::vector<float> best(masks, masks + pixels);
   for (int64_t k = 1; k < slots; ++k) {
     const float* mask = masks + k * pixels;
     for (int64_t i = 0; i < pixels; ++i) {
       const bool better = mask[i] > best[i];
-      winners[i] = better ? static_cast<uint8_t>(k) : winners[i];
+      winners[i] = better ? static_cast<uint16_t>(k) : winners[i];
       best[i] = better ? mask[i] : best[i];
     }
   }
-  struct Piece {
-    int64_t slot, first, count;  // its pixels are members[first ...]
-  };
-  std::vector<Piece> pieces;
+  std::vector<uint8_t> reached(pixels);
   std::vector<int32_t> members;
   members.reserve(pixels);
-  std::vector<uint8_t> reached(pixels, 0);
-  std::vector<int64_t> largest(slots, 0);
-  for (int64_t start = 0; start < pixels; ++start) {
-    const uint8_t slot = winners[start];
-    if (reached[start] || !chosen[slot]) continue;
-    const auto first = static_cast<int64_t>(members.size());
-    members.push_back(static_cast<int32_t>(start));
-    reached[start] = 1;
+  // Adds to members what touches those from first on and is like them.
+  const auto flood = [&](size_t first, const auto& alike) {
     for (size_t next = first; next < members.size(); ++next) {
       const int64_t y = members[next] / width, x = members[next] % width;
       for (int64_t v = std::max<int64_t>(y - 1, 0); v <= std::min(y + 1, height - 1); ++v) {
         for (int64_t u = std::max<int64_t>(x - 1, 0); u <= std::min(x + 1, width - 1); ++u) {
           const int64_t i = v * width + u;
-          if (reached[i] || winners[i] != slot) continue;
+          if (reached[i] || !alike(i)) continue;
           reached[i] = 1;
           members.push_back(static_cast<int32_t>(i));
         }
       }
     }
-    const auto count = static_cast<int64_t>(members.size()) - first;
-    pieces.push_back({slot, first, count});
-    largest[slot] = std::max(largest[slot], count);
-  }
-  std::vector<int64_t> borders(slots);
-  for (const Piece& piece : pieces) {
-    if (static_cast<double>(piece.count) >= share * static_cast<double>(largest[piece.slot])) continue;
-    std::fill(borders.begin(), borders.end(), 0);
-    for (int64_t n = piece.first; n < piece.first + piece.count; ++n) {
-      const int64_t i = members[n], y = i / width, x = i % width;
-      if (y > 0) ++borders[winners[i - width]];
-      if (y + 1 < height) ++borders[winners[i + width]];
-      if (x > 0) ++borders[winners[i - 1]];
-      if (x + 1 < width) ++borders[winners[i + 1]];
+  };
+  const auto give = [&](int64_t slot, int64_t taker, int64_t i) {
+    masks[taker * pixels + i] += masks[slot * pixels + i];
+    masks[slot * pixels + i] = 0;
+  };
+  struct Piece {
+    int64_t slot, first, count;  // its pixels are members[first ...]
+  };
+  std::vector<Piece> pieces;
+  std::vector<int64_t> largest(slots), borders(slots);
+  // A piece may go to another one that is small itself; so once more.
+  bool moved = true;
+  for (int round = 0; round < kRounds && moved; ++round) {
+    moved = false;
+    pieces.clear();
+    members.clear();
+    std::fill(reached.begin(), reached.end(), 0);
+    std::fill(largest.begin(), largest.end(), 0);
+    for (int64_t start = 0; start < pixels; ++start) {
+      const uint16_t slot = winners[start];
+      if (reached[start] || !chosen[slot]) continue;
+      const size_t first = members.size();
+      reached[start] = 1;
+      members.push_back(static_cast<int32_t>(start));
+      flood(first, [&](int64_t i) { return winners[i] == slot; });
+      const auto count = static_cast<int64_t>(members.size() - first);
+      pieces.push_back({slot, static_cast<int64_t>(first), count});
+      largest[slot] = std::max(largest[slot], count);
     }
-    borders[piece.slot] = 0;
-    const int64_t taker = std::max_element(borders.begin(), borders.end()) - borders.begin();
-    for (int64_t n = piece.first; n < piece.first + piece.count; ++n) {
-      float& given = masks[piece.slot * pixels + members[n]];
-      masks[taker * pixels + members[n]] += given;
-      given = 0;
+    for (const Piece& piece : pieces) {
+      const double enough = share * static_cast<double>(largest[piece.slot]);
+      if (static_cast<double>(piece.count) >= enough) continue;
+      std::fill(borders.begin(), borders.end(), 0);
+      const auto begin = members.begin() + piece.first, end = begin + piece.count;
+      for (auto i = begin; i < end; ++i) {
+        const int64_t y = *i / width, x = *i % width;
+        if (y > 0) ++borders[winners[*i - width]];
+        if (y + 1 < height) ++borders[winners[*i + width]];
+        if (x > 0) ++borders[winners[*i - 1]];
+        if (x + 1 < width) ++borders[winners[*i + 1]];
+      }
+      borders[piece.slot] = 0;
+      const int64_t taker = std::max_element(borders.begin(), borders.end()) - borders.begin();
+      if (!borders[taker]) continue;  // what was beside it has just become its own slot's
+      for (auto i = begin; i < end; ++i) {
+        give(piece.slot, taker, *i);
+        winners[*i] = static_cast<uint16_t>(taker);
+      }
+      moved = true;
+    }
+  }
+  for (int64_t slot = 0; slot < slots; ++slot) {
+    if (!chosen[slot]) continue;
+    const float* const mask = masks + slot * pixels;
+    const auto lowest = static_cast<float>(floor);
+    members.clear();
+    for (int64_t i = 0; i < pixels; ++i) {
+      reached[i] = winners[i] == slot;
+      if (reached[i]) members.push_back(static_cast<int32_t>(i));
+    }
+    flood(0, [&](int64_t i) { return mask[i] >= lowest; });
+    for (int64_t i = 0; i < pixels; ++i) {
+      if (mask[i] >= lowest && !reached[i]) give(slot, winners[i], i);
     }
   }
 }
