@@ -241,12 +241,12 @@ def test_cuda_graphs_agree_with_the_cpu(
 def test_cuda_graphs_of_up_to_eight_images(precision: str, make_model: ModelFactory) -> None:
     """All of a prepared size, fewer than that, and more, which run without a graph."""
     pixels = torch.randint(0, 256, (9, 32, 32, 3), dtype=torch.uint8)
-    graphs = Inference(make_model().cuda(), precision=precision, decode=False)
+    graphs = Inference(make_model(mask_thumbnail=8).cuda(), precision=precision, decode=False)
     graphs.prepare(8, OPTIONS[0])
     for count in (8, 1, 5, 9):
         check(
             graphs(Pixels(pixels[:count]), OPTIONS[0]),
-            make_model(),
+            make_model(mask_thumbnail=8),
             pixels[:count],
             OPTIONS[0],
             decode=False,
@@ -290,10 +290,11 @@ def test_cuda_graphs_follow_changed_options(make_model: ModelFactory, images: Te
 @needs_cuda
 @pytest.mark.parametrize("threshold", [None, 300.0])
 @pytest.mark.parametrize("decode", [False, True])
+@pytest.mark.parametrize("thumbnail", [0, 8])
 def test_cuda_forward_pass_never_waits_for_the_device(
-    decode: bool, threshold: float | None, make_model: ModelFactory, images: Tensor
+    thumbnail: int, decode: bool, threshold: float | None, make_model: ModelFactory, images: Tensor
 ) -> None:
-    model, images = make_model().cuda(), images.cuda()
+    model, images = make_model(mask_thumbnail=thumbnail).cuda(), images.cuda()
     randomness = model.inference_randomness(4, 4)
 
     def forward() -> None:
@@ -308,7 +309,8 @@ def test_cuda_forward_pass_never_waits_for_the_device(
 def test_cuda_training_step_never_waits_for_the_device(
     make_model: ModelFactory, images: Tensor
 ) -> None:
-    model, images = make_model(mask_loss=True, latent_dim=7).cuda().train(), images.cuda()
+    model = make_model(mask_loss=True, latent_dim=7, mask_thumbnail=4).cuda().train()
+    images = images.cuda()
     labels = torch.randint(0, 5, (4, 32, 32), dtype=torch.uint8, device="cuda")
     optimizer = torch.optim.Adam(model.parameters(), fused=True)
     geco = Geco(0.5655 * 3072, num_elements=3072, image_size=32, device="cuda")
