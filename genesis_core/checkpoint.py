@@ -40,9 +40,9 @@ def find_checkpoint(name: str) -> Path:
     """A checkpoint by its path, or by the name of one that ships with the package.
 
     Args:
-        name: a path; or "tabletop" (the default's name), "tabletop_sketchy" (for scenes like
-            Sketchy's), "tabletop_small" (half its width) or "tabletop_unsupervised"; or nothing,
-            for the default.
+        name: a path; or "tabletop" (the default's name), "tabletop_256" (the same for larger
+            images), "tabletop_sketchy" (for scenes like Sketchy's), "tabletop_small" (half its
+            width) or "tabletop_unsupervised"; or nothing, for the default.
     """
     if not name:
         return default_checkpoint()

@@ -22,8 +22,8 @@ from genesis_ros.processes.middleware import profile_environment
 # Launch arguments that set the perception node's parameter of the same name.
 PARAMETER_ARGUMENTS = {
     "image_transport": "How images arrive; auto: raw, else <image_topic>/compressed",
-    "checkpoint": "The model: tabletop, tabletop_sketchy, tabletop_small, tabletop_unsupervised, "
-    "or a path",
+    "checkpoint": "The model: tabletop, tabletop_256, tabletop_sketchy, tabletop_small, "
+    "tabletop_unsupervised, or a path",
     "device": "Where the model runs; auto: CUDA where there is one",
     "precision": "Arithmetic of the model",
     "target_frame": "Publish positions in this frame of tf2, too, on object_poses",

@@ -8,6 +8,9 @@ levels see a scene at the same scale as before and keep their weights; the outer
 a start, and the levels between are new. A wider model computes what the narrow one does
 (Net2WiderNet: Chen, Goodfellow, Shlens 2016): every channel is there several times, and whatever
 read it reads a share of each. Train the result as `init` of a run.
+
+A model with another encoder than the paper's works at any size, smaller ones too, with the weights
+that it has: tabletop_256 is tabletop for images of 256 px.
 """
 
 from __future__ import annotations
@@ -27,13 +30,18 @@ from training.command_line import call
 def enlarge(model: GenesisV2, image_size: int, seed: int = 0) -> GenesisV2:
     """A model for larger images with the weights of a smaller one, as far as they fit.
 
+    All of them fit where the encoder is not the paper's; the images may be smaller then.
+
     Raises ValueError if image_size is not larger than the model's (or no size that models have).
     """
+    if model.config.encoder != "unet":
+        resized = GenesisV2(replace(model.config, image_size=image_size))
+        resized.load_state_dict(model.state_dict())
+        return resized
     if image_size <= model.config.image_size:
         raise ValueError(
             f"image_size is {image_size}; expected more than the model's {model.config.image_size}"
         )
-    _check_encoder(model)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         grown = GenesisV2(replace(model.config, image_size=image_size))
@@ -46,13 +54,6 @@ def enlarge(model: GenesisV2, image_size: int, seed: int = 0) -> GenesisV2:
             new[name] = old[source]
     grown.load_state_dict(new)
     return grown
-
-
-def _check_encoder(model: GenesisV2) -> None:
-    if model.config.encoder != "unet":
-        raise ValueError(
-            f"the model's encoder is {model.config.encoder}; only the paper's, unet, can grow"
-        )
 
 
 def _source(name: str, extra: int, old_levels: int) -> str | None:
@@ -82,7 +83,10 @@ def widen(model: GenesisV2, feature_dim: int, seed: int = 0) -> GenesisV2:
 
     Raises ValueError if feature_dim is not a multiple of the model's, and more.
     """
-    _check_encoder(model)
+    if model.config.encoder != "unet":
+        raise ValueError(
+            f"the model's encoder is {model.config.encoder}; only the paper's, unet, can be widened"
+        )
     copies, rest = divmod(feature_dim, model.config.feature_dim)
     if rest or copies < 2:
         raise ValueError(
@@ -128,15 +132,18 @@ def main(
     image_size: int | None = None,
     feature_dim: int | None = None,
     seed: int = 0,
+    half: bool = False,
 ) -> None:
     """Write the grown model.
 
     Args:
         checkpoint: a GENESIS-V2 model, a file or the name of one that ships
         output: safetensors file to write
-        image_size: pixels of the new model: 128 or 256; the same, if not given
+        image_size: pixels of the new model: 128 or 256; with an encoder other than the paper's any
+            multiple of 32; the same, if not given
         feature_dim: its width, a multiple of the model's; the same, if not given
         seed: of the weights that are new, and of how wide ones are shared out
+        half: save weights in float16
     """
     model = load_model(find_checkpoint(str(checkpoint)))
     if not isinstance(model, GenesisV2):
@@ -151,7 +158,8 @@ def main(
     if feature_dim is not None:
         model = widen(model, feature_dim, seed)
         trained["grown_from_feature_dim"] = old.feature_dim
-    save_model(model, output, {**metadata, "trained": trained})
+    dtype = torch.float16 if half else torch.float32
+    save_model(model, output, {**metadata, "trained": trained}, dtype=dtype)
 
 
 if __name__ == "__main__":

@@ -163,7 +163,8 @@ class NodeSettings:
     checkpoint: str = _parameter(
         "",
         "The model: the path of a checkpoint, or one that ships with the package: tabletop, "
-        "tabletop_sketchy, tabletop_small (faster) or tabletop_unsupervised. Empty: tabletop.",
+        "tabletop_256 (slower, finds smaller objects), tabletop_sketchy, tabletop_small (faster) or "
+        "tabletop_unsupervised. Empty: tabletop.",
     )
     device: str = _parameter(
         "auto",

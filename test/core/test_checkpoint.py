@@ -167,7 +167,8 @@ def test_checkpoints_are_found_by_path_and_by_name(
 
 
 @pytest.mark.parametrize(
-    "name", ["tabletop", "tabletop_sketchy", "tabletop_small", "tabletop_unsupervised"]
+    "name",
+    ["tabletop", "tabletop_256", "tabletop_sketchy", "tabletop_small", "tabletop_unsupervised"],
 )
 def test_shipped_checkpoints_load_and_segment(name: str) -> None:
     model = load_model(find_checkpoint(name))

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
 
-from genesis_core import GenesisV2, GenesisV2Config, load_model, save_model
-from training.grow import enlarge, widen
+from genesis_core import ConfigError, GenesisV2, GenesisV2Config, load_model, save_model
+from training.grow import enlarge, main, widen
 
 pytestmark = pytest.mark.slow
 
@@ -94,15 +95,28 @@ def test_widths_that_no_wider_model_has(small: GenesisV2) -> None:
             widen(small, width)
 
 
-def test_only_the_papers_encoder_grows() -> None:
+def test_another_encoder_has_the_same_weights_at_any_size(tmp_path: Path) -> None:
     model = GenesisV2(
         GenesisV2Config(
-            image_size=64, num_slots=3, feature_dim=8, latent_dim=8, encoder="efficientnet_lite0"
+            image_size=96, num_slots=3, feature_dim=8, latent_dim=8, encoder="efficientnet_lite0"
         )
     )
-    for grow in (lambda: enlarge(model, 128), lambda: widen(model, 16)):
-        with pytest.raises(ValueError, match="encoder is efficientnet_lite0; only the paper's"):
-            grow()
+    source, target = tmp_path / "small.safetensors", tmp_path / "other.safetensors"
+    save_model(model, source, {"stop_threshold": 8.0})
+    for size in (128, 64):
+        main(source, target, image_size=size, half=True)
+        found = load_model(target)
+        assert found.config == replace(model.config, image_size=size)
+        assert found.metadata["stop_threshold"] == 8
+        for name, weight in found.state_dict().items():
+            torch.testing.assert_close(weight, model.state_dict()[name].half().to(weight))
+        with torch.no_grad():
+            out = found(torch.rand(1, 3, size, size))
+        assert out.log_attention.shape == (1, 3, 1, size // 2, size // 2)
+    with pytest.raises(ValueError, match="encoder is efficientnet_lite0; only the paper's"):
+        widen(model, 16)
+    with pytest.raises(ConfigError, match="image_size is 100"):
+        enlarge(model, 100)
 
 
 def test_a_model_with_depth_and_kinds_grows_with_them() -> None:
