@@ -7,6 +7,7 @@
 #include <algorithm>
 #include <cmath>
 #include <cstdint>
+#include <cstring>
 #include <vector>
 
 namespace {
@@ -331,17 +332,12 @@ void join_pieces(float* masks, const uint8_t* chosen, int64_t slots, int64_t hei
   std::vector<uint8_t> reached(pixels);
   std::vector<int32_t> members;
   members.reserve(pixels);
-  // Adds to members what touches those from first on and is like them.
-  const auto flood = [&](size_t first, const auto& alike) {
-    for (size_t next = first; next < members.size(); ++next) {
-      const int64_t y = members[next] / width, x = members[next] % width;
-      for (int64_t v = std::max<int64_t>(y - 1, 0); v <= std::min(y + 1, height - 1); ++v) {
-        for (int64_t u = std::max<int64_t>(x - 1, 0); u <= std::min(x + 1, width - 1); ++u) {
-          const int64_t i = v * width + u;
-          if (reached[i] || !alike(i)) continue;
-          reached[i] = 1;
-          members.push_back(static_cast<int32_t>(i));
-        }
+  // Calls a function for a pixel and those that touch it.
+  const auto around = [&](int64_t pixel, const auto& visit) {
+    const int64_t y = pixel / width, x = pixel % width;
+    for (int64_t v = std::max<int64_t>(y - 1, 0); v <= std::min(y + 1, height - 1); ++v) {
+      for (int64_t u = std::max<int64_t>(x - 1, 0); u <= std::min(x + 1, width - 1); ++u) {
+        visit(v * width + u);
       }
     }
   };
@@ -368,7 +364,13 @@ void join_pieces(float* masks, const uint8_t* chosen, int64_t slots, int64_t hei
       const size_t first = members.size();
       reached[start] = 1;
       members.push_back(static_cast<int32_t>(start));
-      flood(first, [&](int64_t i) { return winners[i] == slot; });
+      for (size_t n = first; n < members.size(); ++n) {
+        around(members[n], [&](int64_t i) {
+          if (reached[i] || winners[i] != slot) return;
+          reached[i] = 1;
+          members.push_back(static_cast<int32_t>(i));
+        });
+      }
       const auto count = static_cast<int64_t>(members.size() - first);
       pieces.push_back({slot, static_cast<int64_t>(first), count});
       largest[slot] = std::max(largest[slot], count);
@@ -395,18 +397,31 @@ void join_pieces(float* masks, const uint8_t* chosen, int64_t slots, int64_t hei
       moved = true;
     }
   }
+  // Weak pixels: those that another slot wins.
+  const auto lowest = static_cast<float>(floor);
+  std::vector<uint8_t>& weak = reached;
   for (int64_t slot = 0; slot < slots; ++slot) {
     if (!chosen[slot]) continue;
     const float* const mask = masks + slot * pixels;
-    const auto lowest = static_cast<float>(floor);
-    members.clear();
-    for (int64_t i = 0; i < pixels; ++i) {
-      reached[i] = winners[i] == slot;
-      if (reached[i]) members.push_back(static_cast<int32_t>(i));
-    }
-    flood(0, [&](int64_t i) { return mask[i] >= lowest; });
-    for (int64_t i = 0; i < pixels; ++i) {
-      if (mask[i] >= lowest && !reached[i]) give(slot, winners[i], i);
+    for (int64_t i = 0; i < pixels; ++i) weak[i] = mask[i] >= lowest && winners[i] != slot;
+    const uint8_t* const end = weak.data() + pixels;
+    const auto next = [&](const uint8_t* from) {
+      return static_cast<const uint8_t*>(std::memchr(from, 1, end - from));
+    };
+    for (const uint8_t* at = next(weak.data()); at; at = next(at)) {
+      members.assign(1, static_cast<int32_t>(at - weak.data()));
+      weak[members[0]] = 0;
+      bool leads = false;  // to what the slot wins
+      for (size_t n = 0; n < members.size(); ++n) {
+        around(members[n], [&](int64_t i) {
+          leads |= winners[i] == slot;
+          if (!weak[i]) return;
+          weak[i] = 0;
+          members.push_back(static_cast<int32_t>(i));
+        });
+      }
+      if (leads) continue;
+      for (const int32_t i : members) give(slot, winners[i], i);
     }
   }
 }
