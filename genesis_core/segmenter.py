@@ -31,7 +31,7 @@ FITS = ("resize", "crop")
 _SMALL_PIECE, _GHOST = 0.1, 0.1
 """Pieces of an object smaller than this share of its largest are taken for crumbs: no more, as what
 is hidden in the middle lies in pieces, too. And from which probability on it is seen in a mask (the
-node's mask_floor).
+default of the node's mask_floor, which it does not follow).
 """
 RGB = 3
 

@@ -32,7 +32,8 @@ def enlarge(model: GenesisV2, image_size: int, seed: int = 0) -> GenesisV2:
 
     All of them fit where the encoder is not the paper's; the images may be smaller then.
 
-    Raises ValueError if image_size is not larger than the model's (or no size that models have).
+    Raises ValueError if image_size is no size that models have, and with the paper's encoder if it
+    is not larger than the model's.
     """
     if model.config.encoder != "unet":
         resized = GenesisV2(replace(model.config, image_size=image_size))

@@ -101,7 +101,7 @@ def join_pieces(
     A piece is pixels that the slot wins and that touch, at corners too. A small one goes to the
     slot that wins most of the pixels beside it, which adds the mask's probability to its own there.
     What is left around it, and all that the slot has elsewhere without a connection to a piece that
-    it kept, goes to whoever wins there.
+    it kept, goes to whoever wins there (so a slot that wins nowhere loses all of it).
 
     Args:
         masks: (K, H, W); slower if they are not contiguous.

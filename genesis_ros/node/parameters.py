@@ -163,7 +163,7 @@ class NodeSettings:
     checkpoint: str = _parameter(
         "",
         "The model: the path of a checkpoint, or one that ships with the package: tabletop, "
-        "tabletop_256 (slower, finds smaller objects), tabletop_sketchy, tabletop_small (faster) or "
+        "tabletop_256 (slower, for smaller objects), tabletop_sketchy, tabletop_small (faster) or "
         "tabletop_unsupervised. Empty: tabletop.",
     )
     device: str = _parameter(
