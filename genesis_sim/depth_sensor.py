@@ -14,6 +14,8 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 
+from genesis_sim.frame import Frame
+
 Rng = np.random.Generator
 Image = npt.NDArray[np.uint8]
 Depth = npt.NDArray[np.float32]
@@ -198,6 +200,18 @@ def sample_sensor(rng: Rng) -> DepthSensor:
         thicken=0.0 if structured else float(rng.uniform(0.0, 0.008)),
         ragged=float(rng.uniform(0.0, 0.004) if structured else rng.uniform(0.0, 0.009)),
         one_sided=not structured and bool(rng.random() < 0.4),
+    )
+
+
+def measure_frame(frame: Frame, rng: Rng) -> Depth:
+    """What a random depth camera gives of a rendered image: metres (H, W), 0 = not measured."""
+    return sample_sensor(rng).measure(
+        frame.depth,
+        frame.image,
+        frame.intrinsics[0, 0],
+        rng,
+        materials=frame.materials,
+        behind=frame.behind,
     )
 
 

@@ -18,9 +18,10 @@ from numpy.typing import NDArray
 from genesis_core import Segmenter, find_checkpoint
 from genesis_core.perception import find_objects
 from genesis_core.perception.overlay import draw_overlay
-from genesis_sim.depth_sensor import sample_sensor
+from genesis_sim.depth_sensor import measure_frame
 from genesis_sim.frame import Frame
 from genesis_sim.modes import make_renderer
+from training.sheets import write_png
 
 _DOCS = Path(__file__).resolve().parents[1] / "docs"
 _SIZE = 384
@@ -34,7 +35,7 @@ def main() -> None:
     segmenter = Segmenter(find_checkpoint("tabletop"))
     columns = []
     for seed, frame in zip(_HOUSEHOLD, _frames("household", _HOUSEHOLD), strict=True):
-        depth = _measured(frame, seed)
+        depth = measure_frame(frame, np.random.default_rng(seed))
         columns.append(
             np.vstack(
                 [
@@ -63,19 +64,6 @@ def _frames(mode: Any, seeds: tuple[int, ...]) -> list[Frame]:
         renderer.close()
 
 
-def _measured(frame: Frame, seed: int) -> NDArray[np.float32]:
-    """What a depth camera would give, in metres."""
-    rng = np.random.default_rng(seed)
-    return sample_sensor(rng).measure(
-        frame.depth,
-        frame.image,
-        frame.intrinsics[0, 0],
-        rng,
-        materials=frame.materials,
-        behind=frame.behind,
-    )
-
-
 def _found(segmenter: Segmenter, image: Image, *depth: Any) -> Image:
     return draw_overlay(image, find_objects(segmenter(image, *depth, quantised=True)), 0.6)
 
@@ -89,7 +77,7 @@ def _coloured(depth: NDArray[np.float32]) -> Image:
 
 
 def _write(name: str, picture: Any) -> None:
-    cv2.imwrite(str(_DOCS / name), cv2.cvtColor(picture, cv2.COLOR_RGB2BGR))
+    write_png(_DOCS / name, picture)
     print(f"wrote docs/{name}")
 
 

@@ -5,6 +5,8 @@
 
 Further training makes a model better at what it is shown, and often worse at all else. On the way
 between the two lie models that are better than both (Wortsman et al. 2022, WiSE-FT).
+
+Where masks were trained alone, latents and decoder may come from a third model (--latents).
 """
 
 from __future__ import annotations

@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from genesis_sim.assets import default_path
-from genesis_sim.depth_sensor import sample_sensor
+from genesis_sim.depth_sensor import measure_frame
 from genesis_sim.frame import Frame
 from genesis_sim.modes import (
     HOUSEHOLD_SHARES,
@@ -228,15 +228,9 @@ def _depth_channel(frame: Frame) -> UInt8:
 def _sensor_depth(frame: Frame, seed: int) -> UInt16:
     """Millimetres (H, W) as a random depth camera of this seed measures them, 0 = unknown."""
     rng = np.random.default_rng([seed, _SENSOR_STREAM])
-    depth = sample_sensor(rng).measure(
-        frame.depth,
-        frame.image,
-        frame.intrinsics[0, 0],
-        rng,
-        materials=frame.materials,
-        behind=frame.behind,
+    millimetres: UInt16 = (
+        np.rint(1000 * measure_frame(frame, rng)).clip(0, 65_535).astype(np.uint16)
     )
-    millimetres: UInt16 = np.rint(1000 * depth).clip(0, 65_535).astype(np.uint16)
     return millimetres
 
 

@@ -399,7 +399,7 @@ void join_pieces(float* masks, const uint8_t* chosen, int64_t slots, int64_t hei
   }
   // Weak pixels: those that another slot wins.
   const auto lowest = static_cast<float>(floor);
-  std::vector<uint8_t>& weak = reached;
+  std::vector<uint8_t> weak(pixels);
   for (int64_t slot = 0; slot < slots; ++slot) {
     if (!chosen[slot]) continue;
     const float* const mask = masks + slot * pixels;
