@@ -69,6 +69,8 @@ class ObjectiveConfig:
         slot_kind_supervision: weight of the same loss on the kinds of hard masks, with masks_only
             and hard_masks, beside kind_supervision: a piece of the surroundings that is taken for
             an object then counts as much as an object (not in the paper).
+        robot_weight: how much the robot counts in these two, with masks_only, where everything else
+            counts 1: of the masks of a scene few are on the robot.
         region_mixture: weight of the loss that makes IC-SBP's masks regions alike in colour and
             place (not in the paper; GENESIS-V2 only), see ``losses.region_mixture``.
             Needs no labels, and finds objects thousands of steps before the paper's objective does.
@@ -104,6 +106,7 @@ class ObjectiveConfig:
     overlap_supervision: float = 0.0
     kind_supervision: float = 0.0
     slot_kind_supervision: float = 0.0
+    robot_weight: float = 1.0
     region_mixture: float = 0.0
     mask_distillation: float = 0.0
     hard_distillation: bool = False
@@ -128,7 +131,13 @@ class ObjectiveConfig:
         ):
             if not 0 <= getattr(self, name) < math.inf:
                 raise ConfigError(f"objective.{name} is {getattr(self, name)}; expected 0 or more")
-        for name in ("geco_step_size", "beta_init", "initial_std", "stop_threshold"):
+        for name in (
+            "geco_step_size",
+            "beta_init",
+            "initial_std",
+            "robot_weight",
+            "stop_threshold",
+        ):
             value = getattr(self, name)
             if value is not None and not 0 < value < math.inf:
                 raise ConfigError(f"objective.{name} is {value}; expected > 0")
@@ -174,6 +183,11 @@ class ObjectiveConfig:
             raise ConfigError(
                 f"objective.slot_kind_supervision is {self.slot_kind_supervision}, but it goes "
                 "with masks_only, hard_masks and kind_supervision: set them, or leave it out"
+            )
+        if self.robot_weight != 1 and not (self.masks_only and self.kind_supervision):
+            raise ConfigError(
+                f"objective.robot_weight is {self.robot_weight}, but it goes with masks_only and "
+                "kind_supervision: set them, or leave it out"
             )
         for name in ("overlap_supervision", "region_mixture"):
             if self.stop_threshold is not None and getattr(self, name):
@@ -246,12 +260,17 @@ class Objective(nn.Module):
             if config.kind_supervision and labels is not None:
                 assert found.pixel_kinds is not None and self.num_labels is not None
                 of_pixels, true = found.pixel_kinds[: len(labels)], self._true_kinds(labels)
-                kinds = pixel_kind_supervision(of_pixels, true, labels, self.num_labels).mean()
+                counts = self._kind_weights(labels)
+                kinds = pixel_kind_supervision(
+                    of_pixels, true, labels, self.num_labels, counts
+                ).mean()
                 terms["kind_supervision"] = kinds
                 loss = loss + config.kind_supervision * kinds
                 if config.slot_kind_supervision:
                     masks = clusters.log_masks[: len(labels)]
-                    kinds = hard_slot_kind_supervision(of_pixels, masks, true, labels).mean()
+                    kinds = hard_slot_kind_supervision(
+                        of_pixels, masks, true, labels, counts
+                    ).mean()
                     terms["slot_kind_supervision"] = kinds
                     loss = loss + config.slot_kind_supervision * kinds
         else:
@@ -326,6 +345,14 @@ class Objective(nn.Module):
         if self.robot_label is not None:
             kinds = kinds.masked_fill(labels == self.robot_label, KINDS.index(ROBOT))
         return kinds
+
+    def _kind_weights(self, labels: Tensor) -> Tensor | None:
+        """How much each kind counts, (C,); None: all the same."""
+        if self.config.robot_weight == 1:
+            return None
+        weights = torch.ones(len(KINDS), device=labels.device)
+        weights[KINDS.index(ROBOT)] = self.config.robot_weight
+        return weights
 
     def _explain(
         self, images: Tensor, given: dict[str, Tensor]

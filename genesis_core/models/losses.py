@@ -397,7 +397,11 @@ def kind_supervision(kind_logits: Tensor, log_masks: Tensor, kinds: Tensor) -> T
 
 
 def pixel_kind_supervision(
-    kind_logits: Tensor, kinds: Tensor, labels: Tensor, num_labels: int
+    kind_logits: Tensor,
+    kinds: Tensor,
+    labels: Tensor,
+    num_labels: int,
+    kind_weights: Tensor | None = None,
 ) -> Tensor:
     """Cross-entropy between the kinds that pixels are taken for and the true ones: (B,).
 
@@ -409,6 +413,7 @@ def pixel_kind_supervision(
         kinds: (B, H, W) integer, the true kind of each pixel, below C.
         labels: (B, H, W) integer instance labels; pixels of UNKNOWN_LABEL count nowhere.
         num_labels: what all known labels are below.
+        kind_weights: (C,), how much an instance of each kind counts; None: all the same.
     """
     with torch.autocast(kinds.device.type, enabled=False):
         entropy = F.cross_entropy(kind_logits.float(), kinds.long(), reduction="none").flatten(1)
@@ -417,11 +422,18 @@ def pixel_kind_supervision(
         areas = members.sum(dim=1)
         means = (entropy[:, None] @ members)[:, 0] / areas.clamp_min(1)
         weights = (areas / 9).clamp_max(1)
+        if kind_weights is not None:
+            of_pixels = kind_weights[kinds.flatten(1).long()]
+            weights = weights * (of_pixels[:, None] @ members)[:, 0] / areas.clamp_min(1)
     return (weights * means).sum(dim=1) / weights.sum(dim=1).clamp_min(1e-3)
 
 
 def hard_slot_kind_supervision(
-    kind_logits: Tensor, log_masks: Tensor, kinds: Tensor, labels: Tensor
+    kind_logits: Tensor,
+    log_masks: Tensor,
+    kinds: Tensor,
+    labels: Tensor,
+    kind_weights: Tensor | None = None,
 ) -> Tensor:
     """Cross-entropy between the kinds that hard masks are taken for and that of most pixels: (B,).
 
@@ -435,6 +447,7 @@ def hard_slot_kind_supervision(
         log_masks: (B, K, H, W), logarithms of IC-SBP's masks of zeros and ones.
         kinds: (B, H, W) integer, the true kind of each pixel, below C.
         labels: (B, H, W) integer instance labels; pixels of UNKNOWN_LABEL count nowhere.
+        kind_weights: (C,), how much a mask of each kind counts; None: all the same.
     """
     with torch.autocast(kinds.device.type, enabled=False):
         known = labels.flatten(1) != UNKNOWN_LABEL
@@ -446,6 +459,8 @@ def hard_slot_kind_supervision(
         logits = logits / areas.clamp_min(1)[..., None]
         entropy = F.cross_entropy(logits.transpose(1, 2), target, reduction="none")
         weights = (areas / 9).clamp_max(1)
+        if kind_weights is not None:
+            weights = weights * kind_weights[target]
     return (weights * entropy).sum(dim=1) / weights.sum(dim=1).clamp_min(1e-3)
 
 

@@ -704,6 +704,9 @@ def test_kinds_of_pixels_weigh_every_instance_the_same() -> None:
     expected = (2 / 9 * small + large) / (2 / 9 + 1)
     actual = pixel_kind_supervision(logits, kinds, labels, 2)
     assert actual.item() == pytest.approx(expected, rel=1e-5)
+    weighted = pixel_kind_supervision(logits, kinds, labels, 2, torch.tensor([3.0, 5.0, 1.0]))
+    expected = (3 * 2 / 9 * small + large) / (3 * 2 / 9 + 1)
+    assert weighted.item() == pytest.approx(expected, rel=1e-5)
 
 
 def test_a_hard_mask_is_taken_for_the_mean_of_its_pixels_logits() -> None:
@@ -720,3 +723,7 @@ def test_a_hard_mask_is_taken_for_the_mean_of_its_pixels_logits() -> None:
     expected = (first + 2 / 9 * second) / (1 + 2 / 9)
     actual = hard_slot_kind_supervision(logits, masks.log(), kinds, labels)
     assert actual.item() == pytest.approx(expected, rel=1e-5)
+    counts = torch.tensor([3.0, 5.0, 1.0])
+    weighted = hard_slot_kind_supervision(logits, masks.log(), kinds, labels, counts)
+    expected = (first + 3 * 2 / 9 * second) / (1 + 3 * 2 / 9)
+    assert weighted.item() == pytest.approx(expected, rel=1e-5)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -321,6 +322,23 @@ def test_kinds_are_those_of_the_labels(data: Path) -> None:
     torch.testing.assert_close(terms_of_masks["slot_kind_supervision"], of_masks)
     overlap, kind = terms_of_masks["overlap_supervision"], terms_of_masks["kind_supervision"]
     torch.testing.assert_close(loss, overlap + kind + 2 * of_masks)
+    # The robot may count more in both.
+    heavier = Objective(model, replace(hard_config, robot_weight=3.0), num_labels=4,
+                        robot_label=dataset.robot_label)  # fmt: skip
+    with torch.no_grad():
+        _, terms_of_robots = heavier(batch, drawn, torch.zeros(()))
+    counts = torch.tensor([1.0, 3.0, 1.0])
+    for name, term in (
+        ("kind_supervision", pixel_kind_supervision(found.pixel_kinds, kinds, labels, 4, counts)),
+        (
+            "slot_kind_supervision",
+            hard_slot_kind_supervision(
+                found.pixel_kinds, found.clusters.log_masks, kinds, labels, counts
+            ),
+        ),
+    ):
+        torch.testing.assert_close(terms_of_robots[name], term.mean())
+    assert terms_of_robots["kind_supervision"] != terms_of_masks["kind_supervision"]
     # Images without labels count nothing.
     half = Batch(batch.images, batch.labels[:1], batch.points)
     with torch.no_grad():
@@ -366,6 +384,8 @@ def test_supervision_asks_for_labels(term: str, flat: Path, tmp_path: Path) -> N
         ),
         ({"objective.hard_masks": True}, "objective.mask_supervision is 100.0, but objective.hard"),
         ({"objective.slot_kind_supervision": 1}, "it goes with masks_only, hard_masks and kind_su"),
+        ({"objective.robot_weight": 3}, "robot_weight is 3.0, but it goes with masks_only"),
+        ({"objective.robot_weight": 0}, "objective.robot_weight is 0.0; expected > 0"),
         ({"objective.style_noise": 0.1}, "only encoder efficientnet_lite0 can be restyled"),
         ({"objective.style_noise": -0.1}, "objective.style_noise is -0.1; expected 0 or more"),
         ({"objective.overlap_supervision": -1}, "objective.overlap_supervision is -1.0"),
