@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import importlib
 import os
 import sys
+from contextlib import suppress
 from typing import Any
 
 _INSTALL_GL = (
@@ -48,12 +50,23 @@ def create_context(width: int, height: int) -> Any:
         RenderingError: the backend finds no device, or its libraries are missing.
     """
     mujoco = import_mujoco()
+    _import_triton()
     try:
         context = mujoco.GLContext(width, height)
         context.make_current()
     except Exception as error:  # each backend raises its own types, none of them public
         raise RenderingError(_describe_failure(error)) from error
     return context
+
+
+def _import_triton() -> None:
+    """Import Triton, where there is one, before a software OpenGL is loaded.
+
+    Both bring an LLVM. Triton first, they get along; PyTorch imports it for the first model that is
+    trained, and after Mesa's that ends the process with a segmentation fault.
+    """
+    with suppress(ImportError):
+        importlib.import_module("triton")
 
 
 def _describe_failure(error: Exception) -> str:

@@ -30,7 +30,8 @@ from training.command_line import call
 _MAY_DIFFER = {"num_slots", "kind_distance", "small_slots", "pooling_exponent", "pixel_std"}
 """Settings that decide how the weights are used, not what they mean."""
 _OF_LATENTS = (
-    "latent_dim", "mask_thumbnail", "autoregressive_prior", "decoder_size", "decoder_dim",
+    "latent_dim", "mask_thumbnail", "colour_thumbnail", "autoregressive_prior", "decoder_size",
+    "decoder_dim",
 )  # fmt: skip
 """Settings of the parts that find no masks."""
 

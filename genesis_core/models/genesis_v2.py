@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from contextlib import AbstractContextManager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 import torch
@@ -36,7 +36,7 @@ from genesis_core.models.losses import (
     mask_consistency,
     sgmm_nll,
 )
-from genesis_core.models.mask_shape import MOMENTS, mask_shape
+from genesis_core.models.mask_shape import MOMENTS, mask_colours, mask_shape, slot_frames
 from genesis_core.ops.pooling import pool
 
 ENCODERS = ("unet", "efficientnet_lite0")
@@ -68,6 +68,9 @@ class GenesisV2Config(GenerativeConfig):
         mask_thumbnail: side in pixels of a thumbnail of the slot's mask that its latent is computed
             from, beside its features: averages of features hardly know a shape; 0 for features
             alone, as in the paper.
+        colour_thumbnail: side in pixels of a thumbnail of what the slot's mask shows, that its
+            latent is computed from, too: averages of features do not know what is where; 0 for
+            none, as in the paper.
         pixel_std: sigma_x, the fixed standard deviation of the SGMM likelihood.
         image_channels: channels of the input and of the component means.
         encoder: "unet", the paper's; or "efficientnet_lite0", which may start from weights trained
@@ -98,6 +101,7 @@ class GenesisV2Config(GenerativeConfig):
     small_slots: str = "stop"
     pooling_exponent: float = 1.0
     mask_thumbnail: int = 0
+    colour_thumbnail: int = 0
     pixel_std: float = 0.7
     image_channels: int = 3
     encoder: str = "unet"
@@ -143,9 +147,14 @@ class GenesisV2Config(GenerativeConfig):
         exponent = self.pooling_exponent
         if isinstance(exponent, bool) or not 1 <= exponent < math.inf:
             raise ConfigError(f"pooling_exponent is {exponent!r}; expected 1 or more")
-        side = self.mask_thumbnail
-        if isinstance(side, bool) or not isinstance(side, int) or side not in (0, *range(2, 33)):
-            raise ConfigError(f"mask_thumbnail is {side!r}; expected 2 to 32 pixels, or 0 for none")
+        for name in ("mask_thumbnail", "colour_thumbnail"):
+            side = getattr(self, name)
+            if (
+                isinstance(side, bool)
+                or not isinstance(side, int)
+                or side not in (0, *range(2, 33))
+            ):
+                raise ConfigError(f"{name} is {side!r}; expected 2 to 32 pixels, or 0 for none")
         if distance and not self.kinds:
             raise ConfigError(f"kind_distance is {distance}, but kinds is false: there are none")
         size = self.decoder_size
@@ -216,7 +225,7 @@ class Embedding(nn.Module):
 class LatentHead(nn.Sequential):
     """(..., 2C) pooled slot features -> (..., 2D), mean and unconstrained scale.
 
-    With a mask thumbnail, what ``ShapeHead`` makes of the mask is added to the hidden units.
+    What a ``ThumbnailHead`` makes of the slot's mask and colours is added to the hidden units.
     """
 
     def __init__(self, config: GenesisV2Config) -> None:
@@ -228,25 +237,25 @@ class LatentHead(nn.Sequential):
             nn.Linear(wide, 2 * config.latent_dim),
         )
 
-    def forward(self, pooled: Tensor, shape: Tensor | None = None) -> Tensor:
+    def forward(self, pooled: Tensor, *added: Tensor) -> Tensor:
         norm, first, activation, last = self
         hidden = first(norm(pooled))
-        if shape is not None:
-            hidden = hidden + shape
+        for each in added:
+            hidden = hidden + each
         moments: Tensor = last(activation(hidden))
         return moments
 
 
-class ShapeHead(nn.Sequential):
-    """Moments and thumbnail of a slot's mask -> (..., 2C), for the latent head's hidden units.
+class ThumbnailHead(nn.Sequential):
+    """What a thumbnail shows, (..., inputs) -> (..., 2C), for the latent head's hidden units.
 
     It starts at zero, so that a model which gets it computes what it did without.
     """
 
-    def __init__(self, config: GenesisV2Config) -> None:
+    def __init__(self, inputs: int, config: GenesisV2Config) -> None:
         wide = 2 * config.feature_dim
         super().__init__(
-            nn.Linear(MOMENTS + config.mask_thumbnail**2, 2 * wide),
+            nn.Linear(inputs, 2 * wide),
             nn.ReLU(),
             nn.Linear(2 * wide, wide),
         )
@@ -263,18 +272,20 @@ class PixelFeatures:
         head: (B, C, H, W), what the feature head's first block makes of that, where clustering
             needed it; None: nobody has asked for it yet.
         kinds: (B, 3, H, W), what the kinds' head says of each pixel, alike.
+        colours: (B, image channels, H, W), the images at the features' size, for models whose
+            latents are computed from them, too.
     """
 
     backbone: Tensor
     head: Tensor | None = None
     kinds: Tensor | None = None
+    colours: Tensor | None = None
 
     def of(self, images: slice) -> PixelFeatures:
         """Those of some of the images."""
+        rest = (self.head, self.kinds, self.colours)
         return PixelFeatures(
-            self.backbone[images],
-            None if self.head is None else self.head[images],
-            None if self.kinds is None else self.kinds[images],
+            self.backbone[images], *(None if each is None else each[images] for each in rest)
         )
 
 
@@ -291,7 +302,7 @@ class GenesisV2(SlotModel):
     masks_first = True
     settable_posterior = True
     pretrained_part = "backbone.trunk"
-    neutral_parts = frozenset({"shape_head"})
+    neutral_parts = frozenset({"shape_head", "colour_head"})
     clustering_parameters = frozenset({"embedding.gate", "icsbp.log_scale"})
     config: GenesisV2Config
 
@@ -314,7 +325,11 @@ class GenesisV2(SlotModel):
             nn.Conv2d(config.feature_dim, 2 * config.feature_dim, 1),
         )
         self.latent_head = LatentHead(config)
-        self.shape_head = ShapeHead(config) if config.mask_thumbnail else None
+        self.shape_head = self.colour_head = None
+        if side := config.mask_thumbnail:
+            self.shape_head = ThumbnailHead(MOMENTS + side**2, config)
+        if side := config.colour_thumbnail:
+            self.colour_head = ThumbnailHead(config.image_channels * side**2, config)
         self.kind_head = nn.Linear(2 * config.feature_dim, len(KINDS)) if config.kinds else None
         self.decoder = BroadcastDecoder(
             config.decoded_size,
@@ -337,12 +352,15 @@ class GenesisV2(SlotModel):
         hard_masks: bool = False,
     ) -> tuple[PixelFeatures, Clusters]:
         """Backbone and IC-SBP; see ``forward``."""
-        features = PixelFeatures(self.backbone(images, points))
+        features = PixelFeatures(
+            self.backbone(images, points),
+            colours=images_at(images, self.config.mask_size) if self.colour_head else None,
+        )
         embeddings = self.embedding(features.backbone)
         if self.config.kind_distance:
             weight = math.sqrt(self.config.kind_distance)
             head = self.feature_head[0](features.backbone)
-            features = PixelFeatures(features.backbone, head, self._pixel_kinds(head))
+            features = replace(features, head=head, kinds=self._pixel_kinds(head))
             assert features.kinds is not None
             kinds = features.kinds.softmax(dim=1)
             if not embeddings.requires_grad:  # they are frozen, and so are the masks
@@ -405,28 +423,45 @@ class GenesisV2(SlotModel):
             sums = F.linear(sums, conv.weight.flatten(1)) + mass * conv.bias
             return sums / (mass + 1e-5)
 
-    def _posterior(self, pooled: Tensor, masks: Tensor, weights: Tensor) -> tuple[Tensor, Tensor]:
-        """Moments (B, K, D) of latents, from pooled features (B, K, 2C), masks (B, K, H, W) and the
-        weights that the features were pooled with.
+    def _posterior(
+        self, pooled: Tensor, colours: Tensor | None, masks: Tensor, weights: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        """Moments (B, K, D) of latents, from pooled features (B, K, 2C), the images at the masks'
+        size, masks (B, K, H, W) and the weights that the features were pooled with.
         """
-        shape = None
+        added = []
+        if self.shape_head is not None or self.colour_head is not None:
+            frames = slot_frames(weights)
         if self.shape_head is not None:
-            shape = self.shape_head(mask_shape(masks, weights, self.config.mask_thumbnail))
-        return posterior_moments(self.latent_head(pooled, shape))
+            shape = mask_shape(masks, frames, self.config.mask_thumbnail)
+            added.append(self.shape_head(shape))
+        if self.colour_head is not None:
+            if colours is None:
+                raise ValueError("these latents are computed from the images, too: give them")
+            seen = mask_colours(colours, masks, frames, self.config.colour_thumbnail)
+            added.append(self.colour_head(seen))
+        return posterior_moments(self.latent_head(pooled, *added))
 
-    def posterior(self, features: Tensor, masks: Tensor) -> tuple[Tensor, Tensor]:
+    def posterior(
+        self, features: Tensor, masks: Tensor, images: Tensor | None = None
+    ) -> tuple[Tensor, Tensor]:
         """Mean and standard deviation of each slot's latent, from features pooled in its mask.
 
         Args:
             features: (B, C, H, W) from the backbone.
             masks: (B, K, H, W).
+            images: (B, image channels, ...) in [0, 1], for models with ``colour_thumbnail``.
 
         Returns:
             Two tensors (B, K, D).
+
+        Raises:
+            ValueError: the model needs the images, and there are none.
         """
         weights = self.pooling_weights(masks)
         pooled = self.slot_features(PixelFeatures(features), weights)
-        return self._posterior(pooled, masks, weights)
+        colours = None if images is None else images_at(images, self.config.mask_size)
+        return self._posterior(pooled, colours, masks, weights)
 
     @property
     def mask_parts(self) -> frozenset[str]:
@@ -574,7 +609,7 @@ class GenesisV2(SlotModel):
         masks = clusters.log_masks.exp()
         weights = self.pooling_weights(masks)
         pooled = self.slot_features(features, weights)
-        mean, std = self._posterior(pooled, masks, weights)
+        mean, std = self._posterior(pooled, features.colours, masks, weights)
         return SlotOutput(
             num_slots=clusters.num_slots,
             clusters=clusters,

@@ -241,12 +241,14 @@ def test_cuda_graphs_agree_with_the_cpu(
 def test_cuda_graphs_of_up_to_eight_images(precision: str, make_model: ModelFactory) -> None:
     """All of a prepared size, fewer than that, and more, which run without a graph."""
     pixels = torch.randint(0, 256, (9, 32, 32, 3), dtype=torch.uint8)
-    graphs = Inference(make_model(mask_thumbnail=8).cuda(), precision=precision, decode=False)
+    graphs = Inference(
+        make_model(mask_thumbnail=8, colour_thumbnail=6).cuda(), precision=precision, decode=False
+    )
     graphs.prepare(8, OPTIONS[0])
     for count in (8, 1, 5, 9):
         check(
             graphs(Pixels(pixels[:count]), OPTIONS[0]),
-            make_model(mask_thumbnail=8),
+            make_model(mask_thumbnail=8, colour_thumbnail=6),
             pixels[:count],
             OPTIONS[0],
             decode=False,
@@ -294,7 +296,10 @@ def test_cuda_graphs_follow_changed_options(make_model: ModelFactory, images: Te
 def test_cuda_forward_pass_never_waits_for_the_device(
     thumbnail: int, decode: bool, threshold: float | None, make_model: ModelFactory, images: Tensor
 ) -> None:
-    model, images = make_model(mask_thumbnail=thumbnail).cuda(), images.cuda()
+    model, images = (
+        make_model(mask_thumbnail=thumbnail, colour_thumbnail=thumbnail).cuda(),
+        images.cuda(),
+    )
     randomness = model.inference_randomness(4, 4)
 
     def forward() -> None:
@@ -309,7 +314,11 @@ def test_cuda_forward_pass_never_waits_for_the_device(
 def test_cuda_training_step_never_waits_for_the_device(
     make_model: ModelFactory, images: Tensor
 ) -> None:
-    model = make_model(mask_loss=True, latent_dim=7, mask_thumbnail=4).cuda().train()
+    model = (
+        make_model(mask_loss=True, latent_dim=7, mask_thumbnail=4, colour_thumbnail=4)
+        .cuda()
+        .train()
+    )
     images = images.cuda()
     labels = torch.randint(0, 5, (4, 32, 32), dtype=torch.uint8, device="cuda")
     optimizer = torch.optim.Adam(model.parameters(), fused=True)

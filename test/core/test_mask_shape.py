@@ -1,4 +1,4 @@
-"""The shape of masks: moments and thumbnails."""
+"""What latents are computed from beside features: moments and thumbnails of masks and colours."""
 
 import math
 from pathlib import Path
@@ -9,7 +9,7 @@ from torch import Tensor
 
 from genesis_core import ConfigError, GenesisV2, GenesisV2Config, Segmenter, save_model
 from genesis_core.models.losses import readable_latents
-from genesis_core.models.mask_shape import MOMENTS, mask_shape
+from genesis_core.models.mask_shape import MOMENTS, mask_colours, mask_shape, slot_frames
 
 
 def rectangle(top: int, left: int, height: int, width: int, size: int = 96) -> Tensor:
@@ -22,7 +22,7 @@ def rectangle(top: int, left: int, height: int, width: int, size: int = 96) -> T
 def test_moments_are_those_that_latents_are_to_say() -> None:
     masks = torch.rand(2, 3, 96, 96) ** 4
     weights = masks.square()
-    moments = mask_shape(masks, weights, 8)[..., :MOMENTS]
+    moments = mask_shape(masks, slot_frames(weights), 8)[..., :MOMENTS]
     share, readable = readable_latents(torch.rand(2, 3, 96, 96), weights[:, :, None].log())
     torch.testing.assert_close(moments[..., 0], share.sqrt())
     torch.testing.assert_close(moments[..., 1:], readable[..., 3:], rtol=1e-3, atol=1e-4)
@@ -37,7 +37,9 @@ def test_a_thumbnail_shows_a_mask_whatever_its_place_and_size() -> None:
         return torch.maximum(upright, foot)
 
     masks = torch.stack([letter(20, 30, 2, 2), letter(8, 50, 8, 4)])[None]
-    first, second = mask_shape(masks, masks, 12)[0, :, MOMENTS:].unflatten(1, (12, 12)) + 0.5
+    first, second = (
+        mask_shape(masks, slot_frames(masks), 12)[0, :, MOMENTS:].unflatten(1, (12, 12)) + 0.5
+    )
     assert (first - second).abs().mean() < 0.04
     # Its upper right is empty, its other corners are not.
     rows = first.round().int().tolist()
@@ -51,18 +53,66 @@ def test_a_thumbnail_shows_a_mask_whatever_its_place_and_size() -> None:
 
 def test_a_mask_of_nothing_and_one_of_a_pixel_have_finite_shapes() -> None:
     masks = torch.stack([torch.zeros(96, 96), rectangle(3, 5, 1, 1)])[None]
-    shape = mask_shape(masks, masks, 4)
+    shape = mask_shape(masks, slot_frames(masks), 4)
     assert shape.shape == (1, 2, MOMENTS + 16) and bool(shape.isfinite().all())
     row, column = -1 + 2 * 3 / 95, -1 + 2 * 5 / 95
     assert shape[0, 1, :3].tolist() == pytest.approx([1 / 96, row, column], abs=1e-6)
 
 
-def _model(side: int) -> GenesisV2:
+def test_colours_are_those_in_the_mask_wherever_it_is() -> None:
+    """A block of red above blue, and one elsewhere of blue beside red; both images at once."""
+    images = torch.zeros(2, 3, 48, 48)
+    images[:, 1] = 1  # green all around
+    images[0, :, 8:24, 8:24] = torch.tensor([1.0, 0, 0])[:, None, None]
+    images[0, :, 24:40, 8:24] = torch.tensor([0.0, 0, 1])[:, None, None]
+    images[1, :, 4:12, 20:28] = torch.tensor([0.0, 0, 1])[:, None, None]
+    images[1, :, 4:12, 28:36] = torch.tensor([1.0, 0, 0])[:, None, None]
+    masks = torch.zeros(2, 2, 96, 96)  # twice as fine as the images
+    masks[0, 1, 16:80, 16:48], masks[1, 0, 8:24, 40:72] = 1, 1
+    seen = mask_colours(images, masks, slot_frames(masks), 4).unflatten(2, (3, 4, 4))
+    assert seen[0, 0].abs().max() == seen[1, 1].abs().max() == 0  # masks of nothing
+    first, second = seen[0, 1], seen[1, 0]
+    # The block's edges are at 1.73 of 2.5 spreads: the middle four pixels see nothing else.
+    red, blue = torch.tensor([0.5, -0.5, -0.5]), torch.tensor([-0.5, -0.5, 0.5])
+    for column in (1, 2):
+        torch.testing.assert_close(first[:, 1, column], red, atol=1e-5, rtol=0)
+        torch.testing.assert_close(first[:, 2, column], blue, atol=1e-5, rtol=0)
+    for row in (1, 2):
+        torch.testing.assert_close(second[:, row, 1], blue, atol=1e-5, rtol=0)
+        torch.testing.assert_close(second[:, row, 2], red, atol=1e-5, rtol=0)
+    # Of what is around the block hardly anything is seen: green is never above one half.
+    assert first[1].max() < 0.05 and second[1].max() < 0.05
+
+
+def _model(side: int, colours: int = 0) -> GenesisV2:
     torch.manual_seed(0)
     config = GenesisV2Config(
-        image_size=32, num_slots=3, feature_dim=8, latent_dim=8, mask_thumbnail=side
-    )
+        image_size=32, num_slots=3, feature_dim=8, latent_dim=8,
+        mask_thumbnail=side, colour_thumbnail=colours,
+    )  # fmt: skip
     return GenesisV2(config).eval()
+
+
+@pytest.mark.parametrize("side", [0, 4])
+def test_latents_know_what_is_where_in_their_mask(side: int) -> None:
+    """The same features and masks: only the image can tell."""
+    plain, model = _model(side), _model(side, 6)
+    model.load_state_dict({**model.state_dict(), **plain.state_dict()})
+    features, masks = torch.ones(1, 8, 32, 32), rectangle(6, 6, 20, 20, 32)[None, None]
+    images = torch.zeros(1, 3, 32, 32)
+    images[:, :, :16] = 1  # bright above
+    with torch.no_grad():
+        before = plain.posterior(features, masks)
+        # A new colour head is zero.
+        torch.testing.assert_close(model.posterior(features, masks, images), before)
+        assert model.colour_head is not None
+        model.colour_head[-1].weight.normal_()
+        above, below = (
+            model.posterior(features, masks, each)[0] for each in (images, images.flip(2))
+        )
+    assert (above - below).abs().max() > 0.01
+    with pytest.raises(ValueError, match="computed from the images, too"):
+        model.posterior(features, masks)
 
 
 def test_latents_know_the_shape_of_their_mask() -> None:
@@ -99,18 +149,22 @@ def test_the_gradient_reaches_masks_by_the_features_alone() -> None:
 
 
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])
-def test_a_segmenter_gives_latents_that_know_shapes(precision: str, tmp_path: Path) -> None:
+@pytest.mark.parametrize("colours", [0, 6])
+def test_a_segmenter_gives_latents_that_know_shapes(
+    colours: int, precision: str, tmp_path: Path
+) -> None:
     """Those of the model itself, from a file, with the other encoder and slots left out."""
     torch.manual_seed(0)
     model = GenesisV2(
         GenesisV2Config(
             image_size=64, num_slots=4, feature_dim=8, latent_dim=8, mask_thumbnail=8,
             encoder="efficientnet_lite0", decoder_size=16, decoder_dim=8,
-            pooling_exponent=2.0, small_slots="skip",
+            pooling_exponent=2.0, small_slots="skip", colour_thumbnail=colours,
         )
     ).eval()  # fmt: skip
-    assert model.shape_head is not None
-    torch.nn.init.normal_(model.shape_head[-1].weight)
+    for head in (model.shape_head, model.colour_head):
+        if head is not None:
+            torch.nn.init.normal_(head[-1].weight)
     save_model(model, tmp_path / "model.safetensors", {"mask_source": "attention"})
     segmenter = Segmenter(tmp_path / "model.safetensors", device="cpu", precision=precision)
     image = torch.randint(0, 256, (64, 64, 3), dtype=torch.uint8)
@@ -130,25 +184,27 @@ def test_a_thumbnail_misses_nothing_between_its_points() -> None:
     changes = []
     for column in range(30, 62):
         block = rectangle(28, 26, 40, 40)
-        whole = mask_shape(block[None, None], block[None, None], 8)[0, 0, MOMENTS:]
+        frames = slot_frames(block[None, None])
+        whole = mask_shape(block[None, None], frames, 8)[0, 0, MOMENTS:]
         slit = block.clone()
         slit[28:60, column : column + 4] = 0
-        found = mask_shape(slit[None, None], block[None, None], 8)[0, 0, MOMENTS:]
+        found = mask_shape(slit[None, None], frames, 8)[0, 0, MOMENTS:]
         changes.append(float((whole - found).abs().sum()))
     assert min(changes) > 0.5 * max(changes) > 0
 
 
 @pytest.mark.parametrize("side", [1, 33, -2, 2.5, True])
-def test_sides_that_thumbnails_cannot_have_are_refused(side: float) -> None:
-    with pytest.raises(ConfigError, match="mask_thumbnail is"):
-        GenesisV2Config(mask_thumbnail=side)  # type: ignore[arg-type]
+@pytest.mark.parametrize("name", ["mask_thumbnail", "colour_thumbnail"])
+def test_sides_that_thumbnails_cannot_have_are_refused(name: str, side: float) -> None:
+    with pytest.raises(ConfigError, match=f"{name} is"):
+        GenesisV2Config(**{name: side})  # type: ignore[arg-type]
 
 
 def test_half_precision_gives_the_same_shape() -> None:
     masks = rectangle(20, 30, 17, 9)[None, None]
     with torch.autocast("cpu", torch.bfloat16):
-        half = mask_shape(masks, masks, 8)
-    torch.testing.assert_close(half, mask_shape(masks, masks, 8), atol=0, rtol=0)
+        half = mask_shape(masks, slot_frames(masks), 8)
+    torch.testing.assert_close(half, mask_shape(masks, slot_frames(masks), 8), atol=0, rtol=0)
     # A bar of 17 rows has a standard deviation of the rows' numbers 0 to 16, in halves of 95.
     expected = 2 * math.sqrt((17**2 - 1) / 12) * 2 / 95
     assert half[0, 0, 3].item() == pytest.approx(expected, rel=1e-4)

@@ -62,6 +62,20 @@ def same(a: Frame, b: Frame) -> bool:
     )
 
 
+def test_a_process_that_has_rendered_can_train_afterwards() -> None:
+    """Mesa and Triton bring an LLVM each: in the wrong order the process ends with a fault."""
+    pytest.importorskip("triton")
+    renderer_or_skip(32, 32, "sketchy").close()
+    script = """
+from genesis_sim import TabletopRenderer
+with TabletopRenderer(32, 32, "sketchy") as renderer:
+    renderer.sample(0)
+import torch._dynamo  # as optimisers do
+"""
+    run = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True)
+    assert run.returncode == 0, run.stderr
+
+
 def test_frames_have_the_documented_shapes_and_types() -> None:
     with renderer_or_skip(64, 48, "mixed") as renderer:
         frame = renderer.sample(0)

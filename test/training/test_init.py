@@ -69,16 +69,17 @@ def test_what_a_model_is_used_with_is_carried_on(data: Path, start: Path, tmp_pa
     assert train(data, tmp_path / "run", steps=2, init=start, resume="true")["stop_threshold"] == 12
 
 
-def test_a_mask_thumbnail_starts_as_if_it_was_not_there(
-    data: Path, start: Path, tmp_path: Path
+@pytest.mark.parametrize("kind", ["mask", "colour"])
+def test_a_thumbnail_starts_as_if_it_was_not_there(
+    kind: str, data: Path, start: Path, tmp_path: Path
 ) -> None:
     """And learns: other parts that the start lacks would change what it does."""
     run = tmp_path / "run"
-    given = {"init": start, "model.mask_thumbnail": 4, "objective.masks_only": "false"}
+    given = {"init": start, f"model.{kind}_thumbnail": 4, "objective.masks_only": "false"}
     train(data, run, steps=1, **given, **{"optimizer.lr": 1e-12})
     images, draws = torch.rand(2, 3, 32, 32), torch.rand(2, 1, 32, 32)
     found = load_model(run / MODEL)
-    assert isinstance(found, GenesisV2) and found.shape_head is not None
+    assert isinstance(found, GenesisV2)
     noise = torch.zeros(2, 3, 8)
     with torch.no_grad():
         before = load_model(start)(images, seed_scores=draws, noise=noise)
@@ -86,8 +87,9 @@ def test_a_mask_thumbnail_starts_as_if_it_was_not_there(
     torch.testing.assert_close(after.latent_mean, before.latent_mean, atol=1e-5, rtol=1e-4)
     train(data, tmp_path / "other", steps=2, **given, **{"optimizer.lr": 1e-2})
     learned = load_model(tmp_path / "other" / MODEL)
-    assert isinstance(learned, GenesisV2) and learned.shape_head is not None
-    assert learned.shape_head[-1].weight.abs().max() > 1e-4
+    assert isinstance(learned, GenesisV2)
+    head = learned.shape_head if kind == "mask" else learned.colour_head
+    assert head is not None and head[-1].weight.abs().max() > 1e-4
     with pytest.raises(SystemExit, match="does not fit the model"):
         train(data, tmp_path / "none", steps=1, init=start, **{"model.kinds": "true"})
 
