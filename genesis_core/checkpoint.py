@@ -127,7 +127,11 @@ def load_model(
     given = {key: value for key, value in overrides.items() if value is not None}
     GenesisV2Config.from_dict(given)  # a bad override is the caller's mistake, not the file's
     if not path.is_file():
-        raise FileNotFoundError(f"checkpoint {path} does not exist or is not a file")
+        shipped = ", ".join(sorted(each.stem for each in _SHIPPED.glob("*.safetensors")))
+        raise FileNotFoundError(
+            f"checkpoint {path} does not exist or is not a file (looked from {Path.cwd()}). "
+            f"Models that ship: {shipped}"
+        )
     if _is_torch_file(path):
         config, weights, info = _read_reference(path, given)
     else:

@@ -56,6 +56,7 @@ class CameraNode(Node):
 
     Raises:
         SourceError: the parameters name no playable source.
+        QoSError: a QoS override cannot be used.
         ParameterException: a parameter is out of its range or of the wrong type.
     """
 

@@ -57,8 +57,9 @@ class MaskedObject(NamedTuple):
     mask: npt.NDArray[np.bool_]  # (H, W), the pixels that belong to the object
     latent_mean: npt.NDArray[np.float32]  # (D,)
     latent_std: npt.NDArray[np.float32]  # (D,)
-    position: npt.NDArray[np.float64] | None  # (3,) centre of the visible surface; None: unknown
+    position: npt.NDArray[np.float64] | None  # (3,) mean of the visible surface; None: unknown
     size: npt.NDArray[np.float64] | None  # (3,) its extent along the axes; None: unknown
+    box_centre: npt.NDArray[np.float64] | None  # (3,) middle of that extent; None: unknown
 
 
 def full_mask(mask: ObjectMask, height: int, width: int) -> npt.NDArray[np.float32]:
@@ -146,7 +147,12 @@ def point_subset(
 
 
 def _to_masked_object(item: ObjectMask, labels: npt.NDArray[np.uint8]) -> MaskedObject:
-    position, size = item.position, item.size
+    place = (None, None, None)
+    if item.has_position:
+        # Bags that are older than box_centre have none; their boxes were around the position.
+        centre = getattr(item, "box_centre", item.position)
+        place = tuple(np.array([at.x, at.y, at.z]) for at in (item.position, item.size, centre))
+    position, size, box_centre = place
     return MaskedObject(
         id=item.track_id,
         label=item.label,
@@ -160,8 +166,9 @@ def _to_masked_object(item: ObjectMask, labels: npt.NDArray[np.uint8]) -> Masked
         mask=labels == item.label,
         latent_mean=np.array(item.latent_mean, np.float32),
         latent_std=np.array(item.latent_std, np.float32),
-        position=np.array([position.x, position.y, position.z]) if item.has_position else None,
-        size=np.array([size.x, size.y, size.z]) if item.has_position else None,
+        position=position,
+        size=size,
+        box_centre=box_centre,
     )
 
 

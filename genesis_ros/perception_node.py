@@ -63,6 +63,8 @@ _EXPECTED_ERRORS = (ValueError, torch.OutOfMemoryError)
 _WARNING_PERIOD = 5.0  # s between two warnings about the same problem
 _FOLLOW_PERIOD = 0.25  # s between two looks at who publishes images
 _DEACTIVATE_TIMEOUT = 10.0  # s to wait for the frame in work
+_IMAGES = {"sensor_msgs/msg/Image", "sensor_msgs/msg/CompressedImage"}
+_NAMED_TOPICS = 5  # that a warning names, at most
 _END_TIMEOUT = 1.0  # s; a frame that takes longer does not hold up the end of the process
 
 
@@ -432,13 +434,30 @@ class PerceptionNode(LifecycleNode):
             silence = camera.statistics.silence(time.monotonic())
             if silence > self._settings.stale_timeout and not camera.stale:
                 camera.stale = True
-                found = camera.wrong_type() or f"{camera.publishers()} publishers"
+                count = camera.publishers()
+                found = camera.wrong_type() or f"{count} publishers"
+                if not count and (others := self._other_images()):
+                    found += f"; images are on {', '.join(others)} (launch with image_topic:=...)"
                 self.get_logger().warning(
                     f"no image on {camera.source} for {silence:.1f} s: {found}; no masks are "
                     "published until one arrives"
                 )
             if problem := camera.new_intrinsics_problem():
                 self.get_logger().warning(f"objects get no positions: {problem}")
+
+    def _other_images(self) -> list[str]:
+        """The first topics on which somebody else publishes images, depth images included."""
+        own = self.get_publisher_names_and_types_by_node(self.get_name(), self.get_namespace())
+        taken = {name for name, _ in own}.union(*(camera.topics() for camera in self._cameras))
+        found = {
+            name.removesuffix("/compressed")
+            for name, kinds in self.get_topic_names_and_types()
+            if _IMAGES.intersection(kinds)
+            and not name.endswith("/compressedDepth")
+            and name not in taken
+            and self.count_publishers(name)
+        }
+        return sorted(found)[:_NAMED_TOPICS]
 
     def _watch_rivals(self) -> None:
         """Say so when another node publishes what this one does."""

@@ -357,6 +357,15 @@ def _settings(options: argparse.Namespace) -> NodeSettings:
     if options.params is not None:
         given = read_parameter_file(options.params, say)
         values.update({name: value for name, value in given.items() if name in PARAMETERS})
+        if unused := [
+            name
+            for name, value in given.items()
+            if name not in PARAMETERS and value != getattr(NodeSettings(), name)
+        ]:
+            say(
+                f"{options.params}: ignored {', '.join(unused)}, which mean nothing for a bag. "
+                "--topic, --depth-topic and --camera-info-topic choose its topics"
+            )
     for name in PARAMETERS:
         text = getattr(options, name)
         if text is not None:

@@ -11,7 +11,6 @@ from pathlib import PurePosixPath
 
 from launch import LaunchContext, LaunchDescription
 from launch.actions import DeclareLaunchArgument, OpaqueFunction
-from launch.conditions import IfCondition
 from launch.substitutions import LaunchConfiguration, PathJoinSubstitution
 from launch_ros.actions import Node
 from launch_ros.parameter_descriptions import ParameterValue
@@ -26,6 +25,7 @@ PARAMETER_ARGUMENTS = {
     "tabletop_unsupervised, or a path",
     "device": "Where the model runs; auto: CUDA where there is one",
     "precision": "Arithmetic of the model",
+    "fit": "How an image becomes the model's square input: squeezed, or its central square alone",
     "target_frame": "Publish positions in this frame of tf2, too, on object_poses",
 }
 
@@ -40,6 +40,7 @@ CHOICES = {
     "image_transport": ["auto", "raw", "compressed"],
     "device": ["auto", "cpu", "cuda", *(f"cuda:{number}" for number in range(16))],
     "precision": ["auto", "fp32", "bf16", "fp16"],
+    "fit": ["resize", "crop"],
     "autostart": ["true", "false"],
     "use_sim_time": ["true", "false"],
 }
@@ -108,13 +109,11 @@ def generate_launch_description() -> LaunchDescription:
             DeclareLaunchArgument(
                 "camera_input",
                 default_value="",
-                description="What that camera plays: image folder, video or bag; "
+                description="Start that camera, and play this: image folder, video or bag; "
                 "empty: generated scenes, with depth",
             ),
             OpaqueFunction(function=start_perception),
-            OpaqueFunction(
-                function=start_camera, condition=IfCondition(LaunchConfiguration("camera"))
-            ),
+            OpaqueFunction(function=start_camera),
         ]
     )
 
@@ -171,9 +170,14 @@ def plays_scenes(context: LaunchContext) -> bool:
 
 
 def start_camera(context: LaunchContext) -> list[Node]:
-    """The simulated camera."""
+    """The simulated camera, if there is to be one."""
+    camera, path = (
+        LaunchConfiguration(name).perform(context) for name in ("camera", "camera_input")
+    )
+    if camera != "true" and not path:
+        return []
     source: dict[str, str | ParameterValue] = {"source": "tabletop"}
-    if path := LaunchConfiguration("camera_input").perform(context):
+    if path:
         source = {"source": "path", "path": ParameterValue(path, value_type=str)}
     return [
         Node(

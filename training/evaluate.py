@@ -215,8 +215,9 @@ def run(
         data: the data set, as written by training/prepare.py.
         split: train, val or test.
         num_images: images for segmentation metrics and ELBO.
-        stop_threshold: where a flexible number of slots stops, in pixels at 64x64; by default the
-            paper's: 70 on ObjectsRoom, 20 elsewhere. For GENESIS-V2 only.
+        stop_threshold: where a flexible number of slots stops, in pixels at 64x64; by default
+            what the checkpoint carries, else the paper's: 70 on ObjectsRoom, 20 elsewhere. For
+            GENESIS-V2 only.
         num_slots: number of slots K, instead of the checkpoint's; for scenes with more objects
             than in training, say.
         kernel: IC-SBP's kernel, for reference checkpoints, which do not state it.

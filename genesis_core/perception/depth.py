@@ -46,6 +46,7 @@ class Measurement(NamedTuple):
 
     position: npt.NDArray[np.float64]  # (3,) mean of the visible surface's points [m]
     size: npt.NDArray[np.float64]  # (3,) full extent of the visible surface along x, y, z [m]
+    box_centre: npt.NDArray[np.float64]  # (3,) middle of that extent [m]
 
 
 def locate(
@@ -226,7 +227,8 @@ def _measure(
     z = sampled[surface].astype(np.float64)
     points = np.sort(np.stack([z * rays_x[surface], z * rays_y[surface], z]), axis=1)
     trimmed = round(_TRIM * len(z))
-    return Measurement(points.mean(axis=1), points[:, -1 - trimmed] - points[:, trimmed])
+    low, high = points[:, trimmed], points[:, -1 - trimmed]
+    return Measurement(points.mean(axis=1), high - low, (low + high) / 2)
 
 
 def _without_fragments(mask: npt.NDArray[np.bool_]) -> npt.NDArray[np.bool_]:

@@ -55,14 +55,17 @@ def to_detections_2d(message: ObjectMasks) -> Detection2DArray:
 
 
 def to_detections_3d(message: ObjectMasks) -> Detection3DArray:
-    """The box of each object whose position is known, in the camera's frame."""
+    """The box of each object whose position is known, in the camera's frame.
+
+    The hypothesis has the position, the mean of the surface's points; the box is around them all.
+    """
     return Detection3DArray(
         header=message.header,
         detections=[
             Detection3D(
                 header=message.header,
                 results=[_hypothesis(item)],
-                bbox=BoundingBox3D(center=_pose(item.position), size=item.size),
+                bbox=BoundingBox3D(center=_pose(item.box_centre), size=item.size),
                 id=_id(item),
             )
             for item in _things(message)

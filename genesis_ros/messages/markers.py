@@ -34,10 +34,10 @@ def to_markers(message: ObjectMasks, lifetime: float = 1.0) -> MarkerArray:
     for item in message.objects:
         hidden = item.background or item.kind == ObjectMask.KIND_ROBOT
         if item.has_position and not hidden:
-            position, size = item.position, item.size
+            centre, size = item.box_centre, item.size
             # Above the box, where it is not inside it: y points down in the optical frame.
-            above = Point(x=position.x, y=position.y - size.y / 2 - _TEXT_HEIGHT, z=position.z)
-            pose = Pose(position=position, orientation=Quaternion(w=1.0))
+            above = Point(x=centre.x, y=centre.y - size.y / 2 - _TEXT_HEIGHT, z=centre.z)
+            pose = Pose(position=centre, orientation=Quaternion(w=1.0))
             array.markers += _markers(item, message, pose, above, lifetime)
     return array
 
@@ -46,11 +46,12 @@ def pose_markers(message: ObjectPoses, lifetime: float = 1.0) -> MarkerArray:
     """As to_markers, of objects in another frame, whose z points up."""
     array = MarkerArray()
     for item in message.objects:
-        position, size = item.pose.position, item.size
+        centre, size = item.box_centre, item.size
         upwards = abs(rotation_matrix(item.pose.orientation)[2])
         half = float(upwards @ [size.x, size.y, size.z]) / 2
-        above = Point(x=position.x, y=position.y, z=position.z + half + _TEXT_HEIGHT)
-        array.markers += _markers(item, message, item.pose, above, lifetime)
+        above = Point(x=centre.x, y=centre.y, z=centre.z + half + _TEXT_HEIGHT)
+        pose = Pose(position=centre, orientation=item.pose.orientation)
+        array.markers += _markers(item, message, pose, above, lifetime)
     return array
 
 

@@ -30,7 +30,7 @@ _KINDS = {
 _LABEL = struct.Struct("<H")
 _GEOMETRY = struct.Struct("<I?3xfIffIIII?")  # from track_id to roi.do_rectify
 _MEASURED = struct.Struct("<?")
-_PLACE = struct.Struct("<dddddd")  # position and size
+_PLACE = struct.Struct("<ddddddddd")  # position, size and the box's centre
 _KIND = struct.Struct("<B")
 _SIZES = struct.Struct("<III")  # height and width of the image, and how many objects
 
@@ -154,9 +154,10 @@ def _write_object_mask(
     writer.floats(item.latent_std)
     writer.numbers(_MEASURED, 1, measurement is not None)
     if measurement is None:
-        writer.numbers(_PLACE, 8, *[0.0] * 6)
+        writer.numbers(_PLACE, 8, *[0.0] * 9)
     else:
-        writer.numbers(_PLACE, 8, *measurement.position, *measurement.size)
+        place = (*measurement.position, *measurement.size, *measurement.box_centre)
+        writer.numbers(_PLACE, 8, *place)
     writer.numbers(_KIND, 1, _KINDS[item.kind])
 
 
@@ -196,6 +197,7 @@ def _to_object_mask(
         message.has_position = True
         message.position = Point(**_xyz(measurement.position))
         message.size = Vector3(**_xyz(measurement.size))
+        message.box_centre = Point(**_xyz(measurement.box_centre))
     return message
 
 

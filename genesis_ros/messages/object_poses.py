@@ -28,8 +28,12 @@ def to_object_poses(message: ObjectMasks, transform: TransformStamped) -> Object
                 track_id=item.track_id,
                 kind=item.kind,
                 score=item.score,
-                pose=_transformed(item.position, transform.transform, rotation),
+                pose=Pose(
+                    position=_moved(item.position, transform.transform, rotation),
+                    orientation=transform.transform.rotation,
+                ),
                 size=item.size,
+                box_centre=_moved(item.box_centre, transform.transform, rotation),
             )
             for item in message.objects
             if item.has_position and not item.background and item.kind in _TARGETS
@@ -49,7 +53,7 @@ def rotation_matrix(rotation: Quaternion) -> npt.NDArray[np.float64]:
     )
 
 
-def _transformed(position: Point, transform: Transform, rotation: npt.NDArray[np.float64]) -> Pose:
+def _moved(point: Point, transform: Transform, rotation: npt.NDArray[np.float64]) -> Point:
     offset = transform.translation
-    x, y, z = rotation @ [position.x, position.y, position.z] + [offset.x, offset.y, offset.z]
-    return Pose(position=Point(x=x, y=y, z=z), orientation=transform.rotation)
+    x, y, z = rotation @ [point.x, point.y, point.z] + [offset.x, offset.y, offset.z]
+    return Point(x=x, y=y, z=z)

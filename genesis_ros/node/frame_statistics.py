@@ -16,7 +16,7 @@ class Times(NamedTuple):
 
     queue: float  # from its arrival to the start of its processing
     inference: float  # in the model, resizing included
-    total: float  # from its arrival until all about it is published
+    total: float  # from its arrival until its masks are published
 
 
 @dataclass

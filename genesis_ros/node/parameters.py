@@ -186,8 +186,9 @@ class NodeSettings:
     )
     stop_threshold: float = _parameter(
         -1.0,
-        "The model stops adding slots when the next one would be smaller than this "
-        "[pixels at 64x64]. 0: it always uses all slots. -1: what the checkpoint says.",
+        "A slot smaller than this [pixels at 64x64] is the image's last one, or is left out: the "
+        "checkpoint says which (tabletop leaves it out). 0: all slots are used. -1: what the "
+        "checkpoint says.",
         low=-1.0,
         high=4096.0,
         check=_check_stop_threshold,
@@ -316,7 +317,8 @@ class NodeSettings:
     )
     background_border: float = _parameter(
         0.3,
-        "A slot that covers at least this share of the image's border is background.",
+        "A slot that covers at least this share of the image's border is background. For "
+        "checkpoints that tell no kinds: the default one does, and this changes nothing there.",
         low=0.0,
         high=1.0,
         live=True,
@@ -324,7 +326,7 @@ class NodeSettings:
     background_span: float = _parameter(
         0.7,
         "A slot wider and taller than this share of the image, like a tray, is background. "
-        "1 disables the rule.",
+        "1 disables the rule. For checkpoints that tell no kinds.",
         low=0.0,
         high=1.0,
         live=True,
@@ -332,7 +334,8 @@ class NodeSettings:
     clutter_score: float = _parameter(
         0.5,
         "A slot is background if its score is below this and less than a quarter of its mask lies "
-        "where it wins: the other slots left it over. 0 disables the rule.",
+        "where it wins: the other slots left it over. 0 disables the rule. For checkpoints that "
+        "tell no kinds.",
         low=0.0,
         high=1.0,
         live=True,

@@ -35,9 +35,9 @@ def choose_reliability(node: Node, topic: str, kind: type[Any], wanted: str) -> 
     Args:
         topic: resolved.
         kind: type of the topic's messages.
-        wanted: best_effort, reliable, or auto: reliable unless a publisher offers less, or nobody
-            publishes yet. Best effort hears every publisher, but the middleware's default buffers
-            lose many messages the size of an image; reliable gets them all.
+        wanted: best_effort, reliable, or auto: reliable, also while nobody publishes, unless a
+            publisher offers less. Best effort hears every publisher, but the middleware's default
+            buffers lose many messages the size of an image; reliable gets them all.
     """
     given = _given(node, topic, "subscription", "reliability")
     if given is not None:

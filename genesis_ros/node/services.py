@@ -52,7 +52,7 @@ class ServedNode(Protocol):
 
 
 class Services:
-    """~/segment_image, ~/reset_tracks and ~/pause, next to the node's topics."""
+    """segment_image, reset_tracks and pause, next to the node's topics: /genesis/pause."""
 
     def __init__(self, node: Node, served: ServedNode) -> None:
         self._node = node

@@ -55,6 +55,20 @@ def test_rectangle_is_measured_exactly() -> None:
     np.testing.assert_allclose(found.size, SIZE, atol=0.004)  # two pixels
 
 
+def test_the_box_of_a_lopsided_surface_holds_it() -> None:
+    """Of an L the mean lies towards the corner; the box is that of the rectangle around it."""
+    labels, depth, matrix = rectangle()
+    rows, columns = np.nonzero(labels)
+    upper, right = rows.mean() - 5, columns.mean() + 5
+    labels[: int(upper), int(right) :] = 0
+    depth[(labels == 0) & (depth < WALL)] = WALL
+    (found,) = locate(labels, [1], depth, matrix)
+    assert found is not None
+    np.testing.assert_allclose(found.box_centre, CENTRE, atol=0.004)
+    np.testing.assert_allclose(found.size, SIZE, atol=0.004)
+    assert found.position[0] < CENTRE[0] - 0.005 and found.position[1] > CENTRE[1] + 0.005
+
+
 def test_slanted_surface_keeps_its_extent() -> None:
     """45 degrees: as deep as it is wide; nothing of it is taken for an outlier."""
     labels, depth, matrix = rectangle(slope=1.0)

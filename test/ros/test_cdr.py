@@ -226,7 +226,7 @@ def test_object_masks_are_written_as_rclpy_writes_them() -> None:
     for seed in range(300):
         random = np.random.default_rng(seed)
         count = int(random.integers(0, 6))
-        measured = Measurement(random.standard_normal(3), random.random(3))
+        measured = Measurement(random.standard_normal(3), random.random(3), random.random(3))
         given: dict[str, Any] = {
             "objects": [scene_object(random, label) for label in range(1, count + 1)],
             "header": header(random),

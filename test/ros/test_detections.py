@@ -98,12 +98,15 @@ def check(found: dict[str, list[dict[str, Any]]], masks: list[ObjectMasks]) -> N
             continue
         (solid_detection,) = solid["detections"]
         check_common(solid_detection, red)
-        assert red.position is not None and red.size is not None
+        assert red.position is not None and red.size is not None and red.box_centre is not None
         place = dict(zip("xyz", red.position, strict=True))
         upright = {"x": 0.0, "y": 0.0, "z": 0.0, "w": 1.0}
         size = dict(zip("xyz", red.size, strict=True))
         assert solid_detection["bbox"] == {
-            "center": {"position": place, "orientation": upright},
+            "center": {
+                "position": dict(zip("xyz", red.box_centre, strict=True)),
+                "orientation": upright,
+            },
             "size": size,
         }
         pose = solid_detection["results"][0]["pose"]["pose"]

@@ -18,7 +18,8 @@ def make_object(**fields: object) -> ObjectMask:
         label=2,
         track_id=7,
         has_position=True,
-        position=Point(x=0.1, y=-0.2, z=0.9),
+        position=Point(x=0.11, y=-0.19, z=0.91),
+        box_centre=Point(x=0.1, y=-0.2, z=0.9),
         size=Vector3(x=0.05, y=0.06, z=0.04),
     )
     for name, value in fields.items():

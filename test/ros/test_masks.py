@@ -95,7 +95,7 @@ def test_no_objects() -> None:
     assert not label_image(message).any() and label_image(message).shape == (6, 8)
 
 
-MEASURED = Measurement(np.array([0.1, -0.2, 0.9]), np.array([0.05, 0.04, 0.03]))
+MEASURED = Measurement(*np.array([[0.1, -0.2, 0.9], [0.05, 0.04, 0.03], [0.11, -0.22, 0.93]]))
 
 
 def test_message_says_who_and_where_objects_are() -> None:
@@ -106,6 +106,8 @@ def test_message_says_who_and_where_objects_are() -> None:
     assert (item.track_id, item.has_position) == (7, True)
     assert (item.position.x, item.position.y, item.position.z) == (0.1, -0.2, 0.9)
     assert (item.size.x, item.size.y, item.size.z) == (0.05, 0.04, 0.03)
+    centre = item.box_centre
+    assert (centre.x, centre.y, centre.z) == (0.11, -0.22, 0.93)
     deserialize_message(serialize_message(message), ObjectMasks)
 
 
@@ -119,7 +121,7 @@ def test_objects_for_planners() -> None:
     message = make_message(track_ids=[0, 7], measurements=[None, MEASURED])
     table, item = objects(deserialize_message(serialize_message(message), ObjectMasks))
     assert (table.id, table.label, table.background, table.position) == (0, 1, True, None)
-    assert table.size is None
+    assert table.size is None and table.box_centre is None
     assert (item.id, item.label, item.background) == (7, 2, False)
     assert (item.score, item.area, item.centroid, item.box) == (0.75, 5, (3.25, 1.5), (2, 1, 3, 2))
     # Its own pixels, as in the label image: each belongs to one object.
@@ -131,6 +133,8 @@ def test_objects_for_planners() -> None:
     assert item.position is not None and item.size is not None
     np.testing.assert_array_equal(item.position, MEASURED.position)
     np.testing.assert_array_equal(item.size, MEASURED.size)
+    assert item.box_centre is not None
+    np.testing.assert_array_equal(item.box_centre, MEASURED.box_centre)
     assert item._asdict()["label"] == 2
 
 

@@ -65,6 +65,7 @@ def object_at(x: float, y: float, z: float, **fields: Any) -> ObjectMask:
     item = ObjectMask(label=2, track_id=7, kind=ObjectMask.KIND_OBJECT, score=0.75)
     item.has_position, item.position = True, Point(x=x, y=y, z=z)
     item.size = Vector3(x=0.05, y=0.06, z=0.04)
+    item.box_centre = Point(x=x + 0.01, y=y + 0.02, z=z - 0.03)
     for name, value in fields.items():
         setattr(item, name, value)
     return item
@@ -89,6 +90,10 @@ def test_objects_get_a_pose_in_the_other_frame() -> None:
     turned = item.pose.orientation
     assert (turned.x, turned.y, turned.z, turned.w) == FORWARD
     assert (item.size.x, item.size.y, item.size.z) == (0.05, 0.06, 0.04)
+    centre = item.box_centre
+    np.testing.assert_allclose(
+        [centre.x, centre.y, centre.z], [1 + 0.9 - 0.03, 2 - 0.1 - 0.01, 3 + 0.2 - 0.02]
+    )
 
 
 def test_only_what_a_robot_may_act_on_has_a_pose() -> None:
@@ -108,13 +113,14 @@ def test_markers_stand_on_the_poses_with_their_ids_above() -> None:
     assert isinstance(item, ObjectPose)
     for marker in (box, text):
         assert marker.header == poses.header and marker.id == 7
-    assert (box.type, box.ns, box.pose, box.scale) == (Marker.CUBE, "eye", item.pose, item.size)
+    assert (box.type, box.ns, box.scale) == (Marker.CUBE, "eye", item.size)
+    assert (box.pose.position, box.pose.orientation) == (item.box_centre, item.pose.orientation)
     assert (text.ns, text.text) == ("eye/id", "7")
     # The camera's y, 6 cm, is the height of the box.
-    assert text.pose.position.z == pytest.approx(item.pose.position.z + 0.03 + text.scale.z)
+    assert text.pose.position.z == pytest.approx(item.box_centre.z + 0.03 + text.scale.z)
     assert (text.pose.position.x, text.pose.position.y) == (
-        item.pose.position.x,
-        item.pose.position.y,
+        item.box_centre.x,
+        item.box_centre.y,
     )
 
 
@@ -244,7 +250,8 @@ def test_poses_are_those_of_the_image_s_time(
         found = np.array([turned.x, turned.y, turned.z, turned.w])
         assert abs(found @ FORWARD) == pytest.approx(1.0)
         boxes = [marker for marker in markers[0].markers if marker.type == Marker.CUBE]
-        assert [box.pose for box in boxes] == [item.pose]
+        assert [box.pose.position for box in boxes] == [item.box_centre]
+        assert [box.pose.orientation for box in boxes] == [item.pose.orientation]
         assert boxes[0].header.frame_id == "base_link"
         assert camera_status().level == DiagnosticStatus.OK
 
