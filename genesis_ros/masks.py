@@ -17,6 +17,7 @@ from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
+from geometry_msgs.msg import Point, Vector3
 from sensor_msgs.msg import PointCloud2
 
 from genesis_bags.decoding.pixels import ImageError, mono8_pixels
@@ -147,12 +148,11 @@ def point_subset(
 
 
 def _to_masked_object(item: ObjectMask, labels: npt.NDArray[np.uint8]) -> MaskedObject:
-    place = (None, None, None)
+    position = size = box_centre = None
     if item.has_position:
+        position, size = _xyz(item.position), _xyz(item.size)
         # Bags that are older than box_centre have none; their boxes were around the position.
-        centre = getattr(item, "box_centre", item.position)
-        place = tuple(np.array([at.x, at.y, at.z]) for at in (item.position, item.size, centre))
-    position, size, box_centre = place
+        box_centre = _xyz(getattr(item, "box_centre", item.position))
     return MaskedObject(
         id=item.track_id,
         label=item.label,
@@ -170,6 +170,10 @@ def _to_masked_object(item: ObjectMask, labels: npt.NDArray[np.uint8]) -> Masked
         size=size,
         box_centre=box_centre,
     )
+
+
+def _xyz(vector: Point | Vector3) -> npt.NDArray[np.float64]:
+    return np.array([vector.x, vector.y, vector.z])
 
 
 def _sample(mask: npt.NDArray[np.bool_], shape: tuple[int, ...]) -> npt.NDArray[np.bool_]:
