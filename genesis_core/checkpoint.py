@@ -127,10 +127,11 @@ def load_model(
     given = {key: value for key, value in overrides.items() if value is not None}
     GenesisV2Config.from_dict(given)  # a bad override is the caller's mistake, not the file's
     if not path.is_file():
+        where = "" if path.is_absolute() else f" in {Path.cwd()}"
         shipped = ", ".join(sorted(each.stem for each in _SHIPPED.glob("*.safetensors")))
         raise FileNotFoundError(
-            f"checkpoint {path} does not exist or is not a file (looked from {Path.cwd()}). "
-            f"Models that ship: {shipped}"
+            f"checkpoint {path} does not exist or is not a file{where}. Models that ship, which "
+            f"find_checkpoint finds by name: {shipped}"
         )
     if _is_torch_file(path):
         config, weights, info = _read_reference(path, given)

@@ -14,6 +14,7 @@ from genesis_ros.processes.ending import end_on_signals, end_with, leave  # isor
 if __name__ == "__main__":
     end_on_signals()  # quietly during the imports below, too
 
+import re
 import sys
 import time
 import traceback
@@ -65,6 +66,8 @@ _FOLLOW_PERIOD = 0.25  # s between two looks at who publishes images
 _DEACTIVATE_TIMEOUT = 10.0  # s to wait for the frame in work
 _IMAGES = {"sensor_msgs/msg/Image", "sensor_msgs/msg/CompressedImage"}
 _NAMED_TOPICS = 5  # that a warning names, at most
+# Depth images, and the pictures that nodes like this one publish.
+_NO_COLOUR = re.compile(r"depth|/(label_image|overlay)(/|$)", re.IGNORECASE)
 _END_TIMEOUT = 1.0  # s; a frame that takes longer does not hold up the end of the process
 
 
@@ -437,7 +440,7 @@ class PerceptionNode(LifecycleNode):
                 count = camera.publishers()
                 found = camera.wrong_type() or f"{count} publishers"
                 if not count and (others := self._other_images()):
-                    found += f"; images are on {', '.join(others)} (launch with image_topic:=...)"
+                    found += f"; images are on {others} (launch with image_topic:=...)"
                 self.get_logger().warning(
                     f"no image on {camera.source} for {silence:.1f} s: {found}; no masks are "
                     "published until one arrives"
@@ -445,19 +448,21 @@ class PerceptionNode(LifecycleNode):
             if problem := camera.new_intrinsics_problem():
                 self.get_logger().warning(f"objects get no positions: {problem}")
 
-    def _other_images(self) -> list[str]:
-        """The first topics on which somebody else publishes images, depth images included."""
+    def _other_images(self) -> str:
+        """The topics on which somebody else publishes what looks like a camera's colour images."""
         own = self.get_publisher_names_and_types_by_node(self.get_name(), self.get_namespace())
         taken = {name for name, _ in own}.union(*(camera.topics() for camera in self._cameras))
         found = {
             name.removesuffix("/compressed")
             for name, kinds in self.get_topic_names_and_types()
             if _IMAGES.intersection(kinds)
-            and not name.endswith("/compressedDepth")
+            and not _NO_COLOUR.search(name)
             and name not in taken
             and self.count_publishers(name)
         }
-        return sorted(found)[:_NAMED_TOPICS]
+        names = sorted(found - taken)
+        more = len(names) - _NAMED_TOPICS
+        return ", ".join(names[:_NAMED_TOPICS]) + (f" and {more} more" if more > 0 else "")
 
     def _watch_rivals(self) -> None:
         """Say so when another node publishes what this one does."""

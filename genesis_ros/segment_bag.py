@@ -362,9 +362,11 @@ def _settings(options: argparse.Namespace) -> NodeSettings:
             for name, value in given.items()
             if name not in PARAMETERS and value != getattr(NodeSettings(), name)
         ]:
+            hint = "--topic, --depth-topic and --camera-info-topic choose a bag's topics"
+            topics = any(name.endswith("_topics") for name in unused)
             say(
-                f"{options.params}: ignored {', '.join(unused)}, which mean nothing for a bag. "
-                "--topic, --depth-topic and --camera-info-topic choose its topics"
+                f"{options.params}: ignored {', '.join(unused)}: not for bags"
+                + (f"; {hint}" if topics else "")
             )
     for name in PARAMETERS:
         text = getattr(options, name)

@@ -29,6 +29,7 @@ def import_mujoco() -> Any:
     """
     if sys.platform.startswith("linux"):
         os.environ.setdefault("MUJOCO_GL", "egl")
+    _import_triton()
     try:
         import mujoco
     except ModuleNotFoundError as error:
@@ -50,7 +51,6 @@ def create_context(width: int, height: int) -> Any:
         RenderingError: the backend finds no device, or its libraries are missing.
     """
     mujoco = import_mujoco()
-    _import_triton()
     try:
         context = mujoco.GLContext(width, height)
         context.make_current()
@@ -65,7 +65,7 @@ def _import_triton() -> None:
     Both bring an LLVM. Triton first, they get along; PyTorch imports it for the first model that is
     trained, and after Mesa's that ends the process with a segmentation fault.
     """
-    with suppress(ImportError):
+    with suppress(Exception):  # a Triton that cannot be imported is no matter of the renderer's
         importlib.import_module("triton")
 
 

@@ -1,4 +1,4 @@
-"""Starts the perception node, with camera:=true also a simulated camera.
+"""Starts the perception node, with camera:=true or camera_input:=FILE also a simulated camera.
 
 ros2 launch genesis_ros perception.launch.py image_topic:=/camera/color/image_raw
 
@@ -109,8 +109,8 @@ def generate_launch_description() -> LaunchDescription:
             DeclareLaunchArgument(
                 "camera_input",
                 default_value="",
-                description="Start that camera, and play this: image folder, video or bag; "
-                "empty: generated scenes, with depth",
+                description="Start that camera, and play this: image folder, video or bag; with "
+                "camera:=true alone it plays generated scenes, with depth",
             ),
             OpaqueFunction(function=start_perception),
             OpaqueFunction(function=start_camera),

@@ -673,6 +673,7 @@ class Trainer:
                 "overlap_supervision": objective.overlap_supervision,
                 "kind_supervision": objective.kind_supervision,
                 "slot_kind_supervision": objective.slot_kind_supervision,
+                "robot_weight": objective.robot_weight,
                 "region_mixture": objective.region_mixture,
                 "git_revision": self.git_revision,
                 "genesis_core": __version__,

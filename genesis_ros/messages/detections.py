@@ -57,7 +57,8 @@ def to_detections_2d(message: ObjectMasks) -> Detection2DArray:
 def to_detections_3d(message: ObjectMasks) -> Detection3DArray:
     """The box of each object whose position is known, in the camera's frame.
 
-    The hypothesis has the position, the mean of the surface's points; the box is around them all.
+    The hypothesis has the position, the mean of the surface's points. The box is around all of
+    them but stray ones.
     """
     return Detection3DArray(
         header=message.header,

@@ -132,20 +132,38 @@ def test_latents_know_the_shape_of_their_mask() -> None:
     assert (mean[:, 0] - mean[:, 1]).abs().max() > 0.01
 
 
-def test_the_gradient_reaches_masks_by_the_features_alone() -> None:
+@pytest.mark.parametrize("kind", ["shape", "colour"])
+def test_the_gradient_reaches_masks_by_the_features_alone(kind: str) -> None:
+    images = torch.rand(1, 3, 32, 32, requires_grad=True)
     features, gradients = torch.rand(1, 8, 32, 32), []
     soft = torch.rand(1, 2, 32, 32)
     for weight in (0.0, 1.0):
-        model = _model(8)
-        assert model.shape_head is not None
+        model = _model(8) if kind == "shape" else _model(0, 8)
+        head = model.get_submodule(f"{kind}_head")
+        last = head[-1]  # type: ignore[index]
         model.latent_head[1].weight.data.abs_()  # so that no hidden unit is off
         model.latent_head[1].bias.data.fill_(100)
-        model.shape_head[-1].weight.data.fill_(weight)
+        last.weight.data.fill_(weight)
         masks = soft.clone().requires_grad_()
-        model.posterior(features, masks)[0].sum().backward()
+        model.posterior(features, masks, images)[0].sum().backward()
         gradients.append(masks.grad)
-        assert model.shape_head[-1].weight.grad.abs().max() > 0
+        assert last.weight.grad.abs().max() > 0
+    assert images.grad is None
     torch.testing.assert_close(gradients[0], gradients[1])
+
+
+def test_parts_of_a_batch_have_latents_of_their_own_images() -> None:
+    """Where only some images are encoded, and fewer decoded, as in training."""
+    model = _model(4, 6)
+    assert model.colour_head is not None
+    model.colour_head[-1].weight.data.normal_()
+    images, drawn = torch.rand(4, 3, 32, 32), model.inference_randomness(4, 3)
+    with torch.no_grad():
+        whole = model(images, **drawn)
+        part = model.explain_partly(images, encode=slice(1, 4), decode=slice(1, 3), **drawn)
+    assert whole.latent_mean is not None and part.encoded.latent_mean is not None
+    torch.testing.assert_close(part.encoded.latent_mean, whole.latent_mean[1:])
+    torch.testing.assert_close(part.decoded.latent_mean, whole.latent_mean[2:])
 
 
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])

@@ -207,7 +207,7 @@ def test_choices_and_documentation_are_complete() -> None:
     assert spec is not None and spec.loader is not None
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
-    for name in ("image_transport", "precision"):
+    for name in ("image_transport", "precision", "fit"):
         assert set(module.CHOICES[name]) == set(RULES[name].choices)
     for device in module.CHOICES["device"]:
         assert check("device", device) == device

@@ -156,7 +156,7 @@ OLD_MASK = (
     "sensor_msgs/Image mask\nfloat32[] latent_mean\nfloat32[] latent_std\nbool has_position\n"
     "geometry_msgs/Point position\ngeometry_msgs/Vector3 size\n"
 )
-"""Version 0.1's ObjectMask.msg: without a kind."""
+"""Version 0.1's ObjectMask.msg: without kind and box_centre."""
 
 
 def old_types() -> Any:
@@ -186,7 +186,8 @@ def test_messages_of_version_0_1(tmp_path: Path) -> None:
 
     Whoever takes them for the present messages gets an error, not a wrong kind.
     """
-    message, types = make_message(track_ids=[0, 7]), old_types()
+    message = make_message(track_ids=[0, 7], measurements=[None, MEASURED])
+    types = old_types()
     name = "genesis_ros/msg/ObjectMasks"
     with Writer(tmp_path / "old", version=9) as bag:
         topic = bag.add_connection("/genesis/object_masks", name, typestore=types)
@@ -195,7 +196,10 @@ def test_messages_of_version_0_1(tmp_path: Path) -> None:
     with AnyReader([tmp_path / "old"]) as reader:
         ((connection, _, data),) = reader.messages()
         old = reader.deserialize(data, connection.msgtype)
-    assert not hasattr(old.objects[0], "kind")
+    assert not hasattr(old.objects[0], "kind") and not hasattr(old.objects[0], "box_centre")
+    placed = objects(old)[1]
+    np.testing.assert_array_equal(placed.position, MEASURED.position)
+    np.testing.assert_array_equal(placed.box_centre, MEASURED.position)
     np.testing.assert_array_equal(label_image(old), label_image(message))
     np.testing.assert_array_equal(full_masks(old), full_masks(message))
     for item, expected in zip(objects(old), objects(message), strict=True):

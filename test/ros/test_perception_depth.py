@@ -115,7 +115,7 @@ def check_markers(array: MarkerArray, items: list[MaskedObject], header: Any) ->
     assert placed and sorted(boxes) == sorted(item.id for item in placed)
     for item in placed:
         place = boxes[item.id].pose.position
-        np.testing.assert_array_equal([place.x, place.y, place.z], item.position)
+        np.testing.assert_array_equal([place.x, place.y, place.z], item.box_centre)
         assert boxes[item.id].header == header
 
 

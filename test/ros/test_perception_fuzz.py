@@ -223,8 +223,8 @@ def test_thousands_of_malformed_messages(client: Any, node: Any, rig: Rig) -> No
         for topic in (*DEEP, *PACKED):
             client.until(lambda s=stamps[topic]: rig.answer(s), "masks of an image with depth")
             for item in rig.answer(stamps[topic]).objects:
-                position, size = item.position, item.size
-                numbers = (position.x, position.y, position.z, size.x, size.y, size.z)
+                places = (item.position, item.size, item.box_centre)
+                numbers = [getattr(place, axis) for place in places for axis in "xyz"]
                 assert np.isfinite(numbers).all()
                 assert item.has_position or not any(numbers)
                 placed += item.has_position

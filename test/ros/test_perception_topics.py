@@ -183,13 +183,16 @@ def test_a_wrong_type_is_named(client: Any, start: Start) -> None:
 
 
 def test_other_topics_with_images_are_named_where_there_is_none(client: Any, start: Start) -> None:
-    """And neither the node's own nor those without images or publishers."""
+    """Neither the node's own, nor depth, pictures of other nodes, or topics without publishers."""
+    client.publisher(Image, "/other/depth/image_raw", heard=False)
+    client.publisher(Image, "/robot2/genesis/overlay", heard=False)
     client.publisher(Image, "/other/color/image_raw", heard=False)
     client.publisher(CompressedImage, "/third/image_raw/compressed", heard=False)
     client.publisher(CompressedImage, "/third/depth/compressedDepth", heard=False)
     client.publisher(PointCloud2, "/other/points", heard=False)
-    node = start(image_topics=[TOPIC])
-    node.wait_for_log(f"no image on {TOPIC} for")
+    with client.listen(Image, "/nobody/image_raw"):
+        node = start(image_topics=[TOPIC])
+        node.wait_for_log(f"no image on {TOPIC} for")
     expected = (
         "0 publishers; images are on /other/color/image_raw, /third/image_raw "
         "(launch with image_topic:=...)"

@@ -611,11 +611,11 @@ def test_the_shipped_parameter_file_and_the_help(tmp_path: Path) -> None:
     said = segment(source, tmp_path / "out", "--params", ROOT / "config" / "perception.yaml")
     (item,) = contents(tmp_path / "out")[MASKS]
     assert item.message.model == "tabletop"
-    assert "mean nothing for a bag" not in said
+    assert "not for bags" not in said
     own = tmp_path / "own.yaml"
     own.write_text("perception: {ros__parameters: {depth_topics: [/depth], max_slots: 3}}")
     said = segment(source, tmp_path / "other", "--params", own)
-    assert f"{own}: ignored depth_topics, which mean nothing for a bag. --topic, --depth" in said
+    assert f"{own}: ignored depth_topics: not for bags; --topic, --depth-topic and" in said
 
 
 def test_written_databases_follow_rosbag2s_schema(tmp_path: Path) -> None:

@@ -42,12 +42,19 @@ def test_weights_lie_between_those_of_the_two(tmp_path: Path) -> None:
 
 
 def test_latents_and_decoder_come_from_a_third_model(tmp_path: Path) -> None:
-    """Masks are the average's; the third has other latents, which see a thumbnail of the mask."""
+    """Masks are the average's; the third has other latents, which see thumbnails of the mask."""
     tuned, start = _model(1), _model(2)
     tuned.metadata["trained"]["masks_only"] = True
     torch.manual_seed(3)
     third = GenesisV2(
-        GenesisV2Config(image_size=32, num_slots=3, feature_dim=8, latent_dim=16, mask_thumbnail=4)
+        GenesisV2Config(
+            image_size=32,
+            num_slots=3,
+            feature_dim=8,
+            latent_dim=16,
+            mask_thumbnail=4,
+            colour_thumbnail=6,
+        )
     )
     third.metadata = {"trained": {"steps": 3, "masks_only": False}}
     for name, model in (("tuned", tuned), ("start", start), ("third", third)):

@@ -339,6 +339,15 @@ def test_kinds_are_those_of_the_labels(data: Path) -> None:
     ):
         torch.testing.assert_close(terms_of_robots[name], term.mean())
     assert terms_of_robots["kind_supervision"] != terms_of_masks["kind_supervision"]
+    halves = batch.labels.clone()
+    halves[..., : halves.shape[-1] // 2] = ROBOT  # so that some masks are on it, and some are not
+    halved = Batch(batch.images, halves, batch.points)
+    with torch.no_grad():
+        plain, weighted = (
+            each(halved, drawn, torch.zeros(()))[1]["slot_kind_supervision"]
+            for each in (hard, heavier)
+        )
+    assert plain != weighted
     # Images without labels count nothing.
     half = Batch(batch.images, batch.labels[:1], batch.points)
     with torch.no_grad():
