@@ -4,10 +4,10 @@
 
 All run at once and are sent the same images in turn, one image at a time, so that whatever else the
 machine does disturbs them alike. The other checkout needs its `make build`, and the same messages:
-of others nothing arrives. A node that only sends
-back an image's header (echo.py) is the floor. Processor time counts what a process needs for an
-image; what it needs while nothing happens is a column of its own. Compare it with one thread
-(OMP_NUM_THREADS=1): several count while they wait for each other.
+of others nothing arrives. A node that only sends back an image's header (echo.py) is the floor.
+Processor time counts what a process needs for an image; what it needs while nothing happens is a
+column of its own. Compare it with one thread (OMP_NUM_THREADS=1): several count while they wait for
+each other.
 """
 
 from __future__ import annotations
