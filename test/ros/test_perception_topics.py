@@ -190,7 +190,7 @@ def test_other_topics_with_images_are_named_where_there_is_none(client: Any, sta
     client.publisher(CompressedImage, "/third/image_raw/compressed", heard=False)
     client.publisher(CompressedImage, "/third/depth/compressedDepth", heard=False)
     client.publisher(PointCloud2, "/other/points", heard=False)
-    with client.listen(Image, "/nobody/image_raw"):
+    with client.listen(Image, "/nobody/image_raw", heard=False):
         node = start(image_topics=[TOPIC])
         node.wait_for_log(f"no image on {TOPIC} for")
     expected = (
