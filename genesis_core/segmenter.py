@@ -75,9 +75,10 @@ class Segmenter:
         precision: "fp32", "bf16", "fp16" or "auto": half precision where the device computes
             natively in it.
         max_slots: K, if other than the checkpoint's.
-        stop_threshold: 0 for a fixed number of slots; above 0 flexible ones, which stop at a mask
-            of fewer pixels (at 64x64), with GENESIS-V2 only; None or -1 for what the checkpoint
-            says, and where it says nothing, a fixed number.
+        stop_threshold: 0 for a fixed number of slots; above 0 flexible ones, with GENESIS-V2 only:
+            a mask of fewer pixels (at 64x64) is the last one, or is left out, as the checkpoint's
+            ``small_slots`` says; None or -1 for what the checkpoint says, and where it says
+            nothing, a fixed number.
         mask_source: "decoder", "attention" (the decoder is not run at all), or "auto": what the
             checkpoint says is better, and where it says nothing, the model's default: decoder
             unless the table says otherwise.

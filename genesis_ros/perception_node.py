@@ -64,11 +64,12 @@ _EXPECTED_ERRORS = (ValueError, torch.OutOfMemoryError)
 _WARNING_PERIOD = 5.0  # s between two warnings about the same problem
 _FOLLOW_PERIOD = 0.25  # s between two looks at who publishes images
 _DEACTIVATE_TIMEOUT = 10.0  # s to wait for the frame in work
+_END_TIMEOUT = 1.0  # s; a frame that takes longer does not hold up the end of the process
+
 _IMAGES = {"sensor_msgs/msg/Image", "sensor_msgs/msg/CompressedImage"}
 _NAMED_TOPICS = 5  # that a warning names, at most
 # Depth images, and the pictures that nodes like this one publish.
 _NO_COLOUR = re.compile(r"depth|/(label_image|overlay)(/|$)", re.IGNORECASE)
-_END_TIMEOUT = 1.0  # s; a frame that takes longer does not hold up the end of the process
 
 
 _Job: TypeAlias = CameraImage | Request

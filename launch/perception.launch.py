@@ -136,7 +136,7 @@ def start_perception(context: LaunchContext) -> list[Node]:
     for name, (parameter, _) in TOPIC_ARGUMENTS.items():
         if topics := LaunchConfiguration(name).perform(context):
             given[parameter] = [topic.strip() for topic in topics.split(",")]
-    if plays_scenes(context) and not {"image_topics", "depth_topics"} & given.keys():
+    if simulated_camera(context) == "" and not {"image_topics", "depth_topics"} & given.keys():
         given["depth_topics"] = [f"{camera_namespace(context)}/depth/image_raw"]
     return [
         Node(
@@ -161,20 +161,16 @@ def camera_namespace(context: LaunchContext) -> str:
     return str((PurePosixPath("/") / pushed / namespace).parent / "camera")
 
 
-def plays_scenes(context: LaunchContext) -> bool:
-    """Whether a simulated camera is started whose images have depth."""
-    camera, path = (
-        LaunchConfiguration(name).perform(context) for name in ("camera", "camera_input")
-    )
-    return camera == "true" and not path
+def simulated_camera(context: LaunchContext) -> str | None:
+    """What a simulated camera plays; "": generated scenes, with depth; None: there is no camera."""
+    path = LaunchConfiguration("camera_input").perform(context)
+    return path if path or LaunchConfiguration("camera").perform(context) == "true" else None
 
 
 def start_camera(context: LaunchContext) -> list[Node]:
     """The simulated camera, if there is to be one."""
-    camera, path = (
-        LaunchConfiguration(name).perform(context) for name in ("camera", "camera_input")
-    )
-    if camera != "true" and not path:
+    path = simulated_camera(context)
+    if path is None:
         return []
     source: dict[str, str | ParameterValue] = {"source": "tabletop"}
     if path:

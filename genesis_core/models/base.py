@@ -208,9 +208,10 @@ class SlotModel(nn.Module):
             seed_scores: (B, 1, H, W) in [0, 1], IC-SBP's seed scores. Only for models with IC-SBP.
             generator: what else is drawn from.
             num_slots: K, if other than the config's; at least 2.
-            stop_threshold: None for K slots each; else flexible slots, stopping at a mask smaller
-                than this many pixels (stated at 64x64). K becomes the largest number used. Only
-                for models with ``flexible_slots``.
+            stop_threshold: None for K slots each; else flexible slots: a mask smaller than this
+                many pixels (stated at 64x64) is the last one, or is left out, as the config's
+                ``small_slots`` says. K becomes the largest number used. Only for models with
+                ``flexible_slots``.
             hard_masks: attention masks are zeros and ones (Section 3.1), for inference; an image
                 uses as few slots as explain all its pixels, so here too the number is flexible.
                 Only for models with ``hard_masks``.

@@ -272,18 +272,18 @@ class PixelFeatures:
         head: (B, C, H, W), what the feature head's first block makes of that, where clustering
             needed it; None: nobody has asked for it yet.
         kinds: (B, 3, H, W), what the kinds' head says of each pixel, alike.
-        colours: (B, image channels, H, W), the images at the features' size, for models whose
-            latents are computed from them, too.
+        images: (B, image channels, ...) the images themselves, which some models' latents are
+            computed from, too.
     """
 
     backbone: Tensor
     head: Tensor | None = None
     kinds: Tensor | None = None
-    colours: Tensor | None = None
+    images: Tensor | None = None
 
     def of(self, images: slice) -> PixelFeatures:
         """Those of some of the images."""
-        rest = (self.head, self.kinds, self.colours)
+        rest = (self.head, self.kinds, self.images)
         return PixelFeatures(
             self.backbone[images], *(None if each is None else each[images] for each in rest)
         )
@@ -352,10 +352,7 @@ class GenesisV2(SlotModel):
         hard_masks: bool = False,
     ) -> tuple[PixelFeatures, Clusters]:
         """Backbone and IC-SBP; see ``forward``."""
-        features = PixelFeatures(
-            self.backbone(images, points),
-            colours=images_at(images, self.config.mask_size) if self.colour_head else None,
-        )
+        features = PixelFeatures(self.backbone(images, points), images=images)
         embeddings = self.embedding(features.backbone)
         if self.config.kind_distance:
             weight = math.sqrt(self.config.kind_distance)
@@ -424,10 +421,10 @@ class GenesisV2(SlotModel):
             return sums / (mass + 1e-5)
 
     def _posterior(
-        self, pooled: Tensor, colours: Tensor | None, masks: Tensor, weights: Tensor
+        self, features: PixelFeatures, pooled: Tensor, masks: Tensor, weights: Tensor
     ) -> tuple[Tensor, Tensor]:
-        """Moments (B, K, D) of latents, from pooled features (B, K, 2C), the images at the masks'
-        size, masks (B, K, H, W) and the weights that the features were pooled with.
+        """Moments (B, K, D) of latents, from the images' features, those pooled (B, K, 2C), masks
+        (B, K, H, W) and the weights that the features were pooled with.
         """
         added = []
         if self.shape_head is not None or self.colour_head is not None:
@@ -436,9 +433,10 @@ class GenesisV2(SlotModel):
             shape = mask_shape(masks, frames, self.config.mask_thumbnail)
             added.append(self.shape_head(shape))
         if self.colour_head is not None:
-            if colours is None:
+            if features.images is None:
                 raise ValueError("these latents are computed from the images, too: give them")
-            seen = mask_colours(colours, masks, frames, self.config.colour_thumbnail)
+            images = images_at(features.images, self.config.mask_size)
+            seen = mask_colours(images, masks, frames, self.config.colour_thumbnail)
             added.append(self.colour_head(seen))
         return posterior_moments(self.latent_head(pooled, *added))
 
@@ -459,9 +457,8 @@ class GenesisV2(SlotModel):
             ValueError: the model needs the images, and there are none.
         """
         weights = self.pooling_weights(masks)
-        pooled = self.slot_features(PixelFeatures(features), weights)
-        colours = None if images is None else images_at(images, self.config.mask_size)
-        return self._posterior(pooled, colours, masks, weights)
+        of_pixels = PixelFeatures(features, images=images)
+        return self._posterior(of_pixels, self.slot_features(of_pixels, weights), masks, weights)
 
     @property
     def mask_parts(self) -> frozenset[str]:
@@ -609,7 +606,7 @@ class GenesisV2(SlotModel):
         masks = clusters.log_masks.exp()
         weights = self.pooling_weights(masks)
         pooled = self.slot_features(features, weights)
-        mean, std = self._posterior(pooled, features.colours, masks, weights)
+        mean, std = self._posterior(features, pooled, masks, weights)
         return SlotOutput(
             num_slots=clusters.num_slots,
             clusters=clusters,

@@ -420,11 +420,15 @@ def pixel_kind_supervision(
         flat = labels.flatten(1).long()
         members = _members(flat, num_labels) * (flat != UNKNOWN_LABEL)[..., None]  # (B, HW, L)
         areas = members.sum(dim=1)
-        means = (entropy[:, None] @ members)[:, 0] / areas.clamp_min(1)
+
+        def mean(of_pixels: Tensor) -> Tensor:
+            """Of each instance's pixels: (B, L)."""
+            return (of_pixels[:, None] @ members)[:, 0] / areas.clamp_min(1)
+
+        means = mean(entropy)
         weights = (areas / 9).clamp_max(1)
         if kind_weights is not None:
-            of_pixels = kind_weights[kinds.flatten(1).long()]
-            weights = weights * (of_pixels[:, None] @ members)[:, 0] / areas.clamp_min(1)
+            weights = weights * mean(kind_weights[kinds.flatten(1).long()])
     return (weights * means).sum(dim=1) / weights.sum(dim=1).clamp_min(1e-3)
 
 
