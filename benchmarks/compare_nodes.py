@@ -1,10 +1,11 @@
 """The perception nodes of two checkouts side by side, and what rclpy and Fast DDS take.
 
-    python -m benchmarks.compare_nodes path/to/other/checkout [--frames 200] [--size 640x480]
+    python -m benchmarks.compare_nodes [path/to/other/checkout] [--frames 200] [--size 640x480]
 
 All run at once and are sent the same images in turn, one image at a time, so that whatever else the
-machine does disturbs them alike. The other checkout needs its `make build`, and the same messages:
-of others nothing arrives. A node that only sends back an image's header (echo.py) is the floor.
+machine does disturbs them alike. Each finds cold what the others used last: for milliseconds, run
+this checkout alone. The other checkout needs its `make build`, and the same messages: of others
+nothing arrives. A node that only sends back an image's header (echo.py) is the floor.
 Processor time counts what a process needs for an image; what it needs while nothing happens is a
 column of its own. Compare it with one thread (OMP_NUM_THREADS=1): several count while they wait for
 each other.
@@ -16,37 +17,27 @@ import argparse
 import itertools
 import os
 import statistics
-import struct
 import subprocess
 import sys
-import threading
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
-from typing import Any
+
+from benchmarks.image_client import ImageClient, NoAnswerError, image_client  # isort: split
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from rclpy.serialization import serialize_message
+from std_msgs.msg import Header
 
 from benchmarks.measure import Row, summary, table
 from benchmarks.node import cpu_seconds
-
-import rclpy  # isort: skip - benchmarks.node has chosen a domain of our own
-import numpy as np
-import torch
-from diagnostic_msgs.msg import DiagnosticArray
-from numpy.typing import NDArray
-from rclpy.executors import SingleThreadedExecutor
-from rclpy.node import Node
-from rclpy.qos import QoSProfile
-from rclpy.serialization import serialize_message
-from sensor_msgs.msg import Image
-from std_msgs.msg import Header
-
 from genesis_core import Perception, PerceptionSettings
 from genesis_core.inference import Inference, Options, Pixels
 from genesis_core.ops.shrinking import shrink
 from genesis_ros.messages.images import to_message
-from genesis_ros.msg import ObjectMasks
-from genesis_ros.node.receiver import Receiver
 from genesis_ros.simulated_camera.sources import TABLETOP_CLIP, VideoSource
 
 COLUMNS = {
@@ -64,32 +55,37 @@ COLUMNS = {
 _WARM_UP = 10  # images
 _DIFFERENT = 16  # images
 _IDLE = 5.0  # s
-_TIMEOUT = 300.0  # s
-_SECONDS = struct.Struct("<i")  # of the header's stamp, behind the preface of four bytes
 _ROOT = Path(__file__).resolve().parents[1]
 
 
 def main(arguments: Sequence[str] | None = None) -> list[Row]:
     """Measure and print a table, whose rows are returned, too."""
-    given = _parse(arguments)
+    try:
+        return _compare(_parse(arguments))
+    except NoAnswerError as error:
+        sys.exit(f"compare_nodes.py: {error}")
+
+
+def _compare(given: argparse.Namespace) -> list[Row]:
     width, height = (int(side) for side in given.size.split("x"))
     source = VideoSource(TABLETOP_CLIP, size=(width, height))
     pictures = [frame.image for frame in itertools.islice(source.frames(), _DIFFERENT)]
     images = [serialize_message(to_message(picture, Header())) for picture in pictures]
-    checkouts = {"before": given.checkout.resolve(), "now": _ROOT}
-    rclpy.init(args=[])
+    checkouts = {"now": _ROOT}
+    if given.checkout:
+        checkouts = {"before": given.checkout.resolve(), **checkouts}
     with ExitStack() as stack:
         peers = [stack.enter_context(_echo())]
         for name, checkout in checkouts.items():
             peers.append(stack.enter_context(_perception(name, checkout, given)))
-        client = stack.enter_context(_client([peer.name for peer in peers]))
+        topics = {peer.name: (_image_topic(peer.name), _answer_topic(peer.name)) for peer in peers}
+        client = stack.enter_context(image_client(topics, lambda: [peer.check() for peer in peers]))
         for peer in peers:
-            client.wait_until_ready(peer)
+            client.wait_until_ready(peer.name)
         for image, peer in itertools.product(images[:_WARM_UP], peers):
             client.latency(peer.name, image)
         idle = _idle(peers)
         rows = _measure(client, peers, images, given.frames, idle)
-    rclpy.shutdown()
     model = _model_cpu(given, pictures)
     for row in rows[1:]:
         row["rest_ms"] = row["median_ms"] - row["inference_ms"]
@@ -106,6 +102,11 @@ class _Peer:
 
     def __init__(self, name: str, process: subprocess.Popen[bytes]) -> None:
         self.name, self.process = name, process
+
+    def check(self) -> None:
+        """Raise NoAnswerError if the process has ended."""
+        if self.process.poll() is not None:
+            raise NoAnswerError(f"{self.name} ended")
 
     @property
     def cpu(self) -> float:
@@ -153,83 +154,6 @@ def _answer_topic(name: str) -> str:
     return f"/{name}/object_masks"
 
 
-class _Client:
-    """Publishes images and waits for the answers."""
-
-    def __init__(self, node: Node, names: Sequence[str]) -> None:
-        self._node = node
-        self._publishers = {
-            name: node.create_publisher(Image, _image_topic(name), 5) for name in names
-        }
-        self._answered = threading.Condition()
-        self._last = (0, 0.0)  # number of the image, time of the answer
-        self._number = 0
-        self.inference: dict[str, list[float]] = {name: [] for name in names}  # ms
-        self._receiver = Receiver(node, self._fail)
-        for name in names:
-            qos = QoSProfile(depth=5)
-            topic = _answer_topic(name)
-            self._receiver.subscribe(ObjectMasks, topic, self._take, qos, raw=True)
-        self._receiver.start()
-        node.create_subscription(DiagnosticArray, "/diagnostics", self._note, 10)
-
-    def close(self) -> None:
-        self._receiver.close(1.0)
-
-    def wait_until_ready(self, peer: _Peer) -> None:
-        """Until images and answers have a way."""
-        deadline = time.monotonic() + _TIMEOUT
-        images, answers = self._publishers[peer.name], _answer_topic(peer.name)
-        while not (images.get_subscription_count() and self._node.count_publishers(answers)):
-            if peer.process.poll() is not None or time.monotonic() > deadline:
-                sys.exit(f"compare_nodes.py: {peer.name} does not listen")
-            time.sleep(0.1)
-
-    def latency(self, name: str, image: bytes) -> float:
-        """Seconds from publishing an image to having the answer."""
-        self._number += 1
-        stamped = image[:4] + _SECONDS.pack(self._number) + image[8:]
-        started = time.perf_counter()
-        self._publishers[name].publish(stamped)
-        with self._answered:
-            if not self._answered.wait_for(lambda: self._last[0] == self._number, _TIMEOUT):
-                sys.exit(f"compare_nodes.py: {name} does not answer")
-            return self._last[1] - started
-
-    def _take(self, content: bytes, info: Any) -> None:
-        now = time.perf_counter()
-        with self._answered:
-            self._last = _SECONDS.unpack_from(content, 4)[0], now
-            self._answered.notify()
-
-    def _note(self, message: DiagnosticArray) -> None:
-        for status in message.status:
-            name = status.name.split("/")[1]
-            for value in status.values:
-                if value.key == "inference mean [ms]":
-                    self.inference[name].append(float(value.value))
-
-    def _fail(self, error: Exception) -> None:
-        print(f"compare_nodes: {type(error).__name__}: {error}", file=sys.stderr, flush=True)
-
-
-@contextmanager
-def _client(names: Sequence[str]) -> Iterator[_Client]:
-    node = Node("bench")
-    executor = SingleThreadedExecutor()
-    executor.add_node(node)
-    thread = threading.Thread(target=executor.spin, daemon=True)  # diagnostics and the graph
-    thread.start()
-    client = _Client(node, names)
-    try:
-        yield client
-    finally:
-        client.close()
-        executor.shutdown()
-        thread.join(5)
-        node.destroy_node()
-
-
 def _idle(peers: Sequence[_Peer]) -> dict[str, float]:
     """Share of a core that each needs while nothing happens."""
     before = [peer.cpu for peer in peers]
@@ -238,14 +162,13 @@ def _idle(peers: Sequence[_Peer]) -> dict[str, float]:
 
 
 def _measure(
-    client: _Client,
+    client: ImageClient,
     peers: Sequence[_Peer],
     images: Sequence[bytes],
     frames: int,
     idle: dict[str, float],
 ) -> list[Row]:
-    for name in client.inference:
-        client.inference[name].clear()
+    client.forget()
     latencies: dict[str, list[float]] = {peer.name: [] for peer in peers}
     before, started = [peer.cpu for peer in peers], time.monotonic()
     for image in itertools.islice(itertools.cycle(images), frames):
@@ -255,7 +178,7 @@ def _measure(
     cpu = [peer.cpu - cpu for peer, cpu in zip(peers, before, strict=True)]
     rows: list[Row] = []
     for peer, used in zip(peers, cpu, strict=True):
-        times, passes = summary(latencies[peer.name]), client.inference[peer.name]
+        times = summary(latencies[peer.name])
         row: Row = {
             "node": peer.name,
             "median_ms": 1e3 * times.median,
@@ -263,8 +186,8 @@ def _measure(
             "cpu_ms": 1e3 * (used - idle[peer.name] * elapsed) / frames,
             "idle_core": idle[peer.name],
         }
-        if passes:
-            row["inference_ms"] = statistics.median(passes)
+        if peer.name != "echo":
+            row["inference_ms"] = client.inference(peer.name)
         rows.append(row)
     return rows
 
@@ -294,7 +217,7 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
         description=str(__doc__),
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("checkout", type=Path, help="another checkout, built")
+    parser.add_argument("checkout", type=Path, nargs="?", help="another checkout, built")
     parser.add_argument("--frames", type=int, default=200, help="images sent to each")
     parser.add_argument("--size", default="640x480", help="of the images")
     parser.add_argument("--precision", default="auto")

@@ -9,16 +9,19 @@ somebody asked about, share one pass of the model.
 
 from __future__ import annotations
 
-from genesis_ros.processes.ending import end_on_signals, end_with, leave  # isort: split
+from genesis_ros.processes.ending import end_on_signals, end_with, leave
+from genesis_ros.processes.openmp import wait_briefly  # isort: split
 
 if __name__ == "__main__":
     end_on_signals()  # quietly during the imports below, too
+    wait_briefly()
 
 import re
 import sys
 import time
 import traceback
 from collections.abc import Hashable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from typing import Any, TypeAlias
 
@@ -203,9 +206,12 @@ class PerceptionNode(LifecycleNode):
         started = time.monotonic()
         checkpoint = find_checkpoint(settings.checkpoint)
         self.get_logger().info(f"loading {checkpoint}")
-        perception = Perception(settings.perception())
+        # In a thread that ends, with the helpers that OpenMP gives each thread that computes. Where
+        # all of them together are more than the cores, none waits for its next operation awake, and
+        # the worker's passes take half as long again or twice as long.
+        with ThreadPoolExecutor(1, "warm-up") as passing:
+            perception = passing.submit(_ready, settings).result()
         segmenter = perception.segmenter
-        perception.warm_up(len(settings.image_topics))
         self._perception = perception
         names = self._names(settings)
         self._outputs = Publishers(self, names, PROMPT_OUTPUTS)
@@ -533,6 +539,12 @@ class PerceptionNode(LifecycleNode):
             "tells kinds": segmenter.has_kinds,
             "image size": segmenter.model.config.image_size,
         }
+
+
+def _ready(settings: NodeSettings) -> Perception:
+    perception = Perception(settings.perception())
+    perception.warm_up(len(settings.image_topics))
+    return perception
 
 
 def _trace(error: Exception) -> str:

@@ -28,21 +28,25 @@ _Callback: TypeAlias = Callable[[Any, Any], None]
 _Taken: TypeAlias = tuple[Subscription[Any], Any, Any]  # message and message info
 
 
-class _EventsOnly(CallbackGroup):
-    """What the executor may do of a subscription: look after its events, not take its messages."""
+class _NotTheExecutors(CallbackGroup):
+    """Subscriptions, and their events, that the executor is to leave alone.
+
+    Events, too: who waits for a subscription's events wakes when a message comes, again and again
+    until somebody takes it. So the executor kept Python's lock from the thread that was about to.
+    """
 
     def can_execute(self, entity: Any) -> bool:
-        return not isinstance(entity, Subscription)
+        return False
 
     def beginning_execution(self, entity: Any) -> bool:
-        return self.can_execute(entity)
+        return False
 
     def ending_execution(self, entity: Any) -> None:
         pass
 
 
 class Receiver:
-    """A thread that takes the messages of some subscriptions. Their events stay the executor's.
+    """A thread that takes the messages of some subscriptions, and looks after their events.
 
     It begins with ``start``.
 
@@ -54,7 +58,7 @@ class Receiver:
     def __init__(self, node: Node, on_error: Callable[[Exception], None]) -> None:
         self._node = node
         self._on_error = on_error
-        self._events = _EventsOnly()
+        self._group = _NotTheExecutors()
         self._callbacks: dict[Subscription[Any], _Callback] = {}  # replaced, never changed
         self._in_use: Sequence[Subscription[Any]] = ()  # those the thread waits for
         self._let_go = threading.Condition()
@@ -84,14 +88,14 @@ class Receiver:
         Args:
             callback: called in the receiver's thread with a message and its message info.
             raw: give the message as bytes.
-            event_callbacks: called in the executor.
+            event_callbacks: called in the receiver's thread.
         """
         subscription: Subscription[Any] = self._node.create_subscription(
             kind,
             topic,
             callback,
             qos,
-            callback_group=self._events,
+            callback_group=self._group,
             event_callbacks=event_callbacks,
             raw=raw,
         )
@@ -178,14 +182,26 @@ class Receiver:
         with ExitStack() as handles:  # nobody destroys them meanwhile
             handles.enter_context(context)
             handles.enter_context(self._changed.handle)
+            events = [event for item in subscriptions for event in item.event_handlers]
             for item in subscriptions:
                 handles.enter_context(item.handle)
-            wait_set = rclpy_implementation.WaitSet(len(subscriptions), 1, 0, 0, 0, 0, context)
+            for event in events:
+                handles.enter_context(event)
+            wait_set = rclpy_implementation.WaitSet(
+                len(subscriptions), 1, 0, 0, 0, len(events), context
+            )
             wait_set.clear_entities()
             wait_set.add_guard_condition(self._changed.handle)
             for item in subscriptions:
                 wait_set.add_subscription(item.handle)
+            for event in events:
+                event.add_to_wait_set(wait_set)
             wait_set.wait(-1)
+            for event in events:
+                if event.is_ready(wait_set):
+                    with self._reporting():
+                        if (happened := event.take_data()) is not None:
+                            event.callback(happened)
             ready = wait_set.get_ready_entities("subscription")
             taken: list[_Taken] = []
             for item in subscriptions:

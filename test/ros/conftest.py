@@ -50,6 +50,7 @@ class NodeProcess:
     """`python -m module`, or a script, with ROS arguments; ended when the `with` block is left.
 
     parameters: the node's parameters, given in a file as a user would.
+    environment: variables besides those of this process.
     """
 
     def __init__(
@@ -58,6 +59,7 @@ class NodeProcess:
         directory: Path,
         parameters: Mapping[str, object] | None = None,
         arguments: tuple[str, ...] = (),
+        environment: Mapping[str, str] | None = None,
     ) -> None:
         directory.mkdir(parents=True, exist_ok=True)
         self._log = directory / "log.txt"
@@ -77,6 +79,7 @@ class NodeProcess:
                     "PYTHONFAULTHANDLER": "1",  # a crash in C++ says where, too
                     "OMP_NUM_THREADS": "1",
                     "PYTHONPATH": f"{ROOT}{os.pathsep}{os.environ.get('PYTHONPATH', '')}",
+                    **(environment or {}),
                 },
                 stdout=log,
                 stderr=subprocess.STDOUT,

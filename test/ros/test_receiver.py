@@ -7,7 +7,9 @@ from collections.abc import Iterator
 from typing import Any
 
 import pytest
-from rclpy.qos import QoSProfile
+from rclpy.event_handler import SubscriptionEventCallbacks
+from rclpy.executors import SingleThreadedExecutor
+from rclpy.qos import QoSProfile, ReliabilityPolicy, qos_policy_name_from_kind
 from std_msgs.msg import ColorRGBA, Header
 
 from genesis_ros.node.receiver import Receiver
@@ -120,6 +122,42 @@ def test_what_cannot_be_taken_costs_no_other_topics_message(
     client.until(lambda: taken, "the other topic's message", 10)
     assert receiver.close(10)
     assert errors
+
+
+def test_the_executor_sleeps_while_a_message_waits(
+    client: Any, errors: list[Exception], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Else it keeps Python's lock from the thread that is to take the message."""
+    receiver = Receiver(client.node, errors.append)  # not started: nobody takes the message
+    receiver.subscribe(Header, TOPIC, lambda m, info: None, QOS)
+    client.publisher(Header, TOPIC).publish(Header())
+    client.spin(0.3)  # discovery, and the message's arrival
+    executor = SingleThreadedExecutor()
+    executor.add_node(client.node)
+    waits = []
+    nodes = executor.get_nodes()
+    monkeypatch.setattr(executor, "get_nodes", lambda: waits.append(None) or nodes)
+    executor.spin_once(timeout_sec=0.5)
+    executor.shutdown()
+    assert receiver.close(10)
+    assert 1 <= len(waits) < 10  # it looks at its nodes before each wait: thousands of times
+
+
+def test_events_come_in_the_thread_of_the_messages(client: Any, receiver: Receiver) -> None:
+    events: list[tuple[str, str]] = []
+
+    def note(event: Any) -> None:
+        policy = qos_policy_name_from_kind(event.last_policy_kind)
+        events.append((policy, threading.current_thread().name))
+
+    receiver.subscribe(
+        *(Header, TOPIC, lambda m, info: None, QOS),
+        event_callbacks=SubscriptionEventCallbacks(incompatible_qos=note),
+    )
+    best_effort = QoSProfile(depth=5, reliability=ReliabilityPolicy.BEST_EFFORT)
+    client.publisher(Header, TOPIC, best_effort, heard=False)
+    client.until(lambda: events, "an event")
+    assert events == [("RELIABILITY", "receiver")]
 
 
 def take_both_at_once(client: Any, receiver: Receiver) -> None:
