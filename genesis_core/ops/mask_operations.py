@@ -19,6 +19,8 @@ from genesis_core.ops.native_library import native_library, sizes
 
 _RESULTS = 13  # numbers per slot that settle() writes in C++
 _ROUNDS = 3  # of joining pieces, as in C++
+NOBODY = 255
+"""The number of no slot, at pixels that the model did not see."""
 _MANY = 2**18  # pixels, from which some are enough for a mean
 
 
@@ -73,6 +75,20 @@ def enlarge(masks: NDArray[np.float32], height: int, width: int) -> Enlarged:
         height, width: the new size in pixels.
     """
     return _native_enlarge(masks, height, width) or _array_enlarge(masks, height, width)
+
+
+def drop_small(
+    masks: NDArray[np.uint8], winners: NDArray[np.uint8], min_pixels: float
+) -> list[int]:
+    """The slots that win at least min_pixels, and any; in winners the others' change hands.
+
+    Args:
+        masks: (K, H, W); slower if they are not contiguous.
+        winners: (H, W), a slot or NOBODY; changed in place. A lost slot's pixel goes to the kept
+            slot whose mask is the largest there, the first of several, or to nobody if none is.
+    """
+    kept = _native_drop_small(masks, winners, min_pixels)
+    return _array_drop_small(masks, winners, min_pixels) if kept is None else kept
 
 
 def settle(
@@ -153,6 +169,26 @@ def _native_enlarge(masks: NDArray[np.float32], height: int, width: int) -> Enla
         torch.get_num_threads(),
     )
     return Enlarged(full, winners, sums / (255 * np.maximum(areas, 1)))
+
+
+def _native_drop_small(
+    masks: NDArray[np.uint8], winners: NDArray[np.uint8], min_pixels: float
+) -> list[int] | None:
+    """``drop_small`` in C++; None without a compiler, or if arrays are not contiguous."""
+    library = _library()
+    contiguous = masks.flags.c_contiguous and winners.flags.c_contiguous
+    if library is None or not contiguous:
+        return None
+    kept = np.empty(len(masks), np.int64)
+    library.drop_small.restype = ctypes.c_int64
+    count = library.drop_small(
+        *_pointers(masks, winners),
+        *sizes(*masks.shape),
+        ctypes.c_double(min_pixels),
+        *_pointers(kept),
+        torch.get_num_threads(),
+    )
+    return [int(slot) for slot in kept[:count]]
 
 
 def _native_settle(
@@ -279,6 +315,24 @@ def _array_join_pieces(
         reached = np.isin(pieces, np.unique(pieces[own]))
         left = strong & ~reached
         give(slot, inner[left], left)
+
+
+def _array_drop_small(
+    masks: NDArray[np.uint8], winners: NDArray[np.uint8], min_pixels: float
+) -> list[int]:
+    """``drop_small`` in array operations."""
+    # (OpenCV's histogram takes longer than this.)
+    counts = [cv2.countNonZero(equal(winners, slot)) for slot in range(len(masks))]
+    kept = [slot for slot, count in enumerate(counts) if count >= max(1.0, min_pixels)]
+    if any(count for slot, count in enumerate(counts) if slot not in kept):
+        lost = ~np.isin(np.arange(256), [*kept, NOBODY])
+        orphans = np.flatnonzero(cv2.LUT(winners, lost.view(np.uint8)))
+        if kept:
+            candidates = masks.reshape(len(masks), -1)[kept][:, orphans]
+            winners.flat[orphans] = np.asarray(kept, np.uint8)[candidates.argmax(axis=0)]
+        else:
+            winners[:] = NOBODY
+    return kept
 
 
 def _array_settle(

@@ -14,12 +14,11 @@ import numpy as np
 import numpy.typing as npt
 
 from genesis_core.kinds import SURROUNDINGS
+from genesis_core.ops.mask_operations import NOBODY, drop_small, settle
 from genesis_core.ops.mask_operations import equal as _equal
-from genesis_core.ops.mask_operations import settle
 
 MAX_OBJECTS = 254
 """Labels are 1 to 254: label 0 means no object, and 255 marks unseen pixels on the way."""
-_UNSEEN = 255
 _CLUTTER_OWN = 0.25  # of a clutter slot's mask, less than this share lies where it wins
 
 
@@ -117,12 +116,12 @@ def find_objects(
             f"{num_slots} slots; a mono8 label image holds at most {MAX_OBJECTS} objects"
         )
     masks = scene.masks if scene.masks.dtype == np.uint8 else _quantise(scene.masks)
-    winners = scene.labels.astype(np.uint8)  # -1 becomes 255, _UNSEEN
-    kept = _drop_small(masks, winners, min_area * height * width)
+    winners = scene.labels.astype(np.uint8)  # -1 becomes 255, NOBODY
+    kept = drop_small(masks, winners, min_area * height * width)
     threshold = int(np.ceil(mask_floor * 255.0)) - 1
     settled = settle(masks, winners, kept, threshold)
 
-    seen = Box(*cv2.boundingRect(1 - _equal(winners, _UNSEEN)))
+    seen = Box(*cv2.boundingRect(1 - _equal(winners, NOBODY)))
     border = _border(winners[seen.slices])
     objects: list[SceneObject] = []
     for index, slot in enumerate(kept):
@@ -169,24 +168,6 @@ def _quantise(masks: npt.NDArray[np.float32]) -> npt.NDArray[np.uint8]:
         raise ValueError("the model's masks are not finite (NaN or infinity)")
     # convertScaleAbs rounds to nearest; half a step less rounds down, but for 255 itself.
     return cv2.convertScaleAbs(rows, alpha=255.0, beta=-0.4999).reshape(masks.shape)
-
-
-def _drop_small(
-    masks: npt.NDArray[np.uint8], winners: npt.NDArray[np.uint8], min_pixels: float
-) -> list[int]:
-    """Slots that win at least min_pixels (and any) pixels; the others' pixels change hands."""
-    # (OpenCV's histogram takes longer than this.)
-    counts = [cv2.countNonZero(_equal(winners, slot)) for slot in range(len(masks))]
-    kept = [slot for slot, count in enumerate(counts) if count >= max(1.0, min_pixels)]
-    if any(count for slot, count in enumerate(counts) if slot not in kept):
-        lost = ~np.isin(np.arange(256), [*kept, _UNSEEN])
-        orphans = np.flatnonzero(cv2.LUT(winners, lost.view(np.uint8)))
-        if kept:
-            candidates = masks.reshape(len(masks), -1)[kept][:, orphans]
-            winners.flat[orphans] = np.asarray(kept, np.uint8)[candidates.argmax(axis=0)]
-        else:
-            winners[:] = _UNSEEN
-    return kept
 
 
 def _border(winners: npt.NDArray[np.uint8]) -> npt.NDArray[np.uint8]:

@@ -14,11 +14,14 @@ import numpy as np
 import pytest
 
 from genesis_core.ops.mask_operations import (
+    NOBODY,
     Enlarged,
     Settled,
+    _array_drop_small,
     _array_enlarge,
     _array_join_pieces,
     _array_settle,
+    _native_drop_small,
     _native_enlarge,
     _native_join_pieces,
     _native_settle,
@@ -145,6 +148,33 @@ def test_settled_masks_sum_to_255(
 def box_of(mask: np.ndarray) -> list[int]:
     rows, columns = np.nonzero(mask)
     return [columns.min(), rows.min(), np.ptp(columns) + 1, np.ptp(rows) + 1]
+
+
+@needs_compiler
+@pytest.mark.usefixtures("threads")
+@pytest.mark.parametrize("min_pixels", [0.0, 100.0, 400.5, 1e6])
+@pytest.mark.parametrize("way", [_native_drop_small, _array_drop_small])
+def test_small_slots_lose_their_pixels_to_the_next_best(
+    way: Callable[..., list[int]], min_pixels: float
+) -> None:
+    """Slot 4 wins nothing, and the left edge is nobody's."""
+    masks = np.floor(255 * soft_masks(5, 30, 50)).astype(np.uint8)
+    masks[4] = 0
+    masks[2] //= 2  # a small one
+    winners = masks.argmax(axis=0).astype(np.uint8)
+    winners[:, 0] = NOBODY
+    given = winners.copy()
+    kept = way(masks, winners, min_pixels)
+    counts = [(given == slot).sum() for slot in range(5)]
+    assert kept == [slot for slot in range(5) if counts[slot] >= max(1, min_pixels)]
+    for y, x in np.ndindex(given.shape):
+        if given[y, x] in (*kept, NOBODY):
+            assert winners[y, x] == given[y, x]
+        elif not kept:
+            assert winners[y, x] == NOBODY
+        else:
+            assert winners[y, x] == kept[masks[kept, y, x].argmax()]
+    assert len(kept) == {0.0: 4, 100.0: 4, 400.5: 2, 1e6: 0}[min_pixels], counts
 
 
 @needs_compiler

@@ -235,6 +235,55 @@ void enlarge(const float* masks, int64_t slots, int64_t rows, int64_t columns, i
   }
 }
 
+// Keeps slots that win at least so many pixels, and any. In winners, in place, pixels of the others go
+// to the kept slot whose mask is the largest there, the first of several; without any, nobody wins.
+// 255 in winners means that nobody wins. kept: room for all slots. Returns how many are kept.
+int64_t drop_small(const uint8_t* masks, uint8_t* winners, int64_t slots, int64_t height,
+                   int64_t width, double pixels, int64_t* kept, int threads) {
+  constexpr int kNumbers = 256, kRows = 4;  // neighbours mostly win alike: not one counter for all
+  const int64_t size = height * width;
+  std::vector<int64_t> counts(kNumbers, 0);
+#pragma omp parallel num_threads(threads)
+  {
+    std::vector<int32_t> own(kNumbers * kRows, 0);
+#pragma omp for schedule(static)
+    for (int64_t y = 0; y < height; ++y) {
+      const uint8_t* winner = winners + y * width;
+      for (int64_t x = 0; x < width; ++x) ++own[(x % kRows) * kNumbers + winner[x]];
+    }
+#pragma omp critical
+    for (int i = 0; i < kNumbers * kRows; ++i) counts[i % kNumbers] += own[i];
+  }
+  std::vector<uint8_t> lost(kNumbers, 0);
+  bool any = false;
+  int64_t count = 0;
+  for (int64_t k = 0; k < slots; ++k) {
+    if (counts[k] && counts[k] >= pixels) {
+      kept[count++] = k;
+    } else if (counts[k]) {
+      lost[k] = any = true;
+    }
+  }
+  if (!any) return count;
+#pragma omp parallel for num_threads(threads) schedule(static)
+  for (int64_t y = 0; y < height; ++y) {
+    uint8_t* winner = winners + y * width;
+    for (int64_t x = 0; x < width; ++x) {
+      if (!lost[winner[x]]) continue;
+      int best = -1;
+      winner[x] = 255;
+      for (int64_t i = 0; i < count; ++i) {
+        const int value = masks[kept[i] * size + y * width + x];
+        if (value > best) {
+          best = value;
+          winner[x] = static_cast<uint8_t>(kept[i]);
+        }
+      }
+    }
+  }
+  return count;
+}
+
 // Of the kept slots, in place: values up to the threshold become 0, and each pixel's winner (one of
 // them, or none) gets what is missing of 255. labels: height x width, 1 for the first kept slot.
 // results: 13 numbers per kept slot: x, y, width and height of the box around the mask, the same
