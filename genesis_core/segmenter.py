@@ -68,6 +68,10 @@ class Segmenter:
     slot_attention the last attention step's weights        masks decoded from the slots
     ============== ======================================== =======================================
 
+    On a CPU it is fastest where the thread that makes it also warms it up and calls it: PyTorch
+    gives each thread that computes helpers of its own, and where all together are more than the
+    cores they all get slower.
+
     Args:
         checkpoint: path of a checkpoint (see ``load_model``), or the name of one that ships with
             the package (see ``find_checkpoint``).

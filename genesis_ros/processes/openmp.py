@@ -8,10 +8,11 @@ from __future__ import annotations
 import os
 
 # Turns of the loop in which GNU's OpenMP waits for the next operation before it lets a thread
-# sleep: a millisecond or two. Its own 300,000 take up to twenty, and until then the thread keeps a
-# core busy that the middleware could use. With far fewer, threads sleep and are woken within a
-# pass, which takes longer.
-_TURNS = 30_000
+# sleep: a tenth of a millisecond. With fewer, threads are put to sleep and woken after every
+# operation. With its own 300,000, twenty milliseconds, they keep cores busy that others could use;
+# and where all cores are busy, two of them may get the same core, and each operation waits as long
+# as that (docs/performance.md has figures).
+_TURNS = 2_000
 
 
 def wait_briefly() -> None:

@@ -51,7 +51,7 @@ def test_only_the_worker_has_helpers(
 
 @pytest.mark.parametrize(
     "given, turns",
-    [({}, "30000"), ({"GOMP_SPINCOUNT": "77"}, "77"), ({"OMP_WAIT_POLICY": "PASSIVE"}, "0")],
+    [({}, "2000"), ({"GOMP_SPINCOUNT": "77"}, "77"), ({"OMP_WAIT_POLICY": "PASSIVE"}, "0")],
 )
 def test_threads_wait_briefly(
     node_process: Any, tmp_path: Path, given: dict[str, str], turns: str
