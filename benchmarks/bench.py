@@ -1,13 +1,13 @@
 """Speed of the model, of training and of the node, beside plain code and what the machine can do.
 
-    python -m benchmarks.bench [--parts model training data node] [--precision bf16]
+    python -m benchmarks.bench [--parts model training camera data node] [--precision bf16]
         [--compile] [--reference path/to/genesis] [--output bench.json]
 
 Every number stands beside that of a plain model of our own (float32, eager, NCHW; plain.py), run in
 turn with it, and beside a floor: its arithmetic at the speed of a matrix product, as measured in
 this run. Ratios within a run can be compared; milliseconds of different runs can not. Needs
-PyTorch and NumPy, for data loading OpenCV, for the node ROS; what cannot be measured is left out,
-with the reason.
+PyTorch and NumPy, for camera images and data loading OpenCV, for the node ROS; what cannot be
+measured is left out, with the reason.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ from genesis_core.device import (
 )
 from genesis_core.memory import keep_freed_memory
 
-PARTS = ("model", "training", "data", "node")
+PARTS = ("model", "training", "camera", "data", "node")
 PAPER_64 = GenesisV2Config(image_size=64, num_slots=7)
 PAPER_128 = GenesisV2Config(image_size=128, num_slots=10)
 TABLETOP = GenesisV2Config(
@@ -51,11 +51,15 @@ TABLETOP = GenesisV2Config(
     encoder="efficientnet_lite0",
     points=True,
     kinds=True,
-    kind_distance=0.3,
+    kind_distance=0.11,
+    pooling_exponent=2.0,
+    small_slots="skip",
+    mask_thumbnail=8,
+    colour_thumbnail=12,
     decoder_size=64,
     decoder_dim=64,
 )
-"""What ships as tabletop: config/training/general.yaml, kind_distance set afterwards."""
+"""What ships as tabletop."""
 TINY = GenesisV2Config(image_size=32, num_slots=3, feature_dim=8)
 
 FULL: dict[str, Any] = {
@@ -146,6 +150,10 @@ def _measure(
         elif part == "training":
             title, columns = "A training step", training_step.COLUMNS
             rows = training_step.measure(settings, reference)
+        elif part == "camera":
+            camera: Any = importlib.import_module("benchmarks.camera_image")
+            title, columns = "A camera image to masks of its size, without ROS", camera.COLUMNS
+            rows = camera.measure(settings)
         elif part == "data":
             data: Any = importlib.import_module("benchmarks.data_loading")
             title, columns = "Loading data", data.COLUMNS

@@ -44,6 +44,7 @@ COLUMNS = {
     "node": "node",
     "median_ms": "median ms",
     "p95_ms": "p95",
+    "mean_ms": "mean",
     "inference_ms": "inference",
     "rest_ms": "besides inference",
     "own_ms": "besides echo, too",
@@ -88,8 +89,8 @@ def _compare(given: argparse.Namespace) -> list[Row]:
         rows = _measure(client, peers, images, given.frames, idle)
     model = _model_cpu(given, pictures)
     for row in rows[1:]:
-        row["rest_ms"] = row["median_ms"] - row["inference_ms"]
-        row["own_ms"] = row["rest_ms"] - rows[0]["median_ms"]
+        row["rest_ms"] = row["mean_ms"] - row["inference_ms"]
+        row["own_ms"] = row["rest_ms"] - rows[0]["mean_ms"]
         row["own_cpu_ms"] = row["cpu_ms"] - model
         row["core_at_30hz"] = 0.03 * row["own_cpu_ms"] + row["idle_core"]
     title = f"{width}x{height}, {given.frames} images each, {torch.get_num_threads()} threads"
@@ -183,6 +184,7 @@ def _measure(
             "node": peer.name,
             "median_ms": 1e3 * times.median,
             "p95_ms": 1e3 * times.p95,
+            "mean_ms": 1e3 * statistics.mean(latencies[peer.name]),
             "cpu_ms": 1e3 * (used - idle[peer.name] * elapsed) / frames,
             "idle_core": idle[peer.name],
         }

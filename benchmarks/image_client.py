@@ -93,9 +93,9 @@ class ImageClient:
             said.clear()
 
     def inference(self, name: str) -> float:
-        """What inference takes [ms], as the node says in its diagnostics (median)."""
+        """What inference takes [ms], on average, as the node says in its diagnostics."""
         self._wait(lambda: self._inference[name], f"{name} does not say what inference takes")
-        return statistics.median(self._inference[name])
+        return statistics.mean(self._inference[name])
 
     def _wait(self, condition: Callable[[], Any], complaint: str) -> None:
         deadline = time.monotonic() + _TIMEOUT
@@ -113,7 +113,7 @@ class ImageClient:
 
     def _note(self, message: DiagnosticArray) -> None:
         for status in message.status:
-            name = status.name.split("/")[1]
+            name = status.name.strip("/").partition("/")[0]
             for value in status.values:
                 if value.key == "inference mean [ms]" and name in self._inference:
                     self._inference[name].append(float(value.value))

@@ -12,7 +12,7 @@ from __future__ import annotations
 from genesis_ros.processes.ending import end_on_signals, end_with, leave
 from genesis_ros.processes.openmp import wait_briefly  # isort: split
 
-if __name__ == "__main__":
+if __name__ == "__main__":  # as programs.py does it for the installed program
     end_on_signals()  # quietly during the imports below, too
     wait_briefly()
 
@@ -206,11 +206,11 @@ class PerceptionNode(LifecycleNode):
         started = time.monotonic()
         checkpoint = find_checkpoint(settings.checkpoint)
         self.get_logger().info(f"loading {checkpoint}")
-        # In a thread that ends, with the helpers that OpenMP gives each thread that computes. Where
-        # all of them together are more than the cores, none waits for its next operation awake, and
-        # the worker's passes take half as long again or twice as long.
-        with ThreadPoolExecutor(1, "warm-up") as passing:
-            perception = passing.submit(_ready, settings).result()
+        # OpenMP gives each thread that computes helpers of its own. While all of them are more than
+        # the cores, none waits for its next operation awake, and passes take half as long again or
+        # twice as long. So this thread ends, and its helpers with it.
+        with ThreadPoolExecutor(1, "warm-up") as pool:
+            perception = pool.submit(_load, settings).result()
         segmenter = perception.segmenter
         self._perception = perception
         names = self._names(settings)
@@ -541,7 +541,7 @@ class PerceptionNode(LifecycleNode):
         }
 
 
-def _ready(settings: NodeSettings) -> Perception:
+def _load(settings: NodeSettings) -> Perception:
     perception = Perception(settings.perception())
     perception.warm_up(len(settings.image_topics))
     return perception

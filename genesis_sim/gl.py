@@ -6,8 +6,10 @@ import importlib
 import os
 import sys
 from contextlib import suppress
+from pathlib import Path
 from typing import Any
 
+_MESA = Path("/usr/share/glvnd/egl_vendor.d/50_mesa.json")
 _INSTALL_GL = (
     "Install a software OpenGL (Debian/Ubuntu: apt install libegl1 libgl1-mesa-dri), or set "
     "MUJOCO_GL=osmesa with libosmesa6 installed."
@@ -42,6 +44,17 @@ def import_mujoco() -> Any:
         # PyOpenGL reports a missing libEGL as an AttributeError on None, hence the wide net.
         raise RenderingError(_describe_failure(error)) from error
     return mujoco
+
+
+def software_rendering() -> dict[str, str]:
+    """Variables with which a process renders with Mesa, where that is installed and nothing is set.
+
+    Many processes that share a GPU wait for each other; on the processor's cores they do not.
+    """
+    chosen = os.environ.keys() & {"MUJOCO_GL", "__EGL_VENDOR_LIBRARY_FILENAMES"}
+    if chosen or not _MESA.exists():
+        return {}
+    return {"__EGL_VENDOR_LIBRARY_FILENAMES": str(_MESA)}
 
 
 def create_context(width: int, height: int) -> Any:

@@ -2,17 +2,18 @@
 
     python -m training.rented --config general --minutes 9 --output rented
 
-Needs no network. All processor cores render scenes while the GPU already trains: first on the few
-scenes that are there after half a minute, then, from that model on, on all of them. How many
-scenes to render and how many steps to take follows from the speed that is measured on the way.
-Run again with the same folder, it goes on where it was.
+Needs no network. What is missing is said at once, before anything is rendered. All processor cores
+render scenes while the GPU already trains: first on the few scenes that are there after half a
+minute, then, from that model on, on all of them. How many scenes to render and how many steps to
+take follows from the speed that is measured on the way. Run again with the same folder, it goes on
+where it was.
 
     OUTPUT/results/model.safetensors    the model, calibrated, in half precision
     OUTPUT/results/scores_MODE.json     evaluate.py on held-out scenes of each mode
     OUTPUT/results/metrics_RUN.jsonl    what both trainings, warm and final, logged
     OUTPUT/results/curves.png           how they learned
     OUTPUT/results/report.html          a page with the last scores, curves and validation images
-    OUTPUT/results/report.txt           machine, speeds, scenes, steps
+    OUTPUT/results/report.txt           machine, speeds, scenes, steps, main scores
 """
 
 from __future__ import annotations
@@ -30,18 +31,24 @@ from typing import Any
 import torch
 from jsonargparse import ArgumentParser
 
-from genesis_core import load_model, save_model
+from genesis_core import ConfigError, load_model, save_model
 from genesis_core.files import write_atomically
 from genesis_core.models.genesis_v2 import GenesisV2
+from genesis_sim.assets import AssetError, load_pack
+from genesis_sim.gl import software_rendering
 from genesis_sim.modes import HOUSEHOLD_SHARES
-from training import calibrate
+from training import calibrate, pretrained
 from training.command_line import call
 from training.report import PAGE
 from training.run_folder import METRICS, MODEL, read_metrics
+from training.train_config import parse
 
 MODES = ("household", "sketchy", "varied")  # of the held-out scenes
 _START, _END = 45.0, 105.0  # seconds that starting a training, and evaluating, take
 _RENDER_START = 20.0  # seconds that a preparation takes besides rendering
+_LARGEST = 16  # MB of a checkpoint that is committed
+# What the curves show: the first of these that the recipe has.
+_CURVES = ("mask_supervision", "overlap_supervision", "region_mixture", "elbo")
 _WARM_SHARE = 0.45  # of the time, in which scenes are rendered and a first model trained
 
 
@@ -78,10 +85,13 @@ def run(
         settings: further settings for training, such as "--batch_size 32".
     """
     deadline = time.monotonic() + 60 * minutes
+    recipe = ["--config", config, *settings.split()]
+    recipe += [] if encoder_weights is None else ["--encoder_weights", encoder_weights]
+    _check(recipe, assets)
     results = output / "results"
     results.mkdir(parents=True, exist_ok=True)
     report = _Report(results / "report.txt")
-    gpu = torch.cuda.get_device_name() if torch.cuda.is_available() else "no GPU: this will be slow"
+    gpu = torch.cuda.get_device_name() if torch.cuda.is_available() else "no GPU"
     report.line(f"{gpu}; {os.cpu_count()} cores; PyTorch {torch.__version__}")
     count = max(1, (os.cpu_count() or 1) - 2) if workers is None else workers
     render = [*_command("prepare"), "tabletop", "--image_size", str(image_size)]
@@ -97,15 +107,15 @@ def run(
     rate = _remembered(output / "rate.json", max(1, int(rate)))  # nothing is rendered twice
     report.line(f"rendered {rate} scenes/s at {image_size} px with {count} processes")
 
-    train = [*_command("train"), "--config", config, *settings.split()]
-    train += [] if encoder_weights is None else ["--encoder_weights", encoder_weights]
+    train = [*_command("train"), *recipe]
     warm, final = output / "warm", output / "final"
     if not (final / MODEL).exists():
         warm_seconds = _WARM_SHARE * (deadline - time.monotonic())
         scenes = max(first_scenes, int(0.75 * rate * warm_seconds))
         scenes = _remembered(output / "scenes.json", min(most_scenes, scenes))
         rendering = subprocess.Popen(
-            [*render_mode, *_sizes(scenes, 256, 1), "--output", str(whole)]
+            [*render_mode, *_sizes(scenes, 256, 1), "--output", str(whole)],
+            env={**os.environ, **software_rendering()},
         )
         try:
             _train_while(rendering, train, first, warm)
@@ -126,6 +136,9 @@ def run(
     # The model first: what follows may be cut off.
     model = load_model(final / MODEL)
     save_model(model, results / MODEL, dtype=torch.float16)
+    megabytes = (results / MODEL).stat().st_size / 1e6
+    too_large = f", more than {_LARGEST}: too large to ship" if megabytes > _LARGEST else ""
+    report.line(f"{MODEL}: {megabytes:.1f} MB{too_large}")
     if isinstance(model, GenesisV2):
         choice = calibrate.run(final / MODEL, whole, results / MODEL, images=calibration_scenes)
         report.line(f"calibrated: {choice}")
@@ -136,12 +149,71 @@ def run(
         score = ["--checkpoint", str(results / MODEL), "--data", str(held_out)]
         target = results / f"scores_{name}.json"
         _call([*_command("evaluate"), *score, "--output", str(target)])
+        report.line(f"{name}, {held_out_scenes} held-out scenes: {_main_scores(target)}")
     for folder, name in ((warm, "warm"), (final, "final")):
         shutil.copy(folder / METRICS, results / f"metrics_{name}.jsonl")
     shutil.copy(final / PAGE, results / PAGE)
-    curves = ["--runs", str(warm), str(final), "--metric", "train/mask_supervision"]
+    logged = _lines(final)[-1]
+    metric = next((name for name in _CURVES if name in logged), "loss")
+    curves = ["--runs", str(warm), str(final), "--metric", f"train/{metric}"]
     _call([*_command("curves"), *curves, "--output", str(results / "curves.png"), "--window", "10"])
     report.line(f"done, {deadline - time.monotonic():.0f} s before the time was up")
+
+
+def _check(recipe: list[str], assets: Path | None) -> None:
+    """Raise ValueError with all that is missing on this machine, before anything is rendered."""
+    faults: list[str] = []
+    try:
+        settings, _ = parse(recipe, "")
+    except SystemExit:  # it has said why
+        faults.append("the recipe's settings are not possible")
+    except ConfigError as error:
+        faults.append(str(error))
+    else:
+        if settings.device != "cpu" and not torch.cuda.is_available():
+            faults.append(
+                "PyTorch sees no GPU (nvidia-smi shows whether there is one; to train on the CPU: "
+                "--settings=--device=cpu)"
+            )
+        if settings.encoder_weights is not None:
+            try:
+                pretrained.encoder_weights(settings.encoder_weights)
+            except ConfigError as error:
+                faults.append(str(error))
+    # In a process of its own: a renderer's libraries stay loaded.
+    command = "from genesis_sim.gl import create_context; create_context(64, 64)"
+    tried = subprocess.run(
+        [sys.executable, "-c", command],
+        env={**os.environ, **software_rendering()},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    if tried.returncode:
+        last = [line for line in tried.stderr.splitlines() if line.strip()][-1:]
+        faults.append("nothing can be rendered: " + "".join(last).partition(": ")[2])
+    if assets is not None:
+        try:
+            load_pack(assets)
+        except AssetError as error:
+            faults.append(str(error))
+    if faults:
+        raise ValueError("; ".join(faults))
+
+
+def _main_scores(file: Path) -> str:
+    """In a line, of the file that evaluate.py wrote."""
+    every = json.loads(file.read_text())["models"][0]["metrics"]
+    metrics = every.get("flexible") or every["fixed"]
+    masks = metrics["attention"]
+    parts = [
+        f"objects found {masks['r50']:.0%}",
+        f"ARI-FG {masks['ari_fg']:.3f}",
+        f"MSC-FG {masks['msc_fg']:.3f}",
+    ]
+    if metrics.get("kind_accuracy") is not None:
+        parts.append(f"kinds right {metrics['kind_accuracy']:.0%}")
+    return ", ".join(parts)
 
 
 def _command(name: str) -> list[str]:
@@ -167,7 +239,8 @@ def _run(data: Path, folder: Path, steps: int) -> list[str]:
 def _call(command: list[str]) -> None:
     """Run a command of this folder; ChildProcessError where it fails."""
     print(f"$ {' '.join(command[1:])}", flush=True)
-    status = subprocess.run(command, check=False).returncode
+    environment = {**os.environ, **software_rendering()}
+    status = subprocess.run(command, env=environment, check=False).returncode
     if status:
         raise ChildProcessError(f"{command[2]} failed with status {status}")
 

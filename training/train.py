@@ -48,7 +48,7 @@ from genesis_core.memory import keep_freed_memory
 from genesis_core.models.config import GenerativeConfig
 from training.augment import Batch
 from training.batches import AugmentedLoader, join
-from training.captured import CapturedStep
+from training.captured import CapturedStep, CudaRecorder
 from training.datasets.prepared import DatasetError, PreparedDataset
 from training.objective import Objective, step_randomness
 from training.paper import Figure
@@ -381,10 +381,20 @@ class Trainer:
 
     def _build_captured(self) -> CapturedStep | None:
         """The whole step as a CUDA graph, where everything that it needs is on the device."""
-        alone = self.processes.world_size == 1
-        plain = not (self.config.compile or self.scaler.is_enabled())
-        resident = all(loader.resident for loader in self.loaders)
-        if not (self.device.type == "cuda" and alone and plain and resident):
+        if self.device.type != "cuda":
+            return None
+        obstacles = {
+            "several processes share it": self.processes.world_size > 1,
+            "compile is on": self.config.compile,
+            "fp16 scales its gradients (bf16 does not)": self.scaler.is_enabled(),
+            "the data do not fit on the device": not all(
+                loader.resident for loader in self.loaders
+            ),
+        }
+        reasons = [reason for reason, holds in obstacles.items() if holds]
+        if reasons:
+            if self.processes.is_main:
+                tqdm.write(f"no CUDA graph, so steps take longer: {', '.join(reasons)}")
             return None
         chosen = [
             torch.zeros(loader.batch_size, dtype=torch.int64, device=self.device)
@@ -410,7 +420,7 @@ class Trainer:
             places = number * self.config.batch_size + self.offsets
             return self._optimise(batch, places, noise_share)
 
-        return CapturedStep(take_step, fill, self.device)
+        return CapturedStep(take_step, fill, CudaRecorder(self.device))
 
     def _optimise(
         self, batch: Batch, places: Tensor, noise_share: Tensor | float

@@ -83,7 +83,7 @@ def drop_small(
     """The slots that win at least min_pixels, and any; in winners the others' change hands.
 
     Args:
-        masks: (K, H, W); slower if they are not contiguous.
+        masks: (K, H, W), K at most 255; slower if they are not contiguous.
         winners: (H, W), a slot or NOBODY; changed in place. A lost slot's pixel goes to the kept
             slot whose mask is the largest there, the first of several, or to nobody if none is.
     """

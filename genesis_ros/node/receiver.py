@@ -25,7 +25,7 @@ _PATIENCE = 1.0  # s to wait for the thread to let go of a subscription
 _PAUSE = 0.1  # s after an error, so that one that comes again and again leaves time for the rest
 
 _Callback: TypeAlias = Callable[[Any, Any], None]
-_Taken: TypeAlias = tuple[Subscription[Any], Any, Any]  # message and message info
+_Taken: TypeAlias = tuple[Subscription[Any], Callable[..., Any], tuple[Any, ...]]
 
 
 class _NotTheExecutors(CallbackGroup):
@@ -143,11 +143,10 @@ class Receiver:
             taken: Sequence[_Taken] = ()
             with self._reporting():
                 taken = self._take()
-            for subscription, message, info in taken:
-                callback = self._callbacks.get(subscription)
-                if callback is not None and not self._closed:
+            for subscription, callback, arguments in taken:
+                if subscription in self._callbacks and not self._closed:
                     with self._reporting():
-                        callback(message, info)
+                        callback(*arguments)
             if self._failed and self._open:
                 time.sleep(_PAUSE)
 
@@ -166,7 +165,10 @@ class Receiver:
                 self._on_error(error)
 
     def _take(self) -> list[_Taken]:
-        """Wait until something comes; the oldest message of each subscription that has one."""
+        """Wait until something comes: events, and each subscription's oldest message.
+
+        Nobody is called here, while subscriptions are held: a callback may want to end one.
+        """
         with self._let_go:
             self._in_use = tuple(self._callbacks)
         try:
@@ -197,17 +199,19 @@ class Receiver:
             for event in events:
                 event.add_to_wait_set(wait_set)
             wait_set.wait(-1)
-            for event in events:
-                if event.is_ready(wait_set):
-                    with self._reporting():
-                        if (happened := event.take_data()) is not None:
-                            event.callback(happened)
-            ready = wait_set.get_ready_entities("subscription")
             taken: list[_Taken] = []
+            ready = wait_set.get_ready_entities("subscription")
             for item in subscriptions:
+                for event in item.event_handlers:
+                    if event.is_ready(wait_set):
+                        with self._reporting():
+                            happened = event.take_data()
+                            if happened is not None:
+                                taken.append((item, event.callback, (happened,)))
                 if item.handle.pointer in ready:
                     with self._reporting():
                         message = item.handle.take_message(item.msg_type, item.raw)
-                        if message is not None:
-                            taken.append((item, *message))
+                        callback = self._callbacks.get(item)
+                        if message is not None and callback is not None:
+                            taken.append((item, callback, tuple(message)))
         return taken

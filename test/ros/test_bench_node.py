@@ -25,4 +25,4 @@ def test_the_node_is_measured(tmp_path: Path) -> None:
         "memory_mib",
     ):
         assert row[key] > 0, key
-    assert abs(row["overhead_ms"] - (row["median_ms"] - row["inference_ms"])) < 1e-6
+    assert row["median_ms"] <= row["p95_ms"]

@@ -11,6 +11,7 @@ from sensor_msgs.msg import Image
 
 from genesis_ros.msg import ObjectMasks
 
+ROOT = Path(__file__).resolve().parents[2]
 NODE = "/genesis/perception"
 TOPIC = "/threads/image_raw"
 THREADS = 4
@@ -38,7 +39,7 @@ def test_only_the_worker_has_helpers(
         client.spin(0.5)  # the middleware's own threads
         before = threads()
         assert client.transition(NODE, "configure")
-        assert threads() == before
+        client.until(lambda: threads() == before, "the end of those that warmed up")
         assert client.transition(NODE, "activate")
         images = client.publisher(Image, TOPIC)
         pixels = np.zeros((48, 64, 3), np.uint8)
@@ -53,12 +54,23 @@ def test_only_the_worker_has_helpers(
     "given, turns",
     [({}, "2000"), ({"GOMP_SPINCOUNT": "77"}, "77"), ({"OMP_WAIT_POLICY": "PASSIVE"}, "0")],
 )
+@pytest.mark.parametrize("way", ["module", "installed"])
 def test_threads_wait_briefly(
-    node_process: Any, tmp_path: Path, given: dict[str, str], turns: str
+    node_process: Any,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    way: str,
+    given: dict[str, str],
+    turns: str,
 ) -> None:
+    for name in ("GOMP_SPINCOUNT", "OMP_WAIT_POLICY"):
+        monkeypatch.delenv(name, raising=False)
+    program: str | Path = "genesis_ros.perception_node"
+    if way == "installed":
+        template = ROOT / "cmake" / "executable.py.in"
+        program = tmp_path / "perception_node"
+        program.write_text(template.read_text().replace("@node@", "perception_node"))
     environment = {"OMP_DISPLAY_ENV": "VERBOSE", **given}
-    with node_process(
-        "genesis_ros.perception_node", tmp_path, {"autostart": False}, environment=environment
-    ) as node:
+    with node_process(program, tmp_path, {"autostart": False}, environment=environment) as node:
         node.wait_for_log("waiting for the lifecycle transition configure")
         assert f"GOMP_SPINCOUNT = '{turns}'" in node.log

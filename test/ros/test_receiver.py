@@ -128,8 +128,9 @@ def test_the_executor_sleeps_while_a_message_waits(
     client: Any, errors: list[Exception], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Else it keeps Python's lock from the thread that is to take the message."""
+    taken: list[Header] = []
     receiver = Receiver(client.node, errors.append)  # not started: nobody takes the message
-    receiver.subscribe(Header, TOPIC, lambda m, info: None, QOS)
+    receiver.subscribe(Header, TOPIC, lambda m, info: taken.append(m), QOS)
     client.publisher(Header, TOPIC).publish(Header())
     client.spin(0.3)  # discovery, and the message's arrival
     executor = SingleThreadedExecutor()
@@ -139,8 +140,29 @@ def test_the_executor_sleeps_while_a_message_waits(
     monkeypatch.setattr(executor, "get_nodes", lambda: waits.append(None) or nodes)
     executor.spin_once(timeout_sec=0.5)
     executor.shutdown()
+    receiver.start()
+    client.until(lambda: taken, "the message")
     assert receiver.close(10)
-    assert 1 <= len(waits) < 10  # it looks at its nodes before each wait: thousands of times
+    assert 1 <= len(waits) < 10  # else thousands: it looks at its nodes before each wait
+
+
+def test_an_event_that_comes_after_the_end_calls_nobody(
+    client: Any, errors: list[Exception]
+) -> None:
+    events: list[Any] = []
+    receiver = Receiver(client.node, errors.append)
+    subscription = receiver.subscribe(
+        *(Header, TOPIC, lambda m, info: None, QOS),
+        event_callbacks=SubscriptionEventCallbacks(incompatible_qos=events.append),
+    )
+    best_effort = QoSProfile(depth=5, reliability=ReliabilityPolicy.BEST_EFFORT)
+    client.publisher(Header, TOPIC, best_effort, heard=False)
+    client.spin(0.5)
+    receiver.unsubscribe(subscription)
+    receiver.start()
+    client.spin(0.3)
+    assert receiver.close(10)
+    assert events == [] and errors == []
 
 
 def test_events_come_in_the_thread_of_the_messages(client: Any, receiver: Receiver) -> None:

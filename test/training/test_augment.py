@@ -85,6 +85,14 @@ def test_numbers_are_spread_as_they_should_be() -> None:
     assert float(random.chance(0.25, 4096).float().mean()) == pytest.approx(0.25, abs=0.01)
 
 
+@pytest.mark.cuda
+def test_a_gpu_draws_the_same() -> None:
+    here, there = (CounterRandom(3, places(8).to(d), 1) for d in ("cpu", "cuda"))
+    assert torch.equal(there.uniform(5, 7).cpu(), here.uniform(5, 7))
+    # Normal numbers come of functions, which devices round in their own way.
+    torch.testing.assert_close(there.normal(4096).cpu(), here.normal(4096), rtol=1e-4, atol=1e-4)
+
+
 # Batches
 
 

@@ -8,17 +8,15 @@ from typing import Any
 
 import pytest
 import torch
-import yaml
 
 from benchmarks import bench, stated
 from benchmarks.floor import count_flops
 from benchmarks.measure import interleaved, table
 from benchmarks.plain import PlainGenesisV2
-from genesis_core import GenesisV2, GenesisV2Config
+from genesis_core import GenesisV2, GenesisV2Config, default_checkpoint, load_model
 from genesis_core.inference import Inference, Options
-from training.configs import find_config
 
-PARTS = ("model", "training", "data")
+PARTS = ("model", "training", "camera", "data")
 
 
 @pytest.mark.slow
@@ -47,6 +45,8 @@ def test_everything_is_measured_and_written(
     (step,) = result["training"]
     for key in ("s", "plain_s", "floor_s", "tflop", "images_per_s", "steps_per_s", "speedup"):
         assert step[key] > 0, key
+    (camera,) = result["camera"]
+    assert camera["size"] == "64x48" and camera["ms"] > 0 and camera["depth_ms"] > 0
     assert [row["augmented"] for row in result["data"]] == [False, True]
     for row in result["data"]:
         assert row["needed_per_s"] == step["images_per_s"]
@@ -367,10 +367,7 @@ def test_the_plain_model_computes_the_same(variant: dict[str, Any]) -> None:
 
 
 def test_the_default_model_is_measured() -> None:
-    """As its recipe has it."""
-    recipe = yaml.safe_load(find_config("general").read_text())["model"]
-    measured = vars(bench.TABLETOP)
-    assert {name: measured[name] for name in recipe} == recipe
+    assert load_model(default_checkpoint()).config == bench.TABLETOP
 
 
 def test_arithmetic_is_counted_with_its_backward_pass() -> None:

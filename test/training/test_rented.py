@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -56,6 +57,7 @@ def test_renders_trains_evaluates_and_goes_on_where_it_was(tmp_path: Path) -> No
     report = (results / "report.txt").read_text()
     for part in ("scenes/s at 32 px with 1 processes", "first training:", "second training:"):
         assert part in report
+    assert "model.safetensors: 0." in report and "too large" not in report
     # In half precision, ready for a node, and trained from the first model on.
     with safe_open(results / "model.safetensors", framework="pt") as file:
         assert file.get_tensor("icsbp.log_scale").dtype == torch.float16
@@ -72,14 +74,35 @@ def test_renders_trains_evaluates_and_goes_on_where_it_was(tmp_path: Path) -> No
     assert result.returncode == 0, result.stdout + result.stderr
     assert (tmp_path / "warm" / MODEL).stat().st_mtime_ns == warm
     assert "is finished at step 100" in result.stdout + result.stderr
+    report = (results / "report.txt").read_text()
     for mode in ("household", "sketchy", "varied"):
         scores = json.loads((results / f"scores_{mode}.json").read_text())
         assert scores["models"][0]["metrics"]["fixed"]["kind_accuracy"] is not None
+        line = f"^{mode}, 1 held-out scenes: objects found [0-9]+%, ARI-FG "
+        assert re.search(line, report, re.M), report
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(torch.cuda.is_available(), reason="for machines without a GPU")
+def test_all_that_is_missing_is_said_before_anything_is_rendered(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    missing = ["--assets", str(tmp_path / "no.npz"), "--encoder_weights", str(tmp_path / "no.pth")]
+    result = rented(tmp_path / "run", *missing, "--settings=--batch_size=2")
+    assert result.returncode == 1
+    for part in ("PyTorch sees no GPU", "no.pth does not exist", "no.npz is no asset pack"):
+        assert part in result.stderr
+    result = rented(tmp_path / "run", "--settings=--batch_size=0 --device=cpu")
+    assert result.returncode == 1 and "batch_size is 0; expected at least 1" in result.stderr
+    monkeypatch.setenv("MUJOCO_GL", "nothing")
+    result = rented(tmp_path / "run")
+    assert result.returncode == 1 and "nothing can be rendered: " in result.stderr
+    assert not (tmp_path / "run").exists()
 
 
 @pytest.mark.slow
 def test_a_step_that_fails_ends_it_with_its_name(tmp_path: Path) -> None:
-    result = rented(tmp_path / "run", "--mode", "general", "--assets", str(tmp_path / "nothing"))
+    result = rented(tmp_path / "run", "--image_size", "0")
     assert result.returncode == 1
     assert "training.prepare failed with status" in result.stderr
     assert "Traceback" not in result.stderr

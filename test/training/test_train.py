@@ -704,7 +704,16 @@ def test_a_step_captured_as_a_graph_is_the_plain_step(
         "data.augment.jpeg": 0.5,
         "data.augment.noise": 5,
     }
+    recorded: list[bool] = []
+    run = Trainer.run
+
+    def note(self: Trainer) -> None:
+        run(self)
+        recorded.append(self.captured is not None and self.captured.recorded)
+
+    monkeypatch.setattr(Trainer, "run", note)
     train(tmp_path / "captured", data, settings)
+    assert recorded == [True]
     monkeypatch.setattr(Trainer, "_build_captured", lambda self: None)
     train(tmp_path / "plain", data, settings)
     captured, plain = metrics(tmp_path / "captured"), metrics(tmp_path / "plain")
@@ -717,6 +726,20 @@ def test_a_step_captured_as_a_graph_is_the_plain_step(
         found.state_dict().items(), expected.state_dict().values(), strict=True
     ):
         torch.testing.assert_close(value, other, rtol=1e-2, atol=1e-4, msg=name)
+
+
+@pytest.mark.cuda
+def test_a_captured_run_resumes_where_it_was(data: Path, tmp_path: Path) -> None:
+    """To rounding: the GPU adds in any order."""
+    settings = {**ALL_TERMS, "device": "cuda", "optimizer.ema_decay": 0.9}
+    train(tmp_path / "whole", data, {**settings, "steps": 12})
+    train(tmp_path / "halves", data, {**settings, "steps": 6})
+    train(tmp_path / "halves", data, {**settings, "steps": 12, "resume": True})
+    whole, halves = metrics(tmp_path / "whole"), metrics(tmp_path / "halves")
+    assert [line["step"] for line in halves] == [line["step"] for line in whole]
+    for line, other in zip(halves, whole, strict=True):
+        for name in ("loss", "nll", "kl", "beta", "learning_rate"):
+            assert line[name] == pytest.approx(other[name], rel=1e-3), (line["step"], name)
 
 
 @pytest.mark.cuda
