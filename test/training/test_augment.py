@@ -326,6 +326,25 @@ def test_reading_ahead_gives_the_batches_of_their_steps(tmp_path: Path) -> None:
         assert ahead.points is not None and torch.equal(ahead.points, alone.points)
 
 
+@pytest.mark.cuda
+def test_what_stays_on_the_gpu_is_what_would_be_sent(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    dataset = write(tmp_path, depth=True)
+    options = {"image_size": 16, "batch_size": 4, "seed": 1, "with_points": True}
+    device = torch.device("cuda")
+    resident = AugmentedLoader(dataset, ALL, device=device, **options)  # type: ignore[arg-type]
+    monkeypatch.setattr("training.batches._RESIDENT_SHARE", 0.0)
+    sent = AugmentedLoader(dataset, ALL, device=device, **options)  # type: ignore[arg-type]
+    assert resident.resident and not sent.resident
+    streams = resident.iterate(2), sent.iterate(2)
+    for _ in range(3):
+        one, other = (next(stream) for stream in streams)
+        assert torch.equal(one.images, other.images)
+        assert one.points is not None and other.points is not None
+        assert torch.equal(one.points, other.points)
+
+
 def test_processes_share_what_one_would_do(tmp_path: Path) -> None:
     dataset = write(tmp_path, depth=True)
     options = {"image_size": 16, "seed": 1, "with_points": True}
