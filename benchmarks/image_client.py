@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import os
 import random
-import statistics
 import struct
 import sys
 import threading
@@ -56,7 +55,8 @@ class ImageClient:
         self._answered = threading.Condition()
         self._last = (0, 0.0)  # number of the image, time of the answer
         self._number = 0
-        self._inference: dict[str, list[float]] = {name: [] for name in topics}  # ms
+        # What each node says of a period: images so far, and the mean of its inference [ms].
+        self._said: dict[str, list[tuple[int, float]]] = {name: [] for name in topics}
         self._receiver = Receiver(node, self._fail)
         for _, answer in topics.values():
             self._receiver.subscribe(ObjectMasks, answer, self._take, QoSProfile(depth=5), raw=True)
@@ -87,15 +87,27 @@ class ImageClient:
         self._wait(lambda: self._last[0] == self._number, f"no answer on {self._topics[name][1]}")
         return self._last[1] - started
 
-    def forget(self) -> None:
-        """Leave out of account what the nodes have said so far."""
-        for said in self._inference.values():
-            said.clear()
+    def processed(self, name: str) -> int:
+        """How many images a node says it has processed, once it has said so of all that were sent.
 
-    def inference(self, name: str) -> float:
-        """What inference takes [ms], on average, as the node says in its diagnostics."""
-        self._wait(lambda: self._inference[name], f"{name} does not say what inference takes")
-        return statistics.mean(self._inference[name])
+        It says so once a second; no image may be on its way.
+        """
+        said = self._said[name]
+        known = len(said)
+        self._wait(lambda: len(said) > known, f"{name} does not say what inference takes")
+        return said[-1][0]
+
+    def inference(self, name: str, after: int) -> float:
+        """What inference took [ms], on average, of all images but the first so many."""
+        self.processed(name)
+        total = count = 0.0
+        before = after
+        for images, mean in self._said[name]:
+            if images > before:
+                total += (images - before) * mean
+                count += images - before
+                before = images
+        return total / count
 
     def _wait(self, condition: Callable[[], Any], complaint: str) -> None:
         deadline = time.monotonic() + _TIMEOUT
@@ -114,9 +126,10 @@ class ImageClient:
     def _note(self, message: DiagnosticArray) -> None:
         for status in message.status:
             name = status.name.strip("/").partition("/")[0]
-            for value in status.values:
-                if value.key == "inference mean [ms]" and name in self._inference:
-                    self._inference[name].append(float(value.value))
+            values = {value.key: value.value for value in status.values}
+            if name in self._said and "frames processed" in values:
+                mean = float(values.get("inference mean [ms]", "nan"))
+                self._said[name].append((int(values["frames processed"]), mean))
 
     def _fail(self, error: Exception) -> None:
         print(f"benchmarks: {type(error).__name__}: {error}", file=sys.stderr, flush=True)

@@ -78,7 +78,7 @@ def _row(settings: Settings, height: int, width: int) -> Row:
             ready = time.monotonic() - started
             for image in itertools.islice(itertools.cycle(images), _WARM_UP):
                 client.latency("genesis", image)
-            client.forget()
+            before = client.processed("genesis")
             memory, cpu = _memory(process.pid), cpu_seconds(process.pid)
             latencies = [
                 client.latency("genesis", image)
@@ -86,7 +86,7 @@ def _row(settings: Settings, height: int, width: int) -> Row:
             ]
             cpu = (cpu_seconds(process.pid) - cpu) / settings.frames
             growth = _memory(process.pid) - memory
-            inference = client.inference("genesis")
+            inference = client.inference("genesis", before)
     stages = _stages(settings)
     times = summary(latencies)
     overhead_cpu = cpu - stages["cpu"]

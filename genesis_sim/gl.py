@@ -4,12 +4,23 @@ from __future__ import annotations
 
 import importlib
 import os
+import subprocess
 import sys
+from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 _MESA = Path("/usr/share/glvnd/egl_vendor.d/50_mesa.json")
+_TRY = """
+import os
+from genesis_sim.gl import RenderingError, create_context
+try:
+    create_context(64, 64)
+except RenderingError as error:
+    print(error, flush=True)
+    os._exit(1)  # before a context that is half made complains
+"""
 _INSTALL_GL = (
     "Install a software OpenGL (Debian/Ubuntu: apt install libegl1 libgl1-mesa-dri), or set "
     "MUJOCO_GL=osmesa with libosmesa6 installed."
@@ -47,14 +58,33 @@ def import_mujoco() -> Any:
 
 
 def software_rendering() -> dict[str, str]:
-    """Variables with which a process renders with Mesa, where that is installed and nothing is set.
+    """Variables with which a process renders with Mesa, where that works and nothing is chosen.
 
     Many processes that share a GPU wait for each other; on the processor's cores they do not.
     """
-    chosen = os.environ.keys() & {"MUJOCO_GL", "__EGL_VENDOR_LIBRARY_FILENAMES"}
-    if chosen or not _MESA.exists():
+    names = {"MUJOCO_GL", "MUJOCO_EGL_DEVICE_ID", "__EGL_VENDOR_LIBRARY_FILENAMES"}
+    if os.environ.keys() & names or not _MESA.exists():
         return {}
-    return {"__EGL_VENDOR_LIBRARY_FILENAMES": str(_MESA)}
+    variables = {"__EGL_VENDOR_LIBRARY_FILENAMES": str(_MESA)}
+    return variables if rendering_fault(variables) is None else {}
+
+
+def rendering_fault(variables: Mapping[str, str]) -> str | None:
+    """Why a process with these variables cannot render; None if it can.
+
+    Tried in a process of its own, as a renderer's libraries stay loaded.
+    """
+    command = [sys.executable, "-c", _TRY]
+    environment = {**os.environ, **variables}
+    try:
+        tried = subprocess.run(
+            command, env=environment, capture_output=True, text=True, check=False, timeout=60
+        )
+    except subprocess.TimeoutExpired:
+        return "the renderer does not answer"
+    if tried.returncode == 0:
+        return None
+    return tried.stdout.strip() or f"the renderer ended with status {tried.returncode}"
 
 
 def create_context(width: int, height: int) -> Any:

@@ -5,7 +5,7 @@
 
     tests      what is marked ``cuda``, a process for each file
     bench      benchmarks.bench on the GPU; with --reference beside the authors' code
-    general    the model that ships: training.rented
+    general    the first stage of the model that ships: training.rented
     sprites    the paper's objective on sprites (config/training/sprites_unsupervised.yaml)
     tabletop   and on generated scenes (tabletop_unsupervised.yaml)
 
@@ -29,11 +29,13 @@ import subprocess
 import sys
 import tarfile
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
+
+from genesis_sim.gl import software_rendering
 
 ROOT = Path(__file__).resolve().parents[1]
 _EVALUATION = 40.0  # seconds that a training stage keeps for what comes after training
@@ -110,14 +112,21 @@ class Stage:
 class Command:
     """A process with its children, whose output goes to a file."""
 
-    def __init__(self, log: Path, *arguments: object) -> None:
+    def __init__(
+        self, log: Path, *arguments: object, variables: Mapping[str, str] | None = None
+    ) -> None:
         self.log = log
         words = [sys.executable, "-m", *map(str, arguments)]
         with log.open("ab") as file:
             file.write(f"$ {' '.join(words[1:])}\n".encode())
             file.flush()
             self._process = subprocess.Popen(
-                words, cwd=ROOT, stdout=file, stderr=subprocess.STDOUT, start_new_session=True
+                words,
+                cwd=ROOT,
+                env={**os.environ, **(variables or {})},
+                stdout=file,
+                stderr=subprocess.STDOUT,
+                start_new_session=True,
             )
 
     def interrupt_if_late(self, deadline: float) -> None:
@@ -141,9 +150,11 @@ class Command:
         return None
 
 
-def _run(log: Path, deadline: float, *arguments: object) -> None:
+def _run(
+    log: Path, deadline: float, *arguments: object, variables: Mapping[str, str] | None = None
+) -> None:
     """Run a command to its end; StageError if it fails or takes too long."""
-    status = Command(log, *arguments).wait(deadline)
+    status = Command(log, *arguments, variables=variables).wait(deadline)
     if status is None:
         raise StageError(f"{arguments[0]} took too long, and was ended")
     if status:
@@ -246,7 +257,8 @@ def _unsupervised(
     log = _new(kept / "log.txt")
     train, held_out, size, steps = (4, 2, 32, 20) if context.small else (count, 320, 64, 10**9)
     options = ["--train", train, "--val", held_out, "--test", held_out, "--image_size", size]
-    _run(log, deadline, "training.prepare", *scenes, *options, "--output", data)
+    command = ("training.prepare", *scenes, *options, "--output", data)
+    _run(log, deadline, *command, variables=software_rendering())
     settings = {**(_SMALL if context.small else {}), "device": context.device}
     training = Command(
         log, "training.train", "--config", f"{name}_unsupervised", "--data.path", data,

@@ -31,11 +31,12 @@ from typing import Any
 import torch
 from jsonargparse import ArgumentParser
 
-from genesis_core import ConfigError, load_model, save_model
+from genesis_core import ConfigError, DeviceError, load_model, save_model
+from genesis_core.device import resolve_device
 from genesis_core.files import write_atomically
 from genesis_core.models.genesis_v2 import GenesisV2
 from genesis_sim.assets import AssetError, load_pack
-from genesis_sim.gl import software_rendering
+from genesis_sim.gl import rendering_fault, software_rendering
 from genesis_sim.modes import HOUSEHOLD_SHARES
 from training import calibrate, pretrained
 from training.command_line import call
@@ -87,7 +88,9 @@ def run(
     deadline = time.monotonic() + 60 * minutes
     recipe = ["--config", config, *settings.split()]
     recipe += [] if encoder_weights is None else ["--encoder_weights", encoder_weights]
-    _check(recipe, assets)
+    rendering = software_rendering()
+    _check(recipe, assets, rendering, started=(output / "warm" / MODEL).exists())
+    os.environ.update(rendering)  # of all processes that follow
     results = output / "results"
     results.mkdir(parents=True, exist_ok=True)
     report = _Report(results / "report.txt")
@@ -113,16 +116,13 @@ def run(
         warm_seconds = _WARM_SHARE * (deadline - time.monotonic())
         scenes = max(first_scenes, int(0.75 * rate * warm_seconds))
         scenes = _remembered(output / "scenes.json", min(most_scenes, scenes))
-        rendering = subprocess.Popen(
-            [*render_mode, *_sizes(scenes, 256, 1), "--output", str(whole)],
-            env={**os.environ, **software_rendering()},
-        )
+        renderer = subprocess.Popen([*render_mode, *_sizes(scenes, 256, 1), "--output", str(whole)])
         try:
-            _train_while(rendering, train, first, warm)
+            _train_while(renderer, train, first, warm)
         finally:
-            _end(rendering)
-        if rendering.returncode:
-            raise ChildProcessError(f"rendering failed with status {rendering.returncode}")
+            _end(renderer)
+        if renderer.returncode:
+            raise ChildProcessError(f"rendering failed with status {renderer.returncode}")
     speed = _images_per_second(warm)
     report.line(f"first training: {speed:.0f} images/s, {_last_step(warm)} steps")
 
@@ -142,6 +142,13 @@ def run(
     if isinstance(model, GenesisV2):
         choice = calibrate.run(final / MODEL, whole, results / MODEL, images=calibration_scenes)
         report.line(f"calibrated: {choice}")
+    for folder, name in ((warm, "warm"), (final, "final")):
+        shutil.copy(folder / METRICS, results / f"metrics_{name}.jsonl")
+    shutil.copy(final / PAGE, results / PAGE)
+    logged = _lines(final)[-1]
+    metric = next((name for name in _CURVES if name in logged), "loss")
+    curves = ["--runs", str(warm), str(final), "--metric", f"train/{metric}"]
+    _call([*_command("curves"), *curves, "--output", str(results / "curves.png"), "--window", "10"])
     for name in MODES if held_out_scenes else ():
         held_out = output / f"test_{name}"
         sizes = _sizes(1, 1, held_out_scenes)
@@ -150,18 +157,19 @@ def run(
         target = results / f"scores_{name}.json"
         _call([*_command("evaluate"), *score, "--output", str(target)])
         report.line(f"{name}, {held_out_scenes} held-out scenes: {_main_scores(target)}")
-    for folder, name in ((warm, "warm"), (final, "final")):
-        shutil.copy(folder / METRICS, results / f"metrics_{name}.jsonl")
-    shutil.copy(final / PAGE, results / PAGE)
-    logged = _lines(final)[-1]
-    metric = next((name for name in _CURVES if name in logged), "loss")
-    curves = ["--runs", str(warm), str(final), "--metric", f"train/{metric}"]
-    _call([*_command("curves"), *curves, "--output", str(results / "curves.png"), "--window", "10"])
     report.line(f"done, {deadline - time.monotonic():.0f} s before the time was up")
 
 
-def _check(recipe: list[str], assets: Path | None) -> None:
-    """Raise ValueError with all that is missing on this machine, before anything is rendered."""
+def _check(
+    recipe: list[str], assets: Path | None, rendering: dict[str, str], started: bool
+) -> None:
+    """Raise ValueError with all that is missing on this machine, before anything is rendered.
+
+    Args:
+        recipe: arguments of train.py.
+        rendering: variables of the processes that render.
+        started: whether there is a model already, so that nothing starts from an encoder's weights.
+    """
     faults: list[str] = []
     try:
         settings, _ = parse(recipe, "")
@@ -170,28 +178,19 @@ def _check(recipe: list[str], assets: Path | None) -> None:
     except ConfigError as error:
         faults.append(str(error))
     else:
-        if settings.device != "cpu" and not torch.cuda.is_available():
+        if settings.device == "auto" and not torch.cuda.is_available():
             faults.append(
                 "PyTorch sees no GPU (nvidia-smi shows whether there is one; to train on the CPU: "
                 "--settings=--device=cpu)"
             )
-        if settings.encoder_weights is not None:
-            try:
+        try:
+            resolve_device(settings.device)
+            if settings.encoder_weights is not None and not started:
                 pretrained.encoder_weights(settings.encoder_weights)
-            except ConfigError as error:
-                faults.append(str(error))
-    # In a process of its own: a renderer's libraries stay loaded.
-    command = "from genesis_sim.gl import create_context; create_context(64, 64)"
-    tried = subprocess.run(
-        [sys.executable, "-c", command],
-        env={**os.environ, **software_rendering()},
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    if tried.returncode:
-        last = [line for line in tried.stderr.splitlines() if line.strip()][-1:]
-        faults.append("nothing can be rendered: " + "".join(last).partition(": ")[2])
+        except (ConfigError, DeviceError) as error:
+            faults.append(str(error))
+    if (fault := rendering_fault(rendering)) is not None:
+        faults.append(f"nothing can be rendered: {fault}")
     if assets is not None:
         try:
             load_pack(assets)
@@ -205,15 +204,14 @@ def _main_scores(file: Path) -> str:
     """In a line, of the file that evaluate.py wrote."""
     every = json.loads(file.read_text())["models"][0]["metrics"]
     metrics = every.get("flexible") or every["fixed"]
-    masks = metrics["attention"]
+    masks = metrics.get("attention") or metrics.get("decoder") or {}  # some models have one kind
     parts = [
-        f"objects found {masks['r50']:.0%}",
-        f"ARI-FG {masks['ari_fg']:.3f}",
-        f"MSC-FG {masks['msc_fg']:.3f}",
+        ("objects found", masks.get("r50"), ".0%"),
+        ("ARI-FG", masks.get("ari_fg"), ".3f"),
+        ("MSC-FG", masks.get("msc_fg"), ".3f"),
+        ("kinds right", metrics.get("kind_accuracy"), ".0%"),
     ]
-    if metrics.get("kind_accuracy") is not None:
-        parts.append(f"kinds right {metrics['kind_accuracy']:.0%}")
-    return ", ".join(parts)
+    return ", ".join(f"{name} {value:{form}}" for name, value, form in parts if value is not None)
 
 
 def _command(name: str) -> list[str]:
@@ -239,8 +237,7 @@ def _run(data: Path, folder: Path, steps: int) -> list[str]:
 def _call(command: list[str]) -> None:
     """Run a command of this folder; ChildProcessError where it fails."""
     print(f"$ {' '.join(command[1:])}", flush=True)
-    environment = {**os.environ, **software_rendering()}
-    status = subprocess.run(command, env=environment, check=False).returncode
+    status = subprocess.run(command, check=False).returncode
     if status:
         raise ChildProcessError(f"{command[2]} failed with status {status}")
 

@@ -384,7 +384,7 @@ class Trainer:
         if self.device.type != "cuda":
             return None
         obstacles = {
-            "several processes share it": self.processes.world_size > 1,
+            "several processes train": self.processes.world_size > 1,
             "compile is on": self.config.compile,
             "fp16 scales its gradients (bf16 does not)": self.scaler.is_enabled(),
             "the data do not fit on the device": not all(

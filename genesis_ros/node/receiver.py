@@ -167,7 +167,7 @@ class Receiver:
     def _take(self) -> list[_Taken]:
         """Wait until something comes: events, and each subscription's oldest message.
 
-        Nobody is called here, while subscriptions are held: a callback may want to end one.
+        No callback is called here, while subscriptions are held and nobody can end one.
         """
         with self._let_go:
             self._in_use = tuple(self._callbacks)

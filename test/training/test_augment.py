@@ -343,6 +343,8 @@ def test_what_stays_on_the_gpu_is_what_would_be_sent(
         assert torch.equal(one.images, other.images)
         assert one.points is not None and other.points is not None
         assert torch.equal(one.points, other.points)
+        assert one.labels is not None and other.labels is not None
+        assert torch.equal(one.labels, other.labels)
 
 
 def test_processes_share_what_one_would_do(tmp_path: Path) -> None:

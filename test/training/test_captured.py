@@ -27,9 +27,9 @@ class Recorder:
 
 
 def take_steps(recorder: Recorder, count: int) -> tuple[CapturedStep, list[dict[str, float]]]:
-    inputs = torch.zeros(())
+    inputs, taken = torch.zeros(()), torch.zeros(())
     captured = CapturedStep(
-        lambda: {"number": inputs.clone()},
+        lambda: {"number": inputs.clone(), "taken": taken.add_(1).clone()},
         lambda number: inputs.fill_(number),
         recorder,  # type: ignore[arg-type]
     )
@@ -42,7 +42,8 @@ def test_every_step_is_taken_once_with_its_own_inputs() -> None:
     captured, terms = take_steps(recorder, WARM_UP_STEPS + 3)
     assert captured.recorded and recorder.tries == 1
     assert [each["number"] for each in terms] == list(range(WARM_UP_STEPS + 3))
-    ways = ["warm" if "warm" in each else "replayed" for each in terms if len(each) == 2]
+    assert [each["taken"] for each in terms] == list(range(1, WARM_UP_STEPS + 4))
+    ways = ["warm" if "warm" in each else "replayed" for each in terms if len(each) == 3]
     assert ways == ["warm"] * WARM_UP_STEPS + ["replayed"] * 3
 
 
@@ -51,7 +52,7 @@ def test_what_cannot_be_recorded_runs_as_it_is(caplog: pytest.LogCaptureFixture)
     captured, terms = take_steps(recorder, WARM_UP_STEPS + 3)
     assert not captured.recorded and recorder.tries == 1
     assert [each["number"] for each in terms] == list(range(WARM_UP_STEPS + 3))
-    assert terms[-1] == {"number": WARM_UP_STEPS + 2}
+    assert terms[-1] == {"number": WARM_UP_STEPS + 2, "taken": WARM_UP_STEPS + 3}
     assert [entry.getMessage() for entry in caplog.records] == [
         "the step cannot be recorded as a CUDA graph, and runs slower: operation not permitted "
         "when stream is capturing"

@@ -83,10 +83,10 @@ def test_renders_trains_evaluates_and_goes_on_where_it_was(tmp_path: Path) -> No
 
 
 @pytest.mark.slow
-@pytest.mark.skipif(torch.cuda.is_available(), reason="for machines without a GPU")
 def test_all_that_is_missing_is_said_before_anything_is_rendered(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
     missing = ["--assets", str(tmp_path / "no.npz"), "--encoder_weights", str(tmp_path / "no.pth")]
     result = rented(tmp_path / "run", *missing, "--settings=--batch_size=2")
     assert result.returncode == 1
@@ -94,9 +94,12 @@ def test_all_that_is_missing_is_said_before_anything_is_rendered(
         assert part in result.stderr
     result = rented(tmp_path / "run", "--settings=--batch_size=0 --device=cpu")
     assert result.returncode == 1 and "batch_size is 0; expected at least 1" in result.stderr
-    monkeypatch.setenv("MUJOCO_GL", "nothing")
+    result = rented(tmp_path / "run", "--settings=--device=cuda:7")
+    assert result.returncode == 1 and "sees 0 CUDA devices" in result.stderr
+    monkeypatch.setenv("__EGL_VENDOR_LIBRARY_FILENAMES", str(tmp_path / "none.json"))
     result = rented(tmp_path / "run")
-    assert result.returncode == 1 and "nothing can be rendered: " in result.stderr
+    assert result.returncode == 1
+    assert "nothing can be rendered: No off-screen OpenGL with MUJOCO_GL=egl" in result.stderr
     assert not (tmp_path / "run").exists()
 
 
