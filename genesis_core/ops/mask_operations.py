@@ -19,9 +19,9 @@ from genesis_core.ops.native_library import native_library, sizes
 
 _RESULTS = 13  # numbers per slot that settle() writes in C++
 _ROUNDS = 3  # of joining pieces, as in C++
+_MANY = 2**18  # pixels, from which some are enough for a mean
 NOBODY = 255
 """The number of no slot, at pixels that the model did not see."""
-_MANY = 2**18  # pixels, from which some are enough for a mean
 
 
 _Box = tuple[int, int, int, int]  # x, y, width, height

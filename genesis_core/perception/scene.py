@@ -9,10 +9,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from genesis_core.ops.mask_operations import enlarge, strongest
-
-UNSEEN = 255
-"""Label of a pixel outside a centre crop, in a quantised scene."""
+from genesis_core.ops.mask_operations import NOBODY, enlarge, strongest
 
 Window = tuple[slice, slice]
 """Rows and columns of an image that the model saw."""
@@ -87,15 +84,15 @@ def to_scene(
     if (height, width) != size:
         inside, full = full, np.zeros((len(masks), *size), full.dtype)
         full[:, rows, columns] = inside
-        labels = np.full(size, UNSEEN if quantised else -1, labels.dtype)
+        labels = np.full(size, NOBODY if quantised else -1, labels.dtype)
         labels[rows, columns] = winners
     sure = scores.astype(np.float32)
     return Scene(full, labels, latent_mean, latent_std, sure, len(masks), kinds)
 
 
 def _check_quantisable(masks: NDArray[np.float32]) -> None:
-    if len(masks) > UNSEEN:
-        raise ValueError(f"{len(masks)} slots; 8-bit labels can tell at most {UNSEEN} apart")
+    if len(masks) > NOBODY:
+        raise ValueError(f"{len(masks)} slots; 8-bit labels can tell at most {NOBODY} apart")
     if not np.isfinite(masks).all():
         raise ValueError("the model's masks are not finite (NaN or infinity)")
 

@@ -18,6 +18,7 @@ def test_the_node_is_measured(tmp_path: Path) -> None:
     for key in (
         "median_ms",
         "p95_ms",
+        "mean_ms",
         "inference_ms",
         "floor_ms",
         "cpu_ms",
@@ -25,4 +26,5 @@ def test_the_node_is_measured(tmp_path: Path) -> None:
         "memory_mib",
     ):
         assert row[key] > 0, key
+    assert abs(row["overhead_ms"] - (row["mean_ms"] - row["inference_ms"])) < 1e-6
     assert 0 < row["overhead_ms"] < row["p95_ms"]

@@ -128,8 +128,8 @@ def test_benchmark_and_unsupervised_training_in_a_tiny_form(tmp_path: Path) -> N
     result = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
     assert result.returncode == 0, result.stdout + result.stderr
     report = (out / "report.txt").read_text()
-    parts = ("A training step", "A camera image", "wrote", " images/s\n", "test images: decoder ")
-    for part in parts:
+    stages = ("A training step", "A camera image", "wrote", " steps, ", " images/s\n")
+    for part in (*stages, "test images: decoder ARI-FG "):
         assert part in report
     names = {path.name for path in out.iterdir()}
     expected = {"report.txt", "bench.json", "sprites_unsupervised.safetensors", "details.tar.gz"}

@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 import torch
+import yaml
 
 from benchmarks import bench, stated
 from benchmarks.floor import count_flops
@@ -15,6 +16,7 @@ from benchmarks.measure import interleaved, table
 from benchmarks.plain import PlainGenesisV2
 from genesis_core import GenesisV2, GenesisV2Config, default_checkpoint, load_model
 from genesis_core.inference import Inference, Options
+from training.configs import find_config
 
 PARTS = ("model", "training", "camera", "data")
 
@@ -367,7 +369,11 @@ def test_the_plain_model_computes_the_same(variant: dict[str, Any]) -> None:
 
 
 def test_the_default_model_is_measured() -> None:
+    """As it ships, and as its recipe has it."""
     assert load_model(default_checkpoint()).config == bench.TABLETOP
+    recipe = yaml.safe_load(find_config("general").read_text())["model"]
+    measured = vars(bench.TABLETOP)
+    assert {name: measured[name] for name in recipe} == recipe
 
 
 def test_arithmetic_is_counted_with_its_backward_pass() -> None:
