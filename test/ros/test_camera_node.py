@@ -142,21 +142,19 @@ def test_bad_parameters_end_it_with_the_reason(
     client: Any, start_camera: StartCamera, tmp_path: Path
 ) -> None:
     (tmp_path / "nothing").mkdir()
-    cameras = {
-        start_camera(**parameters): texts
-        for parameters, texts in (
-            ({"source": "webcam"}, ("source", "webcam", "tabletop, path")),
-            ({"source": "path"}, ("no path given",)),
-            ({"source": "path", "path": "/no/such/bag"}, ("/no/such/bag", "no such file")),
-            ({"source": "path", "path": tmp_path / "nothing"}, ("nothing", "neither a bag")),
-            ({"mode": "kitchen"}, ("mode", "kitchen", "sketchy")),
-            ({"transport": "pigeon"}, ("transport", "pigeon", "raw, compressed, both")),
-            ({"rate": 0.0}, ("rate", "0.1")),
-            ({"width": 8}, ("width", "16")),
-        )
-    }
-    for camera, texts in cameras.items():
-        client.until(ended(camera), "the camera ends")
+    # One after another: Fast DDS 3.2 can lock up a process that starts while another one leaves.
+    for parameters, texts in (
+        ({"source": "webcam"}, ("source", "webcam", "tabletop, path")),
+        ({"source": "path"}, ("no path given",)),
+        ({"source": "path", "path": "/no/such/bag"}, ("/no/such/bag", "no such file")),
+        ({"source": "path", "path": tmp_path / "nothing"}, ("nothing", "neither a bag")),
+        ({"mode": "kitchen"}, ("mode", "kitchen", "sketchy")),
+        ({"transport": "pigeon"}, ("transport", "pigeon", "raw, compressed, both")),
+        ({"rate": 0.0}, ("rate", "0.1")),
+        ({"width": 8}, ("width", "16")),
+    ):
+        camera = start_camera(**parameters)
+        client.until(ended(camera), f"the camera ends with {parameters}")
         assert camera.exit_status == 1
         words = camera.last_words()
         for text in texts:
