@@ -1,11 +1,17 @@
 """The perception nodes of two checkouts side by side, and what rclpy and Fast DDS take.
 
     python -m benchmarks.compare_nodes [path/to/other/checkout] [--frames 200] [--size 640x480]
+        [--rate 30]
 
 All run at once and are sent the same images in turn, one image at a time, so that whatever else the
-machine does disturbs them alike. Each finds cold what the others used last: for milliseconds, run
-this checkout alone. The other checkout needs its `make build`, and the same messages: of others
-nothing arrives. A node that only sends back an image's header (echo.py) is the floor.
+machine does disturbs them alike. Each finds cold what the others used last, and a node uses fewer
+threads beside others: for milliseconds, run this checkout alone. The other checkout needs its
+`make build`, and the same messages: of others nothing arrives. A node that only sends back an
+image's header (echo.py) is the floor.
+
+With --rate images come as a camera sends them: cores sleep in between, and wake late. Without it
+the next image comes as soon as one is answered.
+
 Processor time counts what a process needs for an image; what it needs while nothing happens is a
 column of its own. Compare it with one thread (OMP_NUM_THREADS=1): several count while they wait for
 each other.
@@ -86,7 +92,7 @@ def _compare(given: argparse.Namespace) -> list[Row]:
         for image, peer in itertools.product(images[:_WARM_UP], peers):
             client.latency(peer.name, image)
         idle = _idle(peers)
-        rows = _measure(client, peers, images, given.frames, idle)
+        rows = _measure(client, peers, images, given, idle)
     model = _model_cpu(given, pictures)
     for row in rows[1:]:
         row["rest_ms"] = row["mean_ms"] - row["inference_ms"]
@@ -94,6 +100,7 @@ def _compare(given: argparse.Namespace) -> list[Row]:
         row["own_cpu_ms"] = row["cpu_ms"] - model
         row["core_at_30hz"] = 0.03 * row["own_cpu_ms"] + row["idle_core"]
     title = f"{width}x{height}, {given.frames} images each, {torch.get_num_threads()} threads"
+    title += f", {given.rate:g} a second" if given.rate else ", one after the other"
     print(table(title, COLUMNS, rows))
     return rows
 
@@ -166,13 +173,15 @@ def _measure(
     client: ImageClient,
     peers: Sequence[_Peer],
     images: Sequence[bytes],
-    frames: int,
+    given: argparse.Namespace,
     idle: dict[str, float],
 ) -> list[Row]:
     processed = {peer.name: client.processed(peer.name) for peer in peers if peer.name != "echo"}
     latencies: dict[str, list[float]] = {peer.name: [] for peer in peers}
     before, started = [peer.cpu for peer in peers], time.monotonic()
-    for image in itertools.islice(itertools.cycle(images), frames):
+    for number, image in enumerate(itertools.islice(itertools.cycle(images), given.frames)):
+        if given.rate:
+            time.sleep(max(0.0, started + number / given.rate - time.monotonic()))
         for peer in peers:
             latencies[peer.name].append(client.latency(peer.name, image))
     elapsed = time.monotonic() - started
@@ -185,7 +194,7 @@ def _measure(
             "median_ms": 1e3 * times.median,
             "p95_ms": 1e3 * times.p95,
             "mean_ms": 1e3 * statistics.mean(latencies[peer.name]),
-            "cpu_ms": 1e3 * (used - idle[peer.name] * elapsed) / frames,
+            "cpu_ms": 1e3 * (used - idle[peer.name] * elapsed) / given.frames,
             "idle_core": idle[peer.name],
         }
         if peer.name != "echo":
@@ -221,6 +230,7 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     )
     parser.add_argument("checkout", type=Path, nargs="?", help="another checkout, built")
     parser.add_argument("--frames", type=int, default=200, help="images sent to each")
+    parser.add_argument("--rate", type=float, default=0.0, help="images sent per second")
     parser.add_argument("--size", default="640x480", help="of the images")
     parser.add_argument("--precision", default="auto")
     parser.add_argument("--checkpoint", default="")

@@ -20,7 +20,7 @@ if __name__ == "__main__":
 import sys
 import time
 from collections.abc import Iterator, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import rclpy
 from rcl_interfaces.msg import FloatingPointRange, IntegerRange, ParameterDescriptor
@@ -44,8 +44,15 @@ from genesis_ros.simulated_camera.sources import open_path, open_scenes
 SOURCES = ("tabletop", "path")
 TRANSPORTS = ("raw", "compressed", "both")
 _QUEUE_DEPTH = 5
-_LATE_FRAMES = 10
+_SLOW_FRAMES = 10
 _LAST_FRAMES_TIMEOUT = Duration(seconds=2)
+
+
+class _PreparedFrame(NamedTuple):
+    """What is published about a frame, in this order; all messages share the header."""
+
+    header: Header
+    messages: Sequence[tuple[Publisher[Any], Any]]
 
 
 class CameraNode(Node):
@@ -70,8 +77,10 @@ class CameraNode(Node):
 
         self._source = self._open_source()
         self._frames: Iterator[SourceFrame] = play(self._source, loop=self._value("loop"))
+        self._next: _PreparedFrame | None = None
+        self._seconds = 0.0  # that preparing the last frame took
         self._published = 0
-        self._late = 0
+        self._slow = 0
 
         transport = self._value("transport")
         self._raw = self._compressed = self._info = None
@@ -87,7 +96,9 @@ class CameraNode(Node):
             self._depth_info = self._advertise(CameraInfo, "depth/camera_info")
 
         rate = self._value("rate")
-        self._timer = self.create_timer(1.0 / rate, self._publish_next)
+        # Every second time a frame is prepared, in between it is published. So frames are on time,
+        # none follows a late one at once, and nothing is rendered while others look at a new one.
+        self._timer = self.create_timer(0.5 / rate, self._go_on)
         self.add_post_set_parameters_callback(self._apply_changes)
         report_unused_overrides(self)
         topic = self._image_publishers()[0].topic_name
@@ -181,7 +192,7 @@ class CameraNode(Node):
     def _apply_changes(self, parameters: list[Parameter[Any]]) -> None:
         for parameter in parameters:
             if parameter.name == "rate":
-                self._timer.timer_period_ns = int(1e9 / parameter.value)
+                self._timer.timer_period_ns = int(0.5e9 / parameter.value)
 
     def _image_publishers(self) -> list[Publisher[Any]]:
         return [publisher for publisher in (self._raw, self._compressed) if publisher is not None]
@@ -189,21 +200,27 @@ class CameraNode(Node):
     def _subscribers(self) -> int:
         return sum(publisher.get_subscription_count() for publisher in self._image_publishers())
 
-    def _publish_next(self) -> None:
-        if self._published == 0 and self._subscribers() < self._wait_for:
-            return
+    def _go_on(self) -> None:
+        if self._next is None:
+            self._prepare_next()
+        elif self._published or self._subscribers() >= self._wait_for:
+            self._publish(self._next)
+            self._next = None
+            self._published += 1
+            if self._slow > 1:
+                self._prepare_next()  # there is no time to lose
+
+    def _prepare_next(self) -> None:
         started = time.monotonic()
         try:
-            frame = next(self._frames)
+            self._next = self._prepare(next(self._frames))
         except StopIteration:
             self._finish(None)
-            return
         except SourceError as error:
             self._finish(error)
-            return
-        self._publish(frame)
-        self._published += 1
-        self._watch_pace(time.monotonic() - started)
+        else:
+            self._seconds = time.monotonic() - started
+            self._watch_pace()
 
     def _finish(self, error: SourceError | None) -> None:
         self._timer.cancel()
@@ -216,13 +233,14 @@ class CameraNode(Node):
         self.get_logger().info(f"end of the source after {self._published} frames")
         self.finished.set_result(None)
 
-    def _watch_pace(self, seconds: float) -> None:
+    def _watch_pace(self) -> None:
         """Say once that the source is slower than the rate that was asked for."""
-        self._late = self._late + 1 if seconds * 1e9 > self._timer.timer_period_ns else 0
-        if self._late == _LATE_FRAMES:
+        rate = self._value("rate")
+        self._slow = self._slow + 1 if self._seconds > 1 / rate else 0
+        if self._slow == _SLOW_FRAMES:
             self.get_logger().warning(
-                f"a frame takes {seconds * 1e3:.0f} ms to make, so fewer than "
-                f"{self._value('rate'):g} are published per second"
+                f"a frame takes {self._seconds * 1e3:.0f} ms to make, so fewer than "
+                f"{rate:g} are published per second"
             )
 
     def destroy_node(self) -> None:
@@ -230,19 +248,27 @@ class CameraNode(Node):
         self._source.close()
         super().destroy_node()
 
-    def _publish(self, frame: SourceFrame) -> None:
-        header = Header(stamp=self.get_clock().now().to_msg(), frame_id=self._frame_id)
+    def _prepare(self, frame: SourceFrame) -> _PreparedFrame:
+        """The messages of a frame; only their stamp is missing."""
+        header = Header(frame_id=self._frame_id)
         size = frame.image.shape[0], frame.image.shape[1]
+        messages: list[tuple[Publisher[Any], Any]] = []
         if self._info is not None:
-            self._info.publish(camera_info(frame.intrinsics, size, header))
+            messages.append((self._info, camera_info(frame.intrinsics, size, header)))
         # Before the image, so that whoever pairs them need not wait.
         if self._depth and self._depth_info and frame.depth is not None:
-            self._depth_info.publish(camera_info(frame.intrinsics, size, header))
-            self._depth.publish(depth_message(frame.depth, header))
+            messages.append((self._depth_info, camera_info(frame.intrinsics, size, header)))
+            messages.append((self._depth, depth_message(frame.depth, header)))
         if self._raw is not None:
-            self._raw.publish(to_message(frame.image, header))
+            messages.append((self._raw, to_message(frame.image, header)))
         if self._compressed is not None:
-            self._compressed.publish(jpeg_message(frame.image, header, self._quality))
+            messages.append((self._compressed, jpeg_message(frame.image, header, self._quality)))
+        return _PreparedFrame(header, messages)
+
+    def _publish(self, frame: _PreparedFrame) -> None:
+        frame.header.stamp = self.get_clock().now().to_msg()
+        for publisher, message in frame.messages:
+            publisher.publish(message)
 
 
 def _one_of(choices: Sequence[str]) -> str:

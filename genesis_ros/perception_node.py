@@ -47,6 +47,7 @@ from genesis_core.pipeline import free_memory
 from genesis_ros.messages import detections
 from genesis_ros.node.camera_input import CameraImage, CameraInput
 from genesis_ros.node.camera_names import camera_names, resolve_image_topic
+from genesis_ros.node.cores import FreeCores
 from genesis_ros.node.diagnostics import camera_status, node_status, resident_memory
 from genesis_ros.node.frame_statistics import Times
 from genesis_ros.node.parameters import NodeParameters, NodeSettings
@@ -100,6 +101,8 @@ class PerceptionNode(LifecycleNode):
         self._failure: str | None = None
         self._rivals: set[str] = set()  # nodes that publish on our topics, too
         self._may_warn = Throttle(_WARNING_PERIOD)
+        self._threads = torch.get_num_threads()  # that share a pass on the CPU
+        self._cores = FreeCores(most=self._threads)
         self._settings = NodeSettings()
         self._declared = NodeParameters(
             self, lambda: self._perception is not None, self._check_settings, self._apply_settings
@@ -324,6 +327,9 @@ class PerceptionNode(LifecycleNode):
         started = time.monotonic()
         settings, perception = self._settings, self._perception
         assert perception is not None
+        self._threads = settings.threads or self._cores.count()
+        if self._threads != torch.get_num_threads():
+            torch.set_num_threads(self._threads)  # of this thread
         messages = [
             CameraMessage(
                 job.message, round(job.received * 1e9), reader=ImageReader(settings.reading())
@@ -523,14 +529,16 @@ class PerceptionNode(LifecycleNode):
 
     def _model(self) -> dict[str, object]:
         """Facts about the process and the loaded model."""
-        memory: dict[str, object] = {"memory [MiB]": round(resident_memory() / 2**20)}
+        process: dict[str, object] = {"memory [MiB]": round(resident_memory() / 2**20)}
         if (perception := self._perception) is None:
-            return memory
+            return process
         segmenter = perception.segmenter
         if segmenter.device.type == "cuda":
             allocated = torch.cuda.memory_allocated(segmenter.device)
-            memory["device memory [MiB]"] = round(allocated / 2**20)
-        return memory | {
+            process["device memory [MiB]"] = round(allocated / 2**20)
+        else:
+            process["threads"] = self._threads
+        return process | {
             "model": perception.model_name,
             "device": segmenter.device,
             "precision": segmenter.precision,

@@ -18,6 +18,7 @@ from rclpy.signals import SignalHandlerOptions
 from rclpy.time import Time
 from sensor_msgs.msg import Image
 
+from genesis_ros.messages.cdr import read_image
 from genesis_ros.msg import ObjectMask, ObjectMasks
 
 IMAGE_TOPIC = "/camera/image_raw"
@@ -31,6 +32,8 @@ TOPICS: dict[str, type[Any]] = {
     LABELS_TOPIC: Image,
     OVERLAY_TOPIC: Image,
 }
+# Large messages stay as they arrived; what is done with them can wait for the masks.
+_BYTES = (IMAGE_TOPIC, OVERLAY_TOPIC)
 _PERCEPTION = "/genesis/perception"
 _INCOMPLETE_KEPT = 50
 
@@ -64,7 +67,11 @@ class Planner(Node):
         self._incomplete: dict[int, FrameResult] = {}
         for topic, message_type in TOPICS.items():
             self.create_subscription(
-                message_type, topic, self._collector(topic), QoSProfile(depth=10)
+                message_type,
+                topic,
+                self._collector(topic),
+                QoSProfile(depth=10),
+                raw=topic in _BYTES,
             )
         self.create_subscription(DiagnosticArray, "/diagnostics", self._check_health, 10)
 
@@ -76,6 +83,8 @@ class Planner(Node):
     def _collector(self, topic: str) -> Callable[[Any], None]:
         def collect(message: Any) -> None:
             now = self.get_clock().now()
+            if isinstance(message, bytes):
+                message = read_image(message)
             stamp = Time.from_msg(message.header.stamp)
             if topic == IMAGE_TOPIC:
                 self.image_stamps.append(stamp.nanoseconds)

@@ -176,6 +176,14 @@ class NodeSettings:
         "Arithmetic of the model. auto: half precision where the device computes natively in it.",
         choices=("auto", "fp32", "bf16", "fp16"),
     )
+    threads: int = _parameter(
+        0,
+        "Processor cores that share a pass of the model, on the CPU. 0: as many as other programs "
+        "leave free, at most OMP_NUM_THREADS where that is set.",
+        low=0,
+        high=256,
+        live=True,
+    )
     max_slots: int = _parameter(
         0,
         "Most slots (objects and background) per image. 0: as many as the checkpoint says.",

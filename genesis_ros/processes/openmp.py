@@ -8,11 +8,11 @@ from __future__ import annotations
 import os
 
 # Turns of the loop in which GNU's OpenMP waits for the next operation before it lets a thread
-# sleep: a tenth of a millisecond. With fewer, threads are put to sleep and woken after every
-# operation. With its own 300,000, twenty milliseconds, they keep cores busy that others could use;
-# and where all cores are busy, two of them may get the same core, and each operation waits as long
-# as that (docs/performance.md has figures).
-_TURNS = 2_000
+# sleep: one millisecond or two. With a tenth of that, threads sleep between two operations, and a
+# core that was idle for a while takes long to wake: a pass takes half as long again. With its own
+# 300,000, twenty milliseconds, they would keep cores busy that others could use. Where all cores
+# are busy, any waiting awake is bad: node/cores.py then lets one thread do it all.
+_TURNS = 30_000
 
 
 def wait_briefly() -> None:

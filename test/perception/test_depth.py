@@ -15,8 +15,10 @@ import numpy as np
 import pytest
 
 from genesis_core import Segmenter, default_checkpoint
+from genesis_core.perception import depth as depth_module
 from genesis_core.perception import find_objects
-from genesis_core.perception.depth import MIN_PIXELS, locate, to_points
+from genesis_core.perception.depth import MIN_PIXELS, Measurement, locate, to_points
+from genesis_core.perception.lens import Distortion
 from genesis_sim import Frame, RenderingError, TabletopRenderer
 
 SHARED = Path(__file__).resolve().parents[3] / "shared"
@@ -26,6 +28,16 @@ SHAPE = (480, 640)
 CENTRE = np.array([0.1, -0.05, 1.0])  # of the rectangle [m]
 SIZE = np.array([0.12, 0.09, 0.0])
 WALL = 2.0  # m behind the camera's origin
+
+
+@pytest.fixture(params=["C++", "arrays"], autouse=True)
+def way(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
+    """Every test in both ways in which objects are measured."""
+    if request.param == "arrays":
+        monkeypatch.setattr(depth_module, "native_library", lambda *_: None)
+    else:
+        assert depth_module._library() is not None, "there is no C++ compiler"
+    return str(request.param)
 
 
 def rectangle(
@@ -211,6 +223,37 @@ def test_objects_come_in_the_order_they_are_asked_for() -> None:
     assert wall is not None and seventh is not None and first is not None
     distances = [item.position[2] for item in (wall, seventh, first)]
     np.testing.assert_allclose(distances, [WALL, 1.5, 1.0], atol=1e-3)
+
+
+@pytest.mark.parametrize("way", ["C++"], indirect=True)
+@pytest.mark.parametrize("distortion", [None, Distortion("plumb_bob", (0.3, -0.2, 0.01, 0, 0))])
+@pytest.mark.parametrize("holes", [0.0, 0.3, 0.9])
+def test_both_ways_measure_the_same(
+    monkeypatch: pytest.MonkeyPatch, distortion: Distortion | None, holes: float
+) -> None:
+    """Labels in pieces of any size, on slopes and steps, with noise and holes."""
+    random = np.random.default_rng(5)
+    shape = (171, 203)
+    coarse = cv2.resize(random.random((20, 24)), shape[::-1], interpolation=cv2.INTER_CUBIC)
+    labels = np.digitize(coarse, np.linspace(0.1, 0.9, 12)).astype(np.uint8)
+    labels[40:140, 50:180] = 13  # of which every second row and column is looked at
+    labels[random.random(shape) < 0.02] = 14  # a mask in crumbs
+    ramp = np.linspace(0.6, 1.4, shape[1]) + np.linspace(0, 0.5, shape[0])[:, np.newaxis]
+    depth = ramp + 0.3 * (coarse > 0.5) + random.normal(0, 0.003, shape)
+    depth[random.random(shape) < holes] = random.choice([0, np.nan, np.inf, -1])
+    depth = depth.astype(np.float32)
+    matrix = np.array([[180.0, 0, 100], [0, 185, 85], [0, 0, 1]])
+
+    def measured() -> list[Measurement | None]:
+        return locate(labels, [*range(15), 200], depth, matrix, distortion)
+
+    native = measured()
+    monkeypatch.setattr(depth_module, "native_library", lambda *_: None)
+    for one, other in zip(native, measured(), strict=True):
+        assert (one is None) == (other is None)
+        if one is not None and other is not None:
+            np.testing.assert_allclose(np.stack(one), np.stack(other), rtol=0, atol=1e-9)
+    assert native[13] is not None and native[-1] is None
 
 
 def test_too_few_known_pixels_give_nothing() -> None:
