@@ -99,7 +99,9 @@ def _compare(given: argparse.Namespace) -> list[Row]:
         row["own_ms"] = row["rest_ms"] - rows[0]["mean_ms"]
         row["own_cpu_ms"] = row["cpu_ms"] - model
         row["core_at_30hz"] = 0.03 * row["own_cpu_ms"] + row["idle_core"]
-    title = f"{width}x{height}, {given.frames} images each, {torch.get_num_threads()} threads"
+    title = (
+        f"{width}x{height}, {given.frames} images each, at most {torch.get_num_threads()} threads"
+    )
     title += f", {given.rate:g} a second" if given.rate else ", one after the other"
     print(table(title, COLUMNS, rows))
     return rows
@@ -230,7 +232,7 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     )
     parser.add_argument("checkout", type=Path, nargs="?", help="another checkout, built")
     parser.add_argument("--frames", type=int, default=200, help="images sent to each")
-    parser.add_argument("--rate", type=float, default=0.0, help="images sent per second")
+    parser.add_argument("--rate", type=float, default=0.0, help="images per second; 0: no pause")
     parser.add_argument("--size", default="640x480", help="of the images")
     parser.add_argument("--precision", default="auto")
     parser.add_argument("--checkpoint", default="")

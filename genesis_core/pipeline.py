@@ -23,10 +23,10 @@ from genesis_core.perception.depth import (
     check_depth,
     known,
     locate,
-    prepare,
     resize_nearest,
     scale_intrinsics,
 )
+from genesis_core.perception.depth import prepare as prepare_to_locate
 from genesis_core.perception.lens import Distortion
 from genesis_core.perception.scene import Scene
 from genesis_core.perception.scene_objects import SceneObjects, find_objects
@@ -197,7 +197,7 @@ class Perception:
     def warm_up(self, batch_size: int = 1) -> None:
         """Prepare for batches of this size; see ``Segmenter.warm_up``."""
         self.segmenter.warm_up(batch_size)
-        prepare()
+        prepare_to_locate()
 
     def __call__(self, views: Sequence[View]) -> Iterator[Perceived | Exception]:
         """What is in each view, in their order, as soon as it is known; or the error that cost it.

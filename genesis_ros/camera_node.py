@@ -78,9 +78,9 @@ class CameraNode(Node):
         self._source = self._open_source()
         self._frames: Iterator[SourceFrame] = play(self._source, loop=self._value("loop"))
         self._next: _PreparedFrame | None = None
-        self._seconds = 0.0  # that preparing the last frame took
         self._published = 0
-        self._slow = 0
+        self._publishing = 0.0  # s that publishing the last frame took
+        self._slow = 0  # frames in a row that took longer than there is time
 
         transport = self._value("transport")
         self._raw = self._compressed = self._info = None
@@ -204,11 +204,15 @@ class CameraNode(Node):
         if self._next is None:
             self._prepare_next()
         elif self._published or self._subscribers() >= self._wait_for:
+            started = time.monotonic()
             self._publish(self._next)
             self._next = None
             self._published += 1
-            if self._slow > 1:
-                self._prepare_next()  # there is no time to lose
+            self._publishing = time.monotonic() - started
+            if self._slow > 1:  # there is no time to lose
+                self._prepare_next()
+                if not self._slow:
+                    self._timer.reset()  # this one is ready long before its time
 
     def _prepare_next(self) -> None:
         started = time.monotonic()
@@ -219,27 +223,26 @@ class CameraNode(Node):
         except SourceError as error:
             self._finish(error)
         else:
-            self._seconds = time.monotonic() - started
-            self._watch_pace()
+            self._watch_pace(time.monotonic() - started + self._publishing)
 
     def _finish(self, error: SourceError | None) -> None:
         self._timer.cancel()
-        if error is not None:
-            self.finished.set_exception(error)
-            return
         for publisher in self._image_publishers():
             # The process ends now; reliable subscribers still get what they have not received.
             publisher.wait_for_all_acked(_LAST_FRAMES_TIMEOUT)
+        if error is not None:
+            self.finished.set_exception(error)
+            return
         self.get_logger().info(f"end of the source after {self._published} frames")
         self.finished.set_result(None)
 
-    def _watch_pace(self) -> None:
+    def _watch_pace(self, seconds: float) -> None:
         """Say once that the source is slower than the rate that was asked for."""
         rate = self._value("rate")
-        self._slow = self._slow + 1 if self._seconds > 1 / rate else 0
+        self._slow = self._slow + 1 if seconds > 1 / rate else 0
         if self._slow == _SLOW_FRAMES:
             self.get_logger().warning(
-                f"a frame takes {self._seconds * 1e3:.0f} ms to make, so fewer than "
+                f"a frame takes {seconds * 1e3:.0f} ms to make, so fewer than "
                 f"{rate:g} are published per second"
             )
 

@@ -213,7 +213,8 @@ class PerceptionNode(LifecycleNode):
         # the cores, none waits for its next operation awake, and passes take half as long again or
         # twice as long. So this thread ends, and its helpers with it.
         with ThreadPoolExecutor(1, "warm-up") as pool:
-            perception = pool.submit(_load, settings).result()
+            self._threads = settings.threads or self._cores.count()
+            perception = pool.submit(_load, settings, self._threads).result()
         segmenter = perception.segmenter
         self._perception = perception
         names = self._names(settings)
@@ -327,9 +328,7 @@ class PerceptionNode(LifecycleNode):
         started = time.monotonic()
         settings, perception = self._settings, self._perception
         assert perception is not None
-        self._threads = settings.threads or self._cores.count()
-        if self._threads != torch.get_num_threads():
-            torch.set_num_threads(self._threads)  # of this thread
+        self._threads = _use_threads(settings.threads or self._cores.count())
         messages = [
             CameraMessage(
                 job.message, round(job.received * 1e9), reader=ImageReader(settings.reading())
@@ -536,9 +535,8 @@ class PerceptionNode(LifecycleNode):
         if segmenter.device.type == "cuda":
             allocated = torch.cuda.memory_allocated(segmenter.device)
             process["device memory [MiB]"] = round(allocated / 2**20)
-        else:
-            process["threads"] = self._threads
         return process | {
+            "threads": self._threads,
             "model": perception.model_name,
             "device": segmenter.device,
             "precision": segmenter.precision,
@@ -549,10 +547,18 @@ class PerceptionNode(LifecycleNode):
         }
 
 
-def _load(settings: NodeSettings) -> Perception:
+def _load(settings: NodeSettings, threads: int) -> Perception:
+    _use_threads(threads)
     perception = Perception(settings.perception())
     perception.warm_up(len(settings.image_topics))
     return perception
+
+
+def _use_threads(number: int) -> int:
+    """Let passes in this thread be shared by so many threads; how many it will be."""
+    if number != torch.get_num_threads():  # setting it makes oneDNN prepare its operations anew
+        torch.set_num_threads(number)
+    return torch.get_num_threads()
 
 
 def _trace(error: Exception) -> str:

@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from genesis_core.ops.native_library import native_library, sizes
+from genesis_core.ops.native_library import array_pointers, native_library, sizes
 
 _RESULTS = 13  # numbers per slot that settle() writes in C++
 _ROUNDS = 3  # of joining pieces, as in C++
@@ -163,9 +163,9 @@ def _native_enlarge(masks: NDArray[np.float32], height: int, width: int) -> Enla
     winners = np.empty((height, width), np.uint8)
     areas, sums = np.empty(slots, np.int64), np.empty(slots, np.int64)
     library.enlarge(
-        *_pointers(masks),
+        *array_pointers(masks),
         *sizes(*masks.shape, height, width),
-        *_pointers(full, winners, areas, sums),
+        *array_pointers(full, winners, areas, sums),
         torch.get_num_threads(),
     )
     return Enlarged(full, winners, sums / (255 * np.maximum(areas, 1)))
@@ -182,10 +182,10 @@ def _native_drop_small(
     kept = np.empty(len(masks), np.int64)
     library.drop_small.restype = ctypes.c_int64
     count = library.drop_small(
-        *_pointers(masks, winners),
+        *array_pointers(masks, winners),
         *sizes(*masks.shape),
         ctypes.c_double(min_pixels),
-        *_pointers(kept),
+        *array_pointers(kept),
         torch.get_num_threads(),
     )
     return [int(slot) for slot in kept[:count]]
@@ -206,10 +206,10 @@ def _native_settle(
     labels = np.empty_like(winners)
     results = np.empty((len(slots), _RESULTS), np.int64)
     library.settle(
-        *_pointers(masks, winners, slots),
+        *array_pointers(masks, winners, slots),
         *sizes(len(slots), *winners.shape),
         threshold,
-        *_pointers(labels, results),
+        *array_pointers(labels, results),
         torch.get_num_threads(),
     )
     areas, totals = results[:, 8], results[:, 12]
@@ -233,7 +233,7 @@ def _native_join_pieces(
     chosen = np.zeros(len(masks), np.uint8)
     chosen[list(slots)] = 1
     library.join_pieces(
-        *_pointers(masks, chosen),
+        *array_pointers(masks, chosen),
         *sizes(*masks.shape),
         ctypes.c_double(share),
         ctypes.c_double(floor),
@@ -243,10 +243,6 @@ def _native_join_pieces(
 
 def _library() -> ctypes.CDLL | None:
     return native_library("masks.cpp", "masks of camera images will take longer")
-
-
-def _pointers(*arrays: NDArray[Any]) -> list[ctypes.c_void_p]:
-    return [ctypes.c_void_p(array.ctypes.data) for array in arrays]
 
 
 # In array operations

@@ -14,8 +14,10 @@ import os
 import shlex
 import subprocess
 from pathlib import Path
+from typing import Any
 
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from genesis_core.ops.code_cache import cpu_flags, kept
@@ -68,6 +70,11 @@ def runs_native(x: Tensor) -> bool:
 def pointers(*tensors: Tensor) -> list[ctypes.c_void_p]:
     """Arguments of a C function: where the numbers of contiguous tensors are."""
     return [ctypes.c_void_p(tensor.data_ptr()) for tensor in tensors]
+
+
+def array_pointers(*arrays: NDArray[Any]) -> list[ctypes.c_void_p]:
+    """Arguments of a C function: where the numbers of arrays are."""
+    return [ctypes.c_void_p(array.ctypes.data) for array in arrays]
 
 
 def sizes(*numbers: int) -> list[ctypes.c_int64]:

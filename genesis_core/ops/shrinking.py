@@ -8,7 +8,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from genesis_core.ops.native_library import native_library, sizes
+from genesis_core.ops.native_library import array_pointers, native_library, sizes
 
 
 def prepare() -> None:
@@ -41,9 +41,9 @@ def shrink(image: NDArray[np.uint8], height: int, width: int) -> NDArray[np.uint
         image = np.ascontiguousarray(image)
     shrunk = np.empty((height, width, 3), np.uint8)
     library.shrink_rgb(
-        ctypes.c_void_p(image.ctypes.data),
+        *array_pointers(image),
         *sizes(image.strides[0], *image.shape[:2]),
-        ctypes.c_void_p(shrunk.ctypes.data),
+        *array_pointers(shrunk),
         *sizes(height, width),
     )
     return shrunk

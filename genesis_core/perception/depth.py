@@ -9,7 +9,7 @@ Masks are never exact, and depth cameras put pixels between an object and what i
 stray fragments of a mask are left out, the object's range of depth is taken from the pixels where
 depth does not jump, and what the mask holds outside that range is not the object (find_surface).
 
-All that stands here twice: in C++ (native/surfaces.cpp), and in array operations for machines
+Measuring stands here twice: in C++ (native/surfaces.cpp), and in array operations for machines
 without a compiler, where it takes three times as long.
 """
 
@@ -24,7 +24,7 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 
-from genesis_core.ops.native_library import native_library, sizes
+from genesis_core.ops.native_library import array_pointers, native_library, sizes
 from genesis_core.perception.lens import Distortion, Rays, pixel_rays
 
 _Pixel = TypeVar("_Pixel", bound=np.generic)
@@ -242,15 +242,15 @@ def _native_locate(
     labelled, found = np.array(wanted, np.uint8), np.zeros(len(wanted), np.uint8)
     results = np.empty((len(wanted), 3, 3))
     library.measure_surfaces(
-        *_pointers(rules, labels, depth),
+        *array_pointers(rules, labels, depth),
         *sizes(*depth.shape),
-        *_pointers(*each),
+        *array_pointers(*each),
         each[0].dtype == np.float64,
-        *_pointers(steps),
+        *array_pointers(steps),
         ctypes.c_double(focal_length),
-        *_pointers(labelled),
+        *array_pointers(labelled),
         *sizes(len(wanted)),
-        *_pointers(results, found),
+        *array_pointers(results, found),
     )
     return [
         Measurement(*result) if there else None
@@ -260,11 +260,6 @@ def _native_locate(
 
 def _library() -> ctypes.CDLL | None:
     return native_library("surfaces.cpp", "positions and sizes will take longer")
-
-
-def _pointers(*arrays: npt.NDArray[np.generic]) -> list[ctypes.c_void_p]:
-    """Arguments of a C function: where the numbers of arrays are."""
-    return [ctypes.c_void_p(array.ctypes.data) for array in arrays]
 
 
 def _measure(
@@ -279,7 +274,7 @@ def _measure(
     crop = slice(top, y + height + 1, step), slice(left, x + width + 1, step)
     sampled = np.ascontiguousarray(depth[crop])
     rays_x, rays_y = (np.broadcast_to(part, depth.shape)[crop] for part in rays)
-    covered = np.isfinite(rays_x)  # by the model of the lens
+    covered = np.isfinite(rays_x) & np.isfinite(rays_y)  # by the model of the lens
     surface = find_surface(np.ascontiguousarray(mask[crop] & covered), sampled, focal_length / step)
     if np.count_nonzero(surface) < MIN_PIXELS:
         return None

@@ -32,7 +32,7 @@ TOPICS: dict[str, type[Any]] = {
     LABELS_TOPIC: Image,
     OVERLAY_TOPIC: Image,
 }
-# Large messages stay as they arrived; what is done with them can wait for the masks.
+# rclpy takes long to turn large messages into objects, while masks wait. These stay bytes.
 _BYTES = (IMAGE_TOPIC, OVERLAY_TOPIC)
 _PERCEPTION = "/genesis/perception"
 _INCOMPLETE_KEPT = 50

@@ -8,13 +8,26 @@ leave free.
 
 from __future__ import annotations
 
+import math
 import os
 import time
 from pathlib import Path
+from typing import NamedTuple
+
+from genesis_ros.processes.openmp import CORES
 
 _PERIOD = 0.5  # s, at least, between two looks
 _STAT = Path("/proc/stat")
-_QUOTA = Path("/sys/fs/cgroup/cpu.max")
+_GROUP = Path("/sys/fs/cgroup")
+
+
+class _Account(NamedTuple):
+    """Seconds since some start."""
+
+    total: float  # of all our cores, whatever they did
+    idle: float  # of them
+    own: float  # that this process used
+    group: float | None  # that its container used, this process included; None: there is none
 
 
 class FreeCores:
@@ -22,16 +35,25 @@ class FreeCores:
 
     Args:
         most: never more than these.
+        cores: numbers of those that the process may run on.
         stat: the system's account of each core's time (proc(5)).
-        quota: a container's share of processor time (cgroup v2).
+        group: the container's share of processor time and what it used (cgroup v2).
     """
 
-    def __init__(self, most: int, stat: Path = _STAT, quota: Path = _QUOTA) -> None:
-        self._stat = stat
-        self._most = min(most, _usable_cores(quota))
-        self._free = self._most
+    def __init__(
+        self,
+        most: int,
+        cores: frozenset[int] = CORES,
+        stat: Path = _STAT,
+        group: Path = _GROUP,
+    ) -> None:
+        self._names = {f"cpu{number}" for number in cores}
+        self._stat, self._usage = stat, group / "cpu.stat"
+        self._share = _share(group / "cpu.max")
+        self._most = max(1, math.floor(min(most, len(cores), self._share)))
+        self._count = self._most
         self._looked = time.monotonic()
-        self._used = self._read()
+        self._account = self._read()
 
     def count(self) -> int:
         """Cores that were free for the last half second or longer, at least 1.
@@ -41,33 +63,57 @@ class FreeCores:
         now = time.monotonic()
         seconds = now - self._looked
         if seconds >= _PERIOD:
-            used = self._read()
-            if used is not None and self._used is not None:
-                # What was idle, and what this process itself used, is there for it.
-                free = round((used - self._used) / seconds)
-                self._free = min(max(free, 1), self._most)
-            self._looked, self._used = now, used
-        return self._free
+            account = self._read()
+            free = self._free(seconds, self._account, account)
+            self._count = max(1, min(round(free), self._most))
+            self._looked, self._account = now, account
+        return self._count
 
-    def _read(self) -> float | None:
-        """Seconds in which our cores were idle, and seconds that this process used, in all."""
-        ours = {f"cpu{number}" for number in os.sched_getaffinity(0)}
-        idle = 0
+    def _free(self, seconds: float, before: _Account | None, after: _Account | None) -> float:
+        """Cores that were free in between; what this process used was there for it."""
+        if before is None or after is None:
+            return self._most
+        if after.total - before.total < seconds * len(self._names) / 2:
+            return self._most  # an account that stands still
+        own = after.own - before.own
+        free = (after.idle - before.idle + own) / seconds
+        if before.group is not None and after.group is not None:
+            free = min(free, self._share - (after.group - before.group - own) / seconds)
+        return free
+
+    def _read(self) -> _Account | None:
         try:
-            for line in self._stat.read_text().splitlines():
-                name, *times = line.split()
-                if name in ours:
-                    idle += int(times[3]) + int(times[4])  # idle; idle while a disk works
+            lines = [line.split() for line in self._stat.read_text().splitlines()]
+            ours = [
+                [int(item) for item in line[1:9]]
+                for line in lines
+                if line and line[0] in self._names
+            ]
+            # Idle, and idle while a disk works.
+            total, idle = (
+                sum(each) / os.sysconf("SC_CLK_TCK")
+                for each in (map(sum, ours), (times[3] + times[4] for times in ours))
+            )
         except (OSError, ValueError, IndexError):
             return None
-        return idle / os.sysconf("SC_CLK_TCK") + time.process_time()
+        if len(ours) < len(self._names):
+            return None  # another machine's, as it were
+        return _Account(total, idle, time.process_time(), self._group_used())
+
+    def _group_used(self) -> float | None:
+        if not math.isfinite(self._share):
+            return None
+        try:
+            values = dict(line.split() for line in self._usage.read_text().splitlines())
+            return int(values["usage_usec"]) * 1e-6
+        except (OSError, ValueError, KeyError):
+            return None
 
 
-def _usable_cores(quota: Path) -> int:
-    """The cores that this process may run on, or what its container may use of them."""
-    cores = len(os.sched_getaffinity(0))
+def _share(quota: Path) -> float:
+    """Cores' worth of processor time that the container may use; infinite: no limit."""
     try:
-        share, period = quota.read_text().split()
-        return min(cores, max(1, int(share) // int(period)))
-    except (OSError, ValueError):  # no such file, or "max": no limit
-        return cores
+        microseconds, period = quota.read_text().split()
+        return int(microseconds) / int(period)
+    except (OSError, ValueError, ZeroDivisionError):  # no such file, or "max"
+        return math.inf

@@ -178,8 +178,8 @@ class NodeSettings:
     )
     threads: int = _parameter(
         0,
-        "Processor cores that share a pass of the model, on the CPU. 0: as many as other programs "
-        "leave free, at most OMP_NUM_THREADS where that is set.",
+        "Threads that share a pass of the model, on the CPU. 0: one for each core that other "
+        "programs leave free, at most OMP_NUM_THREADS.",
         low=0,
         high=256,
         live=True,

@@ -1,11 +1,15 @@
-"""How the threads that share a pass of the model wait for each other.
+"""How the threads that share a pass of the model wait for each other, and where they may run.
 
-This module is imported before PyTorch, whose OpenMP reads its environment once.
+This module is imported before PyTorch, whose OpenMP reads its environment once, and may bind the
+thread that loads it to one core.
 """
 
 from __future__ import annotations
 
 import os
+
+CORES = frozenset(os.sched_getaffinity(0))
+"""Numbers of the cores that this process may run on."""
 
 # Turns of the loop in which GNU's OpenMP waits for the next operation before it lets a thread
 # sleep: one millisecond or two. With a tenth of that, threads sleep between two operations, and a

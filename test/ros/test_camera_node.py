@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import os
 import signal
+import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
@@ -14,12 +15,16 @@ import cv2
 import numpy as np
 import pytest
 from rcl_interfaces.srv import ListParameters
+from rclpy.executors import SingleThreadedExecutor
+from rclpy.parameter import Parameter
 from sensor_msgs.msg import CameraInfo, CompressedImage, Image
 
 from genesis_bags.decoding.depth import depth_metres
 from genesis_bags.decoding.images import to_rgb
+from genesis_ros import camera_node
 from genesis_ros.messages.intrinsics import read_intrinsics
 from genesis_ros.processes.child_process import ChildProcess
+from genesis_ros.simulated_camera.frame_source import FrameSource, SourceFrame
 from genesis_ros.simulated_camera.sources import RecordedScenes
 
 COLOURS = [(200, 30, 30), (30, 200, 30), (30, 30, 200)]
@@ -135,6 +140,52 @@ def test_parameters_are_described_and_guarded_while_it_loops(
     os.kill(camera.pid, signal.SIGTERM)
     client.until(ended(camera), "the camera ends on SIGTERM")
     assert camera.exit_status == 0
+
+
+class SlowSource(FrameSource):
+    """Frames that take this long to make [s], one after the other, again and again."""
+
+    description = "slow"
+
+    def __init__(self, times: Sequence[float]) -> None:
+        self._times = times
+
+    def frames(self, epoch: int = 0) -> Iterator[SourceFrame]:
+        for seconds in self._times:
+            time.sleep(seconds)
+            yield SourceFrame(np.zeros((24, 32, 3), np.uint8), "frame")
+
+
+@pytest.mark.parametrize(
+    ("times", "rate"),
+    [
+        ([0.0], 10),
+        ([0.15], 6),  # all are late, and none waits for longer than that
+        ([0.15, 0.0, 0.0], 7),  # most are on time
+        ([0.25, 0.25, 0.25, 0.0, 0.0, 0.0], 5),
+    ],
+)
+def test_no_frame_follows_a_late_one_at_once(
+    client: Any, monkeypatch: pytest.MonkeyPatch, times: list[float], rate: float
+) -> None:
+    period = 0.1
+    monkeypatch.setattr(camera_node, "open_scenes", lambda **_: SlowSource(times))
+    overrides = [Parameter("rate", value=1 / period)]
+    node = camera_node.CameraNode(parameter_overrides=overrides, use_global_arguments=False)
+    executor = SingleThreadedExecutor()
+    executor.add_node(node)
+    thread = threading.Thread(target=executor.spin)
+    thread.start()
+    try:
+        with client.listen(Image, "/camera/image_raw") as images:
+            client.until(lambda: len(images) > 20, "some images")
+    finally:
+        executor.shutdown()
+        thread.join()
+        node.destroy_node()
+    stamps = np.array([item.header.stamp.sec + item.header.stamp.nanosec * 1e-9 for item in images])
+    assert np.diff(stamps).min() > 0.25 * period
+    assert 0.5 * rate < (len(stamps) - 1) / (stamps[-1] - stamps[0]) < 1.05 / period
 
 
 @pytest.mark.slow

@@ -18,6 +18,8 @@ BAD_VALUES = [
     ("checkpoint", 3, "expected a text"),
     ("device", "gpu", "expected auto, cpu, cuda or cuda:n"),
     ("device", "cuda:x", "expected auto, cpu, cuda or cuda:n"),
+    ("threads", -1, "expected 0 to 256"),
+    ("threads", 1.5, "expected an integer"),
     ("precision", "int8", "expected one of auto, fp32, bf16, fp16"),
     ("precision", True, "expected a text"),
     ("max_slots", -1, "expected 0 to 64"),

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+from diagnostic_msgs.msg import DiagnosticArray
 from sensor_msgs.msg import Image
 
 from genesis_ros.msg import ObjectMasks
@@ -14,9 +16,10 @@ from genesis_ros.msg import ObjectMasks
 ROOT = Path(__file__).resolve().parents[2]
 NODE = "/genesis/perception"
 TOPIC = "/threads/image_raw"
-THREADS = 4
+THREADS = 2
 
 
+@pytest.mark.skipif(len(os.sched_getaffinity(0)) < THREADS, reason="needs two cores")
 def test_only_the_worker_has_helpers(
     node_process: Any, client: Any, tiny_checkpoint: Path, tmp_path: Path
 ) -> None:
@@ -26,6 +29,7 @@ def test_only_the_worker_has_helpers(
         "checkpoint": str(tiny_checkpoint),
         "device": "cpu",
         "autostart": False,
+        "threads": THREADS,  # PyTorch's own number here: setting another one starts threads, too
     }
     environment = {"OMP_NUM_THREADS": str(THREADS)}
     with node_process(
@@ -50,9 +54,47 @@ def test_only_the_worker_has_helpers(
         assert threads() > before + 2  # besides worker and receiver: helpers
 
 
+def test_threads_of_a_pass_are_as_asked_for_and_told(
+    node_process: Any, client: Any, tiny_checkpoint: Path, tmp_path: Path
+) -> None:
+    parameters = {
+        "image_topics": [TOPIC],
+        "checkpoint": str(tiny_checkpoint),
+        "device": "cpu",
+        "diagnostics_period": 0.1,
+    }
+    with (
+        node_process(
+            "genesis_ros.perception_node",
+            tmp_path,
+            parameters,
+            environment={"OMP_NUM_THREADS": "1"},
+        ),
+        client.listen(DiagnosticArray, "/diagnostics") as reports,
+        client.listen(ObjectMasks, "/genesis/object_masks") as masks,
+    ):
+        images = client.publisher(Image, TOPIC)
+        message = Image(height=48, width=64, encoding="rgb8", step=192, data=bytes(48 * 192))
+
+        def told() -> str:
+            """After the next image."""
+            masks.clear()
+            images.publish(message)
+            client.until(lambda: masks, "masks")
+            reports.clear()
+            client.until(lambda: len(reports) > 1, "a report")
+            return str(client.status(reports[-1], NODE)[1]["threads"])
+
+        assert told() == "1"  # OMP_NUM_THREADS bounds what the node takes by itself
+        assert client.set_parameter(NODE, "threads", 3).successful
+        assert told() == "3"
+        assert client.set_parameter(NODE, "threads", 0).successful
+        assert told() == "1"
+
+
 @pytest.mark.parametrize(
     "given, turns",
-    [({}, "2000"), ({"GOMP_SPINCOUNT": "77"}, "77"), ({"OMP_WAIT_POLICY": "PASSIVE"}, "0")],
+    [({}, "30000"), ({"GOMP_SPINCOUNT": "77"}, "77"), ({"OMP_WAIT_POLICY": "PASSIVE"}, "0")],
 )
 @pytest.mark.parametrize("way", ["module", "installed"])
 def test_threads_wait_briefly(

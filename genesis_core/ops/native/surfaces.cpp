@@ -1,6 +1,6 @@
 // Where the visible surfaces of objects are, from labels and depth: what perception/depth.py says in
-// array operations, here in a few passes over each object's pixels. Both give the same, but for the
-// order in which numbers are added.
+// array operations, here in a few passes over each object's pixels. Both give the same, but for
+// rounding.
 
 #include <algorithm>
 #include <cmath>
@@ -100,7 +100,8 @@ class Surface {
         x_[n] = rays_x_[y * steps_[0] + x * steps_[1]];
         y_[n] = rays_y_[y * steps_[2] + x * steps_[3]];
         depth_[n] = image_.depth[y * image_.width + x];
-        mask_[n] = image_.labels[y * image_.width + x] == label && std::isfinite(x_[n]);
+        mask_[n] = image_.labels[y * image_.width + x] == label && std::isfinite(x_[n]) &&
+                   std::isfinite(y_[n]);
       }
     }
   }
