@@ -183,13 +183,14 @@ def _prepared(source: Path, output: Path) -> tuple[Path, Path]:
             raise DatasetError(f"--input {source} does not exist")
         reader, images = prepare.reader_for(source), output / "images"
         labelled, uses = images, ""
+        seen = "--fit resize"  # as the node sees images
         if reader == Folder.name:
             masks = [item.mask is not None for item in scan(source, None).items]
             if any(masks) and not all(masks):
                 labelled, uses = output / "labelled", "--use_masks ignore"
-                needed = (f"{reader} --use_masks need --source", source, "--output", labelled)
+                needed = f"{reader} {seen} --use_masks need --source", source, "--output", labelled
                 show(prepare.main, *needed)
-        show(prepare.main, f"{reader} {uses} --source", source, "--output", images)
+        show(prepare.main, f"{reader} {seen} {uses} --source", source, "--output", images)
     channels = PreparedDataset(images, "train").channels
     if channels != 3:
         raise DatasetError(f"{images} has images of {channels} channels; a model takes 3")

@@ -537,6 +537,29 @@ def test_depth(tmp_path: Path, kind: str) -> None:
     assert test.depths is not None and not test.depths.any()
 
 
+def test_all_of_an_image_squeezed(tmp_path: Path) -> None:
+    """Image, mask, depth and camera: 48 x 96 pixels become 32 x 32, from edge to edge."""
+    labels, depth = np.zeros((48, 96), np.uint8), np.full((48, 96), 1000, np.uint16)
+    labels[:12, :24], labels[36:, 72:], depth[24:, 48:] = 1, 2, 2000
+    for number in range(10):
+        write(tmp_path / f"in/{number}.png", photo(number, 48, 96))
+        write(tmp_path / f"in/{number}.label.png", labels)
+        write(tmp_path / f"in/{number}.depth.png", depth)
+    camera = ("--intrinsics", "[60, 61, 47.5, 23.5]")
+    prepare(tmp_path / "in", tmp_path / "out", *SIZE, *camera, "--fit", "resize")
+    train = PreparedDataset(tmp_path / "out", "train")
+    for number, image in enumerate(train.images):
+        np.testing.assert_array_equal(quarters(image), photo(number, 2, 2))
+    assert train.masks is not None and train.depths is not None and train.intrinsics is not None
+    expected = np.zeros((32, 32), np.uint8)
+    expected[:8, :8], expected[24:, 24:] = 1, 2
+    np.testing.assert_array_equal(train.masks[0], expected)
+    far = np.full((32, 32), 1000, np.uint16)
+    far[16:, 16:] = 2000
+    np.testing.assert_array_equal(train.depths[0], far)
+    np.testing.assert_allclose(train.intrinsics[0], [20, 61 * 2 / 3, 15.5, 15.5], atol=1e-4)
+
+
 def test_depth_of_another_view(tmp_path: Path) -> None:
     photos(tmp_path / "in", range(4))
     for number in range(4):

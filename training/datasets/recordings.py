@@ -13,7 +13,7 @@ from urllib.parse import quote
 
 from training.datasets.layout import SPLITS, check_at_least
 from training.datasets.parts import PartWriter, Task
-from training.datasets.shots import Form, Shot, ShotPart
+from training.datasets.shots import Fit, Form, Shot, ShotPart
 from training.datasets.tasks import chunk_key
 
 MIN_RECORDINGS = 10
@@ -35,7 +35,9 @@ class OwnData:
 
     Args:
         source: what to read
-        image_size: height and width of the images in pixels: the central square is resized to it
+        image_size: height and width of the images in pixels
+        fit: crop takes the central square, as the node does with fit:=crop; resize takes all of the
+            image, squeezed, as the node does by default
         exposure: mean grey value, 0 to 1, that all images are exposed to; 0 leaves them as they are
         val: share of the images to validate on
         test: share of the images to test on
@@ -50,6 +52,7 @@ class OwnData:
     val: float = 0.1
     test: float = 0.1
     min_change: float = 12.0
+    fit: Fit = "crop"
 
     def __post_init__(self) -> None:
         check_at_least(1, image_size=self.image_size)
@@ -75,6 +78,8 @@ class OwnData:
         """The options here that shape the arrays."""
         return {
             "image_size": self.image_size,
+            # Data prepared before there was a choice is the same as with crop.
+            **({"fit": self.fit} if self.fit != "crop" else {}),
             "exposure": self.exposure,
             "val": self.val,
             "test": self.test,
@@ -83,7 +88,7 @@ class OwnData:
 
     def form(self, *, masks: bool = False, depths: bool = False) -> Form:
         """What the images become."""
-        return Form(self.image_size, self.exposure, masks, depths, self.min_change)
+        return Form(self.image_size, self.exposure, masks, depths, self.min_change, self.fit)
 
 
 @dataclass(frozen=True)

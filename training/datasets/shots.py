@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from collections import Counter
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
-from training.datasets.images import centre_crop, expose, resize_image, resize_labels
+from training.datasets.images import ScalarT, centre_crop, expose, resize_image, resize_labels
 from training.datasets.instance_masks import MAX_INSTANCES
 from training.datasets.layout import RGB, Float32, UInt8, UInt16
 from training.datasets.likeness import CELLS, LIKE_BEFORE, are_alike, thumbnail
@@ -45,6 +45,10 @@ class Shot:
     is_blank: bool = False
 
 
+Fit = Literal["crop", "resize"]
+"""How an image becomes a square: its central square is taken, or all of it, squeezed."""
+
+
 @dataclass(frozen=True)
 class Form:
     """What all shots of a data set become.
@@ -55,6 +59,7 @@ class Form:
         masks, depths: whether arrays of them are written. A shot without depth is unknown
             everywhere; one without labels is background.
         min_change: see ``likeness.are_alike``; 0 keeps what is alike.
+        fit: see ``Fit``.
     """
 
     image_size: int
@@ -62,6 +67,7 @@ class Form:
     masks: bool = False
     depths: bool = False
     min_change: float = 0.0
+    fit: Fit = "crop"
 
     @property
     def part_length(self) -> int:
@@ -82,15 +88,15 @@ class Fitted(NamedTuple):
 
 
 def fit(shot: Shot, form: Form) -> Fitted:
-    """The central square of a shot, resized.
+    """A shot as a square.
 
     Raises:
         ValueError: labels or depth are of another view, or there are too many instances.
     """
     size = form.image_size
     height, width = shot.image.shape[:2]
-    side = min(height, width)
-    image = resize_image(centre_crop(shot.image, side), size, size)
+    seen = _seen(shot.image, form.fit)
+    image = resize_image(seen, size, size)
     if form.exposure:
         image = expose(image, form.exposure)
     labels: UInt8 = np.zeros((size, size), np.uint8)
@@ -100,17 +106,23 @@ def fit(shot: Shot, form: Form) -> Fitted:
                 f"the image has {width} x {height} pixels, its mask "
                 f"{shot.labels.shape[1]} x {shot.labels.shape[0]}"
             )
-        counted = _count_through(centre_crop(shot.labels, side))
+        counted = _count_through(_seen(shot.labels, form.fit))
         labels = resize_labels(counted, size, size)
     depth: UInt16 = np.zeros((size, size), np.uint16)
     if shot.depth is not None:
-        depth = _fit_depth(shot.depth, height, width, size)
+        depth = _fit_depth(shot.depth, height, width, form)
     focal = GUESSED_FOCAL_LENGTH * width
     usual = focal, focal, (width - 1) / 2, (height - 1) / 2
     fx, fy, cx, cy = shot.camera or usual
-    left, top, scale = (width - side) // 2, (height - side) // 2, size / side
-    camera = fx * scale, fy * scale, (cx - left + 0.5) * scale - 0.5, (cy - top + 0.5) * scale - 0.5
-    return Fitted(image, labels, depth, camera)
+    left, top = (width - seen.shape[1]) // 2, (height - seen.shape[0]) // 2
+    across, down = size / seen.shape[1], size / seen.shape[0]
+    centre = (cx - left + 0.5) * across - 0.5, (cy - top + 0.5) * down - 0.5
+    return Fitted(image, labels, depth, (fx * across, fy * down, *centre))
+
+
+def _seen(pixels: NDArray[ScalarT], fit: Fit) -> NDArray[ScalarT]:
+    """What is taken of an image, a mask or depth."""
+    return pixels if fit == "resize" else centre_crop(pixels, min(pixels.shape[:2]))
 
 
 def _count_through(labels: NDArray[np.integer]) -> UInt8:
@@ -122,16 +134,17 @@ def _count_through(labels: NDArray[np.integer]) -> UInt8:
     return through
 
 
-def _fit_depth(depth: Float32, height: int, width: int, size: int) -> UInt16:
+def _fit_depth(depth: Float32, height: int, width: int, form: Form) -> UInt16:
     rows, columns = depth.shape
     if not 1 - _ASPECT <= (rows * width) / (columns * height) <= 1 + _ASPECT:
         raise ValueError(
             f"the image has {width} x {height} pixels, its depth {columns} x {rows}: they cannot "
             "show the same view"
         )
-    square = centre_crop(depth, min(rows, columns))
-    nearest = ((np.arange(size) + 0.5) * (len(square) / size)).astype(int)
-    metres = np.nan_to_num(square[nearest[:, None], nearest], nan=0.0, posinf=0.0, neginf=0.0)
+    seen = _seen(depth, form.fit)
+    places = (np.arange(form.image_size) + 0.5) / form.image_size
+    down, across = ((places * length).astype(int) for length in seen.shape)
+    metres = np.nan_to_num(seen[down[:, None], across], nan=0.0, posinf=0.0, neginf=0.0)
     millimetres = np.rint(1000 * metres.astype(np.float64))
     millimetres[(millimetres < 0) | (millimetres > np.iinfo(np.uint16).max)] = 0
     fitted: UInt16 = millimetres.astype(np.uint16)
