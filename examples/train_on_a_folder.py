@@ -34,7 +34,13 @@ def main() -> None:
     if len(pictures) < 10:
         parser.error(f"{arguments.pictures} holds fewer than ten pictures")
 
-    folder = Folder(arguments.pictures, image_size=64, exposure=EXPOSURE, use_masks="ignore")
+    folder = Folder(
+        arguments.pictures,
+        image_size=64,
+        fit="resize",  # as the Segmenter sees images
+        exposure=EXPOSURE,
+        use_masks="ignore",
+    )
     prepare(folder, Run(arguments.output / "data", workers=1))
     run = arguments.output / "run"
     options = f"--data.path {arguments.output / 'data'} --run {run} --steps {arguments.steps}"

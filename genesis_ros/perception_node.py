@@ -556,7 +556,7 @@ def _load(settings: NodeSettings, threads: int) -> Perception:
 
 def _use_threads(number: int) -> int:
     """Let passes in this thread be shared by so many threads; how many it will be."""
-    if number != torch.get_num_threads():  # setting it makes oneDNN prepare its operations anew
+    if number != torch.get_num_threads():  # which drops what oneDNN has prepared
         torch.set_num_threads(number)
     return torch.get_num_threads()
 

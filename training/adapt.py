@@ -31,11 +31,18 @@ from genesis_core.files import write_atomically
 from training import evaluate, prepare
 from training.adaptation import CLEAR, FORGOTTEN, Adaptation, adapt, adaptable
 from training.command_line import call, show
+from training.datasets.bag import Bag
 from training.datasets.folder import Folder, scan
-from training.datasets.layout import INFO, DatasetError
+from training.datasets.layout import INFO, DatasetError, read_json
+from training.datasets.lerobot import LeRobot
 from training.datasets.prepared import PreparedDataset
+from training.datasets.rlds import Rlds
+from training.datasets.shots import Fit
+from training.datasets.video import Video
 from training.report import PAGE
 from training.run_folder import MODEL
+
+_OWN_DATA = tuple(kind.name for kind in (Folder, Video, Bag, LeRobot, Rlds))
 
 RECORD = "adaptation.json"
 SCENE_SIZE = 256
@@ -129,7 +136,7 @@ def run(
     )
     print(f"\n{describe(result)}")
     adapted = Adapted(before, after, of_images, of_scenes)
-    conclude(adapted, held_out, output)
+    conclude(adapted, held_out, output, fit_of(images))
     return adapted
 
 
@@ -215,8 +222,21 @@ def found(results: dict[str, Any], number: int) -> float | None:
     return None if masks is None else masks["r50"]
 
 
-def conclude(adapted: Adapted, split: str, output: Path) -> None:
-    """Say what changed, and how to use the result."""
+def fit_of(images: Path) -> Fit:
+    """How the node is to fit images, to see them as the model has."""
+    info = read_json(images / "train" / INFO)
+    if info["dataset"] not in _OWN_DATA:
+        return "resize"
+    fit: Fit = info["options"].get("fit", "crop")
+    return fit
+
+
+def conclude(adapted: Adapted, split: str, output: Path, fit: Fit = "resize") -> None:
+    """Say what changed, and how to use the result.
+
+    Args:
+        fit: what the node needs to see images as those that were adapted to.
+    """
     changed = adapted.after != adapted.before
     print()
     for name, results in (("your images", adapted.images), ("generated scenes", adapted.scenes)):
@@ -233,6 +253,7 @@ def conclude(adapted: Adapted, split: str, output: Path) -> None:
     print(f"\nPage: {output / PAGE}\nModel: {adapted.after}\nLaunch it:")
     print(
         f"  ros2 launch genesis_ros perception.launch.py checkpoint:={adapted.launched.resolve()}"
+        + (" fit:=crop" if fit == "crop" else "")
     )
 
 

@@ -30,6 +30,7 @@ from genesis_core.perception import find_objects
 from training.collected import short_names
 from training.command_line import call
 from training.datasets.images import centre_crop, resize_image
+from training.datasets.shots import Fit
 from training.labelled_images import LabelledImage, find_labelled
 from training.object_scores import (
     IGNORED,
@@ -48,7 +49,6 @@ from training.sheets import Picture, SegmentedImage, object_sheet, to_pictures, 
 from training.table_forms import Cell, Row, Table, markdown
 
 Background = Literal["auto", "kinds", "node", "largest"]
-Fit = Literal["resize", "crop"]
 
 SMALLEST_OBJECT = 1e-4
 """Smaller true objects, as a share of the image, are not scored."""

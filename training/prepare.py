@@ -27,12 +27,14 @@ from training.datasets.layout import INFO, DatasetError, check_at_least, read_js
 from training.datasets.lerobot import INFO_FILE, LeRobot
 from training.datasets.objects_room import ObjectsRoom
 from training.datasets.parts import (
+    PARTS,
     Dataset,
     OnError,
     Stopped,
     Task,
     changed_options,
     make_parts,
+    settle_options,
 )
 from training.datasets.recordings import OwnData
 from training.datasets.rlds import Rlds
@@ -78,7 +80,9 @@ def prepare(dataset: Dataset[TaskT], run: Run) -> None:
             raise DatasetError(f"{run.output} holds another data set: {changes}; remove it first")
         print(f"{run.output} is prepared already")
         return
-    if not is_planned(run.output):
+    if is_planned(run.output):
+        settle_options(dataset, run.output / PARTS)
+    else:
         make_parts(dataset, run.output, workers=workers, on_error=run.on_error, ray=run.ray)
     _report(run.output, assemble(run.output))
 

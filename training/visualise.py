@@ -7,7 +7,6 @@ python -m training.visualise --checkpoint model.safetensors --data photos/ --out
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Literal
 
 import numpy as np
 import torch
@@ -19,13 +18,12 @@ from training.command_line import call
 from training.datasets.images import centre_crop, read_rgb, resize_image
 from training.datasets.layout import RGB
 from training.datasets.prepared import DatasetError, PreparedDataset
+from training.datasets.shots import Fit
 from training.report import Report, data_uri, model_results, read_curves
 from training.scoring import ScoredBatch, choose_images, load_images, load_masks, score
 from training.sheets import reconstruction_sheet, sample_sheet, to_pictures, write_png
 
 PHOTO_SUFFIXES = {".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".webp"}
-
-Fit = Literal["resize", "crop"]
 
 
 def load_photos(path: Path, limit: int, size: int, fit: Fit) -> NDArray[np.uint8]:

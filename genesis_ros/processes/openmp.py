@@ -13,7 +13,7 @@ CORES = frozenset(os.sched_getaffinity(0))
 
 # Turns of the loop in which GNU's OpenMP waits for the next operation before it lets a thread
 # sleep: one millisecond or two. With a tenth of that, threads sleep between two operations, and a
-# core that was idle for a while takes long to wake: a pass takes half as long again. With its own
+# core that was idle for a while takes long to wake: a pass takes up to twice as long. With its own
 # 300,000, twenty milliseconds, they would keep cores busy that others could use. Where all cores
 # are busy, any waiting awake is bad: node/cores.py then lets one thread do it all.
 _TURNS = 30_000

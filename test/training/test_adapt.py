@@ -159,6 +159,11 @@ def test_a_folder_of_which_some_images_are_labelled(
         if number % 2:
             cv2.imwrite(str(photos / f"{number:02}.label.png"), mask)
     run(photos, output, start, generated)
+    for name in ("images", "labelled"):  # as the node will see them
+        assert (
+            json.loads((output / name / "train/info.json").read_text())["options"]["fit"]
+            == "resize"
+        )
     printed = capsys.readouterr().out
 
     def count(name: str) -> int:
@@ -194,6 +199,26 @@ def test_a_model_that_became_worse_is_not_recommended(
     assert f"checkpoint:={Path(launched).resolve()}" in printed
     assert ("keep the one that it started from" in printed) == (launched == "before")
     assert "Objects found in generated scenes: 50% before, 46% after." in printed
+
+
+@pytest.mark.parametrize(
+    ("info", "fit"),
+    [
+        ({"dataset": "folder", "options": {"fit": "resize"}}, "resize"),
+        ({"dataset": "video", "options": {"fit": "crop"}}, "crop"),
+        ({"dataset": "bag", "options": {}}, "crop"),  # prepared before there was a choice
+        ({"dataset": "tabletop", "options": {}}, "resize"),
+    ],
+)
+def test_the_launched_node_sees_images_as_they_were_prepared(
+    info: dict[str, Any], fit: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "train").mkdir()
+    (tmp_path / "train/info.json").write_text(json.dumps(info))
+    assert adapt.fit_of(tmp_path) == fit
+    adapted = adapt.Adapted(Path("before"), Path("after"), scores(0.5, 0.6), scores(0.5, 0.5))
+    adapt.conclude(adapted, "test", Path("out"), fit)
+    assert ("fit:=crop" in capsys.readouterr().out) == (fit == "crop")
 
 
 def test_an_input_that_is_not_there_is_named(tmp_path: Path) -> None:

@@ -13,6 +13,8 @@ import cv2
 import numpy as np
 import pytest
 
+from training.datasets import assembly
+from training.datasets.images import resize_image
 from training.datasets.layout import DatasetError
 from training.datasets.prepared import PreparedDataset
 from training.prepare import main, reader_for
@@ -189,6 +191,37 @@ def test_new_photos_are_another_data_set(tmp_path: Path) -> None:
     prepare(tmp_path / "in", tmp_path / "out", *SIZE)
     photos(tmp_path / "in", [7])
     assert "holds another data set: files was" in error_of(tmp_path / "in", tmp_path / "out", *SIZE)
+
+
+def test_another_fit_is_another_data_set(tmp_path: Path) -> None:
+    source, output = tmp_path / "in", tmp_path / "out"
+    photos(source, range(6))
+    prepare(source, output, *SIZE)
+    for path in output.glob("*/info.json"):  # as it was before there was a choice
+        info = json.loads(path.read_text())
+        del info["options"]["fit"]
+        path.write_text(json.dumps(info))
+    prepare(source, output, *SIZE)
+    message = error_of(source, output, *SIZE, "--fit", "resize")
+    assert "holds another data set: fit was 'crop', now 'resize'; remove it first" in message
+
+
+def test_what_was_begun_is_not_finished_as_something_else(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    source, output = tmp_path / "in", tmp_path / "out"
+    photos(source, range(6))
+
+    def stop(*_: Any) -> None:
+        raise OSError("disk full")
+
+    with monkeypatch.context() as patched, pytest.raises(SystemExit, match="disk full"):
+        patched.setattr(assembly, "_join", stop)
+        prepare(source, output, *SIZE)
+    message = error_of(source, output, *SIZE, "--fit", "resize")
+    assert "was begun with other options or another source: fit was 'crop', now 'res" in message
+    prepare(source, output, *SIZE)
+    assert len(PreparedDataset(output, "train")) == 4
 
 
 @pytest.mark.slow
@@ -558,6 +591,13 @@ def test_all_of_an_image_squeezed(tmp_path: Path) -> None:
     far[16:, 16:] = 2000
     np.testing.assert_array_equal(train.depths[0], far)
     np.testing.assert_allclose(train.intrinsics[0], [20, 61 * 2 / 3, 15.5, 15.5], atol=1e-4)
+
+
+def test_one_side_shrinks_and_one_grows() -> None:
+    """Columns are averaged, or else every second one of fine stripes would be seen."""
+    stripes = np.zeros((24, 128, 3), np.uint8)
+    stripes[:, ::2] = 200
+    assert (resize_image(stripes, 32, 32) == 100).all()
 
 
 def test_depth_of_another_view(tmp_path: Path) -> None:

@@ -84,10 +84,10 @@ def centre_crop(image: NDArray[ScalarT], size: int) -> NDArray[ScalarT]:
 
 
 def resize_image(image: UInt8, height: int, width: int) -> UInt8:
-    """Resize by area averaging, which does not alias; bilinearly where the image grows."""
-    shrinks = height <= image.shape[0] and width <= image.shape[1]
-    interpolation = cv2.INTER_AREA if shrinks else cv2.INTER_LINEAR
-    return cv2.resize(image, (width, height), interpolation=interpolation)
+    """Resize by area averaging, which does not alias; bilinearly along a side that grows."""
+    smaller = min(width, image.shape[1]), min(height, image.shape[0])
+    shrunk = cv2.resize(image, smaller, interpolation=cv2.INTER_AREA)
+    return cv2.resize(shrunk, (width, height), interpolation=cv2.INTER_LINEAR)
 
 
 def expose(image: UInt8, mean: float) -> UInt8:

@@ -293,7 +293,7 @@ def make_parts(
     tasks = dataset.tasks()
     folder = output / PARTS
     folder.mkdir(parents=True, exist_ok=True)
-    _settle_options(dataset, folder / OPTIONS)
+    settle_options(dataset, folder)
     todo = [task for task in tasks if not task.is_done(folder)]
     in_bytes = dataset.unit == "B"
     with tqdm(
@@ -322,8 +322,16 @@ def report(message: str) -> None:
     tqdm.write(message, file=sys.stderr)
 
 
-def _settle_options(dataset: Dataset[TaskT], path: Path) -> None:
-    """Write down the options of a preparation, or refuse where it was begun with others."""
+def settle_options(dataset: Dataset[TaskT], folder: Path) -> None:
+    """Write down the options of a preparation, or refuse where it was begun with others.
+
+    Args:
+        folder: with the parts.
+
+    Raises:
+        DatasetError: it was.
+    """
+    path = folder / OPTIONS
     if not path.exists():
         begun = {
             "dataset": dataset.name,
@@ -336,8 +344,8 @@ def _settle_options(dataset: Dataset[TaskT], path: Path) -> None:
     changes = changed_options(dataset, {"dataset": settled["dataset"], **settled["options"]})
     if changes:
         raise DatasetError(
-            f"{path.parent} was begun with other options or another source: {changes}. Use the "
-            f"same again, another --output, or remove {path.parent}"
+            f"{folder} was begun with other options or another source: {changes}. Use the "
+            f"same again, another --output, or remove {folder}"
         )
 
 
@@ -356,6 +364,7 @@ def changed_options(dataset: Dataset[TaskT], settled: dict[str, Any]) -> str:
     """How a data set's name and options differ from those written down; empty if they don't."""
     # As they read back: tuples as lists, for one.
     options = json.loads(json.dumps({"dataset": dataset.name, **dataset.options()}))
+    settled = getattr(dataset, "former_options", {}) | settled
     return "; ".join(
         f"{name} was {settled.get(name)!r}, now {options.get(name)!r}"
         for name in sorted(settled.keys() | options.keys())

@@ -8,7 +8,7 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path, PurePath
-from typing import Any
+from typing import Any, ClassVar
 from urllib.parse import quote
 
 from training.datasets.layout import SPLITS, check_at_least
@@ -54,6 +54,9 @@ class OwnData:
     min_change: float = 12.0
     fit: Fit = "crop"
 
+    former_options: ClassVar[dict[str, Any]] = {"fit": "crop"}
+    """What options were before there was a choice."""
+
     def __post_init__(self) -> None:
         check_at_least(1, image_size=self.image_size)
         if not 0 <= self.exposure < 1:
@@ -78,8 +81,7 @@ class OwnData:
         """The options here that shape the arrays."""
         return {
             "image_size": self.image_size,
-            # Data prepared before there was a choice is the same as with crop.
-            **({"fit": self.fit} if self.fit != "crop" else {}),
+            "fit": self.fit,
             "exposure": self.exposure,
             "val": self.val,
             "test": self.test,

@@ -120,9 +120,9 @@ def fit(shot: Shot, form: Form) -> Fitted:
     return Fitted(image, labels, depth, (fx * across, fy * down, *centre))
 
 
-def _seen(pixels: NDArray[ScalarT], fit: Fit) -> NDArray[ScalarT]:
+def _seen(pixels: NDArray[ScalarT], way: Fit) -> NDArray[ScalarT]:
     """What is taken of an image, a mask or depth."""
-    return pixels if fit == "resize" else centre_crop(pixels, min(pixels.shape[:2]))
+    return pixels if way == "resize" else centre_crop(pixels, min(pixels.shape[:2]))
 
 
 def _count_through(labels: NDArray[np.integer]) -> UInt8:
@@ -142,8 +142,8 @@ def _fit_depth(depth: Float32, height: int, width: int, form: Form) -> UInt16:
             "show the same view"
         )
     seen = _seen(depth, form.fit)
-    places = (np.arange(form.image_size) + 0.5) / form.image_size
-    down, across = ((places * length).astype(int) for length in seen.shape)
+    places = np.arange(form.image_size) + 0.5
+    down, across = ((places * (n / form.image_size)).astype(int) for n in seen.shape)
     metres = np.nan_to_num(seen[down[:, None], across], nan=0.0, posinf=0.0, neginf=0.0)
     millimetres = np.rint(1000 * metres.astype(np.float64))
     millimetres[(millimetres < 0) | (millimetres > np.iinfo(np.uint16).max)] = 0
