@@ -20,7 +20,7 @@ if __name__ == "__main__":
 import sys
 import time
 from collections.abc import Iterator, Sequence
-from typing import Any, NamedTuple
+from typing import Any, TypeAlias
 
 import rclpy
 from rcl_interfaces.msg import FloatingPointRange, IntegerRange, ParameterDescriptor
@@ -30,11 +30,13 @@ from rclpy.node import Node
 from rclpy.parameter import Parameter
 from rclpy.publisher import Publisher
 from rclpy.qos import QoSProfile
+from rclpy.serialization import serialize_message
 from rclpy.signals import SignalHandlerOptions
 from rclpy.task import Future
 from sensor_msgs.msg import CameraInfo, CompressedImage, Image
 from std_msgs.msg import Header
 
+from genesis_ros.messages.cdr import with_stamp
 from genesis_ros.messages.images import jpeg_message, to_message
 from genesis_ros.messages.rgbd import camera_info, depth_message
 from genesis_ros.node.qos import QoSError, report_unused_overrides, with_overrides
@@ -47,12 +49,8 @@ _QUEUE_DEPTH = 5
 _SLOW_FRAMES = 10
 _LAST_FRAMES_TIMEOUT = Duration(seconds=2)
 
-
-class _PreparedFrame(NamedTuple):
-    """What is published about a frame, in this order; all messages share the header."""
-
-    header: Header
-    messages: Sequence[tuple[Publisher[Any], Any]]
+# Messages about a frame as bytes, in the order in which they are published.
+_PreparedFrame: TypeAlias = Sequence[tuple[Publisher[Any], bytes]]
 
 
 class CameraNode(Node):
@@ -252,7 +250,7 @@ class CameraNode(Node):
         super().destroy_node()
 
     def _prepare(self, frame: SourceFrame) -> _PreparedFrame:
-        """The messages of a frame; only their stamp is missing."""
+        """The messages of a frame, serialised; only their stamp is missing."""
         header = Header(frame_id=self._frame_id)
         size = frame.image.shape[0], frame.image.shape[1]
         messages: list[tuple[Publisher[Any], Any]] = []
@@ -266,12 +264,12 @@ class CameraNode(Node):
             messages.append((self._raw, to_message(frame.image, header)))
         if self._compressed is not None:
             messages.append((self._compressed, jpeg_message(frame.image, header, self._quality)))
-        return _PreparedFrame(header, messages)
+        return [(publisher, serialize_message(message)) for publisher, message in messages]
 
     def _publish(self, frame: _PreparedFrame) -> None:
-        frame.header.stamp = self.get_clock().now().to_msg()
-        for publisher, message in frame.messages:
-            publisher.publish(message)
+        now = self.get_clock().now().to_msg()
+        for publisher, content in frame:
+            publisher.publish(with_stamp(content, now))
 
 
 def _one_of(choices: Sequence[str]) -> str:

@@ -199,6 +199,13 @@ class Writer:
         self._size += len(part)
 
 
+def with_stamp(message: bytes, stamp: Time) -> bytes:
+    """A serialised message whose first field is a header, with this stamp in it."""
+    start, end = _PREFACE, _PREFACE + _STAMP.size
+    written = struct.pack(_ORDERS[message[1]] + "iI", stamp.sec, stamp.nanosec)
+    return b"".join((message[:start], written, memoryview(message)[end:]))
+
+
 def image_bytes(pixels: Pixels, header: Header) -> bytes:
     """What `serialize_message` makes of `to_message(pixels, header)`."""
     writer = Writer()

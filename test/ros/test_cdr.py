@@ -11,14 +11,19 @@ import numpy as np
 import pytest
 from builtin_interfaces.msg import Time
 from rclpy.serialization import deserialize_message, serialize_message
-from sensor_msgs.msg import CompressedImage, Image
+from sensor_msgs.msg import CameraInfo, CompressedImage, Image
 from std_msgs.msg import Header
 
 from genesis_bags.decoding.images import to_rgb
 from genesis_bags.decoding.pixels import ImageError
 from genesis_core.perception import Measurement, SceneObject
 from genesis_core.perception.scene_objects import Box
-from genesis_ros.messages.cdr import image_bytes, read_compressed_image, read_image
+from genesis_ros.messages.cdr import (
+    image_bytes,
+    read_compressed_image,
+    read_image,
+    with_stamp,
+)
 from genesis_ros.messages.images import to_message
 from genesis_ros.messages.object_masks import object_masks_bytes, to_object_masks
 
@@ -238,6 +243,17 @@ def test_object_masks_are_written_as_rclpy_writes_them() -> None:
             "measurements": [measured if random.integers(2) else None for _ in range(count)],
         }
         check_written(object_masks_bytes(**given), to_object_masks(**given))
+
+
+@pytest.mark.parametrize("make", [Image, CompressedImage, CameraInfo])
+def test_a_stamp_is_put_into_bytes(make: Any) -> None:
+    header = Header(stamp=Time(sec=1, nanosec=2), frame_id="camera")
+    message = make(header=header)
+    stamp = Time(sec=-3, nanosec=987654321)
+    stamped = with_stamp(serialize_message(message), stamp)
+    message.header.stamp = stamp
+    assert deserialize_message(stamped, make) == message
+    assert stamped == serialize_message(message)
 
 
 def test_object_masks_as_bytes_need_as_many_ids_as_objects() -> None:
