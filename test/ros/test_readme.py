@@ -86,7 +86,7 @@ def test_planner_picks_the_largest_tracked_object(client: Any, node: Any, tmp_pa
         lines = output.read_text().splitlines()
         assert process.poll() is None, lines
     finally:
-        process.terminate()
+        process.kill()  # rclpy's own end can hang, and what was printed is all that counts
         process.wait(20)
     printed = re.findall(r"^(\d+) (\d+) \((.*)\) None$", "\n".join(lines), re.M)
     assert 4 <= len(printed) == len(lines) <= len(messages), lines
