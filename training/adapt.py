@@ -33,11 +33,11 @@ from training.adaptation import CLEAR, FORGOTTEN, Adaptation, adapt, adaptable
 from training.command_line import call, show
 from training.datasets.bag import Bag
 from training.datasets.folder import Folder, scan
+from training.datasets.images import Fit
 from training.datasets.layout import INFO, DatasetError, read_json
 from training.datasets.lerobot import LeRobot
 from training.datasets.prepared import PreparedDataset
 from training.datasets.rlds import Rlds
-from training.datasets.shots import Fit
 from training.datasets.video import Video
 from training.report import PAGE
 from training.run_folder import MODEL

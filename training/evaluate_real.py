@@ -29,8 +29,7 @@ from genesis_core.kinds import OBJECT, ROBOT
 from genesis_core.perception import find_objects
 from training.collected import short_names
 from training.command_line import call
-from training.datasets.images import centre_crop, resize_image
-from training.datasets.shots import Fit
+from training.datasets.images import Fit, resize_image, seen_part
 from training.labelled_images import LabelledImage, find_labelled
 from training.object_scores import (
     IGNORED,
@@ -387,8 +386,7 @@ def _gatherer(
 @torch.no_grad()
 def _reconstruction(model: SlotModel, image: NDArray[np.uint8], fit: Fit) -> Picture | None:
     """What the decoder makes of an image (H, W, 3), in the proportions of what the model saw."""
-    if fit == "crop":
-        image = centre_crop(image, min(image.shape[:2]))
+    image = seen_part(image, fit)
     size = model.config.image_size
     pixels = torch.from_numpy(resize_image(image, size, size)).permute(2, 0, 1)[None].float() / 255
     out = model(pixels.to(next(model.parameters()).device))

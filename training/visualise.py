@@ -15,10 +15,9 @@ from numpy.typing import NDArray
 
 from genesis_core import SlotModel, decoder_is_trained, find_checkpoint, load_model
 from training.command_line import call
-from training.datasets.images import centre_crop, read_rgb, resize_image
+from training.datasets.images import Fit, read_rgb, resize_image, seen_part
 from training.datasets.layout import RGB
 from training.datasets.prepared import DatasetError, PreparedDataset
-from training.datasets.shots import Fit
 from training.report import Report, data_uri, model_results, read_curves
 from training.scoring import ScoredBatch, choose_images, load_images, load_masks, score
 from training.sheets import reconstruction_sheet, sample_sheet, to_pictures, write_png
@@ -42,9 +41,7 @@ def load_photos(path: Path, limit: int, size: int, fit: Fit) -> NDArray[np.uint8
             image = read_rgb(file)
         except ValueError as error:
             raise DatasetError(f"{file}: {error}") from error
-        if fit == "crop":
-            image = centre_crop(image, min(image.shape[:2]))
-        photo[:] = resize_image(image, size, size)
+        photo[:] = resize_image(seen_part(image, fit), size, size)
     return photos
 
 

@@ -84,21 +84,16 @@ class FreeCores:
     def _read(self) -> _Account | None:
         try:
             lines = [line.split() for line in self._stat.read_text().splitlines()]
-            ours = [
-                [int(item) for item in line[1:9]]
-                for line in lines
-                if line and line[0] in self._names
-            ]
+            ours = [line[1:9] for line in lines if line and line[0] in self._names]
+            total = sum(int(item) for times in ours for item in times)
             # Idle, and idle while a disk works.
-            total, idle = (
-                sum(each) / os.sysconf("SC_CLK_TCK")
-                for each in (map(sum, ours), (times[3] + times[4] for times in ours))
-            )
+            idle = sum(int(times[3]) + int(times[4]) for times in ours)
         except (OSError, ValueError, IndexError):
             return None
         if len(ours) < len(self._names):
             return None  # another machine's, as it were
-        return _Account(total, idle, time.process_time(), self._group_used())
+        second = os.sysconf("SC_CLK_TCK")
+        return _Account(total / second, idle / second, time.process_time(), self._group_used())
 
     def _group_used(self) -> float | None:
         if not math.isfinite(self._share):

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 from diagnostic_msgs.msg import DiagnosticArray
 from sensor_msgs.msg import Image
@@ -19,22 +19,33 @@ TOPIC = "/threads/image_raw"
 THREADS = 2
 
 
+@pytest.fixture
+def start(node_process: Any, tiny_checkpoint: Path, tmp_path: Path) -> Callable[..., Any]:
+    """The node with OMP_NUM_THREADS and these parameters, for a `with` block."""
+
+    def start(openmp_threads: int, **parameters: object) -> Any:
+        given = {
+            "image_topics": [TOPIC],
+            "checkpoint": str(tiny_checkpoint),
+            "device": "cpu",
+            **parameters,
+        }
+        environment = {"OMP_NUM_THREADS": str(openmp_threads)}
+        return node_process("genesis_ros.perception_node", tmp_path, given, environment=environment)
+
+    return start
+
+
+@pytest.fixture
+def image() -> Image:
+    return Image(height=48, width=64, encoding="rgb8", step=192, data=bytes(48 * 192))
+
+
 @pytest.mark.skipif(len(os.sched_getaffinity(0)) < THREADS, reason="needs two cores")
-def test_only_the_worker_has_helpers(
-    node_process: Any, client: Any, tiny_checkpoint: Path, tmp_path: Path
-) -> None:
+def test_only_the_worker_has_helpers(start: Callable[..., Any], client: Any, image: Image) -> None:
     """OpenMP lets threads wait awake for each other only while there are no more than cores."""
-    parameters = {
-        "image_topics": [TOPIC],
-        "checkpoint": str(tiny_checkpoint),
-        "device": "cpu",
-        "autostart": False,
-        "threads": THREADS,  # PyTorch's own number here: setting another one starts threads, too
-    }
-    environment = {"OMP_NUM_THREADS": str(THREADS)}
-    with node_process(
-        "genesis_ros.perception_node", tmp_path, parameters, environment=environment
-    ) as node:
+    # PyTorch's own number here: setting another one starts threads, too.
+    with start(THREADS, threads=THREADS, autostart=False) as node:
 
         def threads() -> int:
             return len(list((node.proc / "task").iterdir()))
@@ -46,40 +57,26 @@ def test_only_the_worker_has_helpers(
         client.until(lambda: threads() == before, "the end of those that warmed up")
         assert client.transition(NODE, "activate")
         images = client.publisher(Image, TOPIC)
-        pixels = np.zeros((48, 64, 3), np.uint8)
-        message = Image(height=48, width=64, encoding="rgb8", step=192, data=pixels.tobytes())
         with client.listen(ObjectMasks, "/genesis/object_masks") as masks:
-            images.publish(message)
+            images.publish(image)
             client.until(lambda: masks, "masks")
         assert threads() > before + 2  # besides worker and receiver: helpers
 
 
 def test_threads_of_a_pass_are_as_asked_for_and_told(
-    node_process: Any, client: Any, tiny_checkpoint: Path, tmp_path: Path
+    start: Callable[..., Any], client: Any, image: Image
 ) -> None:
-    parameters = {
-        "image_topics": [TOPIC],
-        "checkpoint": str(tiny_checkpoint),
-        "device": "cpu",
-        "diagnostics_period": 0.1,
-    }
     with (
-        node_process(
-            "genesis_ros.perception_node",
-            tmp_path,
-            parameters,
-            environment={"OMP_NUM_THREADS": "1"},
-        ),
+        start(1, diagnostics_period=0.1),
         client.listen(DiagnosticArray, "/diagnostics") as reports,
         client.listen(ObjectMasks, "/genesis/object_masks") as masks,
     ):
         images = client.publisher(Image, TOPIC)
-        message = Image(height=48, width=64, encoding="rgb8", step=192, data=bytes(48 * 192))
 
         def told() -> str:
             """After the next image."""
             masks.clear()
-            images.publish(message)
+            images.publish(image)
             client.until(lambda: masks, "masks")
             reports.clear()
             client.until(lambda: len(reports) > 1, "a report")

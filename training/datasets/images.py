@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TypeVar
+from typing import Literal, TypeVar
 
 import cv2
 import numpy as np
 from numpy.typing import NDArray
 
 from training.datasets.layout import UInt8
+
+Fit = Literal["crop", "resize"]
+"""How an image becomes a square: its central square is taken, or all of it, squeezed."""
 
 ScalarT = TypeVar("ScalarT", bound=np.generic)
 
@@ -81,6 +84,11 @@ def centre_crop(image: NDArray[ScalarT], size: int) -> NDArray[ScalarT]:
     """The central size x size pixels of an image or mask."""
     top, left = (image.shape[0] - size) // 2, (image.shape[1] - size) // 2
     return image[top : top + size, left : left + size]
+
+
+def seen_part(pixels: NDArray[ScalarT], fit: Fit) -> NDArray[ScalarT]:
+    """What becomes a square, of an image, a mask or depth."""
+    return pixels if fit == "resize" else centre_crop(pixels, min(pixels.shape[:2]))
 
 
 def resize_image(image: UInt8, height: int, width: int) -> UInt8:

@@ -11,9 +11,10 @@ from pathlib import Path, PurePath
 from typing import Any, ClassVar
 from urllib.parse import quote
 
+from training.datasets.images import Fit
 from training.datasets.layout import SPLITS, check_at_least
 from training.datasets.parts import PartWriter, Task
-from training.datasets.shots import Fit, Form, Shot, ShotPart
+from training.datasets.shots import Form, Shot, ShotPart
 from training.datasets.tasks import chunk_key
 
 MIN_RECORDINGS = 10

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from collections import Counter
 from dataclasses import dataclass
-from typing import Literal, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
-from training.datasets.images import ScalarT, centre_crop, expose, resize_image, resize_labels
+from training.datasets.images import Fit, expose, resize_image, resize_labels, seen_part
 from training.datasets.instance_masks import MAX_INSTANCES
 from training.datasets.layout import RGB, Float32, UInt8, UInt16
 from training.datasets.likeness import CELLS, LIKE_BEFORE, are_alike, thumbnail
@@ -43,10 +43,6 @@ class Shot:
     depth: Float32 | None = None
     camera: Camera | None = None
     is_blank: bool = False
-
-
-Fit = Literal["crop", "resize"]
-"""How an image becomes a square: its central square is taken, or all of it, squeezed."""
 
 
 @dataclass(frozen=True)
@@ -95,7 +91,7 @@ def fit(shot: Shot, form: Form) -> Fitted:
     """
     size = form.image_size
     height, width = shot.image.shape[:2]
-    seen = _seen(shot.image, form.fit)
+    seen = seen_part(shot.image, form.fit)
     image = resize_image(seen, size, size)
     if form.exposure:
         image = expose(image, form.exposure)
@@ -106,7 +102,7 @@ def fit(shot: Shot, form: Form) -> Fitted:
                 f"the image has {width} x {height} pixels, its mask "
                 f"{shot.labels.shape[1]} x {shot.labels.shape[0]}"
             )
-        counted = _count_through(_seen(shot.labels, form.fit))
+        counted = _count_through(seen_part(shot.labels, form.fit))
         labels = resize_labels(counted, size, size)
     depth: UInt16 = np.zeros((size, size), np.uint16)
     if shot.depth is not None:
@@ -118,11 +114,6 @@ def fit(shot: Shot, form: Form) -> Fitted:
     across, down = size / seen.shape[1], size / seen.shape[0]
     centre = (cx - left + 0.5) * across - 0.5, (cy - top + 0.5) * down - 0.5
     return Fitted(image, labels, depth, (fx * across, fy * down, *centre))
-
-
-def _seen(pixels: NDArray[ScalarT], way: Fit) -> NDArray[ScalarT]:
-    """What is taken of an image, a mask or depth."""
-    return pixels if way == "resize" else centre_crop(pixels, min(pixels.shape[:2]))
 
 
 def _count_through(labels: NDArray[np.integer]) -> UInt8:
@@ -141,7 +132,7 @@ def _fit_depth(depth: Float32, height: int, width: int, form: Form) -> UInt16:
             f"the image has {width} x {height} pixels, its depth {columns} x {rows}: they cannot "
             "show the same view"
         )
-    seen = _seen(depth, form.fit)
+    seen = seen_part(depth, form.fit)
     places = np.arange(form.image_size) + 0.5
     down, across = ((places * (n / form.image_size)).astype(int) for n in seen.shape)
     metres = np.nan_to_num(seen[down[:, None], across], nan=0.0, posinf=0.0, neginf=0.0)
