@@ -31,7 +31,7 @@ class Options(NamedTuple):
 class Pixels(NamedTuple):
     """B images as a model sees them, on the CPU.
 
-    colours: (B, S, S, 3) uint8. depth: (B, S, S) float32 in metres, 0 where unknown, or None.
+    colours: (B, S, S, 3) uint8. depth: (B, S, S) float32, as ``back_project`` takes it, or None.
     intrinsics: (B, 4) float32, fx, fy, cx, cy in pixels of these images; with depth only.
     """
 

@@ -388,7 +388,7 @@ def _check_intrinsics(matrix: NDArray[np.float64]) -> None:
 
 
 def _fit(image: DepthImage, shape: tuple[int, ...]) -> DepthImage:
-    """The depth at the pixels of a colour image, 0 where unknown.
+    """The depth at the pixels of a colour image, unknown depth as it comes.
 
     Args:
         image: the depth image.
@@ -400,7 +400,7 @@ def _fit(image: DepthImage, shape: tuple[int, ...]) -> DepthImage:
     depth = resize_nearest(image.depth, shape)
     scale = np.array([shape[1] / image.depth.shape[1], shape[0] / image.depth.shape[0]])
     return DepthImage(
-        np.where(known(depth), depth, 0).astype(np.float32),
+        depth.astype(np.float32, copy=False),
         scale_intrinsics(image.intrinsics, scale),
         image.source,
     )

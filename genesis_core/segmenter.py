@@ -21,6 +21,7 @@ from genesis_core.device import (
 from genesis_core.inference import Found, Inference, Options, Pixels
 from genesis_core.kinds import KINDS, OBJECT, SURROUNDINGS
 from genesis_core.models.base import SlotModel
+from genesis_core.models.points import prepare as prepare_points
 from genesis_core.ops import mask_operations, shrinking
 from genesis_core.perception.depth import check_unit
 from genesis_core.perception.scene import Scene as Scene
@@ -196,8 +197,8 @@ class Segmenter:
         """Segment one uint8 RGB image (H, W, 3), or several (of any sizes) in one batch.
 
         Args:
-            depth: of each image, (H, W) float32 [m], 0 or NaN where unknown; None where there is
-                none. A model that does not use depth leaves it aside.
+            depth: of each image, (H, W) float32 [m], 0, negative, NaN or infinite where unknown;
+                None where there is none. A model that does not use depth leaves it aside.
             intrinsics: of each image with depth, pinhole matrix (3, 3) in pixels of the image, the
                 centre of the upper left one being (0, 0).
             quantised: give masks and labels in 8 bits, see ``Scene``.
@@ -249,6 +250,8 @@ class Segmenter:
         """
         mask_operations.prepare()
         shrinking.prepare()
+        if self.uses_depth and self.device.type == "cpu":
+            prepare_points()
         self._inference.prepare(batch_size, self._options(self._settings))
 
     def _options(self, settings: _Settings) -> Options:

@@ -27,7 +27,10 @@ from genesis_core import (
 )
 from training.command_line import call
 
-_MAY_DIFFER = {"num_slots", "kind_distance", "small_slots", "pooling_exponent", "pixel_std"}
+_MAY_DIFFER = {
+    "num_slots", "kind_distance", "surroundings_bias", "small_slots", "pooling_exponent",
+    "pixel_std",
+}  # fmt: skip
 """Settings that decide how the weights are used, not what they mean."""
 _OF_LATENTS = (
     "latent_dim", "mask_thumbnail", "colour_thumbnail", "autoregressive_prior", "decoder_size",

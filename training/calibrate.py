@@ -5,10 +5,10 @@
 
 Training fits IC-SBP's kernel to masks of probabilities. Where each pixel goes to its most probable
 slot, that kernel reaches too far and merges neighbours: a narrower one finds more objects with the
-same weights. Four values are chosen here, one after the other: how narrow, how much the kinds part
-pixels, which masks are too small, and whether such a one ends the image or is skipped. The score
-is the mean of the objects found (IoU of 0.5 or more) and the overlap F, over images alone and,
-where the model takes it, with depth.
+same weights. Five values are chosen here, one after the other: how narrow, how much the kinds part
+pixels, which masks are too small, whether such a one ends the image or is skipped, and how sure the
+model must be that a slot is no surroundings. The score is the mean of the objects found (IoU of 0.5
+or more) and the overlap F, over images alone and, where the model takes it, with depth.
 """
 
 from __future__ import annotations
@@ -47,6 +47,8 @@ KERNEL_FACTORS = (1.4, 1.0, 0.7, 0.5, 0.37, 0.3, 0.22)
 """Of the kernel's scale, which divides squared distances."""
 KIND_DISTANCES = (0.0, 0.05, 0.1, 0.2, 0.3)
 STOP_THRESHOLDS = (4.0, 8.0, 12.0, 20.0)
+SURROUNDINGS_BIASES = (-0.5, 0.0, 0.5, 1.0, 1.5)
+"""With more, fewer slots are objects: less of the room is taken for one, more objects are lost."""
 
 
 class Choice(NamedTuple):
@@ -56,12 +58,14 @@ class Choice(NamedTuple):
     kind_distance: see ``GenesisV2Config``.
     stop_threshold: see ``Segmenter``.
     small_slots: see ``GenesisV2Config``.
+    surroundings_bias: see ``GenesisV2Config``.
     """
 
     kernel_factor: float = 1.0
     kind_distance: float = 0.0
     stop_threshold: float = 12.0
     small_slots: str = "stop"
+    surroundings_bias: float = 0.0
 
 
 def run(
@@ -102,13 +106,13 @@ def run(
 def choose(model: GenesisV2, dataset: PreparedDataset, images: int = 96) -> Choice:
     """The best of the values above on the data set's first images; see the module."""
     sampled = range(min(images, len(dataset)))
-    carried = float(model.metadata.get("stop_threshold") or Choice().stop_threshold)
-    given = best = Choice(1.0, model.config.kind_distance, carried, model.config.small_slots)
+    given = best = as_given(model)
     values: dict[str, Sequence[Any]] = {"kernel_factor": KERNEL_FACTORS}
     values |= {"kind_distance": KIND_DISTANCES} if model.tells_kinds else {}
     values |= {"stop_threshold": STOP_THRESHOLDS}
     if model.config.mask_normalisation == "stick_breaking":
         values |= {"small_slots": SMALL_SLOTS}
+    values |= {"surroundings_bias": SURROUNDINGS_BIASES} if model.tells_kinds else {}
     scores = {given: score(calibrated(model, given), dataset, sampled)}
     progress = tqdm(total=sum(map(len, values.values())), desc="calibrate", unit="setting")
     for name, candidates in values.items():
@@ -121,6 +125,13 @@ def choose(model: GenesisV2, dataset: PreparedDataset, images: int = 96) -> Choi
     progress.close()
     print(f"{best}: score {scores[best]:.3f}; as given {scores[given]:.3f}")
     return best
+
+
+def as_given(model: GenesisV2) -> Choice:
+    """What a model has set."""
+    config = model.config
+    carried = float(model.metadata.get("stop_threshold") or Choice().stop_threshold)
+    return Choice(1.0, config.kind_distance, carried, config.small_slots, config.surroundings_bias)
 
 
 def segmenter_of(model: SlotModel) -> Segmenter:
@@ -181,8 +192,13 @@ def depth_of(
 
 def calibrated(trained: GenesisV2, choice: Choice) -> GenesisV2:
     """A copy of a model with what was chosen."""
-    distance = choice.kind_distance if trained.tells_kinds else 0.0
-    config = replace(trained.config, kind_distance=distance, small_slots=choice.small_slots)
+    kinds = trained.tells_kinds
+    config = replace(
+        trained.config,
+        kind_distance=choice.kind_distance if kinds else 0.0,
+        surroundings_bias=choice.surroundings_bias if kinds else 0.0,
+        small_slots=choice.small_slots,
+    )
     model = build_model(config)
     assert isinstance(model, GenesisV2)
     model.load_state_dict(trained.state_dict())

@@ -45,7 +45,7 @@ from training.run_folder import METRICS, MODEL, read_metrics
 from training.train_config import parse
 
 MODES = ("household", "sketchy", "varied")  # of the held-out scenes
-_START, _END = 45.0, 105.0  # seconds that starting a training, and evaluating, take
+_START, _END = 45.0, 115.0  # seconds that starting a training, and evaluating, take
 _RENDER_START = 20.0  # seconds that a preparation takes besides rendering
 _LARGEST = 16  # MB of a checkpoint that is committed
 # What the curves show: the first of these that the recipe has.

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from genesis_core.kinds import KINDS
+from genesis_core.kinds import KINDS, SURROUNDINGS
 from genesis_core.models.backbones import PaperBackbone, PretrainedBackbone
 from genesis_core.models.base import Draw, FoundMasks, PartialOutput, SlotModel, SlotOutput
 from genesis_core.models.config import ConfigError, GenerativeConfig
@@ -82,6 +82,9 @@ class GenesisV2Config(GenerativeConfig):
         kind_distance: how much a difference of kinds parts two pixels for IC-SBP: the weight of the
             squared distance between their probabilities of the kinds, beside that of their
             embeddings; 0 leaves kinds aside. For models with ``kinds``.
+        surroundings_bias: added to a slot's logit of surroundings, not to those of pixels, and not
+            in training, which would learn to take it back: with more, fewer slots are objects. For
+            models with ``kinds``.
         decoder_size: height and width of what is decoded, a power of two from 16 to 256; 0 for the
             image's. The likelihood is then of the image averaged to that size.
         decoder_dim: the decoder's width, a multiple of 8; 0 for ``feature_dim``.
@@ -108,6 +111,7 @@ class GenesisV2Config(GenerativeConfig):
     points: bool = False
     kinds: bool = False
     kind_distance: float = 0.0
+    surroundings_bias: float = 0.0
     decoder_size: int = 0
     decoder_dim: int = 0
     model: Literal["genesis_v2"] = "genesis_v2"
@@ -155,8 +159,12 @@ class GenesisV2Config(GenerativeConfig):
                 or side not in (0, *range(2, 33))
             ):
                 raise ConfigError(f"{name} is {side!r}; expected 2 to 32 pixels, or 0 for none")
-        if distance and not self.kinds:
-            raise ConfigError(f"kind_distance is {distance}, but kinds is false: there are none")
+        bias = self.surroundings_bias
+        if isinstance(bias, bool) or not isinstance(bias, (int, float)) or not math.isfinite(bias):
+            raise ConfigError(f"surroundings_bias is {bias!r}; expected a number")
+        for name in ("kind_distance", "surroundings_bias"):
+            if (value := getattr(self, name)) and not self.kinds:
+                raise ConfigError(f"{name} is {value}, but kinds is false: there are none")
         size = self.decoder_size
         if size not in (0, 16, 32, 64, 128, 256) or (not size and self.decoded_size % 16):
             raise ConfigError(
@@ -391,6 +399,14 @@ class GenesisV2(SlotModel):
         bias = self.kind_head.weight @ conv.bias + self.kind_head.bias
         return F.linear(head.permute(0, 2, 3, 1), weight, bias).permute(0, 3, 1, 2).float()
 
+    def _slot_kinds(self, pooled: Tensor) -> Tensor:
+        """The kinds' logits of slots, (B, K, 3) float32, from their mean features."""
+        assert self.kind_head is not None
+        logits: Tensor = self.kind_head(pooled).float()
+        if self.config.surroundings_bias and not self.training:
+            logits[..., KINDS.index(SURROUNDINGS)] += self.config.surroundings_bias
+        return logits
+
     def _head(self, features: PixelFeatures) -> Tensor:
         """What the feature head's first block makes of them: (B, C, H, W)."""
         if features.head is not None:
@@ -614,7 +630,7 @@ class GenesisV2(SlotModel):
             latent_mean=mean,
             latent_std=std,
             latents=mean + std * noise[:, :slots].to(mean),
-            kind_logits=None if self.kind_head is None else self.kind_head(pooled).float(),
+            kind_logits=None if self.kind_head is None else self._slot_kinds(pooled),
         )
 
     def draws(self, num_slots: int) -> dict[str, Draw]:

@@ -441,10 +441,10 @@ def hard_slot_kind_supervision(
 ) -> Tensor:
     """Cross-entropy between the kinds that hard masks are taken for and that of most pixels: (B,).
 
-    What a mask is taken for is the mean of its pixels' logits, as a slot's kind is. A mean over the
-    masks; one of less than nine pixels counts less. The gradient reaches the logits. Beside
-    ``pixel_kind_supervision``, where a piece of the surroundings that looks like an object is a
-    small part of a large instance: here it counts like an object.
+    What a mask is taken for is the mean of its pixels' logits, as a slot's kind is in training. A
+    mean over the masks; one of less than nine pixels counts less. The gradient reaches the logits.
+    Beside ``pixel_kind_supervision``, where a piece of the surroundings that looks like an object
+    is a small part of a large instance: here it counts like an object.
 
     Args:
         kind_logits: (B, C, H, W), of pixels.

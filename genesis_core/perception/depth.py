@@ -23,6 +23,7 @@ from typing import NamedTuple, TypeVar
 import cv2
 import numpy as np
 import numpy.typing as npt
+import torch
 
 from genesis_core.ops.native_library import array_pointers, native_library, sizes
 from genesis_core.perception.lens import Distortion, Rays, pixel_rays
@@ -251,6 +252,7 @@ def _native_locate(
         *array_pointers(labelled),
         *sizes(len(wanted)),
         *array_pointers(results, found),
+        torch.get_num_threads(),
     )
     return [
         Measurement(*result) if there else None

@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import math
 import subprocess
 import sys
 from collections.abc import Callable
@@ -556,6 +557,9 @@ def test_wrong_inputs_are_refused_by_name(make_model: ModelFactory, images: Tens
             {"small_slots": "skip", "mask_normalisation": "softmax"},
             "small_slots is skip, but mask_normalisation is softmax",
         ),
+        ({"surroundings_bias": math.inf}, "surroundings_bias is inf; expected a number"),
+        ({"surroundings_bias": "0.5"}, "surroundings_bias is '0.5'; expected a number"),
+        ({"surroundings_bias": 0.5}, "surroundings_bias is 0.5, but kinds is false"),
         ({"semi_conv": 1}, "semi_conv is 1; expected true or false"),
         ({"pixel_std": 0.0}, "pixel_std is 0.0; expected a positive number"),
         ({"pixel_std": float("nan")}, "pixel_std is nan"),
@@ -599,11 +603,11 @@ print([name for name in heavy if name in sys.modules])
     assert result.stdout.strip() == "[]"
 
 
-def _with_kinds(kind_distance: float = 0.0) -> GenesisV2:
+def _with_kinds(kind_distance: float = 0.0, surroundings_bias: float = 0.0) -> GenesisV2:
     torch.manual_seed(0)
     config = GenesisV2Config(
         image_size=32, num_slots=4, feature_dim=8, latent_dim=8, kinds=True,
-        kind_distance=kind_distance,
+        kind_distance=kind_distance, surroundings_bias=surroundings_bias,
     )  # fmt: skip
     return GenesisV2(config).eval()
 
@@ -616,6 +620,26 @@ def test_a_slots_kind_is_the_mean_of_its_pixels() -> None:
     masks = out.log_attention.exp().flatten(2)
     means = (masks @ pixels.transpose(1, 2)) / masks.sum(dim=2, keepdim=True)
     torch.testing.assert_close(out.kind_logits, means, atol=1e-4, rtol=1e-4)
+
+
+@torch.no_grad()
+def test_the_bias_is_of_slots_alone() -> None:
+    """Masks and pixels stay; a slot's logit of surroundings moves."""
+    images = torch.rand(2, 3, 32, 32)
+    plain, biased = _with_kinds(0.3), _with_kinds(0.3, surroundings_bias=0.7)
+    first, other = (m(images, decode=False) for m in (plain, biased))
+    torch.testing.assert_close(other.log_attention, first.log_attention, atol=0, rtol=0)
+    features = plain.backbone(images)
+    torch.testing.assert_close(
+        biased.pixel_kinds(features), plain.pixel_kinds(features), atol=0, rtol=0
+    )
+    moved = torch.tensor([0.0, 0.0, 0.7]).expand(2, 4, 3)
+    torch.testing.assert_close(other.kind_logits - first.kind_logits, moved, atol=1e-6, rtol=0)
+    trained = []
+    for model in (plain.train(), biased.train()):
+        torch.manual_seed(1)
+        trained.append(model(images, decode=False).kind_logits)
+    torch.testing.assert_close(*trained, atol=0, rtol=0)
 
 
 @torch.no_grad()

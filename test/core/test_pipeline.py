@@ -159,7 +159,7 @@ def with_depth(perception: Perception, monkeypatch: pytest.MonkeyPatch) -> Perce
 
 
 def test_images_with_depth_and_without_share_a_pass(with_depth: Perception) -> None:
-    """Depth reaches the model at the image's size, in metres, 0 where it is unknown."""
+    """Depth reaches the model at the image's size, in metres, unknown depth as it comes."""
     half = np.full((HEIGHT // 2, WIDTH // 2), 0.8, np.float32)
     half[:4, 0], half[4, 0] = (np.nan, np.inf, -1.0, 0.0), 2.0
     matrix = np.array([[30.0, 0, 15.5], [0, 30.0, 11.5], [0, 0, 1]])
@@ -189,7 +189,7 @@ def test_images_with_depth_and_without_share_a_pass(with_depth: Perception) -> N
     assert isinstance(segmenter, SeesDepth)
     (fitted, scaled), *others = segmenter.seen
     assert others == [(None, None)] * 3
-    np.testing.assert_array_equal(fitted[:8, 0], 0)
+    np.testing.assert_array_equal(fitted[:8, 0], np.repeat([np.nan, np.inf, -1, 0], 2))
     np.testing.assert_array_equal(fitted[8:10, :2], 2.0)
     assert fitted.shape == (HEIGHT, WIDTH) and fitted.dtype == np.float32
     np.testing.assert_allclose(scaled, [[60.0, 0, 31.5], [0, 60.0, 23.5], [0, 0, 1]])

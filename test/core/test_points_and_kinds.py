@@ -385,7 +385,19 @@ def test_images_with_and_without_depth_in_one_call(
     assert segment([], depth=[], intrinsics=[]) == []
 
 
-@pytest.mark.parametrize("unknown", [0.0, math.nan, -1.0])
+@pytest.mark.parametrize("unknown", [math.nan, math.inf, -math.inf, -1.0])
+def test_unknown_depth_is_the_same_however_it_is_marked(
+    unknown: float, make: ModelFactory, tmp_path: Path
+) -> None:
+    segment = segmenter(make("unet", points=True), tmp_path, {})
+    image, depth = view()
+    marked, zero = depth.copy(), depth.copy()
+    marked[3:9, 5:20], zero[3:9, 5:20] = unknown, 0
+    scene = segment(image, depth=marked, intrinsics=camera())
+    assert_scenes_agree(scene, segment(image, depth=zero, intrinsics=camera()))
+
+
+@pytest.mark.parametrize("unknown", [0.0, math.nan, math.inf, -1.0])
 def test_a_depth_image_without_depth_is_none(
     unknown: float, make: ModelFactory, tmp_path: Path
 ) -> None:

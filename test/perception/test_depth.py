@@ -225,6 +225,7 @@ def test_objects_come_in_the_order_they_are_asked_for() -> None:
     np.testing.assert_allclose(distances, [WALL, 1.5, 1.0], atol=1e-3)
 
 
+@pytest.mark.usefixtures("threads")
 @pytest.mark.parametrize("way", ["C++"], indirect=True)
 @pytest.mark.parametrize(
     "distortion",

@@ -13,7 +13,7 @@ import torch
 from genesis_core import load_model, save_model
 from genesis_core.checkpoint import find_checkpoint
 from genesis_core.models.genesis_v2 import GenesisV2
-from training.calibrate import Choice, calibrated, score
+from training.calibrate import Choice, as_given, calibrated, choose, score
 from training.datasets.prepared import PreparedDataset
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -55,6 +55,24 @@ def test_a_kernel_that_reaches_too_far_is_narrowed(scenes: Path, tmp_path: Path)
     assert score(model, dataset, range(6)) > score(started, dataset, range(6))
     weight = "backbone.trunk.stem.weight"
     assert torch.allclose(model.state_dict()[weight], started.state_dict()[weight], rtol=1e-3)
+
+
+@pytest.mark.slow
+def test_too_great_a_bias_is_taken_back(scenes: Path, tmp_path: Path) -> None:
+    """A model that calls nearly everything surroundings finds objects again."""
+    shipped = load_model(find_checkpoint("tabletop"))
+    assert isinstance(shipped, GenesisV2)
+    dataset = PreparedDataset(scenes, "val")
+    biased = calibrated(shipped, as_given(shipped)._replace(surroundings_bias=6.0))
+    chosen = choose(biased, dataset, images=6)
+    assert chosen.surroundings_bias < 2
+    better = score(calibrated(biased, chosen), dataset, range(6))
+    assert better > score(biased, dataset, range(6)) + 0.2
+    output = tmp_path / "model.safetensors"
+    save_model(calibrated(shipped, chosen), output)
+    model = load_model(output)
+    assert isinstance(model, GenesisV2)
+    assert model.config.surroundings_bias == chosen.surroundings_bias
 
 
 @pytest.mark.slow

@@ -80,6 +80,7 @@ LAYERS += [
     for name in names("ablations")
 ]
 LAYERS += [("tabletop.yaml", name) for name in names("variants")]
+LAYERS += [("general.yaml", "budgets/cpu.yaml")]
 LAYERS += [
     tuple(str(config.relative_to(CONFIGS)) for config in entry.configs)
     for entry in ENTRIES.values()

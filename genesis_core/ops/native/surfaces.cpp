@@ -274,11 +274,15 @@ class Surface {
 template <typename Ray>
 void measure(const Rules& rules, const Image& image, const Ray* rays_x, const Ray* rays_y,
              const int64_t* steps, double focal_length, const uint8_t* wanted, int64_t count,
-             double* results, uint8_t* found) {
+             double* results, uint8_t* found, int threads) {
   const std::vector<Box> boxes = find_boxes(image);
-  Surface<Ray> surface(rules, image, rays_x, rays_y, steps, focal_length);
-  for (int64_t i = 0; i < count; ++i) {
-    found[i] = surface.measure(wanted[i], boxes[wanted[i]], results + 9 * i);
+#pragma omp parallel num_threads(threads) if (count > 1)
+  {
+    Surface<Ray> surface(rules, image, rays_x, rays_y, steps, focal_length);
+#pragma omp for schedule(dynamic)
+    for (int64_t i = 0; i < count; ++i) {
+      found[i] = surface.measure(wanted[i], boxes[wanted[i]], results + 9 * i);
+    }
   }
 }
 
@@ -289,18 +293,19 @@ extern "C" {
 // labels and depth are height x width. Rays (of doubles, or else floats) are the points at distance 1
 // that pixels show; steps: how many numbers lie between two rows and two columns of rays_x, then of
 // rays_y; 0 where all have the same. results: 9 numbers for each wanted label whose found is 1.
+// Threads share the wanted labels.
 void measure_surfaces(const double* rules, const uint8_t* labels, const float* depth, int64_t height,
                       int64_t width, const void* rays_x, const void* rays_y, int doubles,
                       const int64_t* steps, double focal_length, const uint8_t* wanted, int64_t count,
-                      double* results, uint8_t* found) {
+                      double* results, uint8_t* found, int threads) {
   const Rules& named = *reinterpret_cast<const Rules*>(rules);
   const Image image{labels, depth, height, width};
   if (doubles) {
     measure(named, image, static_cast<const double*>(rays_x), static_cast<const double*>(rays_y),
-            steps, focal_length, wanted, count, results, found);
+            steps, focal_length, wanted, count, results, found, threads);
   } else {
     measure(named, image, static_cast<const float*>(rays_x), static_cast<const float*>(rays_y), steps,
-            focal_length, wanted, count, results, found);
+            focal_length, wanted, count, results, found, threads);
   }
 }
 
