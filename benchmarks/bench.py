@@ -52,6 +52,7 @@ TABLETOP = GenesisV2Config(
     points=True,
     kinds=True,
     kind_distance=0.11,
+    surroundings_bias=0.5,
     pooling_exponent=2.0,
     small_slots="skip",
     mask_thumbnail=8,
