@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import numpy as np
@@ -15,6 +16,7 @@ from genesis_core import (
     build_model,
     config_from_dict,
 )
+from genesis_core.ops.native_library import native_library
 
 SHARED = Path(__file__).resolve().parents[3] / "shared"
 """Beside the repository where the project is developed; nowhere else."""
@@ -33,6 +35,23 @@ SMALL = {
     "slot_attention": {"latent_dim": 6, "feature_dim": 4, "hidden_dim": 8},
 }
 """Settings of small models, each with slots' latents of six numbers."""
+
+
+@pytest.fixture
+def native_libraries(monkeypatch: pytest.MonkeyPatch) -> Callable[[ModuleType], list[object]]:
+    """The libraries that a module asks for from now on, None for each that cannot be had."""
+
+    def watch(module: ModuleType) -> list[object]:
+        used: list[object] = []
+
+        def watched(*names: str) -> object:
+            used.append(native_library(*names))
+            return used[-1]
+
+        monkeypatch.setattr(module, "native_library", watched)
+        return used
+
+    return watch
 
 
 @pytest.fixture

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from types import ModuleType
 
 import pytest
 import torch
 
 from genesis_core.models import points as module
 from genesis_core.models.points import POINT_CHANNELS, back_project, point_features
-from genesis_core.ops.native_library import native_library
 
 INTRINSICS = torch.tensor([[100.0, 80.0, 15.5, 15.5]])
 
@@ -87,7 +87,7 @@ def test_points_are_centred_and_the_distance_does_not_count() -> None:
 @pytest.mark.usefixtures("compiler", "threads")
 @pytest.mark.parametrize(("size", "stride"), [(16, 2), (64, 1), (96, 2), (128, 2), (192, 3)])
 def test_native_features_are_those_of_array_operations(
-    size: int, stride: int, monkeypatch: pytest.MonkeyPatch
+    size: int, stride: int, native_libraries: Callable[[ModuleType], list[object]]
 ) -> None:
     """A rough surface with holes and a step, one with a single known pixel, and one without."""
     torch.manual_seed(0)
@@ -101,13 +101,7 @@ def test_native_features_are_those_of_array_operations(
     centre = (whole - 1) / 2
     points = back_project(depth, torch.tensor([[whole, 1.1 * whole, centre, centre]]).expand(3, 4))
     points = points.transpose(2, 3).contiguous().transpose(2, 3)  # not contiguous any more
-    used = []
-
-    def watched(*names: str) -> object:
-        used.append(native_library(*names))
-        return used[-1]
-
-    monkeypatch.setattr(module, "native_library", watched)
+    used = native_libraries(module)
     with torch.no_grad():
         features, present = point_features(points, size)
     assert len(used) == 1 and used[0] is not None

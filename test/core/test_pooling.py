@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from types import ModuleType
+
 import pytest
 import torch
 
 from genesis_core.ops import pooling
-from genesis_core.ops.native_library import native_library
 from genesis_core.ops.pooling import pool
 
 CASES = [
@@ -25,19 +27,13 @@ def test_sums(
     dtype: torch.dtype,
     gradients: bool,
     native: bool,
-    monkeypatch: pytest.MonkeyPatch,
+    native_libraries: Callable[[ModuleType], list[object]],
 ) -> None:
     """In C++ without gradients, else in PyTorch."""
     batch, slots, count, channels = size
     masks = torch.rand(batch, slots, count)
     features = (100 + torch.randn(batch, count, channels)).to(dtype)
-    used = []
-
-    def watched(*names: str) -> object:
-        used.append(native_library(*names))
-        return used[-1]
-
-    monkeypatch.setattr(pooling, "native_library", watched)
+    used = native_libraries(pooling)
     with torch.set_grad_enabled(gradients), torch.autocast("cpu", torch.bfloat16):
         sums, mass = pool(masks, features)
     assert len(used) == native and None not in used
