@@ -12,9 +12,8 @@ image's header (echo.py) is the floor.
 With --rate images come as a camera sends them: cores sleep in between, and wake late. Without it
 the next image comes as soon as one is answered.
 
-Processor time counts what a process needs for an image; what it needs while nothing happens is a
-column of its own. Compare it with one thread (OMP_NUM_THREADS=1): several count while they wait for
-each other.
+Processor time counts what a process needs for an image, in all its threads; what it needs while
+nothing happens is a column of its own. Inference's part of it is what the node's diagnostics say.
 """
 
 from __future__ import annotations
@@ -32,17 +31,12 @@ from pathlib import Path
 
 from benchmarks.image_client import ImageClient, NoAnswerError, image_client  # isort: split
 
-import numpy as np
 import torch
-from numpy.typing import NDArray
 from rclpy.serialization import serialize_message
 from std_msgs.msg import Header
 
 from benchmarks.measure import Row, summary, table
 from benchmarks.node import cpu_seconds
-from genesis_core import Perception, PerceptionSettings
-from genesis_core.inference import Inference, Options, Pixels
-from genesis_core.ops.shrinking import shrink
 from genesis_ros.messages.images import to_message
 from genesis_ros.simulated_camera.sources import TABLETOP_CLIP, VideoSource
 
@@ -55,7 +49,7 @@ COLUMNS = {
     "rest_ms": "besides inference",
     "own_ms": "besides echo, too",
     "cpu_ms": "CPU ms",
-    "own_cpu_ms": "CPU besides the model",
+    "own_cpu_ms": "besides inference",
     "core_at_30hz": "of a core at 30 Hz",
     "idle_core": "of a core when idle",
 }
@@ -93,11 +87,10 @@ def _compare(given: argparse.Namespace) -> list[Row]:
             client.latency(peer.name, image)
         idle = _idle(peers)
         rows = _measure(client, peers, images, given, idle)
-    model = _model_cpu(given, pictures)
     for row in rows[1:]:
         row["rest_ms"] = row["mean_ms"] - row["inference_ms"]
         row["own_ms"] = row["rest_ms"] - rows[0]["mean_ms"]
-        row["own_cpu_ms"] = row["cpu_ms"] - model
+        row["own_cpu_ms"] = row["cpu_ms"] - row["processor_ms"]
         row["core_at_30hz"] = 0.03 * row["own_cpu_ms"] + row["idle_core"]
     title = (
         f"{width}x{height}, {given.frames} images each, at most {torch.get_num_threads()} threads"
@@ -200,28 +193,10 @@ def _measure(
             "idle_core": idle[peer.name],
         }
         if peer.name != "echo":
-            row["inference_ms"] = client.inference(peer.name, processed[peer.name])
+            for what in ("inference", "processor"):
+                row[f"{what}_ms"] = client.mean(what, peer.name, processed[peer.name])
         rows.append(row)
     return rows
-
-
-def _model_cpu(given: argparse.Namespace, pictures: Sequence[NDArray[np.uint8]]) -> float:
-    """Processor time of the model's pass [ms], median."""
-    settings = PerceptionSettings(given.checkpoint, device="cpu", precision=given.precision)
-    segmenter = Perception(settings).segmenter
-    model = segmenter.model
-    inference = Inference(
-        model, precision=segmenter.precision, decode=segmenter.mask_source == "decoder"
-    )
-    size = model.config.image_size
-    options = Options(model.config.num_slots, model.metadata.get("stop_threshold") or None)
-    inputs = [Pixels(torch.from_numpy(shrink(each, size, size))[None]) for each in pictures]
-    times = []
-    for pixels in [*inputs[:2], *inputs]:
-        started = time.process_time()
-        inference(pixels, options)
-        times.append(time.process_time() - started)
-    return 1e3 * statistics.median(times[2:])
 
 
 def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:

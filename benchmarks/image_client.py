@@ -6,6 +6,7 @@ is not the node's.
 
 from __future__ import annotations
 
+import math
 import os
 import random
 import struct
@@ -31,6 +32,7 @@ from genesis_ros.msg import ObjectMasks
 from genesis_ros.node.receiver import Receiver
 
 _TIMEOUT = 300.0  # s
+_MEAN = " mean [ms]"  # how a node's diagnostics name the mean of a time
 _SECONDS = struct.Struct("<i")  # of the header's stamp, behind the preface of four bytes
 
 
@@ -55,8 +57,8 @@ class ImageClient:
         self._answered = threading.Condition()
         self._last = (0, 0.0)  # number of the image, time of the answer
         self._number = 0
-        # What each node says of a period: images so far, and the mean of its inference [ms].
-        self._said: dict[str, list[tuple[int, float]]] = {name: [] for name in topics}
+        # What each node says of a period: images so far, and means of its times [ms].
+        self._said: dict[str, list[tuple[int, dict[str, float]]]] = {name: [] for name in topics}
         self._receiver = Receiver(node, self._fail)
         for _, answer in topics.values():
             self._receiver.subscribe(ObjectMasks, answer, self._take, QoSProfile(depth=5), raw=True)
@@ -97,14 +99,18 @@ class ImageClient:
         self._wait(lambda: len(said) > known, f"{name} does not say what inference takes")
         return said[-1][0]
 
-    def inference(self, name: str, after: int) -> float:
-        """What inference took [ms], on average, of all images but the first so many."""
+    def mean(self, what: str, name: str, after: int) -> float:
+        """One of a node's times [ms], on average, of all images but the first so many.
+
+        Args:
+            what: inference, or processor: what all its threads used meanwhile. NaN if it says none.
+        """
         self.processed(name)
         total = count = 0.0
         before = after
-        for images, mean in self._said[name]:
+        for images, means in self._said[name]:
             if images > before:
-                total += (images - before) * mean
+                total += (images - before) * means.get(what, math.nan)
                 count += images - before
                 before = images
         return total / count
@@ -128,8 +134,12 @@ class ImageClient:
             name = status.name.strip("/").partition("/")[0]
             values = {value.key: value.value for value in status.values}
             if name in self._said and "frames processed" in values:
-                mean = float(values.get("inference mean [ms]", "nan"))
-                self._said[name].append((int(values["frames processed"]), mean))
+                means = {
+                    key.removesuffix(_MEAN): float(value)
+                    for key, value in values.items()
+                    if key.endswith(_MEAN)
+                }
+                self._said[name].append((int(values["frames processed"]), means))
 
     def _fail(self, error: Exception) -> None:
         print(f"benchmarks: {type(error).__name__}: {error}", file=sys.stderr, flush=True)

@@ -87,7 +87,7 @@ def _row(settings: Settings, height: int, width: int) -> Row:
             ]
             cpu = (cpu_seconds(process.pid) - cpu) / settings.frames
             growth = _memory(process.pid) - memory
-            inference = client.inference("genesis", before)
+            inference = client.mean("inference", "genesis", before)
     stages = _stages(settings)
     times, mean = summary(latencies), statistics.mean(latencies)
     overhead_cpu = cpu - stages["cpu"]

@@ -122,7 +122,8 @@ class Perceived(NamedTuple):
         depth_problem: why nothing was measured; None: something was, or the camera has no depth.
         used_depth: whether the model saw the depth.
         slots: that the model used.
-        inference: time of the model's pass [s], resizing included.
+        inference: time of the model's pass [s], resizing included; all views of a batch share it.
+        processor: processor time that this process used meanwhile [s], in all its threads.
     """
 
     view: View
@@ -133,6 +134,7 @@ class Perceived(NamedTuple):
     used_depth: bool
     slots: int
     inference: float
+    processor: float
 
 
 class _SlotSettings(TypedDict):
@@ -216,7 +218,7 @@ class Perception:
         if self.takes_depth:
             for depth in depths:
                 depth.prepare_for_model()
-        started = time.monotonic()
+        started, used = time.monotonic(), time.process_time()
         try:
             scenes = self._segment(views, depths)
         except Exception as error:  # noqa: BLE001 - out of memory and the like: lose the view only
@@ -228,11 +230,11 @@ class Perception:
                 for view, depth in zip(views, depths, strict=True):
                     yield from self._see([view], [depth])
             return
-        inference = time.monotonic() - started
+        inference, processor = time.monotonic() - started, time.process_time() - used
         for depth, scene in zip(depths, scenes, strict=True):
             outcome: Perceived | Exception
             try:
-                outcome = _describe(depth, scene, settings, inference)
+                outcome = _describe(depth, scene, settings, inference, processor)
             except Exception as error:  # noqa: BLE001 - the other views go on
                 outcome = error
             yield outcome
@@ -338,7 +340,11 @@ def free_memory() -> None:
 
 
 def _describe(
-    depth: _ViewDepth, scene: Scene, settings: PerceptionSettings, inference: float
+    depth: _ViewDepth,
+    scene: Scene,
+    settings: PerceptionSettings,
+    inference: float,
+    processor: float,
 ) -> Perceived:
     view = depth.view
     found = find_objects(
@@ -360,6 +366,7 @@ def _describe(
         used_depth=depth.model_input is not None,
         slots=scene.num_slots,
         inference=inference,
+        processor=processor,
     )
 
 

@@ -372,9 +372,13 @@ class PerceptionNode(LifecycleNode):
         if self._outputs is not None:
             self._outputs.publish(result, settings.overlay_alpha)
         now = time.monotonic()
-        inference = result.perceived.inference
-        times = Times(started - job.received, inference, now - job.received)
         perceived = result.perceived
+        times = Times(
+            queue=started - job.received,
+            inference=perceived.inference,
+            processor=perceived.processor,
+            total=now - job.received,
+        )
         job.camera.statistics.process(times, perceived.slots, with_depth=perceived.used_depth)
 
     def _deliver_in_target_frame(

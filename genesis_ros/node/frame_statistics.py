@@ -16,6 +16,7 @@ class Times(NamedTuple):
 
     queue: float  # from its arrival to the start of its processing
     inference: float  # in the model, resizing included
+    processor: float  # that all threads together used during inference
     total: float  # from its arrival until its masks are published
 
 

@@ -167,10 +167,15 @@ class Client:
     def publisher(
         self, kind: type[Any], topic: str, qos: QoSProfile | int = 5, *, heard: bool = True
     ) -> Publisher[Any]:
-        """A publisher; heard: wait until somebody listens to it."""
+        """A publisher; heard: wait until somebody listens to it.
+
+        Listeners learn of it later than it learns of them. What it publishes before then is sent
+        once more, up to seconds later, and what another topic carries meanwhile comes first.
+        """
         publisher = self.node.create_publisher(kind, topic, qos)
         if heard:
             self.until(publisher.get_subscription_count, f"a subscription to {topic}")
+            self.spin(0.2)
         return publisher
 
     @contextmanager

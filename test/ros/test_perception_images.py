@@ -6,6 +6,7 @@ show; test_perception_scenes.py does.
 
 from __future__ import annotations
 
+import os
 from array import array
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -316,12 +317,16 @@ def test_diagnostics_name_model_rate_latency_and_slots(
     status, values = client.status(report, f"{NODE}: {TOPIC}")
     assert (status.level, values["topic"]) == (DiagnosticStatus.OK, TOPIC)
     assert float(values["rate [Hz]"]) > 0
-    for part in ("queue", "inference", "total"):
+    times = ("queue", "inference", "processor", "total")
+    for part in times:
         mean, p95, maximum = (
             float(values[f"{part} {kind} [ms]"]) for kind in ("mean", "p95", "maximum")
         )
         assert 0 <= mean <= maximum and p95 <= maximum
-    assert float(values["inference mean [ms]"]) > 0
+    inference, processor = (
+        float(values[f"{part} mean [ms]"]) for part in ("inference", "processor")
+    )
+    assert 0 < processor < 1.5 * len(os.sched_getaffinity(0)) * inference + 1
     assert int(values["slots maximum"]) == 4
 
 
