@@ -103,7 +103,8 @@ class ImageClient:
         """One of a node's times [ms], on average, of all images but the first so many.
 
         Args:
-            what: inference, or processor: what all its threads used meanwhile. NaN if it says none.
+            what: "inference", or "processor" (what all its threads used meanwhile). NaN if the
+                node does not say it.
         """
         self.processed(name)
         total = count = 0.0

@@ -1,9 +1,8 @@
 """The perception node end to end: from publishing an image to receiving its masks.
 
 The node runs in a process of its own, fed one image at a time, so that no image waits for another.
-It says itself how long inference takes on average; what is beside it is a difference of means. The
-processor time of the model's pass is taken in this process, so what is left of the node's is less
-certain.
+It says itself how long inference takes on average, and how much processor time; what is beside it
+is a difference of means.
 """
 
 from __future__ import annotations
@@ -46,7 +45,7 @@ COLUMNS = {
     "plain_inference_ms": "plain inference",
     "floor_ms": "floor",
     "cpu_ms": "node CPU ms",
-    "overhead_cpu_ms": "CPU besides the model",
+    "overhead_cpu_ms": "CPU besides inference",
     "overhead_core_at_30hz": "of a core at 30 Hz",
     "ready_s": "ready s",
     "memory_mib": "MiB",
@@ -87,10 +86,12 @@ def _row(settings: Settings, height: int, width: int) -> Row:
             ]
             cpu = (cpu_seconds(process.pid) - cpu) / settings.frames
             growth = _memory(process.pid) - memory
-            inference = client.mean("inference", "genesis", before)
+            inference, processor = (
+                client.mean(what, "genesis", before) for what in ("inference", "processor")
+            )
     stages = _stages(settings)
     times, mean = summary(latencies), statistics.mean(latencies)
-    overhead_cpu = cpu - stages["cpu"]
+    overhead_cpu = cpu - processor / 1e3
     return {
         "size": f"{width}x{height}",
         "frames": settings.frames,
@@ -155,7 +156,7 @@ def _memory(pid: int) -> int:
 
 
 def _stages(settings: Settings) -> dict[str, float]:
-    """Seconds of the model's pass (medians): processor time, a plain model's time, the floor."""
+    """Seconds of the model's pass: a plain model's time (median), the floor."""
     perception = Perception(
         PerceptionSettings(device=str(settings.device), precision=settings.precision)
     )
@@ -164,20 +165,14 @@ def _stages(settings: Settings) -> dict[str, float]:
     options = Options(model.config.num_slots)
     size = model.config.image_size
     pixels = torch.randint(0, 256, (1, size, size, 3), dtype=torch.uint8)
-    inference = Inference(model, precision=segmenter.precision, decode=decode)
-    inference.prepare(1, options)
     plain = PlainGenesisV2.like(model)  # type: ignore[arg-type]
     images = pixels.permute(0, 3, 1, 2).to(settings.device) / 255
-    times: dict[str, list[float]] = {"cpu": [], "plain": []}
+    times = []
     for _ in range(_DIFFERENT):
-        cpu = time.process_time()
-        inference(Pixels(pixels), options)
-        times["cpu"].append(time.process_time() - cpu)
         start = time.perf_counter()
         with torch.inference_mode():
             plain(images, decode=decode).latent_mean.cpu()
-        times["plain"].append(time.perf_counter() - start)
-    stages = {name: statistics.median(values) for name, values in times.items()}
+        times.append(time.perf_counter() - start)
     eager = Inference(model, precision=segmenter.precision, decode=decode)  # no CUDA graph
-    stages["floor"] = count_flops(lambda: eager(Pixels(pixels), options)) / settings.throughput
-    return stages
+    flops = count_flops(lambda: eager(Pixels(pixels), options))
+    return {"plain": statistics.median(times), "floor": flops / settings.throughput}

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import inspect
 import math
+import time
 from collections.abc import Iterator
 from dataclasses import asdict, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -23,6 +25,7 @@ from genesis_core import (
     save_model,
 )
 from genesis_core.perception import Tracker, find_objects
+from genesis_core.perception.scene import Scene
 from genesis_core.pipeline import DepthImage, PerceptionSettings
 
 HEIGHT, WIDTH = 48, 64
@@ -54,6 +57,21 @@ def only(outcomes: Iterator[Perceived | Exception]) -> Perceived:
     (outcome,) = outcomes
     assert isinstance(outcome, Perceived), outcome
     return outcome
+
+
+def test_waiting_is_no_processor_time(
+    perception: Perception, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    segment = Segmenter.__call__
+
+    def wait_and_segment(*given: Any, **options: Any) -> list[Scene]:
+        time.sleep(0.5)
+        return segment(*given, **options)
+
+    monkeypatch.setattr(Segmenter, "__call__", wait_and_segment)
+    seen = only(perception([View(image())]))
+    assert seen.inference > 0.5
+    assert 0 < seen.processor < 0.4
 
 
 def test_defaults_are_those_of_the_parts() -> None:

@@ -167,10 +167,10 @@ class Client:
     def publisher(
         self, kind: type[Any], topic: str, qos: QoSProfile | int = 5, *, heard: bool = True
     ) -> Publisher[Any]:
-        """A publisher; heard: wait until somebody listens to it.
+        """A publisher; heard: wait until somebody listens to it, and a moment more.
 
-        Listeners learn of it later than it learns of them. What it publishes before then is sent
-        once more, up to seconds later, and what another topic carries meanwhile comes first.
+        The listener's process learns of the publisher later. What is published before that arrives
+        late, up to seconds, and after what other topics carry.
         """
         publisher = self.node.create_publisher(kind, topic, qos)
         if heard:

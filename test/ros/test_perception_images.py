@@ -326,6 +326,7 @@ def test_diagnostics_name_model_rate_latency_and_slots(
     inference, processor = (
         float(values[f"{part} mean [ms]"]) for part in ("inference", "processor")
     )
+    assert inference > 0
     assert 0 < processor < 1.5 * len(os.sched_getaffinity(0)) * inference + 1
     assert int(values["slots maximum"]) == 4
 
