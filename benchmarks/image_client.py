@@ -6,7 +6,6 @@ is not the node's.
 
 from __future__ import annotations
 
-import math
 import os
 import random
 import struct
@@ -99,22 +98,21 @@ class ImageClient:
         self._wait(lambda: len(said) > known, f"{name} does not say what inference takes")
         return said[-1][0]
 
-    def mean(self, what: str, name: str, after: int) -> float:
-        """One of a node's times [ms], on average, of all images but the first so many.
+    def means(self, name: str, after: int) -> dict[str, float]:
+        """A node's times [ms], on average, of all images but the first so many.
 
-        Args:
-            what: "inference", or "processor" (what all its threads used meanwhile). NaN if the
-                node does not say it.
+        As its diagnostics name them: "inference", "processor" (what all its threads used
+        meanwhile), and others.
         """
         self.processed(name)
-        total = count = 0.0
+        totals: dict[str, float] = {}
         before = after
         for images, means in self._said[name]:
             if images > before:
-                total += (images - before) * means.get(what, math.nan)
-                count += images - before
+                for what, mean in means.items():
+                    totals[what] = totals.get(what, 0.0) + (images - before) * mean
                 before = images
-        return total / count
+        return {what: total / (before - after) for what, total in totals.items()}
 
     def _wait(self, condition: Callable[[], Any], complaint: str) -> None:
         deadline = time.monotonic() + _TIMEOUT

@@ -86,20 +86,18 @@ def _row(settings: Settings, height: int, width: int) -> Row:
             ]
             cpu = (cpu_seconds(process.pid) - cpu) / settings.frames
             growth = _memory(process.pid) - memory
-            inference, processor = (
-                client.mean(what, "genesis", before) for what in ("inference", "processor")
-            )
+            said = client.means("genesis", before)
     stages = _stages(settings)
     times, mean = summary(latencies), statistics.mean(latencies)
-    overhead_cpu = cpu - processor / 1e3
+    overhead_cpu = cpu - said["processor"] / 1e3
     return {
         "size": f"{width}x{height}",
         "frames": settings.frames,
         "median_ms": 1e3 * times.median,
         "p95_ms": 1e3 * times.p95,
         "mean_ms": 1e3 * mean,
-        "inference_ms": inference,
-        "overhead_ms": 1e3 * mean - inference,
+        "inference_ms": said["inference"],
+        "overhead_ms": 1e3 * mean - said["inference"],
         "plain_inference_ms": 1e3 * stages["plain"],
         "floor_ms": 1e3 * stages["floor"],
         "cpu_ms": 1e3 * cpu,

@@ -317,8 +317,7 @@ def test_diagnostics_name_model_rate_latency_and_slots(
     status, values = client.status(report, f"{NODE}: {TOPIC}")
     assert (status.level, values["topic"]) == (DiagnosticStatus.OK, TOPIC)
     assert float(values["rate [Hz]"]) > 0
-    times = ("queue", "inference", "processor", "total")
-    for part in times:
+    for part in ("queue", "inference", "processor", "total"):
         mean, p95, maximum = (
             float(values[f"{part} {kind} [ms]"]) for kind in ("mean", "p95", "maximum")
         )
