@@ -47,6 +47,7 @@ SOURCES = ("tabletop", "path")
 TRANSPORTS = ("raw", "compressed", "both")
 _QUEUE_DEPTH = 5
 _SLOW_FRAMES = 10
+_MATCHING = 0.2  # s
 _LAST_FRAMES_TIMEOUT = Duration(seconds=2)
 
 # Messages about a frame as bytes, in the order in which they are published.
@@ -77,6 +78,7 @@ class CameraNode(Node):
         self._frames: Iterator[SourceFrame] = play(self._source, loop=self._value("loop"))
         self._next: _PreparedFrame | None = None
         self._published = 0
+        self._awaited_since: float | None = None  # when the awaited subscribers were there
         self._publishing = 0.0  # s that publishing the last frame took
         self._slow = 0  # frames in a row that took longer than there is time
 
@@ -198,10 +200,25 @@ class CameraNode(Node):
     def _subscribers(self) -> int:
         return sum(publisher.get_subscription_count() for publisher in self._image_publishers())
 
+    def _listened_to(self) -> bool:
+        """Whether the awaited subscribers are there, and know of the publishers, too.
+
+        A subscriber's process learns of a publisher after the publisher learns of the subscriber.
+        What is published before that arrives late, up to seconds.
+        """
+        if not self._wait_for:
+            return True
+        now = time.monotonic()
+        if self._subscribers() < self._wait_for:
+            self._awaited_since = None
+        elif self._awaited_since is None:
+            self._awaited_since = now
+        return self._awaited_since is not None and now - self._awaited_since >= _MATCHING
+
     def _go_on(self) -> None:
         if self._next is None:
             self._prepare_next()
-        elif self._published or self._subscribers() >= self._wait_for:
+        elif self._published or self._listened_to():
             started = time.monotonic()
             self._publish(self._next)
             self._next = None

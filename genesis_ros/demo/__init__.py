@@ -30,6 +30,7 @@ from genesis_ros.demo.recorder import DemoRecorder, count_objects, found_objects
 from genesis_ros.msg import ObjectMask
 from genesis_ros.processes.child_process import ChildProcess
 from genesis_ros.processes.interruption import Interrupted, Interruption
+from genesis_ros.processes.middleware import installed_profile_environment
 from genesis_ros.simulated_camera.frame_source import SourceError
 from genesis_ros.simulated_camera.sources import open_path
 
@@ -118,6 +119,8 @@ def _run(options: argparse.Namespace, terminal: Terminal, interruption: Interrup
     output.mkdir(parents=True, exist_ok=True)
     os.environ["ROS_AUTOMATIC_DISCOVERY_RANGE"] = "LOCALHOST"
     os.environ["ROS_DOMAIN_ID"] = str(options.domain_id)
+    # With room for images: without it a loaded machine loses parts of them and of their depth.
+    environment = os.environ | installed_profile_environment()
     results: list[FrameResult] = []
     with running_planner(options.domain_id) as planner, ExitStack() as nodes:
 
@@ -126,7 +129,7 @@ def _run(options: argparse.Namespace, terminal: Terminal, interruption: Interrup
                 name,
                 f"genesis_ros.{name}_node",
                 _ros_arguments(parameters),
-                environment=os.environ,
+                environment=environment,
                 log=output / f"{name}.log",
                 echo=terminal.line,
             )

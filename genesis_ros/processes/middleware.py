@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import os
+from pathlib import Path
 from typing import TypeVar
+
+from ament_index_python.packages import get_package_share_directory
 
 _Path = TypeVar("_Path")
 
@@ -21,3 +24,13 @@ def profile_environment(profile: _Path) -> dict[str, _Path]:
         return {}
     version_2, version_3 = PROFILE_VARIABLES
     return {version_2 if os.environ.get("ROS_DISTRO") == "jazzy" else version_3: profile}
+
+
+def installed_profile_environment() -> dict[str, str]:
+    """The same with the package's own profile, for processes that no launch file starts.
+
+    Raises:
+        PackageNotFoundError: the package is not installed, or its workspace not sourced.
+    """
+    share = Path(get_package_share_directory("genesis_ros"))
+    return profile_environment(str(share / "config" / "fastdds.xml"))
