@@ -136,6 +136,14 @@ class PerceptionNode(LifecycleNode):
         """Stop working, for the end of the process, which frees the rest."""
         self._stop(_END_TIMEOUT)
 
+    def destroy_node(self) -> None:
+        """Free the node and what the middleware has for it: shared memory, a place in the graph.
+
+        rclpy leaves out the managed node's states, which hold the node.
+        """
+        super().destroy_node()
+        self._state_machine.destroy_when_not_in_use()
+
     # Lifecycle
 
     def on_configure(self, state: LifecycleState) -> TransitionCallbackReturn:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+import re
 import signal
 import time
 from pathlib import Path
@@ -97,6 +98,52 @@ def test_while_the_model_works(
             client.node.destroy_publisher(publisher)
         assert "[WARN]" not in node.log and "Error" not in node.log, node.log
         client.until(lambda: not client.node.count_subscribers(TOPIC), "the node leaves the graph")
+
+
+def shared_memory(proc: Path) -> set[Path]:
+    """What a process uses of /dev/shm for messages; 8 MiB a sender with config/fastdds.xml.
+
+    proc: its folder in /proc.
+    """
+    maps = (proc / "maps").read_text()
+    return {Path(path) for path in re.findall(r"/dev/shm/fastdds_[0-9a-f]+$", maps, re.MULTILINE)}
+
+
+@pytest.mark.parametrize(
+    ("program", "said"),
+    [
+        (PROGRAMS[0], "active: listening"),
+        (PROGRAMS[0], "waiting for the lifecycle transition"),
+        (PROGRAMS[1], "Hz on /camera/image_raw"),
+    ],
+)
+def test_nothing_is_left_behind(
+    client: Any,
+    node_process: Any,
+    tmp_path: Path,
+    tiny_checkpoint: Path,
+    program: str,
+    said: str,
+) -> None:
+    """Neither a place in the graph nor shared memory.
+
+    Docker gives a container 64 MB of that; a node that is started again and again would fill it.
+    """
+    name = program.removeprefix("genesis_ros.").removesuffix("_node")
+    given: dict[str, object] = {"width": 64, "height": 48}
+    if program == PROGRAMS[0]:
+        given = {"checkpoint": str(tiny_checkpoint), "device": "cpu"}
+        given["autostart"] = "waiting" not in said
+    ours = shared_memory(Path("/proc/self"))  # which the node uses, too
+    with node_process(program, tmp_path, given) as node:
+        node.wait_for_log(said)
+        client.until(lambda: name in client.node.get_node_names(), "the node is in the graph")
+        files = shared_memory(node.proc) - ours  # none if the middleware is another
+        assert all(file.exists() for file in files)
+        assert node.end() == 0, node.log
+    assert not [file for file in files if file.exists()]
+    # Forgotten by others because it is silent, after 20 s, would be too late.
+    client.until(lambda: name not in client.node.get_node_names(), "it leaves the graph", 5.0)
 
 
 def test_states_are_logged_and_the_last_one_leads_nowhere(
