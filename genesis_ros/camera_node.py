@@ -47,7 +47,7 @@ SOURCES = ("tabletop", "path")
 TRANSPORTS = ("raw", "compressed", "both")
 _QUEUE_DEPTH = 5
 _SLOW_FRAMES = 10
-_MATCHING = 0.2  # s
+_MATCHING = 0.2  # s, at least, from the last awaited subscriber to the first frame
 _LAST_FRAMES_TIMEOUT = Duration(seconds=2)
 
 # Messages about a frame as bytes, in the order in which they are published.

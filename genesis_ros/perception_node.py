@@ -133,7 +133,7 @@ class PerceptionNode(LifecycleNode):
         self.end_requested.set_result(None)
 
     def close(self) -> None:
-        """Stop working, for the end of the process, which frees the rest."""
+        """Stop working; destroy_node() frees the rest."""
         self._stop(_END_TIMEOUT)
 
     def destroy_node(self) -> None:

@@ -27,10 +27,12 @@ def profile_environment(profile: _Path) -> dict[str, _Path]:
 
 
 def installed_profile_environment() -> dict[str, str]:
-    """The same with the package's own profile, for processes that no launch file starts.
+    """Variables that give Fast DDS the profile that is installed with this package, if it is.
 
-    Raises:
-        PackageNotFoundError: the package is not installed, or its workspace not sourced.
+    For processes that no launch file starts.
     """
-    share = Path(get_package_share_directory("genesis_ros"))
+    try:
+        share = Path(get_package_share_directory("genesis_ros"))
+    except (LookupError, OSError):  # this is Python's path alone, without an installed package
+        return {}
     return profile_environment(str(share / "config" / "fastdds.xml"))
