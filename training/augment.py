@@ -19,7 +19,8 @@ from training.counter_random import CounterRandom
 
 RGB = 3
 _PURPOSE = 1  # of the random numbers, see CounterRandom
-_MOST_LABELS = 32  # instances that are recoloured each in its own way; others share
+_MOST_LABELS = 32  # instances that get each its own colour and texture; others share
+_SURROUNDINGS = 0  # their label
 
 
 @dataclass(frozen=True)
@@ -37,6 +38,8 @@ class AugmentConfig:
         saturation: largest relative change of the colours' distance from grey.
         gamma: largest change of the exponent's natural logarithm.
         recolour: share of the instances that take another's mean colour, or any (needs labels).
+        texture: share of the instances, surroundings included, into which a texture is mixed:
+            another place of the image, turned, scaled and in other colours (needs labels).
         blur: largest standard deviation of the blur, in pixels; half of the images are blurred.
         noise: largest standard deviation of added pixel noise, in grey values of 255.
         jpeg: share of the images that are compressed and decompressed, at qualities 20 to 95.
@@ -56,6 +59,7 @@ class AugmentConfig:
     saturation: float = 0.0
     gamma: float = 0.0
     recolour: float = 0.0
+    texture: float = 0.0
     blur: float = 0.0
     noise: float = 0.0
     jpeg: float = 0.0
@@ -148,7 +152,13 @@ def augment(raw: RawImages, config: AugmentConfig, size: int, seed: int, places:
             labels = _resample(labels[:, None], centre, half, size)[:, 0]
         if depth is not None:
             depth = _resample(depth[:, None], centre, half, size)[:, 0]
-    colours = _recoloured(images[:, :RGB], labels, config, random)
+    colours = images[:, :RGB]
+    if labels is not None and (config.texture or config.recolour):
+        instances = _Instances(labels)
+        if config.texture:
+            colours = _retextured(colours, instances, config, random)
+        if config.recolour:
+            colours = _recoloured(colours, instances, config, random)
     colours = _camera(colours, config, random)
     images = colours if images.shape[1] == RGB else torch.cat([colours, images[:, RGB:]], dim=1)
     points = None
@@ -215,19 +225,82 @@ def _seen_through(
 # Colours
 
 
+class _Instances:
+    """Which pixels are whose.
+
+    Args:
+        labels: (B, S, S) uint8.
+    """
+
+    def __init__(self, labels: Tensor) -> None:
+        self._index = labels.flatten(1).long().clamp_max(_MOST_LABELS - 1)  # (B, HW)
+        numbers = torch.arange(_MOST_LABELS, device=labels.device)
+        self._member = (self._index[..., None] == numbers).float()  # (B, HW, L)
+        self.area = self._member.sum(dim=1)  # (B, L)
+        self._size = labels.shape[1:]
+
+    def mean(self, values: Tensor) -> Tensor:
+        """Each instance's mean (B, C, L) of values (B, C, S, S), zero where there is no pixel."""
+        return values.flatten(2) @ self._member / self.area.clamp_min(1)[:, None]
+
+    def of_pixels(self, values: Tensor) -> Tensor:
+        """The instances' values (B, C, L) at their pixels, (B, C, S, S)."""
+        where = self._index[:, None].expand(-1, values.shape[1], -1)
+        return values.gather(2, where).unflatten(2, self._size)
+
+
+def _retextured(
+    images: Tensor, instances: _Instances, config: AugmentConfig, random: CounterRandom
+) -> Tensor:
+    """Some instances with another texture under their own light: it tells them apart no more.
+
+    The texture is a piece of the same image, so that it depends on no other of the batch. It is
+    turned and scaled; every instance has it in colours and a contrast of its own.
+    """
+    piece = _piece(images, random)
+    piece = piece - piece.mean(dim=(2, 3), keepdim=True)
+    # How its colours depend on the piece's, row by row: more than half of it is brightness.
+    mixing = random.uniform(RGB * RGB, _MOST_LABELS, low=-0.5, high=0.5)
+    mixing = mixing + random.uniform(1, _MOST_LABELS, low=-0.5, high=0.5)
+    rows = [(instances.of_pixels(row) * piece).sum(dim=1) for row in mixing.chunk(RGB, dim=1)]
+    mean = random.uniform(1, _MOST_LABELS) + random.uniform(RGB, _MOST_LABELS, low=-0.3, high=0.3)
+    texture = (torch.stack(rows, dim=1) + instances.of_pixels(mean.clamp(0, 1))).clamp(0, 1)
+    share = random.uniform(1, _MOST_LABELS, low=0.4, high=1.0)
+    share[:, :, _SURROUNDINGS] *= 0.4  # lest objects that are not there appear as clearly as others
+    share = torch.where(random.chance(config.texture, 1, _MOST_LABELS), share, 0.0)
+    mixed = torch.lerp(images, texture * _light(images, instances), instances.of_pixels(share))
+    return mixed.clamp(0, 1)
+
+
+def _piece(images: Tensor, random: CounterRandom) -> Tensor:
+    """Another place of each image (B, 3, S, S), turned and scaled, reflected at its borders."""
+    angle = random.uniform(high=2 * math.pi)
+    scale = random.uniform(low=math.log(0.25), high=math.log(2.5)).exp()
+    centre = random.uniform(2, 1, low=-1, high=1)
+    turn = torch.stack([angle.cos(), -angle.sin(), angle.sin(), angle.cos()], dim=1).view(-1, 2, 2)
+    affine = torch.cat([turn * scale[:, None, None], centre], dim=2)
+    grid = F.affine_grid(affine, list(images.shape), align_corners=False)
+    return F.grid_sample(images, grid, padding_mode="reflection", align_corners=False)
+
+
+def _light(images: Tensor, instances: _Instances) -> Tensor:
+    """Smooth brightness relative to the instance's mean, (B, 1, S, S): the light on each pixel."""
+    grey = images.mean(dim=1, keepdim=True)
+    # Before it is smoothed: borders between bright and dark instances get no seams.
+    relative = grey / instances.of_pixels(instances.mean(grey)).clamp_min(0.02)
+    reach = max(images.shape[-1] // 24, 1)
+    padded = F.pad(relative, (reach,) * 4, mode="replicate")
+    return F.avg_pool2d(padded, 2 * reach + 1, stride=1).clamp(0.3, 2.0)
+
+
 def _recoloured(
-    images: Tensor, labels: Tensor | None, config: AugmentConfig, random: CounterRandom
+    images: Tensor, instances: _Instances, config: AugmentConfig, random: CounterRandom
 ) -> Tensor:
     """Some instances in the mean colour of another, or in any: colour tells them apart no more."""
-    if not config.recolour or labels is None:
-        return images
-    flat = labels.flatten(1).long().clamp_max(_MOST_LABELS - 1)  # (B, HW)
-    numbers = torch.arange(_MOST_LABELS, device=flat.device)
-    member = (flat[..., None] == numbers).float()  # (B, HW, L)
-    area = member.sum(dim=1)  # (B, L)
-    mean = images.flatten(2) @ member / area.clamp_min(1)[:, None]  # (B, 3, L)
+    mean = instances.mean(images)  # (B, 3, L)
     # Whose colour: among the instances that there are, the larger the likelier.
-    liking = area.clamp_max(0.02 * flat.shape[1]).clamp_min(1e-3).log()
+    pixels = images.shape[2] * images.shape[3]
+    liking = instances.area.clamp_max(0.02 * pixels).clamp_min(1e-3).log()
     gumbel = -(-random.uniform(_MOST_LABELS, _MOST_LABELS).clamp(1e-6, 1 - 1e-6).log()).log()
     other = (liking[:, None] + gumbel).argmax(dim=2)  # (B, L)
     target = mean.gather(2, other[:, None].expand_as(mean))
@@ -235,8 +308,7 @@ def _recoloured(
     target = torch.where(random.chance(0.4, 1, _MOST_LABELS), any_colour, target)
     gain = ((target + 0.02) / (mean + 0.02)).clamp(0.2, 4.0)
     gain = torch.where(random.chance(config.recolour, 1, _MOST_LABELS), gain, 1.0)
-    gains = gain @ member.transpose(1, 2)  # (B, 3, HW)
-    return (images * gains.view_as(images)).clamp(0, 1)
+    return (images * instances.of_pixels(gain)).clamp(0, 1)
 
 
 def _camera(images: Tensor, config: AugmentConfig, random: CounterRandom) -> Tensor:

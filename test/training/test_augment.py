@@ -26,6 +26,7 @@ ALL = AugmentConfig(
     saturation=0.5,
     gamma=0.3,
     recolour=0.5,
+    texture=0.5,
     blur=1.5,
     noise=5.0,
     jpeg=0.5,
@@ -229,6 +230,42 @@ def test_recoloured_instances_differ_in_colour_only() -> None:
     assert float(torch.stack(seen).std(dim=0).mean()) > 0.05
     alike = [float((a - 50 / 255).abs().max()) < 0.02 for a in seen]
     assert any(alike), "no object took the wall's colour"
+
+
+def lit_object_before_print(size: int = 64) -> RawImages:
+    """A grey rectangle, ever darker from left to right, before a wall of stripes."""
+    labels = torch.zeros(1, size, size, dtype=torch.uint8)
+    labels[:, 16:48, 20:52] = 3
+    stripes = (torch.arange(size) // 3 % 2 * 80 + 80).expand(size, size)
+    light = torch.linspace(230, 60, 32).expand(32, 32)
+    images = stripes.clone().float()
+    images[16:48, 20:52] = light
+    return RawImages(images[None, ..., None].expand(1, size, size, 3).byte(), labels)
+
+
+def test_retextured_instances_take_a_texture_and_keep_their_light() -> None:
+    raw = lit_object_before_print()
+    before = raw.images[0].float() / 255
+    object_ = raw.labels[0] == 3 if raw.labels is not None else None
+    assert object_ is not None
+    taken, rough, light = {0: 0, 3: 0}, [], []
+    for place in range(60):
+        batch = augment(raw, AugmentConfig(texture=0.5), 64, 0, places(1, place))
+        assert torch.equal(batch.labels, raw.labels)
+        after = batch.images[0].permute(1, 2, 0)
+        for label, where in ((0, ~object_), (3, object_)):
+            changed = (after - before)[where].abs().amax(dim=1) > 0.5 / 255
+            assert not changed.any() or float(changed.float().mean()) > 0.5
+            taken[label] += bool(changed.any())
+        piece = after[16:48, 20:52].mean(dim=2)
+        if float((after - before)[object_].abs().max()) > 1 / 255:
+            rough.append(float((piece[:, 1:] - piece[:, :-1]).abs().mean()))
+            light.append(float(piece[:, :10].mean() - piece[:, -10:].mean()))
+    for count in taken.values():  # the image has two instances: each by itself, half of the times
+        assert 18 < count < 42
+    plain = float((before[16:48, 21:52] - before[16:48, 20:51]).abs().mean())
+    assert np.quantile(rough, 0.8) > 2 * plain
+    assert np.median(light) > 0.25  # brighter on the left, as it was
 
 
 # Depth

@@ -702,6 +702,8 @@ def test_a_step_captured_as_a_graph_is_the_plain_step(
         "optimizer.ema_decay": 0.9,
         "objective.noise_warmup_steps": 6,
         "data.augment.crop_scale": 0.6,
+        "data.augment.recolour": 0.5,
+        "data.augment.texture": 0.5,
         "data.augment.jpeg": 0.5,
         "data.augment.noise": 5,
     }
