@@ -174,12 +174,16 @@ class Trainer:
             model.set_posterior_std(std)
         parts = dict(model.named_children())
         frozen = set(config.freeze)
-        if unknown := sorted(frozen - set(parts)):
-            raise ConfigError(f"freeze names {unknown}; the model's parts are {sorted(parts)}")
+        modules = dict(model.named_modules())
+        if unknown := sorted(name for name in frozen if not name or name not in modules):
+            raise ConfigError(
+                f"freeze names {unknown}; the model's parts are {sorted(parts)}, and theirs, as in "
+                f"{next(name for name in modules if '.' in name)}"
+            )
         if config.objective.masks_only:
             frozen |= set(parts) - model.mask_parts
         frozen |= self._untaught_kinds(frozen) & set(parts)
-        self.frozen = [parts[name].requires_grad_(False) for name in frozen]
+        self.frozen = [modules[name].requires_grad_(False) for name in frozen]
         model.to(self.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
         return self._set_training(model)
 

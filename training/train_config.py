@@ -117,7 +117,8 @@ class TrainConfig:
             file; for a model whose encoder has them.
         init: checkpoint whose weights to start from, or the name of one that ships. Its model
             settings are those of ``model``, unless others are given; they must fit the weights.
-        freeze: names of the model's parts to leave as they are, e.g. backbone, embedding, icsbp.
+        freeze: names of the model's parts to leave as they are, e.g. backbone, embedding, icsbp, or
+            of parts of theirs, e.g. backbone.trunk.
         steps: number of optimiser steps.
         batch_size: images per step over all processes.
         seed: decides initial weights, data order, augmentation, seed scores and noise.

@@ -181,6 +181,28 @@ def test_masks_and_kinds_learn_alone_as_inference_takes_them(data: Path, tmp_pat
     assert differing(tmp_path / "whole", tmp_path / "plain") != []
 
 
+def test_what_depth_adds_learns_alone(data: Path, tmp_path: Path) -> None:
+    """Without depth, the model finds what it found before, bit by bit."""
+    train(tmp_path / "start", data, {**PRETRAINED, **OVERLAP, "steps": 2})
+    settings = {
+        "init": tmp_path / "start" / MODEL,
+        "freeze": "[backbone.trunk, backbone.up, embedding, icsbp, feature_head, kind_head]",
+        "optimizer.lr": 0.01,
+    }
+    train(tmp_path / "branch", data, {**PRETRAINED, **OVERLAP, **settings, "steps": 2})
+    changed = differing(tmp_path / "start", tmp_path / "branch")
+    assert changed and all(name.startswith("backbone.branch.") for name in changed)
+    backbones = [load_model(tmp_path / run / MODEL).eval().backbone for run in ("start", "branch")]
+    torch.manual_seed(0)
+    images, points = torch.rand(2, 3, 64, 64), torch.rand(2, 4, 64, 64)
+    points[:, 3] = 1  # known, all of them
+    with torch.no_grad():
+        before, after = (backbone(images) for backbone in backbones)
+        assert torch.equal(before, after)
+        before, after = (backbone(images, points) for backbone in backbones)
+    assert float((before - after).abs().max()) > 1e-3
+
+
 def test_latents_and_decoder_learn_under_hard_masks(data: Path, tmp_path: Path) -> None:
     """What masks_only left behind is finished afterwards; the masks stay what they are."""
     train(tmp_path / "masks", data, {**PRETRAINED, **OVERLAP, "steps": 1})
