@@ -174,33 +174,42 @@ class Trainer:
             model.set_posterior_std(std)
         parts = dict(model.named_children())
         frozen = set(config.freeze)
-        modules = dict(model.named_modules())
-        if unknown := sorted(name for name in frozen if not name or name not in modules):
+        modules = {
+            n: m for n, m in model.named_modules() if n and any(True for _ in m.parameters())
+        }
+        if unknown := sorted(frozen - set(modules)):
+            part = next(name for name in modules if "." in name)
             raise ConfigError(
-                f"freeze names {unknown}; the model's parts are {sorted(parts)}, and theirs, as in "
-                f"{next(name for name in modules if '.' in name)}"
+                f"freeze names {unknown}; the model's parts are {sorted(parts)}; a part of one is "
+                f"named as {part} is"
             )
         if config.objective.masks_only:
             frozen |= set(parts) - model.mask_parts
-        frozen |= self._untaught_kinds(frozen) & set(parts)
-        self.frozen = [modules[name].requires_grad_(False) for name in frozen]
+        for name in frozen:
+            modules[name].requires_grad_(False)
+        untaught = self._untaught_kinds(model) & set(parts)
+        for name in untaught:
+            modules[name].requires_grad_(False)
+        self.frozen = frozen | untaught
         model.to(self.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
         return self._set_training(model)
 
-    def _untaught_kinds(self, frozen: set[str]) -> set[str]:
+    def _untaught_kinds(self, model: SlotModel) -> set[str]:
         """Parts that tell kinds and that nothing of the objective reaches."""
         objective = self.config.objective
         if objective.kind_supervision:
             return set()
         if objective.masks_only and not getattr(self.config.model, "kind_distance", 0):
             return {"feature_head", "kind_head"}
-        return {"kind_head"} if "embedding" in frozen else set()
+        embedding = dict(model.named_children()).get("embedding")
+        learns = embedding is None or any(p.requires_grad for p in embedding.parameters())
+        return set() if learns else {"kind_head"}
 
     def _set_training(self, model: SlotModel) -> SlotModel:
         """Training mode, except for frozen parts: their batch normalisation is frozen too."""
         model.train()
-        for part in self.frozen:
-            part.eval()
+        for name in self.frozen:
+            model.get_submodule(name).eval()
         return model
 
     def _build_geco(self) -> Geco | None:
@@ -450,6 +459,11 @@ class Trainer:
             cache_enabled=self.captured is None,  # a graph must not keep what it cast
         ):
             loss, terms = self.objective(batch, drawn, beta)
+        if not loss.requires_grad:
+            raise ConfigError(
+                "the loss reaches nothing that is not frozen: freeze less, or, where only the "
+                "branch for depth learns, use data with depth"
+            )
         self.optimizer.zero_grad(set_to_none=True)
         self.scaler.scale(loss).backward()
         self.scaler.unscale_(self.optimizer)
@@ -689,6 +703,8 @@ class Trainer:
                 "slot_kind_supervision": objective.slot_kind_supervision,
                 "robot_weight": objective.robot_weight,
                 "region_mixture": objective.region_mixture,
+                "style_noise": objective.style_noise,
+                "texture": self.config.data.augment.texture,
                 "git_revision": self.git_revision,
                 "genesis_core": __version__,
             },

@@ -1150,6 +1150,7 @@ def test_a_full_disk_stops_and_keeps_the_last_good_checkpoint(data: Path, tmp_pa
         ({"optimizer.schedule": "linear"}, "constant, cosine"),
         ({"optimizer.halving_steps": 0}, "optimizer.halving_steps is 0"),
         ({"freeze": "[encoder]"}, "freeze names ['encoder']; the model's parts are"),
+        ({"freeze": "[backbone.nowhere]"}, "a part of one is named as backbone."),
         (
             {"freeze": "[backbone,embedding,icsbp,feature_head,latent_head,decoder,prior]"},
             "nothing to train",

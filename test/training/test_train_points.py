@@ -201,6 +201,9 @@ def test_what_depth_adds_learns_alone(data: Path, tmp_path: Path) -> None:
         assert torch.equal(before, after)
         before, after = (backbone(images, points) for backbone in backbones)
     assert float((before - after).abs().max()) > 1e-3
+    without_depth = write_data(tmp_path / "flat", depth=False)
+    error = error_of(tmp_path / "none", without_depth, {**PRETRAINED, **OVERLAP, **settings})
+    assert "use data with depth" in error
 
 
 def test_latents_and_decoder_learn_under_hard_masks(data: Path, tmp_path: Path) -> None:
