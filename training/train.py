@@ -172,27 +172,28 @@ class Trainer:
             self.stop_threshold = config.objective.stop_threshold
         if (std := config.objective.initial_std) is not None:
             model.set_posterior_std(std)
-        parts = dict(model.named_children())
-        frozen = set(config.freeze)
-        modules = {
-            n: m for n, m in model.named_modules() if n and any(True for _ in m.parameters())
-        }
-        if unknown := sorted(frozen - set(modules)):
-            part = next(name for name in modules if "." in name)
+        parts = {name for name, _ in model.named_children()}
+        freezable = [
+            n for n, m in model.named_modules() if n and next(m.parameters(), None) is not None
+        ]
+        if unknown := sorted(set(config.freeze) - set(freezable)):
+            part = next(name for name in freezable if "." in name)
             raise ConfigError(
                 f"freeze names {unknown}; the model's parts are {sorted(parts)}; a part of one is "
                 f"named as {part} is"
             )
+        self.frozen: set[str] = set()
+        self._freeze(model, set(config.freeze))
         if config.objective.masks_only:
-            frozen |= set(parts) - model.mask_parts
-        for name in frozen:
-            modules[name].requires_grad_(False)
-        untaught = self._untaught_kinds(model) & set(parts)
-        for name in untaught:
-            modules[name].requires_grad_(False)
-        self.frozen = frozen | untaught
+            self._freeze(model, parts - model.mask_parts)
+        self._freeze(model, self._untaught_kinds(model) & parts)
         model.to(self.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
         return self._set_training(model)
+
+    def _freeze(self, model: SlotModel, names: set[str]) -> None:
+        for name in names:
+            model.get_submodule(name).requires_grad_(False)
+        self.frozen |= names
 
     def _untaught_kinds(self, model: SlotModel) -> set[str]:
         """Parts that tell kinds and that nothing of the objective reaches."""
@@ -201,9 +202,10 @@ class Trainer:
             return set()
         if objective.masks_only and not getattr(self.config.model, "kind_distance", 0):
             return {"feature_head", "kind_head"}
-        embedding = dict(model.named_children()).get("embedding")
-        learns = embedding is None or any(p.requires_grad for p in embedding.parameters())
-        return set() if learns else {"kind_head"}
+        learning = {
+            name.partition(".")[0] for name, p in model.named_parameters() if p.requires_grad
+        }
+        return set() if "embedding" in learning else {"kind_head"}
 
     def _set_training(self, model: SlotModel) -> SlotModel:
         """Training mode, except for frozen parts: their batch normalisation is frozen too."""

@@ -21,7 +21,7 @@ os.environ.setdefault("ROS_AUTOMATIC_DISCOVERY_RANGE", "LOCALHOST")
 # Tests kill processes, which leave their shared memory behind: with our profile 8 MiB each.
 os.environ.pop("FASTDDS_DEFAULT_PROFILES_FILE", None)
 os.environ.pop("FASTRTPS_DEFAULT_PROFILES_FILE", None)
-os.environ.pop("FASTDDS_BUILTIN_TRANSPORTS", None)
+os.environ.pop("FASTDDS_BUILTIN_TRANSPORTS", None)  # with it, nobody would get our profile
 
 import numpy as np
 import pytest
