@@ -38,7 +38,12 @@ class Shape(IntEnum):
 
 @dataclass(frozen=True, slots=True)
 class Finish:
-    """Surface of a solid: colour multiplied with a texture of the bank (-1: none)."""
+    """Surface of a solid: colour multiplied with a texture of the bank (-1: none).
+
+    Attributes:
+        reflectance: how much of a mirror image is added to it, 0 to 1 (household scenes only).
+            MuJoCo draws it in the +z face of the first opaque box that has any, and nowhere else.
+    """
 
     colour: Colour
     texture: int = -1
@@ -46,6 +51,7 @@ class Finish:
     specular: float = 0.1
     shininess: float = 0.3
     alpha: float = 1.0
+    reflectance: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)

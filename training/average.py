@@ -6,11 +6,16 @@
 Further training makes a model better at what it is shown, and often worse at all else. On the way
 between the two lie models that are better than both (Wortsman et al. 2022, WiSE-FT).
 
+An encoder that learns from simulated images alone forgets what images of the world look like:
+--of_start "[backbone.trunk]" puts back the one that the training started from (docs/models.md);
+with --weight 1 nothing else moves.
+
 Where masks were trained alone, latents and decoder may come from a third model (--latents).
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import fields, replace
 from pathlib import Path
 
@@ -39,16 +44,20 @@ _OF_LATENTS = (
 """Settings of the parts that find no masks."""
 
 
-def average(model: SlotModel, start: SlotModel, weight: float) -> SlotModel:
+def average(
+    model: SlotModel, start: SlotModel, weight: float, of_start: Sequence[str] = ()
+) -> SlotModel:
     """The model, its weights moved towards another's, in place.
 
     Args:
         model: what is moved; its settings and metadata stay.
         start: a model of the same shape.
         weight: of ``model``, 0 to 1.
+        of_start: names of parts, or of parts of theirs, that become those of ``start``.
 
     Raises:
-        CheckpointError: the models' settings differ, so that their weights mean different things.
+        CheckpointError: the models' settings differ, so that their weights mean different things;
+            or they have no such part.
         ValueError: the weight is none.
     """
     if not 0 <= weight <= 1:
@@ -63,14 +72,19 @@ def average(model: SlotModel, start: SlotModel, weight: float) -> SlotModel:
     if differing or mine.keys() != other.keys():
         names = ", ".join(differing) or "parts"
         raise CheckpointError(f"the two models differ in {names}, so they have no average")
-    model.load_state_dict(
-        {
-            name: other[name].lerp(value, weight) if value.is_floating_point() else value
-            for name, value in mine.items()
-        }
-    )
+    taken = {part: [n for n in mine if f"{n}.".startswith(f"{part}.")] for part in of_start}
+    if unknown := [part for part, names in taken.items() if not names]:
+        raise CheckpointError(f"the models have no part {', '.join(unknown)}")
+    averaged = {
+        name: other[name].lerp(value, weight) if value.is_floating_point() else value
+        for name, value in mine.items()
+    }
+    kept = {name: other[name] for names in taken.values() for name in names}
+    model.load_state_dict({**averaged, **kept})
     trained = dict(model.metadata.get("trained") or {})
     trained |= {"averaged_with": start.metadata.get("trained"), "weight": weight}
+    if of_start:
+        trained["parts_of_start"] = list(of_start)
     model.metadata = {**model.metadata, "trained": trained}
     return model
 
@@ -127,6 +141,7 @@ def run(
     weight: float = 0.5,
     latents: Path | str | None = None,
     half: bool = True,
+    of_start: tuple[str, ...] = (),
 ) -> None:
     """Save the average of two checkpoints.
 
@@ -139,9 +154,12 @@ def run(
         latents: another checkpoint, whose latents and decoder to take; by default they are averaged
             like the rest (GENESIS-V2 only).
         half: save weights in float16.
+        of_start: parts that stay as they were at the start, whatever the weight, e.g.
+            backbone.trunk.
 
     Raises:
-        CheckpointError: a file is no checkpoint, or models differ in their settings.
+        CheckpointError: a file is no checkpoint, models differ in their settings, or they have no
+            such part.
         ValueError: the weight is none, or the output is one of the models given.
     """
     checkpoint, first = find_checkpoint(str(checkpoint)), find_checkpoint(str(start))
@@ -149,7 +167,7 @@ def run(
     given = [checkpoint, first, *([] if third is None else [third])]
     if output.resolve() in [path.resolve() for path in given]:
         raise ValueError(f"output {output} is one of the models given: name another file")
-    model = average(load_model(checkpoint), load_model(first), weight)
+    model = average(load_model(checkpoint), load_model(first), weight, of_start)
     if third is not None:
         other = load_model(third)
         if not isinstance(model, GenesisV2) or not isinstance(other, GenesisV2):

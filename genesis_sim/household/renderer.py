@@ -224,6 +224,7 @@ class HouseholdRenderer:
         model.mat_texuniform[rows] = (numbers >= 0) & self._flat[numbers]
         model.mat_specular[rows] = [finish.specular for finish in finishes]
         model.mat_shininess[rows] = [finish.shininess for finish in finishes]
+        model.mat_reflectance[rows] = [finish.reflectance for finish in finishes]
         self._screen.take_over_textures()
 
     def _light(self, scene: HouseholdScene) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 
@@ -106,6 +106,16 @@ def _scaled(colour: Colour, factor: float) -> Colour:
     return (r, g, b)
 
 
+def _polished(rng: Rng, finish: Finish, share: float) -> Finish:
+    """The finish, in a share of the cases with a faint mirror image of what stands on it.
+
+    Cloth has none.
+    """
+    if not finish.specular or rng.random() >= share:
+        return finish
+    return replace(finish, reflectance=float(rng.uniform(0.04, 0.35)))
+
+
 def table_finish(rng: Rng, bank: TextureBank) -> Finish:
     """A table top or floor: wood most often, white and black laminate, cloth, stone."""
     kind = rng.random()
@@ -157,7 +167,7 @@ def floor_finish(rng: Rng, bank: TextureBank) -> Finish:
 
 
 def _table(rng: Rng, bank: TextureBank) -> Setting:
-    finish = table_finish(rng, bank)
+    finish = _polished(rng, table_finish(rng, bank), 0.4)
     half = (float(rng.uniform(0.3, 0.9)), float(rng.uniform(0.25, 0.6)))
     off = tuple(float(rng.uniform(-0.5, 0.5)) * max(0.0, side - 0.25) for side in half)
     thick = float(rng.uniform(0.015, 0.06))
@@ -396,19 +406,36 @@ def _shelf(rng: Rng, bank: TextureBank) -> Setting:
         bank.pick(rng, "table wood", "speckle", "planks", "metal") if rng.random() < 0.7 else -1
     )
     board = Finish(tone, texture, 2.0, 0.1)
-    back = Finish(_scaled(tone, float(rng.uniform(0.5, 1.0))), texture, 2.0)
+    support = _polished(rng, board, 0.6)
+    partition = board
+    if rng.random() < 0.5:  # cardboard or other boards part its compartments
+        brown = float(rng.uniform(0.3, 0.9))
+        tone = (brown, 0.78 * brown, 0.6 * brown) if rng.random() < 0.6 else muted_colour(rng)
+        texture = bank.pick(rng, "speckle", "concrete", "plaster") if rng.random() < 0.6 else -1
+        partition = Finish(tone, texture, 2.0, 0.05)
+    back = replace(partition, colour=_scaled(partition.colour, float(rng.uniform(0.5, 1.0))))
     edge = Finish((float(rng.uniform(0.2, 0.9)),) * 3, specular=0.3)
     solids = []
     levels = (-1, 0, 1)
     cells = (-1, 0, 1)
     for level in (*levels, 2):
         top = level * height
-        solids.append(plate(0, 0, top, (depth, 3.2 * width), board, 0.014))
+        finish = board if level else support
+        solids.append(plate(0, 0, top, (depth, 3.2 * width), finish, 0.014))
         solids.append(_box((0.004, 3.2 * width, 0.012), (-depth, 0.0, top - 0.008), edge))
     for cell in (*cells, 2):
         y = (2 * cell - 1) * width
-        solids.append(upright(0, y, 0.5 * height, (depth, 1.5 * height), math.pi / 2, board))
+        solids.append(upright(0, y, 0.5 * height, (depth, 1.5 * height), math.pi / 2, partition))
     solids.append(upright(depth, 0, 0.5 * height, (3.2 * width, 1.5 * height), 0.0, back))
+    if rng.random() < 0.35:  # padded posts
+        dark = float(rng.uniform(0.02, 0.25))
+        foam = Finish((dark,) * 3, bank.pick(rng, "speckle", "carpet", "weave"), 3.0, 0.0)
+        wide = float(rng.uniform(0.08, 0.25)) * width
+        for y in (-width, width):
+            if rng.random() < 0.8:
+                high = float(rng.uniform(0.2, 0.6)) * height
+                z = float(rng.choice([high, height - high]))
+                solids.append(upright(-depth - 0.007, y, z, (wide, high), math.pi, foam))
     walls = [
         _box((0.05, 1.0, 0.5), (depth + 0.05, 0.0, 0.5), board),
         _box((1.0, 0.05, 0.5), (0.0, width + 0.05, 0.5), board),
@@ -417,7 +444,7 @@ def _shelf(rng: Rng, bank: TextureBank) -> Setting:
     return Setting(
         "shelf",
         solids,
-        board,
+        support,
         (depth - 0.03, width - 0.03),
         (depth, 3.2 * width),
         -float(rng.uniform(0.5, 1.2)),
@@ -431,10 +458,10 @@ def _shelf(rng: Rng, bank: TextureBank) -> Setting:
 
 
 _SETTINGS: tuple[tuple[Callable[[Rng, TextureBank], Setting], float], ...] = (
-    (_table, 0.62),
-    (_floor, 0.09),
+    (_table, 0.58),
+    (_floor, 0.08),
     (_bin, 0.20),
-    (_shelf, 0.09),
+    (_shelf, 0.14),
 )
 
 

@@ -11,8 +11,24 @@ import pytest
 from genesis_sim import Frame, HouseholdRenderer, RenderingError, TabletopRenderer, make_renderer
 from genesis_sim.assets import AssetPack
 from genesis_sim.depth_sensor import Material
+from genesis_sim.effects import ImageEffects
+from genesis_sim.geometry import look_at
+from genesis_sim.household import renderer as renderer_module
+from genesis_sim.household.bank import make_bank
+from genesis_sim.household.rooms import plate, random_setting
+from genesis_sim.household.scenes import HouseholdScene
+from genesis_sim.household.shading import Shading
 from genesis_sim.modes import HOUSEHOLD_SHARES, GeneralRenderer
-from genesis_sim.scene import FIRST_OBJECT, ROBOT
+from genesis_sim.scene import (
+    FIRST_OBJECT,
+    ROBOT,
+    Camera,
+    Finish,
+    ObjectModel,
+    Pose,
+    Shape,
+    Solid,
+)
 
 pytestmark = pytest.mark.slow
 
@@ -130,6 +146,63 @@ def test_some_things_are_clear_and_show_what_is_behind(household_frames: list[Fr
         clear = frame.materials == Material.CLEAR
         assert (frame.behind[clear] >= frame.depth[clear] - 1e-3).all()
         np.testing.assert_allclose(frame.behind[~clear], frame.depth[~clear], atol=1e-3)
+
+
+def test_a_polished_table_mirrors_what_stands_on_it(
+    household: HouseholdRenderer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The image alone changes."""
+    frames = []
+    for reflectance in (0.0, 0.3):
+        scene = _red_box_on(Finish((0.4, 0.4, 0.4), reflectance=reflectance))
+        monkeypatch.setattr(renderer_module, "sample_household", lambda *_, drawn=scene: drawn)
+        frames.append(household.sample(0))
+    dull, polished = frames
+    np.testing.assert_array_equal(polished.labels, dull.labels)
+    np.testing.assert_array_equal(polished.depth, dull.depth)
+    feet = int(np.nonzero((dull.labels == FIRST_OBJECT).any(axis=1))[0].max())
+    before_it = (slice(feet + 3, feet + 8), slice(SIZE // 2 - 3, SIZE // 2 + 3))
+    assert (dull.labels[before_it] == 0).all()
+    for frame, fewest, most in ((dull, -2, 2), (polished, 25, 255)):
+        red, green, _ = frame.image[before_it].reshape(-1, 3).mean(axis=0)
+        assert fewest < red - green < most
+
+
+def _red_box_on(table: Finish) -> HouseholdScene:
+    red = Solid(Shape.BOX, (0.05, 0.05, 0.1), (0.0, 0.0, 0.0), Finish((1.0, 0.0, 0.0)))
+    position = np.array([-0.6, 0.0, 0.3])
+    return HouseholdScene(
+        name="table",
+        surroundings=[plate(0.0, 0.0, 0.0, (0.5, 0.5), table)],
+        robot=[],
+        objects=[ObjectModel("box", [red], (0.05, 0.05, 0.1))],
+        poses=[Pose(np.array([0.0, 0.0, 0.1]))],
+        camera=Camera(
+            position,
+            look_at(position, np.array([0.0, 0.0, 0.05])),
+            1.2 * SIZE,
+            (SIZE / 2, SIZE / 2),
+        ),
+        ambient=(0.8, 0.8, 0.8),
+        lights=[],
+        effects=ImageEffects(),
+        shading=Shading(),
+        support=table,
+    )
+
+
+def test_some_tables_and_shelves_are_polished() -> None:
+    """What things stand on, and nothing else: MuJoCo draws one mirror in a scene."""
+    bank = make_bank(None)
+    settings = [random_setting(np.random.default_rng(seed), bank) for seed in range(300)]
+    polished = Counter(s.name for s in settings if s.support.reflectance > 0)
+    assert set(polished) == {"table", "shelf"}
+    names = Counter(setting.name for setting in settings)
+    assert all(0.1 < polished[name] / names[name] < 0.7 for name in polished)
+    for setting in settings:
+        others = [solid.finish for solid in setting.solids if solid.finish is not setting.support]
+        assert all(finish.reflectance == 0 for finish in others)
+        assert setting.name == "floor" or len(others) < len(setting.solids)
 
 
 @pytest.mark.parametrize("num_objects", [(0, 0), (3, 5), (24, 24)])

@@ -41,6 +41,25 @@ def test_weights_lie_between_those_of_the_two(tmp_path: Path) -> None:
     assert trained == {"steps": 1, "averaged_with": {"steps": 2}, "weight": 0.25}
 
 
+def test_parts_stay_as_they_were_at_the_start(tmp_path: Path) -> None:
+    tuned, start = _model(1), _model(2)
+    start.embedding.gate.data.fill_(1.0)  # both start at zero
+    save_model(tuned, tmp_path / "tuned.safetensors")
+    save_model(start, tmp_path / "start.safetensors")
+    parts = ("backbone.down", "embedding.gate")
+    paths = [tmp_path / f"{name}.safetensors" for name in ("tuned", "start", "model")]
+    run(paths[0], paths[1], paths[2], 0.25, half=False, of_start=parts)
+    found = load_model(paths[2])
+    for name, value in found.state_dict().items():
+        kept = name == "embedding.gate" or name.startswith("backbone.down.")
+        theirs = start.state_dict()[name]
+        expected = theirs if kept else 0.25 * tuned.state_dict()[name] + 0.75 * theirs
+        torch.testing.assert_close(value, expected, msg=name)
+    assert found.metadata["trained"]["parts_of_start"] == list(parts)
+    with pytest.raises(CheckpointError, match=r"have no part trunk, backbone\.dow$"):
+        average(tuned, start, 1.0, ("trunk", "backbone.dow", "icsbp"))
+
+
 def test_latents_and_decoder_come_from_a_third_model(tmp_path: Path) -> None:
     """Masks are the average's; the third has other latents, which see thumbnails of the mask."""
     tuned, start = _model(1), _model(2)
