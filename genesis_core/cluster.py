@@ -90,6 +90,10 @@ def run_all(
 ) -> Iterator[tuple[tuple[Any, ...], T | Exception]]:
     """Call a function on the cluster, once for each tuple of arguments, each on one core.
 
+    Calls that are left when this ends early end with the connection. To cancel them by force is not
+    safe: Ray aborts the whole process where one ends at that moment (seen with 2.60's
+    ``CompletePendingTask``).
+
     Args:
         ray: see ``connected``.
         meanwhile: called several times a second; what it raises ends everything.
@@ -103,25 +107,21 @@ def run_all(
     """
     remote = ray.remote(max_retries=RETRIES, num_cpus=1, num_gpus=gpus)(function)
     waiting = {remote.remote(*arguments): arguments for arguments in calls}
-    try:
-        while waiting:
-            done, _ = ray.wait(list(waiting), num_returns=len(waiting), timeout=_POLL)
-            meanwhile()
-            for reference in done:
-                arguments = waiting.pop(reference)
-                try:
-                    result: T | Exception = ray.get(reference)
-                except ray.exceptions.RayTaskError as error:
-                    cause = error.cause
-                    result = cause if isinstance(cause, Exception) else error
-                except ray.exceptions.RayError as error:
-                    raise ClusterError(
-                        f"the cluster lost a task {RETRIES + 1} times: {_first_line(error)}"
-                    ) from error
-                yield arguments, result
-    finally:
-        for reference in waiting:
-            ray.cancel(reference, force=True)
+    while waiting:
+        done, _ = ray.wait(list(waiting), num_returns=len(waiting), timeout=_POLL)
+        meanwhile()
+        for reference in done:
+            arguments = waiting.pop(reference)
+            try:
+                result: T | Exception = ray.get(reference)
+            except ray.exceptions.RayTaskError as error:
+                cause = error.cause
+                result = cause if isinstance(cause, Exception) else error
+            except ray.exceptions.RayError as error:
+                raise ClusterError(
+                    f"the cluster lost a task {RETRIES + 1} times: {_first_line(error)}"
+                ) from error
+            yield arguments, result
 
 
 def _first_line(error: Exception) -> str:
