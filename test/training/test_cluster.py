@@ -15,6 +15,7 @@ import cv2
 import numpy as np
 import pytest
 
+from genesis_core.cluster import connected, run_all
 from genesis_sim import RenderingError, TabletopRenderer
 from training.datasets.cluster import _Store
 from training.prepare import main
@@ -118,6 +119,29 @@ def test_a_task_that_is_run_again_does_not_count_twice(tmp_path: Path) -> None:
     store.advance("a", 100)
     store.advance("a", 90)  # overtaken
     assert store.news() == (40, [])
+
+
+def test_calls_that_are_left_end_with_the_connection(
+    ray_cluster: RayCluster, tmp_path: Path
+) -> None:
+    """Who interrupts the work has no machine that goes on with it."""
+
+    def stay(folder: Path) -> None:
+        (folder / str(os.getpid())).touch()
+        time.sleep(300)
+
+    def interrupt() -> None:
+        if len(list(tmp_path.iterdir())) == 2:  # a core of each of the two nodes
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt), connected(ray_cluster.address) as ray:
+        list(run_all(ray, stay, 4 * [(tmp_path,)], interrupt))
+    processes = [Path("/proc", path.name) for path in tmp_path.iterdir()]
+    assert len(processes) == 2
+    deadline = time.monotonic() + 30
+    while any(process.exists() for process in processes):
+        assert time.monotonic() < deadline
+        time.sleep(0.1)
 
 
 def test_a_lost_machine_costs_no_image(ray_cluster: RayCluster, tmp_path: Path) -> None:
