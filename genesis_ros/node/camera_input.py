@@ -199,8 +199,13 @@ class CameraInput:
         return self._depth.stamp_problem
 
     def _lost(self, event: QoSMessageLostInfo) -> None:
-        if self._last[1] is None:  # else _count_missing() knows
+        publisher, number = self._last
+        if number is not None:
+            return  # _count_missing() knows
+        if not self._images.reliable:
             self.statistics.lose(event.total_count_change)
+        elif publisher is not None:  # else they were sent before this process listened
+            self.statistics.skip(event.total_count_change)
 
     # In the worker thread
 

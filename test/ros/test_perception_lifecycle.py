@@ -230,6 +230,41 @@ def test_parameters_of_a_running_node(
 
 
 @pytest.mark.slow
+def test_a_node_that_stood_still_lost_nothing_of_a_reliable_camera(
+    client: Any, start: Start, photo: np.ndarray
+) -> None:
+    """What newer images took the place of, or what came before the node listened, is not lost."""
+    node = start(min_area=0.0)
+    node.wait_for_log("active: listening to")
+    with (
+        client.listen(ObjectMasks, MASKS) as masks,
+        client.listen(DiagnosticArray, "/diagnostics") as reports,
+    ):
+        camera = client.publisher(Image, TOPIC, 1)
+        message = to_message(photo.repeat(8, axis=0).repeat(8, axis=1), Image().header)
+        published = 0
+
+        def publish() -> bool:
+            """Whether an image was answered that the node was awake for."""
+            nonlocal published
+            published += 1
+            message.header.frame_id = str(published)
+            camera.publish(message)
+            client.spin(0.01)
+            return bool(masks) and int(masks[-1].header.frame_id) > 50
+
+        node.send(signal.SIGSTOP)
+        for _ in range(40):
+            publish()
+        node.send(signal.SIGCONT)
+        client.until(publish, "masks of an image that was published later")
+        reports.clear()
+        client.until(lambda: len(reports) > 1, "reports")
+        count = client.frame_counts(reports[-1], f"{NODE}: {TOPIC}")
+    assert count["lost"] == 0
+    assert 0 < count["received"] <= published
+
+
 def test_simulated_time_that_stands_still(client: Any, start: Start, photo: np.ndarray) -> None:
     """Nobody publishes /clock; the node still hears its camera and tells how it is."""
     node = start(use_sim_time=True)
