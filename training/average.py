@@ -155,12 +155,13 @@ def run(
             like the rest (GENESIS-V2 only).
         half: save weights in float16.
         of_start: parts that stay as they were at the start, whatever the weight, e.g.
-            backbone.trunk.
+            backbone.trunk; with latents, of those that find masks.
 
     Raises:
         CheckpointError: a file is no checkpoint, models differ in their settings, or they have no
             such part.
-        ValueError: the weight is none, or the output is one of the models given.
+        ValueError: the weight is none, the output is one of the models given, or of_start names a
+            part that comes from latents.
     """
     checkpoint, first = find_checkpoint(str(checkpoint)), find_checkpoint(str(start))
     third = None if latents is None else find_checkpoint(str(latents))
@@ -172,6 +173,8 @@ def run(
         other = load_model(third)
         if not isinstance(model, GenesisV2) or not isinstance(other, GenesisV2):
             raise CheckpointError("latents of another model: for models of kind genesis_v2 only")
+        if twice := [part for part in of_start if part.partition(".")[0] not in model.mask_parts]:
+            raise ValueError(f"of_start names {', '.join(twice)}, which latents replaces")
         model = with_latents(model, other)
     output.parent.mkdir(parents=True, exist_ok=True)
     save_model(model, output, dtype=torch.float16 if half else torch.float32)

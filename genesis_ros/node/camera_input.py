@@ -198,15 +198,6 @@ class CameraInput:
             return f"the stamps of {self.source} {problem}"
         return self._depth.stamp_problem
 
-    def _lost(self, event: QoSMessageLostInfo) -> None:
-        publisher, number = self._last
-        if number is not None:
-            return  # _count_missing() knows
-        if not self._images.reliable:
-            self.statistics.lose(event.total_count_change)
-        elif publisher is not None:  # else they were sent before this process listened
-            self.statistics.skip(event.total_count_change)
-
     # In the worker thread
 
     def prepare(self, image: CameraImage, settings: NodeSettings) -> CameraMessage:
@@ -232,6 +223,15 @@ class CameraInput:
         self.depth_problem = perceived.depth_problem
 
     # In the receiver's thread
+
+    def _lost(self, event: QoSMessageLostInfo) -> None:
+        publisher, number = self._last
+        if number is not None:
+            return  # _count_missing() knows
+        if not self._images.reliable:
+            self.statistics.lose(event.total_count_change)
+        elif publisher is not None:  # else they may have been sent before this process listened
+            self.statistics.skip(event.total_count_change)
 
     def _receive(self, message: ImageMessage, info: Mapping[str, Any]) -> None:
         arrived = self._note_arrival(info)

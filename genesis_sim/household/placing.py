@@ -12,7 +12,14 @@ import numpy as np
 import numpy.typing as npt
 
 from genesis_sim import gl
-from genesis_sim.geometry import Quaternion, axis_angle, multiply, to_matrix, yaw
+from genesis_sim.geometry import (
+    Quaternion,
+    axis_angle,
+    from_matrix,
+    multiply,
+    to_matrix,
+    yaw,
+)
 from genesis_sim.household.parts import hull_points
 from genesis_sim.scene import ObjectModel, Pose, Shape, Solid
 
@@ -20,6 +27,8 @@ Rng = np.random.Generator
 Outline = npt.NDArray[np.float32]
 
 _FLAT_TOPS = {"box", "block", "book", "tin", "tub", "can", "gadget", "plate", "jar", "cereal"}
+#: What may stand on edge against a wall.
+_SLABS = {"book", "box", "bag", "gadget"}
 _TIME_STEP = 0.004
 #: Steps of physics: a fall of 0.3 m and what follows.
 _STEPS = 260
@@ -41,15 +50,16 @@ def _quiet(mj: Any) -> Iterator[None]:
 
 
 class _Standing:
-    """A placed object: its pose, outline on the plane, and how high it reaches."""
+    """A placed object: its pose, outline on the plane, and how far and high it reaches."""
 
     def __init__(self, model: ObjectModel, points: npt.NDArray[np.float64]) -> None:
         self.model = model
         self._points = points
         self.pose = Pose(np.zeros(3))
         self.outline: Outline = np.zeros((0, 2), np.float32)
+        self.radius = 0.0
         self.top = 0.0
-        self.upright = True
+        self.carries = False  # whether its top is flat and free
 
     def stand(self, x: float, y: float, floor: float, rotation: Quaternion) -> None:
         """Put the object down at (x, y), so that its lowest point touches the floor."""
@@ -59,25 +69,47 @@ class _Standing:
         self.top = floor - low + float(points[:, 2].max())
         flat = (points[:, :2] + np.array([x, y])).astype(np.float32)
         self.outline = cv2.convexHull(flat[:, None])[:, 0]
+        self.radius = float(np.linalg.norm(points[:, :2], axis=1).max())
+        highest = points[points[:, 2] > float(points[:, 2].max()) - 0.001, :2]
+        self.carries = bool(np.ptp(highest, axis=0).min() > 0.02)
+
+    def has_room(
+        self, placed: Sequence[_Standing], compartment: tuple[float, float, float] | None
+    ) -> bool:
+        """Whether it stands clear of the others, and of a compartment's walls and ceiling."""
+        if compartment is not None:
+            depth, width, height = compartment
+            if (np.abs(self.outline) > (depth + 1e-6, width + 1e-6)).any() or self.top > height:
+                return False
+        return not any(_overlap(self, other) for other in placed)
 
 
 def arrange(
-    rng: Rng, models: Sequence[ObjectModel], reach: tuple[float, float], crowd: float
+    rng: Rng,
+    models: Sequence[ObjectModel],
+    reach: tuple[float, float],
+    crowd: float,
+    compartment: tuple[float, float, float] | None = None,
 ) -> list[tuple[ObjectModel, Pose]]:
     """Objects on a plane at height 0; those without room are left out.
 
     Args:
         rng: makes the choices.
         models: the objects.
-        reach: half extents of the area in x and y.
+        reach: half extents of the area for their middles in x and y.
         crowd: share of the objects that stand close to, on or against another one.
+        compartment: half depth (along x), half width and height of a shelf's compartment, which
+            holds them all; slabs may lean on its walls at the ends of y.
     """
     placed: list[_Standing] = []
     # Large ones first: the others find their place around and upon them.
     order = sorted(models, key=lambda model: -model.radius * float(np.exp(rng.normal(0, 0.4))))
     for model in order:
         standing = _Standing(model, hull_points(model.solids))
-        if _find_place(rng, standing, placed, reach, crowd):
+        found = False
+        if compartment is not None and model.name in _SLABS and rng.random() < 0.6:
+            found = _lean(rng, standing, placed, reach, compartment)
+        if found or _find_place(rng, standing, placed, reach, crowd, compartment):
             placed.append(standing)
     return [(standing.model, standing.pose) for standing in placed]
 
@@ -88,44 +120,82 @@ def _find_place(
     placed: list[_Standing],
     reach: tuple[float, float],
     crowd: float,
+    compartment: tuple[float, float, float] | None,
 ) -> bool:
     for _ in range(16):
         rotation = yaw(float(rng.uniform(0, 2 * math.pi)))
         if placed and rng.random() < crowd:
             other = placed[int(rng.integers(len(placed)))]
             kind = rng.random()
-            if kind < 0.22 and _put_upon(rng, standing, other, rotation):
+            if kind < 0.22 and _put_upon(rng, standing, other, rotation, compartment):
                 return True
             if kind < 0.30:
                 lean = axis_angle((math.cos(kind * 99), math.sin(kind * 99), 0.0), 0.35)
                 rotation = multiply(lean, rotation)
-            if _put_beside(rng, standing, other, placed, reach, rotation):
+            if _put_beside(rng, standing, other, placed, reach, rotation, compartment):
                 return True
             continue
         x, y = (float(rng.uniform(-side, side)) for side in reach)
         standing.stand(x, y, 0.0, rotation)
-        if not any(_overlap(standing, other) for other in placed):
+        if standing.has_room(placed, compartment):
             return True
     return False
 
 
-def _put_upon(rng: Rng, standing: _Standing, other: _Standing, rotation: Quaternion) -> bool:
+def _lean(
+    rng: Rng,
+    standing: _Standing,
+    placed: list[_Standing],
+    reach: tuple[float, float],
+    compartment: tuple[float, float, float],
+) -> bool:
+    """On edge, against a wall at the left or right."""
+    thin, middle, long = np.argsort(standing.model.half_size)
+    side = int(rng.choice([-1, 1]))
+    up, along = (long, middle) if rng.random() < 0.7 else (middle, long)
+    axes = np.zeros((3, 3))
+    axes[0, along], axes[1, thin], axes[2, up] = 1.0, 1.0, 1.0
+    axes[0] *= float(np.linalg.det(axes))
+    # The wall holds its upper edge, and its foot stands away from it.
+    lean = axis_angle((1.0, 0.0, 0.0), -side * float(rng.uniform(0.03, 0.35)))
+    turn = yaw(float(rng.normal(0, 0.06)))
+    rotation = multiply(turn, multiply(lean, from_matrix(axes)))
+    for _ in range(6):
+        standing.stand(0.0, 0.0, 0.0, rotation)
+        x = float(rng.uniform(-reach[0], reach[0]))
+        y = side * (compartment[1] - float((side * standing.outline[:, 1]).max()))
+        standing.stand(x, y, 0.0, rotation)
+        if standing.has_room(placed, compartment):
+            standing.carries = False
+            return True
+    return False
+
+
+def _put_upon(
+    rng: Rng,
+    standing: _Standing,
+    other: _Standing,
+    rotation: Quaternion,
+    compartment: tuple[float, float, float] | None,
+) -> bool:
     """On a flat top, or into a bowl."""
     x, y = (float(v) for v in other.pose.position[:2])
     ours, theirs = standing.model, other.model
-    if theirs.name == "bowl" and other.upright and ours.radius < 0.75 * theirs.half_size[0]:
+    if theirs.name == "bowl" and other.carries and ours.radius < 0.75 * theirs.half_size[0]:
         spread = 0.25 * theirs.half_size[0]
         floor = float(other.pose.position[2]) - 0.75 * theirs.half_size[2]
         dx, dy = rng.normal(0, spread, 2)
         standing.stand(x + float(dx), y + float(dy), floor, rotation)
-        return True
+        return standing.has_room([], compartment)
     smaller = ours.radius < 1.15 * theirs.radius
-    if theirs.name not in _FLAT_TOPS or not other.upright or not smaller or other.top > 0.25:
+    if theirs.name not in _FLAT_TOPS or not other.carries or not smaller or other.top > 0.25:
         return False
     dx, dy = rng.normal(0, 0.2, 2) * np.array(theirs.half_size[:2])
     standing.stand(x + float(dx), y + float(dy), other.top, rotation)
+    if not standing.has_room([], compartment):
+        return False
     # What carries something carries nothing else, and its outline already keeps others off.
-    other.upright = False
+    other.carries = False
     return True
 
 
@@ -136,12 +206,14 @@ def _put_beside(
     placed: list[_Standing],
     reach: tuple[float, float],
     rotation: Quaternion,
+    compartment: tuple[float, float, float] | None,
 ) -> bool:
     """As close to another one as it goes in a random direction, or with a narrow gap."""
     angle = float(rng.uniform(0, 2 * math.pi))
     way = np.array([math.cos(angle), math.sin(angle)])
     start = other.pose.position[:2]
-    near, far = 0.0, standing.model.radius + other.model.radius + 0.05
+    standing.stand(0.0, 0.0, 0.0, rotation)
+    near, far = 0.0, standing.radius + other.radius + 0.05
     for _ in range(9):
         middle = 0.5 * (near + far)
         x, y = (float(v) for v in start + middle * way)
@@ -155,12 +227,12 @@ def _put_beside(
     if abs(x) > reach[0] or abs(y) > reach[1]:
         return False
     standing.stand(x, y, 0.0, rotation)
-    return not any(_overlap(standing, each) for each in placed)
+    return standing.has_room(placed, compartment)
 
 
 def _overlap(a: _Standing, b: _Standing) -> bool:
     distance = a.pose.position[:2] - b.pose.position[:2]
-    if float(np.hypot(*distance)) > a.model.radius + b.model.radius + 0.02:
+    if float(np.hypot(*distance)) > a.radius + b.radius:
         return False
     area, _ = cv2.intersectConvexConvex(a.outline, b.outline)
     return area > 1e-7

@@ -28,6 +28,9 @@ Rng = np.random.Generator
 
 #: Most solids of the surroundings.
 MAX_SOLIDS = 260
+#: How far from the middle of a shelf's partitions, and from its back, things are clear of what
+#: lines them [m].
+_LINED = 0.046
 
 
 @dataclass(slots=True)
@@ -52,6 +55,10 @@ class Setting:
     heap: float = 0.2
     #: Whether light comes in from the camera's side only.
     enclosed: bool = False
+    #: Free half depth, half width and height of a shelf's compartment.
+    compartment: tuple[float, float, float] | None = None
+    #: How far from it, along y, the compartments at its left and right are.
+    next_door: float = 0.0
 
 
 def plate(
@@ -407,10 +414,14 @@ def _shelf(rng: Rng, bank: TextureBank) -> Setting:
     )
     board = Finish(tone, texture, 2.0, 0.1)
     support = _polished(rng, board, 0.6)
+    if rng.random() < 0.3:
+        support = _sheet_metal(rng, bank)
+        board = replace(support, reflectance=0.0) if rng.random() < 0.6 else board
     partition = board
-    if rng.random() < 0.5:  # cardboard or other boards part its compartments
+    lined = rng.random() < 0.5
+    if lined or rng.random() < 0.2:  # cardboard or other boards part its compartments
         brown = float(rng.uniform(0.3, 0.9))
-        tone = (brown, 0.78 * brown, 0.6 * brown) if rng.random() < 0.6 else muted_colour(rng)
+        tone = (brown, 0.78 * brown, 0.6 * brown) if rng.random() < 0.7 else muted_colour(rng)
         texture = bank.pick(rng, "speckle", "concrete", "plaster") if rng.random() < 0.6 else -1
         partition = Finish(tone, texture, 2.0, 0.05)
     back = replace(partition, colour=_scaled(partition.colour, float(rng.uniform(0.5, 1.0))))
@@ -418,15 +429,21 @@ def _shelf(rng: Rng, bank: TextureBank) -> Setting:
     solids = []
     levels = (-1, 0, 1)
     cells = (-1, 0, 1)
+    lip = float(rng.uniform(0.006, 0.025))
     for level in (*levels, 2):
         top = level * height
         finish = board if level else support
         solids.append(plate(0, 0, top, (depth, 3.2 * width), finish, 0.014))
-        solids.append(_box((0.004, 3.2 * width, 0.012), (-depth, 0.0, top - 0.008), edge))
+        solids.append(_box((0.004, 3.2 * width, lip), (-depth, 0.0, top + 0.004 - lip), edge))
     for cell in (*cells, 2):
         y = (2 * cell - 1) * width
         solids.append(upright(0, y, 0.5 * height, (depth, 1.5 * height), math.pi / 2, partition))
-    solids.append(upright(depth, 0, 0.5 * height, (3.2 * width, 1.5 * height), 0.0, back))
+    if lined:
+        for cell in cells:
+            solids += _lining(rng, (depth, width, height), 2 * cell * width, partition, back)
+    if not lined or rng.random() < 0.5:
+        at = depth + 0.03 if lined else depth
+        solids.append(upright(at, 0, 0.5 * height, (3.2 * width, 1.5 * height), 0.0, back))
     if rng.random() < 0.35:  # padded posts
         dark = float(rng.uniform(0.02, 0.25))
         foam = Finish((dark,) * 3, bank.pick(rng, "speckle", "carpet", "weave"), 3.0, 0.0)
@@ -436,6 +453,7 @@ def _shelf(rng: Rng, bank: TextureBank) -> Setting:
                 high = float(rng.uniform(0.2, 0.6)) * height
                 z = float(rng.choice([high, height - high]))
                 solids.append(upright(-depth - 0.007, y, z, (wide, high), math.pi, foam))
+    clear = _LINED if lined else 0.006
     walls = [
         _box((0.05, 1.0, 0.5), (depth + 0.05, 0.0, 0.5), board),
         _box((1.0, 0.05, 0.5), (0.0, width + 0.05, 0.5), board),
@@ -454,14 +472,64 @@ def _shelf(rng: Rng, bank: TextureBank) -> Setting:
         walls=walls,
         heap=0.0,
         enclosed=True,
+        compartment=(depth - clear, width - clear, height - 0.014),
+        next_door=2 * width,
     )
 
 
+def _sheet_metal(rng: Rng, bank: TextureBank) -> Finish:
+    """A shelf board of steel, painted or bare, in which what stands there is mirrored."""
+    grey = float(rng.uniform(0.03, 0.2) if rng.random() < 0.6 else rng.uniform(0.2, 0.7))
+    tint = np.clip(grey * np.exp(rng.normal(0, 0.05, 3)), 0, 1)
+    texture = bank.pick(rng, "metal", "scratched", "speckle") if rng.random() < 0.6 else -1
+    return Finish(
+        (float(tint[0]), float(tint[1]), float(tint[2])),
+        texture,
+        2.0,
+        specular=float(rng.uniform(0.1, 0.6)),
+        shininess=float(rng.uniform(0.3, 0.9)),
+        reflectance=float(rng.uniform(0.05, 0.45)),
+    )
+
+
+def _lining(rng: Rng, size: Triple, y: float, partition: Finish, back: Finish) -> list[Solid]:
+    """Sheets of cardboard in a compartment around (0, y): askew, with gaps, not up to its ceiling.
+
+    Args:
+        size: the compartment's half depth, half width and height.
+    """
+    depth, width, height = size
+    solids = []
+    for sign in (-1, 1):
+        high = 0.5 * height * float(rng.uniform(0.7, 0.98))
+        at = y + sign * (width - float(rng.uniform(0.012, 0.03)))
+        askew = float(rng.uniform(-0.04, 0.04))
+        shade = replace(partition, colour=_scaled(partition.colour, float(rng.uniform(0.7, 1.1))))
+        solids.append(upright(0.0, at, high, (0.98 * depth, high), askew + math.pi / 2, shade))
+        rim = replace(partition, colour=_scaled(partition.colour, float(rng.uniform(0.6, 1.6))))
+        front = at - 0.98 * depth * math.sin(askew)
+        solids.append(_box((0.002, 0.007, high), (-0.98 * depth, front, high), rim, yaw(askew)))
+    parts = int(rng.integers(1, 4))
+    shares = rng.dirichlet(np.full(parts, 6.0))
+    left = y - width
+    for share in shares:
+        wide = width * float(share)
+        high = 0.5 * height * float(rng.uniform(0.7, 0.98))
+        gap = float(rng.uniform(0.0, 0.005)) if rng.random() < 0.7 else 0.01
+        shade = replace(back, colour=_scaled(back.colour, float(rng.uniform(0.85, 1.1))))
+        x = depth - float(rng.uniform(0.008, 0.02))
+        angle = float(rng.uniform(-0.06, 0.06))
+        half = (max(wide - gap, 0.002), high)
+        solids.append(upright(x, left + wide, high, half, angle, shade))
+        left += 2 * wide
+    return solids
+
+
 _SETTINGS: tuple[tuple[Callable[[Rng, TextureBank], Setting], float], ...] = (
-    (_table, 0.58),
-    (_floor, 0.08),
-    (_bin, 0.20),
-    (_shelf, 0.14),
+    (_table, 0.54),
+    (_floor, 0.07),
+    (_bin, 0.19),
+    (_shelf, 0.20),
 )
 
 

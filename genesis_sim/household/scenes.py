@@ -16,7 +16,7 @@ from genesis_sim.household.placing import arrange, settle
 from genesis_sim.household.robots import random_robot
 from genesis_sim.household.rooms import Setting, random_setting, room
 from genesis_sim.household.shading import Shading, sample_shading
-from genesis_sim.household.things import random_thing
+from genesis_sim.household.things import random_package, random_thing
 from genesis_sim.scene import Camera, Colour, Finish, Light, ObjectModel, Pose, Solid
 
 Rng = np.random.Generator
@@ -70,19 +70,22 @@ def sample_household(
     clear = float(rng.uniform(0.3, 0.9)) if rng.random() < 0.22 else 0.02
     kit = Kit(bank, random_palette(rng, setting.support, clear=clear), pack, skins)
     count = _how_many(rng, num_objects, setting)
-    models = _choose(rng, kit, count)
-    if setting.name == "shelf":
-        models = [model for model in models if model.half_size[2] < 0.12]
+    models = _choose(rng, kit, count, packaged=0.4 if setting.name == "shelf" else 0.0)
+    if setting.compartment is not None:
+        models = _low_enough(models, setting)
     if models and rng.random() < setting.heap:
         spread = 0.8 if setting.walls else 0.5
         placed = settle(rng, models, setting.reach, setting.walls, spread=spread)
     else:
-        placed = arrange(rng, models, setting.reach, float(rng.choice([0.1, 0.5, 0.85])))
+        crowd = float(rng.choice([0.1, 0.5, 0.85]))
+        placed = arrange(rng, models, setting.reach, crowd, setting.compartment)
     camera = _camera(rng, setting, placed, width, height)
     robot: list[Solid] = []
     share = 0.2 if setting.name == "shelf" else _WITH_ROBOT
     if rng.random() < share:
         robot, placed = _with_robot(rng, kit, setting, placed, camera)
+    if setting.compartment is not None and num_objects is None and rng.random() < 0.5:
+        placed = [*placed, *_next_door(rng, kit, setting, _USUAL_MOST - len(placed))]
     surroundings = [*setting.solids, *room(rng, kit, setting, camera.position)]
     ambient, lights = _lighting(rng, setting)
     return HouseholdScene(
@@ -100,13 +103,38 @@ def sample_household(
     )
 
 
-def _choose(rng: Rng, kit: Kit, count: int) -> list[ObjectModel]:
-    """So many things, in some scenes several of each, as in a warehouse."""
+def _choose(rng: Rng, kit: Kit, count: int, packaged: float = 0.0) -> list[ObjectModel]:
+    """So many things, in some scenes several of each, as in a warehouse.
+
+    Args:
+        packaged: share that is drawn from cartons, books and bags alone.
+    """
     kinds = count
     if rng.random() < 0.14:
         kinds = min(count, int(rng.integers(1, 4)))
-    models = [random_thing(rng, kit) for _ in range(kinds)]
+    models = [
+        random_package(rng, kit) if rng.random() < packaged else random_thing(rng, kit)
+        for _ in range(kinds)
+    ]
     return [models[k % kinds] for k in range(count)]
+
+
+def _next_door(rng: Rng, kit: Kit, setting: Setting, most: int) -> list[tuple[ObjectModel, Pose]]:
+    """Things in the compartments at the left and right."""
+    found = []
+    for side in (-1, 1):
+        models = _choose(rng, kit, int(rng.integers(0, 4)), packaged=0.4)
+        models = _low_enough(models, setting)
+        for model, pose in arrange(rng, models, setting.reach, 0.5, setting.compartment):
+            position = pose.position + np.array([0.0, side * setting.next_door, 0.0])
+            found.append((model, Pose(position, pose.rotation)))
+    return found[:most]
+
+
+def _low_enough(models: list[ObjectModel], setting: Setting) -> list[ObjectModel]:
+    """Those that fit under the ceiling of a shelf's compartment."""
+    assert setting.compartment is not None, "the setting is no shelf"
+    return [model for model in models if 2 * model.half_size[2] < setting.compartment[2]]
 
 
 def _how_many(rng: Rng, num_objects: tuple[int, int] | None, setting: Setting) -> int:
@@ -132,7 +160,10 @@ def _camera(
     width: int,
     height: int,
 ) -> Camera:
-    """A camera that looks at the things, from a side and distance that suit the setting."""
+    """A camera that looks at the things, from a side and distance that suit the setting.
+
+    Or it looks at a shelf's whole compartment.
+    """
     if placed and rng.random() < 0.8:
         middle = np.mean([pose.position for _, pose in placed], axis=0)
     else:
@@ -149,6 +180,12 @@ def _camera(
             math.sin(pitch),
         ]
     )
+    seen_whole = setting.compartment if rng.random() < 0.5 else None
+    if seen_whole is not None:
+        _, half, high = seen_whole
+        target = np.array(
+            [0.0, float(rng.normal(0, 0.2)) * half, float(rng.uniform(0.2, 0.6)) * high]
+        )
     position = target + distance * way
     aspect = float(rng.choice(_ASPECTS, p=_ASPECT_SHARES))
     view = float(rng.uniform(30, 70))
@@ -157,6 +194,10 @@ def _camera(
         # Or the room around them is in view too.
         low, high = (0.1, 0.8) if rng.random() < 0.33 else (-0.7, 0.2)
         span = float(np.quantile(spread, 0.8)) * float(np.exp(rng.uniform(low, high)))
+        view = float(np.clip(2 * math.degrees(math.atan(span / distance)), 26, 72))
+    if seen_whole is not None:
+        _, half, high = seen_whole
+        span = max(half, 0.5 * high * aspect) * float(rng.uniform(0.9, 1.7))
         view = float(np.clip(2 * math.degrees(math.atan(span / distance)), 26, 72))
     view = math.radians(view)
     across = 0.5 * width / math.tan(0.5 * view)
@@ -235,7 +276,7 @@ def _lighting(rng: Rng, setting: Setting) -> tuple[Colour, list[Light]]:
                 (x, y, -1.0),
                 (float(colour[0]), float(colour[1]), float(colour[2])),
                 specular=float(rng.uniform(0.1, 1.0)),
-                shadow=k == 0 and not setting.enclosed and bool(rng.random() < 0.55),
+                shadow=k == 0 and bool(rng.random() < (0.25 if setting.enclosed else 0.55)),
             )
         )
     return (float(ambient[0]), float(ambient[1]), float(ambient[2])), lights

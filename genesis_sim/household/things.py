@@ -73,6 +73,12 @@ def random_thing(rng: Rng, kit: Kit) -> ObjectModel:
     return model
 
 
+def random_package(rng: Rng, kit: Kit) -> ObjectModel:
+    """A carton, a book or a bag."""
+    makers = (packaging.carton, packaging.book, packaging.bag)
+    return makers[int(rng.choice(3, p=(0.4, 0.4, 0.2)))](rng, kit)
+
+
 def packed(rng: Rng, kit: Kit) -> ObjectModel:
     """An object of the asset pack, stretched and coloured at random."""
     assert kit.pack is not None, "there is no asset pack"

@@ -9,6 +9,7 @@ from genesis_sim import RenderingError, gl
 from genesis_sim.geometry import to_matrix
 from genesis_sim.household.bank import make_bank
 from genesis_sim.household.kit import Kit, Palette
+from genesis_sim.household.packaging import book
 from genesis_sim.household.parts import MAX_SOLIDS, hull_points, turned
 from genesis_sim.household.placing import arrange, settle
 from genesis_sim.household.things import MAKERS, random_thing
@@ -77,6 +78,46 @@ def test_crowded_things_touch_and_stack(kit: Kit) -> None:
             total += 1
     assert raised >= 3
     assert close > 0.6 * total
+
+
+def test_books_lean_on_the_walls_of_a_compartment(kit: Kit) -> None:
+    depth, width, height = 0.15, 0.2, 0.22
+    leaning = 0
+    for seed in range(12):
+        rng = np.random.default_rng(seed)
+        books = [book(rng, kit) for _ in range(4)]
+        for model, pose in arrange(rng, books, (0.15, 0.15), 0.0, (depth, width, height)):
+            points = world_points(model, pose)
+            assert abs(points[:, 2].min()) < 1e-6 and points[:, 2].max() < height
+            assert (np.abs(points[:, :2]).max(axis=0) < np.array([depth, width]) + 1e-5).all()
+            if np.ptp(points[:, 2]) > 0.08:  # it does not lie
+                leaning += 1
+                # The wall holds its upper edge; its foot stands away from it.
+                touching = points[np.abs(points[:, 1]) > width - 1e-5]
+                assert len(touching) and touching[:, 2].min() > 0.5 * np.ptp(points[:, 2])
+    assert leaning > 5
+
+
+def test_what_is_in_a_compartment_stays_in_it_and_clear_of_the_rest(kit: Kit) -> None:
+    """However crowded it is; and nothing stands on the edge of what leans."""
+    compartment = np.array([0.15, 0.2, 0.25])
+    raised = 0
+    for seed in range(10):
+        rng = np.random.default_rng(seed)
+        models = [book(rng, kit) for _ in range(4)] + things(kit, seed, 6)
+        models = [model for model in models if model.name != "bowl"]  # things lie in those
+        placed = arrange(rng, models, (0.12, 0.17), 0.85, tuple(compartment))
+        hulls = [world_points(model, pose) for model, pose in placed]
+        for points in hulls:
+            assert (np.abs(points).max(axis=0) < compartment + 1e-5).all()
+            low = float(points[:, 2].min())
+            if low > 0.005:
+                raised += 1
+                carriers = [hull for hull in hulls if abs(float(hull[:, 2].max()) - low) < 1e-6]
+                # A flat top has more than an edge at its height.
+                tops = [hull[hull[:, 2] > low - 1e-4] for hull in carriers]
+                assert any(np.ptp(top[:, :2], axis=0).min() > 0.01 for top in tops)
+    assert raised > 0
 
 
 def test_no_room_leaves_things_out(kit: Kit) -> None:

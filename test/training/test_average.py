@@ -106,6 +106,14 @@ def test_latents_and_decoder_come_from_a_third_model(tmp_path: Path) -> None:
             tmp_path / "none.safetensors",
             latents=tmp_path / "wide.safetensors",
         )
+    with pytest.raises(ValueError, match="of_start names decoder, which latents replaces"):
+        run(
+            tmp_path / "tuned.safetensors",
+            tmp_path / "start.safetensors",
+            tmp_path / "none.safetensors",
+            latents=tmp_path / "third.safetensors",
+            of_start=("backbone.down", "decoder"),
+        )
     assert not (tmp_path / "none.safetensors").exists()
     squared = GenesisV2(replace(third.config, pooling_exponent=2.0))
     with pytest.raises(CheckpointError, match=r"pooling_exponent is 1\.0 and 2\.0"):
