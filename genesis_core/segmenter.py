@@ -22,7 +22,8 @@ from genesis_core.inference import Found, Inference, Options, Pixels
 from genesis_core.kinds import KINDS, OBJECT, SURROUNDINGS
 from genesis_core.models.base import SlotModel
 from genesis_core.models.points import prepare as prepare_points
-from genesis_core.ops import mask_operations, shrinking
+from genesis_core.ops import edges, mask_operations, shrinking
+from genesis_core.ops.edges import follow_edges
 from genesis_core.perception.depth import check_unit
 from genesis_core.perception.scene import Scene as Scene
 from genesis_core.perception.scene import Window, to_scene
@@ -54,8 +55,9 @@ class Segmenter:
     """Finds the objects in images of any size, with a model from a checkpoint.
 
     Where the model tells kinds, all slots that are surroundings are given as one, the largest of
-    them: its mask is their sum, its latent is its own. And pieces of an object that lie apart and
-    are smaller than a tenth of its largest go to the slot around them.
+    them: its mask is their sum, its latent is its own. Pieces of an object that lie apart and are
+    smaller than a tenth of its largest go to the slot around them. And where masks are coarser than
+    the model's image, their borders move to edges of the image that are near (``ops.edges``).
 
     May be called and configured from several threads. The checkpoint decides the model; what the
     two kinds of masks are:
@@ -227,12 +229,14 @@ class Segmenter:
         scenes = []
         for index, (image, window) in enumerate(zip(images, windows, strict=True)):
             slots = found.of_image(index)
+            masks = slots.masks.numpy()
             if self.has_kinds:
                 slots = _with_one_surroundings(slots)
                 _join_pieces(slots)
+                masks = _with_edges(slots.masks.numpy(), seen.colours[index].numpy())
             scenes.append(
                 to_scene(
-                    slots.masks.numpy(),
+                    masks,
                     slots.latent_mean.numpy(),
                     slots.latent_std.numpy(),
                     kinds=np.array(KINDS)[slots.kinds.numpy()] if self.has_kinds else None,
@@ -249,6 +253,8 @@ class Segmenter:
         On CUDA only batches of such a size run as a graph.
         """
         mask_operations.prepare()
+        if self.has_kinds:
+            edges.prepare()
         shrinking.prepare()
         if self.uses_depth and self.device.type == "cpu":
             prepare_points()
@@ -388,6 +394,11 @@ def _join_pieces(slots: Found) -> None:
     objects = np.flatnonzero(slots.kinds.numpy() == KINDS.index(OBJECT)).tolist()
     if objects:
         mask_operations.join_pieces(slots.masks.numpy(), objects, _SMALL_PIECE, _GHOST)
+
+
+def _with_edges(masks: NDArray[np.float32], image: Image) -> NDArray[np.float32]:
+    """The masks (K, M, M), with the edges of the model's image (S, S, 3) if that is finer."""
+    return follow_edges(masks, image) if masks.shape[1] < image.shape[0] else masks
 
 
 def check_image(image: object, name: str = "image") -> None:

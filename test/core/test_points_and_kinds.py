@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import cv2
 import numpy as np
 import pytest
 import torch
@@ -24,8 +25,10 @@ from genesis_core import (
     load_model,
     save_model,
 )
+from genesis_core import segmenter as segmenter_module
 from genesis_core.kinds import KINDS
 from genesis_core.models.points import back_project
+from genesis_core.ops.edges import follow_edges
 
 ModelFactory = Callable[..., GenesisV2]
 Depth = NDArray[np.float32]
@@ -532,6 +535,13 @@ def telling(model: GenesisV2, image: NDArray[np.uint8], kinds: list[int]) -> Gen
     return model
 
 
+@pytest.fixture
+def coarse(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Masks as they are before they get the image's edges."""
+    monkeypatch.setattr(segmenter_module, "follow_edges", lambda masks, image: masks)
+
+
+@pytest.mark.usefixtures("coarse")
 def test_surroundings_become_one_slot(encoder: str, make: ModelFactory, tmp_path: Path) -> None:
     size = SMALL[encoder]["image_size"]
     image, _ = view(size, size)  # type: ignore[arg-type]
@@ -570,6 +580,7 @@ def test_objects_and_a_single_slot_of_surroundings_stay(
     np.testing.assert_allclose(scene.masks.sum(axis=0), 1, atol=1e-5)
 
 
+@pytest.mark.usefixtures("coarse")
 def test_crumbs_of_objects_go_to_what_surrounds_them(make: ModelFactory, tmp_path: Path) -> None:
     """Of objects only: of the robot no part may be lost, and surroundings lie in pieces."""
     image, _ = view(64, 64)
@@ -580,6 +591,34 @@ def test_crumbs_of_objects_go_to_what_surrounds_them(make: ModelFactory, tmp_pat
         joined = np.abs(scene.masks - plain.masks).max(axis=0) > 0.1  # see test_mask_operations
         assert joined.any() == (kind == OBJECT)
         np.testing.assert_allclose(scene.masks.sum(axis=0), 1, atol=1e-5)
+
+
+def test_coarse_masks_get_the_edges_of_the_image(
+    encoder: str, make: ModelFactory, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of the image that the model sees, whatever its size; masks of that size stay as they are."""
+    size = SMALL[encoder]["image_size"]
+    image, _ = view(size, size)  # type: ignore[arg-type]
+    large = image.repeat(2, axis=0).repeat(2, axis=1)
+    model = telling(make(encoder, kinds=True), image, [SURROUNDINGS, *3 * [ROBOT]])
+    find = segmenter(model, tmp_path, {}, mask_source="attention")
+    seen = []
+
+    def follow(masks: np.ndarray, image: np.ndarray) -> np.ndarray:
+        seen.append((masks, image))
+        return follow_edges(masks, image)
+
+    monkeypatch.setattr(segmenter_module, "follow_edges", follow)
+    scene = find(large)
+    if encoder == "unet":
+        assert not seen
+    else:
+        ((masks, guide),) = seen
+        assert masks.shape[1:] == (size // 2, size // 2)  # type: ignore[operator]
+        np.testing.assert_array_equal(guide, image)
+        expected = follow_edges(masks, image)
+        for mask, place in zip(scene.masks, expected, strict=True):
+            np.testing.assert_allclose(mask, cv2.resize(place, large.shape[:2]), atol=1e-5)
 
 
 # The number of slots

@@ -1,0 +1,340 @@
+// Soft masks on a coarse grid take the edges of the image that they were found in: a guided filter.
+// Masks are K x h x w, the image 3 planes of H x W, all row by row; threads share the slots.
+
+#include <algorithm>
+#include <cstdint>
+#include <vector>
+
+#include "interpolation.h"
+
+namespace {
+
+constexpr int kColours = 3;
+constexpr float kNothing = 1.0f / 32;  // where a mask ends; see edges.py
+
+// A part of the grid with a frame of zeros, so that sums at its border need no care.
+class Plane {
+ public:
+  Plane(int64_t height, int64_t width, int64_t frame)
+      : stride_(width + 2 * frame), frame_(frame), values_((height + 2 * frame) * stride_) {}
+
+  float* row(int64_t y) { return values_.data() + (y + frame_) * stride_ + frame_; }
+
+ private:
+  int64_t stride_, frame_;
+  std::vector<float> values_;
+};
+
+// One over how many of a window's 2 * radius + 1 rows (or columns) lie in the grid.
+std::vector<float> shares(int64_t length, int64_t radius) {
+  std::vector<float> result(length);
+  for (int64_t i = 0; i < length; ++i) {
+    const int64_t first = std::max<int64_t>(0, i - radius);
+    const int64_t last = std::min(length - 1, i + radius);
+    result[i] = 1.0f / static_cast<float>(last - first + 1);
+  }
+  return result;
+}
+
+// Means over windows. It works in place, too.
+class Box {
+ public:
+  Box(int64_t height, int64_t width, int64_t radius)
+      : height_(height), width_(width), radius_(radius), across_(height, width, radius) {}
+
+  // down, across: shares() of the rows and columns.
+  void mean(Plane& from, Plane& to, const float* down, const float* across) {
+    for (int64_t y = 0; y < height_; ++y) {
+      const float* __restrict in = from.row(y);
+      float* __restrict out = across_.row(y);
+      std::fill(out, out + width_, 0.0f);
+      for (int64_t k = -radius_; k <= radius_; ++k) {
+        for (int64_t x = 0; x < width_; ++x) out[x] += in[x + k];
+      }
+      for (int64_t x = 0; x < width_; ++x) out[x] *= across[x];
+    }
+    for (int64_t y = 0; y < height_; ++y) {
+      float* __restrict out = to.row(y);
+      std::fill(out, out + width_, 0.0f);
+      for (int64_t k = -radius_; k <= radius_; ++k) {
+        const float* __restrict in = across_.row(y + k);
+        for (int64_t x = 0; x < width_; ++x) out[x] += in[x];
+      }
+      for (int64_t x = 0; x < width_; ++x) out[x] *= down[y];
+    }
+  }
+
+ private:
+  int64_t height_, width_, radius_;
+  Plane across_;
+};
+
+// The image on the grid: its mean over each window, and the inverse of its covariance there.
+struct Guide {
+  Guide(const float* image, int64_t height, int64_t width, int64_t radius, float variance)
+      : down(shares(height, radius)), across(shares(width, radius)) {
+    Box box(height, width, radius);
+    for (int c = 0; c < kColours; ++c) {
+      colours.emplace_back(height, width, radius);
+      means.emplace_back(height, width, radius);
+      for (int64_t y = 0; y < height; ++y) {
+        const float* from = image + (c * height + y) * width;
+        std::copy(from, from + width, colours[c].row(y));
+      }
+      box.mean(colours[c], means[c], down.data(), across.data());
+    }
+    for (int a = 0; a < kColours; ++a) {
+      for (int b = a; b < kColours; ++b) {
+        Plane product(height, width, radius);
+        for (int64_t y = 0; y < height; ++y) {
+          const float *one = colours[a].row(y), *other = colours[b].row(y);
+          float* to = product.row(y);
+          for (int64_t x = 0; x < width; ++x) to[x] = one[x] * other[x];
+        }
+        box.mean(product, product, down.data(), across.data());
+        for (int64_t y = 0; y < height; ++y) {
+          const float *one = means[a].row(y), *other = means[b].row(y);
+          float* to = product.row(y);
+          for (int64_t x = 0; x < width; ++x) {
+            to[x] += (a == b ? variance : 0.0f) - one[x] * other[x];
+          }
+        }
+        inverse.push_back(std::move(product));
+      }
+    }
+    for (int64_t y = 0; y < height; ++y) {
+      float *rr = inverse[0].row(y), *rg = inverse[1].row(y), *rb = inverse[2].row(y);
+      float *gg = inverse[3].row(y), *gb = inverse[4].row(y), *bb = inverse[5].row(y);
+      for (int64_t x = 0; x < width; ++x) {
+        const float a = gg[x] * bb[x] - gb[x] * gb[x];
+        const float b = rb[x] * gb[x] - rg[x] * bb[x];
+        const float c = rg[x] * gb[x] - rb[x] * gg[x];
+        const float scale = 1.0f / (rr[x] * a + rg[x] * b + rb[x] * c);
+        const float d = rr[x] * bb[x] - rb[x] * rb[x];
+        const float e = rg[x] * rb[x] - rr[x] * gb[x];
+        const float f = rr[x] * gg[x] - rg[x] * rg[x];
+        rr[x] = a * scale;
+        rg[x] = b * scale;
+        rb[x] = c * scale;
+        gg[x] = d * scale;
+        gb[x] = e * scale;
+        bb[x] = f * scale;
+      }
+    }
+  }
+
+  std::vector<float> down, across;
+  std::vector<Plane> colours, means;
+  std::vector<Plane> inverse;  // rr, rg, rb, gg, gb, bb
+};
+
+// From `begin` to `end`, a side of the part of the grid where a mask is not nothing.
+struct Range {
+  int64_t begin, end;
+
+  void grow(int64_t by, int64_t length) {
+    begin = std::max<int64_t>(0, begin - by);
+    end = std::min(length, end + by);
+  }
+  int64_t length() const { return end - begin; }
+};
+
+// The part of the grid where a mask is not nothing.
+struct Part {
+  Range rows, columns;
+
+  int64_t area() const { return std::max<int64_t>(0, rows.length()) * columns.length(); }
+};
+
+Part part_of(const float* mask, int64_t height, int64_t width) {
+  Range rows{height, 0}, columns{width, 0};
+  for (int64_t y = 0; y < height; ++y, mask += width) {
+    int64_t left = 0, right = width;
+    while (left < width && mask[left] <= kNothing) ++left;
+    while (right > left && mask[right - 1] <= kNothing) --right;
+    if (left == right) continue;
+    rows.begin = std::min(rows.begin, y);
+    rows.end = y + 1;
+    columns.begin = std::min(columns.begin, left);
+    columns.end = std::max(columns.end, right);
+  }
+  return {rows, columns};
+}
+
+// The masks of one image.
+class Filter {
+ public:
+  Filter(const float* small, const float* image, int64_t height, int64_t width,
+         int64_t full_height, int64_t full_width, int64_t radius, float variance)
+      : guide_(small, height, width, radius, variance),
+        down_(height, full_height),
+        across_(width, full_width),
+        image_(image),
+        height_(height),
+        width_(width),
+        full_height_(full_height),
+        full_width_(full_width),
+        radius_(radius) {}
+
+  // In each window a mask is a linear function of the colours; a pixel takes its windows' mean.
+  void follow(const float* mask, const Part& own, float* to) {
+    std::fill(to, to + full_height_ * full_width_, 0.0f);
+    if (own.area() == 0) return;
+    // As far as it reaches, and a frame of zeros for what lies between this part and the rest.
+    Part part = own;
+    part.rows.grow(2 * radius_ + 1, height_);
+    part.columns.grow(2 * radius_ + 1, width_);
+    const int64_t h = part.rows.length(), w = part.columns.length();
+    const float* down = guide_.down.data() + part.rows.begin;
+    const float* across = guide_.across.data() + part.columns.begin;
+
+    Box box(h, w, radius_);
+    Plane mean(h, w, radius_);
+    for (int64_t y = own.rows.begin; y < own.rows.end; ++y) {
+      const float* from = mask + y * width_;
+      std::copy(from + own.columns.begin, from + own.columns.end,
+                mean.row(y - part.rows.begin) + own.columns.begin - part.columns.begin);
+    }
+    // Red, green, blue; and last what is added.
+    std::vector<Plane> terms(kColours, Plane(h, w, radius_));
+    for (int c = 0; c < kColours; ++c) {
+      for (int64_t y = 0; y < h; ++y) {
+        const float* colour = of_grid(guide_.colours[c], part, y);
+        const float* value = mean.row(y);
+        float* product = terms[c].row(y);
+        for (int64_t x = 0; x < w; ++x) product[x] = colour[x] * value[x];
+      }
+      box.mean(terms[c], terms[c], down, across);
+    }
+    box.mean(mean, mean, down, across);
+    terms.push_back(std::move(mean));
+    for (int64_t y = 0; y < h; ++y) solve(part, y, terms);
+    for (Plane& term : terms) box.mean(term, term, down, across);
+    apply(part, terms, to);
+  }
+
+ private:
+  static const float* of_grid(Plane& plane, const Part& part, int64_t y) {
+    return plane.row(y + part.rows.begin) + part.columns.begin;
+  }
+
+  // In a row: from the means of colour times mask, and of the mask, to the function's terms.
+  void solve(const Part& part, int64_t y, std::vector<Plane>& terms) {
+    const float *means[kColours], *inverse[6];
+    for (int c = 0; c < kColours; ++c) means[c] = of_grid(guide_.means[c], part, y);
+    for (int i = 0; i < 6; ++i) inverse[i] = of_grid(guide_.inverse[i], part, y);
+    float *r = terms[0].row(y), *g = terms[1].row(y), *b = terms[2].row(y);
+    float* rest = terms[3].row(y);
+    for (int64_t x = 0; x < part.columns.length(); ++x) {
+      const float cr = r[x] - means[0][x] * rest[x];
+      const float cg = g[x] - means[1][x] * rest[x];
+      const float cb = b[x] - means[2][x] * rest[x];
+      r[x] = inverse[0][x] * cr + inverse[1][x] * cg + inverse[2][x] * cb;
+      g[x] = inverse[1][x] * cr + inverse[3][x] * cg + inverse[4][x] * cb;
+      b[x] = inverse[2][x] * cr + inverse[4][x] * cg + inverse[5][x] * cb;
+      rest[x] -= means[0][x] * r[x] + means[1][x] * g[x] + means[2][x] * b[x];
+    }
+  }
+
+  // The function's terms, enlarged, with the image's own colours.
+  void apply(const Part& part, std::vector<Plane>& terms, float* to) const {
+    const int64_t h = part.rows.length(), w = part.columns.length();
+    const int64_t top = first_target(down_.second, part.rows.begin);
+    const int64_t bottom = first_target(down_.first, part.rows.end);
+    const int64_t left = doubles() ? 2 * part.columns.begin
+                                   : first_target(across_.second, part.columns.begin);
+    const int64_t right = doubles() ? 2 * part.columns.end
+                                    : first_target(across_.first, part.columns.end);
+    std::vector<float> band(w), wide(full_width_);
+    for (int64_t y = top; y < bottom; ++y) {
+      const int64_t above = std::max<int64_t>(0, down_.first[y] - part.rows.begin);
+      const int64_t below = std::min<int64_t>(h - 1, down_.second[y] - part.rows.begin);
+      const float share = down_.weight[y];
+      float* __restrict out = to + y * full_width_;
+      for (int c = 0; c <= kColours; ++c) {
+        const float *one = terms[c].row(above), *other = terms[c].row(below);
+        for (int64_t x = 0; x < w; ++x) band[x] = one[x] + (other[x] - one[x]) * share;
+        widen(band, part.columns.begin, left, right, wide.data());
+        if (c == kColours) {
+          for (int64_t x = left; x < right; ++x) out[x] = std::max(0.0f, out[x] + wide[x]);
+        } else {
+          const float* colour = image_ + (c * full_height_ + y) * full_width_;
+          for (int64_t x = left; x < right; ++x) out[x] += wide[x] * colour[x];
+        }
+      }
+    }
+  }
+
+  // A row of the grid's columns from `begin` on, interpolated at the image's `left` to `right`.
+  void widen(const std::vector<float>& band, int64_t begin, int64_t left, int64_t right,
+             float* __restrict to) const {
+    const int64_t last = static_cast<int64_t>(band.size()) - 1;
+    if (doubles()) {  // the usual sizes; without a table, several numbers are computed at once
+      for (int64_t x = 0; x <= last; ++x) {
+        const float here = 0.75f * band[x];
+        to[2 * (begin + x)] = here + 0.25f * band[std::max<int64_t>(0, x - 1)];
+        to[2 * (begin + x) + 1] = here + 0.25f * band[std::min(last, x + 1)];
+      }
+      return;
+    }
+    for (int64_t x = left; x < right; ++x) {
+      const float a = band[std::max<int64_t>(0, across_.first[x] - begin)];
+      const float b = band[std::min<int64_t>(last, across_.second[x] - begin)];
+      to[x] = a + (b - a) * across_.weight[x];
+    }
+  }
+
+  bool doubles() const { return full_width_ == 2 * width_; }
+
+  static int64_t first_target(const std::vector<int32_t>& sources, int64_t source) {
+    return std::lower_bound(sources.begin(), sources.end(), source) - sources.begin();
+  }
+
+  Guide guide_;
+  Side down_, across_;
+  const float* image_;
+  int64_t height_, width_, full_height_, full_width_, radius_;
+};
+
+}  // namespace
+
+// masks: slots x height x width. small, image: 3 planes of height x width and of full_height x
+// full_width. result: slots x full_height x full_width.
+extern "C" void follow_edges(const float* masks, const float* small, const float* image,
+                             int64_t slots, int64_t height, int64_t width, int64_t full_height,
+                             int64_t full_width, int64_t radius, float variance, float* result,
+                             int threads) {
+  Filter filter(small, image, height, width, full_height, full_width, radius, variance);
+  const int64_t pixels = full_height * full_width;
+  // The mask of the largest part, of the table perhaps, gets what the others leave: less work.
+  std::vector<Part> parts(slots);
+  int64_t largest = 0;
+  for (int64_t k = 0; k < slots; ++k) {
+    parts[k] = part_of(masks + k * height * width, height, width);
+    if (parts[k].area() > parts[largest].area()) largest = k;
+  }
+#pragma omp parallel for schedule(dynamic, 1) num_threads(threads)
+  for (int64_t k = 0; k < slots; ++k) {
+    if (k == largest) continue;
+    filter.follow(masks + k * height * width, parts[k], result + k * pixels);
+  }
+#pragma omp parallel for schedule(static) num_threads(threads)
+  for (int64_t y = 0; y < full_height; ++y) {
+    float* rest = result + largest * pixels + y * full_width;
+    std::vector<float> scales(full_width);
+    for (int64_t k = 0; k < slots; ++k) {
+      if (k == largest) continue;
+      const float* row = result + k * pixels + y * full_width;
+      for (int64_t x = 0; x < full_width; ++x) scales[x] += row[x];
+    }
+    for (int64_t x = 0; x < full_width; ++x) {
+      rest[x] = std::max(0.0f, 1.0f - scales[x]);
+      scales[x] = 1.0f / std::max(1.0f, scales[x]);
+    }
+    for (int64_t k = 0; k < slots; ++k) {
+      if (k == largest) continue;
+      float* row = result + k * pixels + y * full_width;
+      for (int64_t x = 0; x < full_width; ++x) row[x] *= scales[x];
+    }
+  }
+}
