@@ -17,10 +17,13 @@ from numpy.typing import NDArray
 from genesis_core.ops.native_library import array_pointers, native_library, sizes
 
 _RADIUS = 2
-"""Of the windows, in pixels of the masks' grid."""
+"""Of the windows, in pixels of the masks' grid; as in C++."""
 _VARIANCE = 1e-4
 """Of a colour (0 to 1): edges of less contrast than its root do not count."""
 _NOTHING = 1 / 32
+"""A mask ends where it is no more than this, as in C++. Most have faint traces all over the image,
+which would take longer; with 1/17 ARI-FG is lower by 0.005.
+"""
 
 
 def prepare() -> None:
@@ -68,7 +71,7 @@ def _native_follow(
     result = np.empty((len(masks), *image.shape[1:]), np.float32)
     library.follow_edges(
         *array_pointers(masks, small, image),
-        *sizes(*masks.shape, *image.shape[1:], _RADIUS),
+        *sizes(*masks.shape, *image.shape[1:]),
         ctypes.c_float(_VARIANCE),
         *array_pointers(result),
         torch.get_num_threads(),

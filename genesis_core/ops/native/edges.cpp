@@ -10,27 +10,28 @@
 namespace {
 
 constexpr int kColours = 3;
+constexpr int64_t kRadius = 2;  // of a window, in pixels of the grid
 constexpr float kNothing = 1.0f / 32;  // where a mask ends; see edges.py
 
 // A part of the grid with a frame of zeros, so that sums at its border need no care.
 class Plane {
  public:
-  Plane(int64_t height, int64_t width, int64_t frame)
-      : stride_(width + 2 * frame), frame_(frame), values_((height + 2 * frame) * stride_) {}
+  Plane(int64_t height, int64_t width)
+      : stride_(width + 2 * kRadius), values_((height + 2 * kRadius) * stride_) {}
 
-  float* row(int64_t y) { return values_.data() + (y + frame_) * stride_ + frame_; }
+  float* row(int64_t y) { return values_.data() + (y + kRadius) * stride_ + kRadius; }
 
  private:
-  int64_t stride_, frame_;
+  int64_t stride_;
   std::vector<float> values_;
 };
 
-// One over how many of a window's 2 * radius + 1 rows (or columns) lie in the grid.
-std::vector<float> shares(int64_t length, int64_t radius) {
+// One over how many of a window's rows (or columns) lie in the grid.
+std::vector<float> shares(int64_t length) {
   std::vector<float> result(length);
   for (int64_t i = 0; i < length; ++i) {
-    const int64_t first = std::max<int64_t>(0, i - radius);
-    const int64_t last = std::min(length - 1, i + radius);
+    const int64_t first = std::max<int64_t>(0, i - kRadius);
+    const int64_t last = std::min(length - 1, i + kRadius);
     result[i] = 1.0f / static_cast<float>(last - first + 1);
   }
   return result;
@@ -39,44 +40,44 @@ std::vector<float> shares(int64_t length, int64_t radius) {
 // Means over windows. It works in place, too.
 class Box {
  public:
-  Box(int64_t height, int64_t width, int64_t radius)
-      : height_(height), width_(width), radius_(radius), across_(height, width, radius) {}
+  Box(int64_t height, int64_t width) : height_(height), width_(width), across_(height, width) {}
 
   // down, across: shares() of the rows and columns.
   void mean(Plane& from, Plane& to, const float* down, const float* across) {
     for (int64_t y = 0; y < height_; ++y) {
       const float* __restrict in = from.row(y);
       float* __restrict out = across_.row(y);
-      std::fill(out, out + width_, 0.0f);
-      for (int64_t k = -radius_; k <= radius_; ++k) {
-        for (int64_t x = 0; x < width_; ++x) out[x] += in[x + k];
+      for (int64_t x = 0; x < width_; ++x) {
+        float sum = 0;
+        for (int64_t k = -kRadius; k <= kRadius; ++k) sum += in[x + k];
+        out[x] = sum * across[x];
       }
-      for (int64_t x = 0; x < width_; ++x) out[x] *= across[x];
     }
     for (int64_t y = 0; y < height_; ++y) {
+      const float* rows[2 * kRadius + 1];
+      for (int64_t k = 0; k <= 2 * kRadius; ++k) rows[k] = across_.row(y + k - kRadius);
       float* __restrict out = to.row(y);
-      std::fill(out, out + width_, 0.0f);
-      for (int64_t k = -radius_; k <= radius_; ++k) {
-        const float* __restrict in = across_.row(y + k);
-        for (int64_t x = 0; x < width_; ++x) out[x] += in[x];
+      for (int64_t x = 0; x < width_; ++x) {
+        float sum = 0;
+        for (int64_t k = 0; k <= 2 * kRadius; ++k) sum += rows[k][x];
+        out[x] = sum * down[y];
       }
-      for (int64_t x = 0; x < width_; ++x) out[x] *= down[y];
     }
   }
 
  private:
-  int64_t height_, width_, radius_;
+  int64_t height_, width_;
   Plane across_;
 };
 
 // The image on the grid: its mean over each window, and the inverse of its covariance there.
 struct Guide {
-  Guide(const float* image, int64_t height, int64_t width, int64_t radius, float variance)
-      : down(shares(height, radius)), across(shares(width, radius)) {
-    Box box(height, width, radius);
+  Guide(const float* image, int64_t height, int64_t width, float variance)
+      : down(shares(height)), across(shares(width)) {
+    Box box(height, width);
     for (int c = 0; c < kColours; ++c) {
-      colours.emplace_back(height, width, radius);
-      means.emplace_back(height, width, radius);
+      colours.emplace_back(height, width);
+      means.emplace_back(height, width);
       for (int64_t y = 0; y < height; ++y) {
         const float* from = image + (c * height + y) * width;
         std::copy(from, from + width, colours[c].row(y));
@@ -85,7 +86,7 @@ struct Guide {
     }
     for (int a = 0; a < kColours; ++a) {
       for (int b = a; b < kColours; ++b) {
-        Plane product(height, width, radius);
+        Plane product(height, width);
         for (int64_t y = 0; y < height; ++y) {
           const float *one = colours[a].row(y), *other = colours[b].row(y);
           float* to = product.row(y);
@@ -165,38 +166,38 @@ Part part_of(const float* mask, int64_t height, int64_t width) {
 class Filter {
  public:
   Filter(const float* small, const float* image, int64_t height, int64_t width,
-         int64_t full_height, int64_t full_width, int64_t radius, float variance)
-      : guide_(small, height, width, radius, variance),
+         int64_t full_height, int64_t full_width, float variance)
+      : guide_(small, height, width, variance),
         down_(height, full_height),
         across_(width, full_width),
         image_(image),
         height_(height),
         width_(width),
         full_height_(full_height),
-        full_width_(full_width),
-        radius_(radius) {}
+        full_width_(full_width) {}
 
   // In each window a mask is a linear function of the colours; a pixel takes its windows' mean.
-  void follow(const float* mask, const Part& own, float* to) {
+  // Returns where in the image it may be more than zero.
+  Part follow(const float* mask, const Part& own, float* to) {
     std::fill(to, to + full_height_ * full_width_, 0.0f);
-    if (own.area() == 0) return;
+    if (own.area() == 0) return {{0, 0}, {0, 0}};
     // As far as it reaches, and a frame of zeros for what lies between this part and the rest.
     Part part = own;
-    part.rows.grow(2 * radius_ + 1, height_);
-    part.columns.grow(2 * radius_ + 1, width_);
+    part.rows.grow(2 * kRadius + 1, height_);
+    part.columns.grow(2 * kRadius + 1, width_);
     const int64_t h = part.rows.length(), w = part.columns.length();
     const float* down = guide_.down.data() + part.rows.begin;
     const float* across = guide_.across.data() + part.columns.begin;
 
-    Box box(h, w, radius_);
-    Plane mean(h, w, radius_);
+    Box box(h, w);
+    Plane mean(h, w);
     for (int64_t y = own.rows.begin; y < own.rows.end; ++y) {
       const float* from = mask + y * width_;
       std::copy(from + own.columns.begin, from + own.columns.end,
                 mean.row(y - part.rows.begin) + own.columns.begin - part.columns.begin);
     }
     // Red, green, blue; and last what is added.
-    std::vector<Plane> terms(kColours, Plane(h, w, radius_));
+    std::vector<Plane> terms(kColours, Plane(h, w));
     for (int c = 0; c < kColours; ++c) {
       for (int64_t y = 0; y < h; ++y) {
         const float* colour = of_grid(guide_.colours[c], part, y);
@@ -210,7 +211,7 @@ class Filter {
     terms.push_back(std::move(mean));
     for (int64_t y = 0; y < h; ++y) solve(part, y, terms);
     for (Plane& term : terms) box.mean(term, term, down, across);
-    apply(part, terms, to);
+    return apply(part, terms, to);
   }
 
  private:
@@ -237,7 +238,7 @@ class Filter {
   }
 
   // The function's terms, enlarged, with the image's own colours.
-  void apply(const Part& part, std::vector<Plane>& terms, float* to) const {
+  Part apply(const Part& part, std::vector<Plane>& terms, float* to) const {
     const int64_t h = part.rows.length(), w = part.columns.length();
     const int64_t top = first_target(down_.second, part.rows.begin);
     const int64_t bottom = first_target(down_.first, part.rows.end);
@@ -263,6 +264,7 @@ class Filter {
         }
       }
     }
+    return {{top, bottom}, {left, right}};
   }
 
   // A row of the grid's columns from `begin` on, interpolated at the image's `left` to `right`.
@@ -293,7 +295,7 @@ class Filter {
   Guide guide_;
   Side down_, across_;
   const float* image_;
-  int64_t height_, width_, full_height_, full_width_, radius_;
+  int64_t height_, width_, full_height_, full_width_;
 };
 
 }  // namespace
@@ -302,9 +304,8 @@ class Filter {
 // full_width. result: slots x full_height x full_width.
 extern "C" void follow_edges(const float* masks, const float* small, const float* image,
                              int64_t slots, int64_t height, int64_t width, int64_t full_height,
-                             int64_t full_width, int64_t radius, float variance, float* result,
-                             int threads) {
-  Filter filter(small, image, height, width, full_height, full_width, radius, variance);
+                             int64_t full_width, float variance, float* result, int threads) {
+  Filter filter(small, image, height, width, full_height, full_width, variance);
   const int64_t pixels = full_height * full_width;
   // The mask of the largest part, of the table perhaps, gets what the others leave: less work.
   std::vector<Part> parts(slots);
@@ -316,25 +317,28 @@ extern "C" void follow_edges(const float* masks, const float* small, const float
 #pragma omp parallel for schedule(dynamic, 1) num_threads(threads)
   for (int64_t k = 0; k < slots; ++k) {
     if (k == largest) continue;
-    filter.follow(masks + k * height * width, parts[k], result + k * pixels);
+    parts[k] = filter.follow(masks + k * height * width, parts[k], result + k * pixels);
   }
 #pragma omp parallel for schedule(static) num_threads(threads)
   for (int64_t y = 0; y < full_height; ++y) {
-    float* rest = result + largest * pixels + y * full_width;
+    const auto in_row = [&](auto&& use) {
+      for (int64_t k = 0; k < slots; ++k) {
+        const Part& part = parts[k];
+        if (k == largest || y < part.rows.begin || y >= part.rows.end) continue;
+        use(result + k * pixels + y * full_width, part.columns);
+      }
+    };
     std::vector<float> scales(full_width);
-    for (int64_t k = 0; k < slots; ++k) {
-      if (k == largest) continue;
-      const float* row = result + k * pixels + y * full_width;
-      for (int64_t x = 0; x < full_width; ++x) scales[x] += row[x];
-    }
+    in_row([&](const float* row, const Range& range) {
+      for (int64_t x = range.begin; x < range.end; ++x) scales[x] += row[x];
+    });
+    float* rest = result + largest * pixels + y * full_width;
     for (int64_t x = 0; x < full_width; ++x) {
       rest[x] = std::max(0.0f, 1.0f - scales[x]);
       scales[x] = 1.0f / std::max(1.0f, scales[x]);
     }
-    for (int64_t k = 0; k < slots; ++k) {
-      if (k == largest) continue;
-      float* row = result + k * pixels + y * full_width;
-      for (int64_t x = 0; x < full_width; ++x) row[x] *= scales[x];
-    }
+    in_row([&](float* row, const Range& range) {
+      for (int64_t x = range.begin; x < range.end; ++x) row[x] *= scales[x];
+    });
   }
 }
