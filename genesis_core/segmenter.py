@@ -56,8 +56,9 @@ class Segmenter:
 
     Where the model tells kinds, all slots that are surroundings are given as one, the largest of
     them: its mask is their sum, its latent is its own. Pieces of an object that lie apart and are
-    smaller than a tenth of its largest go to the slot around them. And where masks are coarser than
-    the model's image, their borders move to edges of the image that are near (``ops.edges``).
+    smaller than a tenth of its largest go to the slot around them. And where masks of attention are
+    coarser than the model's image, their borders move to edges of the image that are near
+    (``ops.edges``).
 
     May be called and configured from several threads. The checkpoint decides the model; what the
     two kinds of masks are:
@@ -233,7 +234,9 @@ class Segmenter:
             if self.has_kinds:
                 slots = _with_one_surroundings(slots)
                 _join_pieces(slots)
-                masks = _with_edges(slots.masks.numpy(), seen.colours[index].numpy())
+                masks = slots.masks.numpy()
+                if self.mask_source == "attention":
+                    masks = _with_edges(masks, seen.colours[index].numpy())
             scenes.append(
                 to_scene(
                     masks,

@@ -318,7 +318,7 @@ class NodeSettings:
     mask_floor: float = _parameter(
         0.1,
         "Mask probabilities below this become 0, and the pixel's best object takes them. That "
-        "keeps the published crops small. 0 keeps all probabilities.",
+        "keeps the published crops small. 0 keeps all that the model gives.",
         low=0.0,
         high=1.0,
         live=True,

@@ -127,7 +127,7 @@ def _find_place(
         if placed and rng.random() < crowd:
             other = placed[int(rng.integers(len(placed)))]
             kind = rng.random()
-            if kind < 0.22 and _put_upon(rng, standing, other, rotation, compartment):
+            if kind < 0.22 and _put_upon(rng, standing, other, placed, rotation, compartment):
                 return True
             if kind < 0.30:
                 lean = axis_angle((math.cos(kind * 99), math.sin(kind * 99), 0.0), 0.35)
@@ -175,6 +175,7 @@ def _put_upon(
     rng: Rng,
     standing: _Standing,
     other: _Standing,
+    placed: list[_Standing],
     rotation: Quaternion,
     compartment: tuple[float, float, float] | None,
 ) -> bool:
@@ -186,13 +187,14 @@ def _put_upon(
         floor = float(other.pose.position[2]) - 0.75 * theirs.half_size[2]
         dx, dy = rng.normal(0, spread, 2)
         standing.stand(x + float(dx), y + float(dy), floor, rotation)
-        return standing.has_room([], compartment)
+        return standing.has_room([], compartment)  # it may lie on what is in the bowl already
     smaller = ours.radius < 1.15 * theirs.radius
     if theirs.name not in _FLAT_TOPS or not other.carries or not smaller or other.top > 0.25:
         return False
     dx, dy = rng.normal(0, 0.2, 2) * np.array(theirs.half_size[:2])
     standing.stand(x + float(dx), y + float(dy), other.top, rotation)
-    if not standing.has_room([], compartment):
+    taller = [each for each in placed if each is not other and each.top > other.top]
+    if not standing.has_room(taller, compartment):
         return False
     # What carries something carries nothing else, and its outline already keeps others off.
     other.carries = False

@@ -219,7 +219,9 @@ def _with_robot(
     camera: Camera,
 ) -> tuple[list[Solid], list[tuple[ObjectModel, Pose]]]:
     """A robot above, among or beside the things, perhaps holding one of them."""
-    holding = bool(placed) and rng.random() < _HOLDING
+    standing = placed
+    # In a shelf there is no room to lift something.
+    holding = bool(placed) and rng.random() < _HOLDING and setting.compartment is None
     if holding:
         index = int(rng.integers(len(placed)))
         model, pose = placed[index]
@@ -245,7 +247,7 @@ def _with_robot(
     robot = random_robot(rng, tip, heading, kit.bank, kit.pack, forwards=forwards)
     # What surrounds the lens would hide everything.
     near = [s for s in robot if np.linalg.norm(np.array(s.position) - camera.position) < 0.2]
-    return ([], placed) if near else (robot, placed)
+    return ([], standing) if near else (robot, placed)
 
 
 def _in_view(camera: Camera, point: Vector) -> bool:

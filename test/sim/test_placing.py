@@ -98,7 +98,7 @@ def test_books_lean_on_the_walls_of_a_compartment(kit: Kit) -> None:
     assert leaning > 5
 
 
-def test_what_is_in_a_compartment_stays_in_it_and_clear_of_the_rest(kit: Kit) -> None:
+def test_what_is_in_a_compartment_stays_in_it(kit: Kit) -> None:
     """However crowded it is; and nothing stands on the edge of what leans."""
     compartment = np.array([0.15, 0.2, 0.25])
     raised = 0

@@ -3,6 +3,7 @@
 
 #include <algorithm>
 #include <cstdint>
+#include <utility>
 #include <vector>
 
 #include "interpolation.h"
@@ -12,6 +13,8 @@ namespace {
 constexpr int kColours = 3;
 constexpr int64_t kRadius = 2;  // of a window, in pixels of the grid
 constexpr float kNothing = 1.0f / 32;  // where a mask ends; see edges.py
+constexpr float kEnough = 3.0f;  // colours that explain a third count in full; see edges.py
+constexpr float kSteady = 1e-5f;  // a mask's variance in a window that needs no explanation
 
 // A part of the grid with a frame of zeros, so that sums at its border need no care.
 class Plane {
@@ -107,19 +110,18 @@ struct Guide {
       float *rr = inverse[0].row(y), *rg = inverse[1].row(y), *rb = inverse[2].row(y);
       float *gg = inverse[3].row(y), *gb = inverse[4].row(y), *bb = inverse[5].row(y);
       for (int64_t x = 0; x < width; ++x) {
-        const float a = gg[x] * bb[x] - gb[x] * gb[x];
-        const float b = rb[x] * gb[x] - rg[x] * bb[x];
-        const float c = rg[x] * gb[x] - rb[x] * gg[x];
-        const float scale = 1.0f / (rr[x] * a + rg[x] * b + rb[x] * c);
-        const float d = rr[x] * bb[x] - rb[x] * rb[x];
-        const float e = rg[x] * rb[x] - rr[x] * gb[x];
-        const float f = rr[x] * gg[x] - rg[x] * rg[x];
-        rr[x] = a * scale;
-        rg[x] = b * scale;
-        rb[x] = c * scale;
-        gg[x] = d * scale;
-        gb[x] = e * scale;
-        bb[x] = f * scale;
+        // In double: of grey colours these are small differences of large numbers.
+        const double r2 = rr[x], g2 = gg[x], b2 = bb[x], r_g = rg[x], r_b = rb[x], g_b = gb[x];
+        const double a = g2 * b2 - g_b * g_b;
+        const double b = r_b * g_b - r_g * b2;
+        const double c = r_g * g_b - r_b * g2;
+        const double scale = 1.0 / (r2 * a + r_g * b + r_b * c);
+        rr[x] = static_cast<float>(a * scale);
+        rg[x] = static_cast<float>(b * scale);
+        rb[x] = static_cast<float>(c * scale);
+        gg[x] = static_cast<float>((r2 * b2 - r_b * r_b) * scale);
+        gb[x] = static_cast<float>((r_g * r_b - r2 * g_b) * scale);
+        bb[x] = static_cast<float>((r2 * g2 - r_g * r_g) * scale);
       }
     }
   }
@@ -143,13 +145,16 @@ struct Range {
 // The part of the grid where a mask is not nothing.
 struct Part {
   Range rows, columns;
+  double sum = 0;  // of the whole mask
 
-  int64_t area() const { return std::max<int64_t>(0, rows.length()) * columns.length(); }
+  bool empty() const { return rows.end <= rows.begin; }
 };
 
 Part part_of(const float* mask, int64_t height, int64_t width) {
   Range rows{height, 0}, columns{width, 0};
+  double sum = 0;
   for (int64_t y = 0; y < height; ++y, mask += width) {
+    for (int64_t x = 0; x < width; ++x) sum += mask[x];
     int64_t left = 0, right = width;
     while (left < width && mask[left] <= kNothing) ++left;
     while (right > left && mask[right - 1] <= kNothing) --right;
@@ -159,7 +164,7 @@ Part part_of(const float* mask, int64_t height, int64_t width) {
     columns.begin = std::min(columns.begin, left);
     columns.end = std::max(columns.end, right);
   }
-  return {rows, columns};
+  return {rows, columns, sum};
 }
 
 // The masks of one image.
@@ -176,11 +181,12 @@ class Filter {
         full_height_(full_height),
         full_width_(full_width) {}
 
-  // In each window a mask is a linear function of the colours; a pixel takes its windows' mean.
+  // In each window a mask is a linear function of the colours, as far as they explain it; a pixel
+  // takes its windows' mean.
   // Returns where in the image it may be more than zero.
   Part follow(const float* mask, const Part& own, float* to) {
     std::fill(to, to + full_height_ * full_width_, 0.0f);
-    if (own.area() == 0) return {{0, 0}, {0, 0}};
+    if (own.empty()) return {{0, 0}, {0, 0}};
     // As far as it reaches, and a frame of zeros for what lies between this part and the rest.
     Part part = own;
     part.rows.grow(2 * kRadius + 1, height_);
@@ -190,27 +196,37 @@ class Filter {
     const float* across = guide_.across.data() + part.columns.begin;
 
     Box box(h, w);
-    Plane mean(h, w);
+    Plane values(h, w), mean(h, w), squares(h, w);
     for (int64_t y = own.rows.begin; y < own.rows.end; ++y) {
       const float* from = mask + y * width_;
       std::copy(from + own.columns.begin, from + own.columns.end,
-                mean.row(y - part.rows.begin) + own.columns.begin - part.columns.begin);
+                values.row(y - part.rows.begin) + own.columns.begin - part.columns.begin);
     }
     // Red, green, blue; and last what is added.
     std::vector<Plane> terms(kColours, Plane(h, w));
-    for (int c = 0; c < kColours; ++c) {
-      for (int64_t y = 0; y < h; ++y) {
+    for (int64_t y = 0; y < h; ++y) {
+      const float* value = values.row(y);
+      for (int c = 0; c < kColours; ++c) {
         const float* colour = of_grid(guide_.colours[c], part, y);
-        const float* value = mean.row(y);
         float* product = terms[c].row(y);
         for (int64_t x = 0; x < w; ++x) product[x] = colour[x] * value[x];
       }
-      box.mean(terms[c], terms[c], down, across);
+      float* square = squares.row(y);
+      for (int64_t x = 0; x < w; ++x) square[x] = value[x] * value[x];
     }
-    box.mean(mean, mean, down, across);
-    terms.push_back(std::move(mean));
-    for (int64_t y = 0; y < h; ++y) solve(part, y, terms);
     for (Plane& term : terms) box.mean(term, term, down, across);
+    box.mean(squares, squares, down, across);
+    box.mean(values, mean, down, across);
+    terms.push_back(std::move(mean));
+    Plane& explained = squares;
+    for (int64_t y = 0; y < h; ++y) solve(part, y, terms, explained);
+    for (Plane& term : terms) box.mean(term, term, down, across);
+    box.mean(explained, explained, down, across);
+    for (int64_t y = 0; y < h; ++y) {  // the rest of the mask stays as it is
+      const float *share = explained.row(y), *value = values.row(y);
+      float* rest = terms[kColours].row(y);
+      for (int64_t x = 0; x < w; ++x) rest[x] += (1.0f - share[x]) * value[x];
+    }
     return apply(part, terms, to);
   }
 
@@ -219,21 +235,29 @@ class Filter {
     return plane.row(y + part.rows.begin) + part.columns.begin;
   }
 
-  // In a row: from the means of colour times mask, and of the mask, to the function's terms.
-  void solve(const Part& part, int64_t y, std::vector<Plane>& terms) {
+  // In a row: from the means of colour times mask, of the mask, and of its square to the function's
+  // terms, and how far the colours count.
+  void solve(const Part& part, int64_t y, std::vector<Plane>& terms, Plane& squares) {
     const float *means[kColours], *inverse[6];
     for (int c = 0; c < kColours; ++c) means[c] = of_grid(guide_.means[c], part, y);
     for (int i = 0; i < 6; ++i) inverse[i] = of_grid(guide_.inverse[i], part, y);
     float *r = terms[0].row(y), *g = terms[1].row(y), *b = terms[2].row(y);
-    float* rest = terms[3].row(y);
+    float *rest = terms[kColours].row(y), *square = squares.row(y);
     for (int64_t x = 0; x < part.columns.length(); ++x) {
+      const float variance = square[x] - rest[x] * rest[x] + kSteady;
       const float cr = r[x] - means[0][x] * rest[x];
       const float cg = g[x] - means[1][x] * rest[x];
       const float cb = b[x] - means[2][x] * rest[x];
-      r[x] = inverse[0][x] * cr + inverse[1][x] * cg + inverse[2][x] * cb;
-      g[x] = inverse[1][x] * cr + inverse[3][x] * cg + inverse[4][x] * cb;
-      b[x] = inverse[2][x] * cr + inverse[4][x] * cg + inverse[5][x] * cb;
-      rest[x] -= means[0][x] * r[x] + means[1][x] * g[x] + means[2][x] * b[x];
+      const float sr = inverse[0][x] * cr + inverse[1][x] * cg + inverse[2][x] * cb;
+      const float sg = inverse[1][x] * cr + inverse[3][x] * cg + inverse[4][x] * cb;
+      const float sb = inverse[2][x] * cr + inverse[4][x] * cg + inverse[5][x] * cb;
+      const float ratio = (sr * cr + sg * cg + sb * cb) / std::max(variance, kSteady);
+      const float share = std::min(std::max(kEnough * ratio, 0.0f), 1.0f);
+      rest[x] = share * (rest[x] - means[0][x] * sr - means[1][x] * sg - means[2][x] * sb);
+      r[x] = share * sr;
+      g[x] = share * sg;
+      b[x] = share * sb;
+      square[x] = share;
     }
   }
 
@@ -307,12 +331,13 @@ extern "C" void follow_edges(const float* masks, const float* small, const float
                              int64_t full_width, float variance, float* result, int threads) {
   Filter filter(small, image, height, width, full_height, full_width, variance);
   const int64_t pixels = full_height * full_width;
-  // The mask of the largest part, of the table perhaps, gets what the others leave: less work.
+  if (slots == 0) return;
+  // The largest mask, the table's perhaps, gets what the others leave: less work.
   std::vector<Part> parts(slots);
   int64_t largest = 0;
   for (int64_t k = 0; k < slots; ++k) {
     parts[k] = part_of(masks + k * height * width, height, width);
-    if (parts[k].area() > parts[largest].area()) largest = k;
+    if (parts[k].sum > parts[largest].sum) largest = k;
   }
 #pragma omp parallel for schedule(dynamic, 1) num_threads(threads)
   for (int64_t k = 0; k < slots; ++k) {
