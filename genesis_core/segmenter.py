@@ -11,6 +11,7 @@ import cv2
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from torch import Tensor
 
 from genesis_core.checkpoint import CheckpointError, find_checkpoint, load_model
 from genesis_core.device import (
@@ -55,10 +56,10 @@ class Segmenter:
     """Finds the objects in images of any size, with a model from a checkpoint.
 
     Where the model tells kinds, all slots that are surroundings are given as one, the largest of
-    them: its mask is their sum, its latent is its own. Pieces of an object that lie apart and are
-    smaller than a tenth of its largest go to the slot around them. And where masks of attention are
-    coarser than the model's image, their borders move to edges of the image that are near
-    (``ops.edges``).
+    them: its mask is their sum, its latent is its own. Where masks of attention are coarser than
+    the model's image, their borders move to edges of the image that are near (``ops.edges``). And
+    pieces of an object that lie apart and are smaller than a tenth of its largest go to the slot
+    around them.
 
     May be called and configured from several threads. The checkpoint decides the model; what the
     two kinds of masks are:
@@ -230,16 +231,11 @@ class Segmenter:
         scenes = []
         for index, (image, window) in enumerate(zip(images, windows, strict=True)):
             slots = found.of_image(index)
-            masks = slots.masks.numpy()
             if self.has_kinds:
-                slots = _with_one_surroundings(slots)
-                _join_pieces(slots)
-                masks = slots.masks.numpy()
-                if self.mask_source == "attention":
-                    masks = _with_edges(masks, seen.colours[index].numpy())
+                slots = self._tidy(slots, seen.colours[index])
             scenes.append(
                 to_scene(
-                    masks,
+                    slots.masks.numpy(),
                     slots.latent_mean.numpy(),
                     slots.latent_std.numpy(),
                     kinds=np.array(KINDS)[slots.kinds.numpy()] if self.has_kinds else None,
@@ -262,6 +258,15 @@ class Segmenter:
         if self.uses_depth and self.device.type == "cpu":
             prepare_points()
         self._inference.prepare(batch_size, self._options(self._settings))
+
+    def _tidy(self, slots: Found, image: Tensor) -> Found:
+        """Slots of the model's image (S, S, 3) as the class describes them, where it tells kinds."""
+        slots = _with_one_surroundings(slots)
+        if self.mask_source == "attention" and slots.masks.shape[1] < image.shape[0]:
+            masks = follow_edges(slots.masks.numpy(), image.numpy())
+            slots = slots._replace(masks=torch.from_numpy(masks))
+        _join_pieces(slots)
+        return slots
 
     def _options(self, settings: _Settings) -> Options:
         slots = settings.max_slots or self.model.config.num_slots
@@ -397,11 +402,6 @@ def _join_pieces(slots: Found) -> None:
     objects = np.flatnonzero(slots.kinds.numpy() == KINDS.index(OBJECT)).tolist()
     if objects:
         mask_operations.join_pieces(slots.masks.numpy(), objects, _SMALL_PIECE, _GHOST)
-
-
-def _with_edges(masks: NDArray[np.float32], image: Image) -> NDArray[np.float32]:
-    """The masks (K, M, M), with the edges of the model's image (S, S, 3) if that is finer."""
-    return follow_edges(masks, image) if masks.shape[1] < image.shape[0] else masks
 
 
 def check_image(image: object, name: str = "image") -> None:
