@@ -260,7 +260,7 @@ class Segmenter:
         self._inference.prepare(batch_size, self._options(self._settings))
 
     def _tidy(self, slots: Found, image: Tensor) -> Found:
-        """Slots of the model's image (S, S, 3) as the class describes them, where it tells kinds."""
+        """Slots as the class describes them where kinds are told; image: (S, S, 3), the model's."""
         slots = _with_one_surroundings(slots)
         if self.mask_source == "attention" and slots.masks.shape[1] < image.shape[0]:
             masks = follow_edges(slots.masks.numpy(), image.numpy())
