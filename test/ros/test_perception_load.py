@@ -164,8 +164,8 @@ def test_four_cameras_for_a_minute(
         # A subscriber that is slower than the node may miss some.
         assert 0.9 * count["processed"] < len(numbers) <= count["processed"]
         assert count["refused"] == count["failed"] == count["paused"] == count["lost"] == 0
-        # Some come before it listens; then it knows of all.
-        assert len(sent) - numbers[0] < count["received"] <= len(sent)
+        # Some come before it listens, and the last ones may end with their publisher.
+        assert len(sent) - numbers[0] - 30 < count["received"] <= len(sent)
     shares = [count["processed"] for count in counts]
     assert min(shares) > 0.75 * max(shares) > 0
 
