@@ -24,7 +24,6 @@ from genesis_core.kinds import KINDS, OBJECT, SURROUNDINGS
 from genesis_core.models.base import SlotModel
 from genesis_core.models.points import prepare as prepare_points
 from genesis_core.ops import edges, mask_operations, shrinking
-from genesis_core.ops.edges import follow_edges
 from genesis_core.perception.depth import check_unit
 from genesis_core.perception.scene import Scene as Scene
 from genesis_core.perception.scene import Window, to_scene
@@ -252,7 +251,7 @@ class Segmenter:
         On CUDA only batches of such a size run as a graph.
         """
         mask_operations.prepare()
-        if self.has_kinds:
+        if self.has_kinds and self.mask_source == "attention":
             edges.prepare()
         shrinking.prepare()
         if self.uses_depth and self.device.type == "cpu":
@@ -263,7 +262,7 @@ class Segmenter:
         """Slots as the class describes them where kinds are told; image: (S, S, 3), the model's."""
         slots = _with_one_surroundings(slots)
         if self.mask_source == "attention" and slots.masks.shape[1] < image.shape[0]:
-            masks = follow_edges(slots.masks.numpy(), image.numpy())
+            masks = edges.follow_edges(slots.masks.numpy(), image.numpy())
             slots = slots._replace(masks=torch.from_numpy(masks))
         _join_pieces(slots)
         return slots

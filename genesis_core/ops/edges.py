@@ -14,12 +14,13 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from genesis_core.ops.mask_operations import check_finite
 from genesis_core.ops.native_library import array_pointers, native_library, sizes
 
 _RADIUS = 2
 """Of the windows, in pixels of the masks' grid; as in C++."""
 _VARIANCE = 1e-4
-"""Of a colour (0 to 1): edges of less contrast than its root do not count."""
+"""Of a colour (0 to 1), as in C++: edges of less contrast than its root do not count."""
 _ENOUGH = 3
 """Colours that explain a third of a mask's variance in a window count in full, others in
 proportion, as in C++. (Noise explains an eighth: three colours, 25 pixels.)
@@ -57,8 +58,7 @@ def follow_edges(masks: NDArray[np.float32], image: NDArray[np.uint8]) -> NDArra
     Raises:
         ValueError: masks are not finite.
     """
-    if not np.isfinite(masks).all():
-        raise ValueError("the model's masks are not finite (NaN or infinity)")
+    check_finite(masks)
     height, width = masks.shape[1:]
     colours = image.astype(np.float32)
     colours *= 1 / 255
@@ -80,7 +80,6 @@ def _native_follow(
     library.follow_edges(
         *array_pointers(masks, small, image),
         *sizes(*masks.shape, *image.shape[1:]),
-        ctypes.c_float(_VARIANCE),
         *array_pointers(result),
         torch.get_num_threads(),
     )
@@ -128,8 +127,15 @@ def _mean(plane: NDArray[Any]) -> NDArray[np.float32]:
     side = (2 * _RADIUS + 1, 2 * _RADIUS + 1)
     flat = np.ascontiguousarray(plane, np.float32)
     total = cv2.boxFilter(flat, -1, side, normalize=False, borderType=cv2.BORDER_CONSTANT)
-    ones = np.ones_like(flat)
-    return total / cv2.boxFilter(ones, -1, side, normalize=False, borderType=cv2.BORDER_CONSTANT)
+    down, across = (_in_window(length) for length in flat.shape)
+    return total / np.outer(down, across)
+
+
+def _in_window(length: int) -> NDArray[np.float32]:
+    """How many of each window's rows, or columns, lie in the plane."""
+    middles = np.arange(length)
+    first, last = np.maximum(middles - _RADIUS, 0), np.minimum(middles + _RADIUS, length - 1)
+    return (last - first + 1).astype(np.float32)
 
 
 def _within_its_box(mask: NDArray[np.float32]) -> NDArray[np.float32]:

@@ -67,6 +67,12 @@ def prepare() -> None:
     _library()
 
 
+def check_finite(masks: NDArray[Any]) -> None:
+    """Raise ValueError unless all probabilities are finite."""
+    if not np.isfinite(masks).all():
+        raise ValueError("the model's masks are not finite (NaN or infinity)")
+
+
 def enlarge(masks: NDArray[np.float32], height: int, width: int) -> Enlarged:
     """Masks at another size, interpolated linearly, in 8 bits.
 

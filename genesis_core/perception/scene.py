@@ -9,7 +9,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from genesis_core.ops.mask_operations import NOBODY, enlarge, strongest
+from genesis_core.ops.mask_operations import NOBODY, check_finite, enlarge, strongest
 
 Window = tuple[slice, slice]
 """Rows and columns of an image that the model saw."""
@@ -93,8 +93,7 @@ def to_scene(
 def _check_quantisable(masks: NDArray[np.float32]) -> None:
     if len(masks) > NOBODY:
         raise ValueError(f"{len(masks)} slots; 8-bit labels can tell at most {NOBODY} apart")
-    if not np.isfinite(masks).all():
-        raise ValueError("the model's masks are not finite (NaN or infinity)")
+    check_finite(masks)
 
 
 def _scores(winners: NDArray[Any], best: NDArray[Any], slots: int) -> NDArray[np.float64]:

@@ -188,16 +188,16 @@ def _camera(
         )
     position = target + distance * way
     aspect = float(rng.choice(_ASPECTS, p=_ASPECT_SHARES))
-    view = float(rng.uniform(30, 70))
+    view, span = float(rng.uniform(30, 70)), None
     if placed and rng.random() < 0.8:  # the things fill a good part of the image
         spread = [float(np.linalg.norm(pose.position - target)) + m.radius for m, pose in placed]
         # Or the room around them is in view too.
         low, high = (0.1, 0.8) if rng.random() < 0.33 else (-0.7, 0.2)
         span = float(np.quantile(spread, 0.8)) * float(np.exp(rng.uniform(low, high)))
-        view = float(np.clip(2 * math.degrees(math.atan(span / distance)), 26, 72))
     if seen_whole is not None:
         _, half, high = seen_whole
         span = max(half, 0.5 * high * aspect) * float(rng.uniform(0.9, 1.7))
+    if span is not None:
         view = float(np.clip(2 * math.degrees(math.atan(span / distance)), 26, 72))
     view = math.radians(view)
     across = 0.5 * width / math.tan(0.5 * view)

@@ -25,9 +25,9 @@ from genesis_core import (
     load_model,
     save_model,
 )
-from genesis_core import segmenter as segmenter_module
 from genesis_core.kinds import KINDS
 from genesis_core.models.points import back_project
+from genesis_core.ops import edges
 from genesis_core.ops.edges import follow_edges
 
 ModelFactory = Callable[..., GenesisV2]
@@ -538,7 +538,7 @@ def telling(model: GenesisV2, image: NDArray[np.uint8], kinds: list[int]) -> Gen
 @pytest.fixture
 def coarse(monkeypatch: pytest.MonkeyPatch) -> None:
     """Masks as they are before they get the image's edges."""
-    monkeypatch.setattr(segmenter_module, "follow_edges", lambda masks, image: masks)
+    monkeypatch.setattr(edges, "follow_edges", lambda masks, image: masks)
 
 
 @pytest.mark.usefixtures("coarse")
@@ -608,7 +608,7 @@ def test_coarse_masks_get_the_edges_of_the_image(
         seen.append((masks, image))
         return follow_edges(masks, image)
 
-    monkeypatch.setattr(segmenter_module, "follow_edges", follow)
+    monkeypatch.setattr(edges, "follow_edges", follow)
     scene = find(large)
     if encoder == "unet":
         assert not seen

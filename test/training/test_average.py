@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -78,15 +79,13 @@ def test_latents_and_decoder_come_from_a_third_model(tmp_path: Path) -> None:
     third.metadata = {"trained": {"steps": 3, "masks_only": False}}
     for name, model in (("tuned", tuned), ("start", start), ("third", third)):
         save_model(model, tmp_path / f"{name}.safetensors")
-    output = tmp_path / "model.safetensors"
-    run(
-        tmp_path / "tuned.safetensors",
-        tmp_path / "start.safetensors",
-        output,
-        0.5,
-        tmp_path / "third.safetensors",
-        half=False,
-    )
+    output, none = tmp_path / "model.safetensors", tmp_path / "none.safetensors"
+
+    def combine(output: Path, latents: str, **options: Any) -> None:
+        paths = [tmp_path / f"{name}.safetensors" for name in ("tuned", "start", latents)]
+        run(paths[0], paths[1], output, latents=paths[2], **options)
+
+    combine(output, "third", half=False)
     found = load_model(output)
     assert found.config == third.config
     halfway = average(tuned, start, 0.5).state_dict()
@@ -100,21 +99,10 @@ def test_latents_and_decoder_come_from_a_third_model(tmp_path: Path) -> None:
     # A third of another width has latents of other features.
     save_model(_model(4, width=16), tmp_path / "wide.safetensors")
     with pytest.raises(CheckpointError, match="masks and latents do not fit together"):
-        run(
-            tmp_path / "tuned.safetensors",
-            tmp_path / "start.safetensors",
-            tmp_path / "none.safetensors",
-            latents=tmp_path / "wide.safetensors",
-        )
+        combine(none, "wide")
     with pytest.raises(ValueError, match="of_start names decoder, which latents replaces"):
-        run(
-            tmp_path / "tuned.safetensors",
-            tmp_path / "start.safetensors",
-            tmp_path / "none.safetensors",
-            latents=tmp_path / "third.safetensors",
-            of_start=("backbone.down", "decoder"),
-        )
-    assert not (tmp_path / "none.safetensors").exists()
+        combine(none, "third", of_start=("backbone.down", "decoder"))
+    assert not none.exists()
     squared = GenesisV2(replace(third.config, pooling_exponent=2.0))
     with pytest.raises(CheckpointError, match=r"pooling_exponent is 1\.0 and 2\.0"):
         with_latents(tuned, squared)

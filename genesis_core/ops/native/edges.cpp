@@ -12,6 +12,7 @@ namespace {
 
 constexpr int kColours = 3;
 constexpr int64_t kRadius = 2;  // of a window, in pixels of the grid
+constexpr float kVariance = 1e-4f;  // of a colour; see edges.py
 constexpr float kNothing = 1.0f / 32;  // where a mask ends; see edges.py
 constexpr float kEnough = 3.0f;  // colours that explain a third count in full; see edges.py
 constexpr float kSteady = 1e-5f;  // a mask's variance in a window that needs no explanation
@@ -75,7 +76,7 @@ class Box {
 
 // The image on the grid: its mean over each window, and the inverse of its covariance there.
 struct Guide {
-  Guide(const float* image, int64_t height, int64_t width, float variance)
+  Guide(const float* image, int64_t height, int64_t width)
       : down(shares(height)), across(shares(width)) {
     Box box(height, width);
     for (int c = 0; c < kColours; ++c) {
@@ -100,7 +101,7 @@ struct Guide {
           const float *one = means[a].row(y), *other = means[b].row(y);
           float* to = product.row(y);
           for (int64_t x = 0; x < width; ++x) {
-            to[x] += (a == b ? variance : 0.0f) - one[x] * other[x];
+            to[x] += (a == b ? kVariance : 0.0f) - one[x] * other[x];
           }
         }
         inverse.push_back(std::move(product));
@@ -171,8 +172,8 @@ Part part_of(const float* mask, int64_t height, int64_t width) {
 class Filter {
  public:
   Filter(const float* small, const float* image, int64_t height, int64_t width,
-         int64_t full_height, int64_t full_width, float variance)
-      : guide_(small, height, width, variance),
+         int64_t full_height, int64_t full_width)
+      : guide_(small, height, width),
         down_(height, full_height),
         across_(width, full_width),
         image_(image),
@@ -328,10 +329,10 @@ class Filter {
 // full_width. result: slots x full_height x full_width.
 extern "C" void follow_edges(const float* masks, const float* small, const float* image,
                              int64_t slots, int64_t height, int64_t width, int64_t full_height,
-                             int64_t full_width, float variance, float* result, int threads) {
-  Filter filter(small, image, height, width, full_height, full_width, variance);
-  const int64_t pixels = full_height * full_width;
+                             int64_t full_width, float* result, int threads) {
   if (slots == 0) return;
+  Filter filter(small, image, height, width, full_height, full_width);
+  const int64_t pixels = full_height * full_width;
   // The largest mask, the table's perhaps, gets what the others leave: less work.
   std::vector<Part> parts(slots);
   int64_t largest = 0;
