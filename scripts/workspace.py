@@ -1,6 +1,7 @@
 """Set up and build a checkout: `workspace.py setup` makes .venv, `workspace.py build` runs colcon.
 
-Needs nothing but the standard library. Both commands remember what they were done for and return at
+`workspace.py training` is setup for the commands that train, which need more of a ROS installation.
+Needs nothing but the standard library. All commands remember what they were done for and return at
 once while nothing has changed. Where ROS is installed (ROS_DISTRO set) no environment is made: its
 own packages are used, and build is the usual `colcon build --symlink-install`.
 """
@@ -27,6 +28,10 @@ VENV_PYTHON = VENV / "bin" / "python3"
 REQUIREMENTS = ROOT / "requirements"
 NEEDED = ("training", "data", "ray", "ros", "dev")  # of its files, for all tests
 SUPPORTED = ((3, 10), (3, 13))
+
+# Modules that a ROS installation is asked for.
+_OF_NODE = ("rclpy", "cv_bridge", "numpy", "cv2", "torch", "safetensors", "rosbags")
+_OF_TRAINING = ("jsonargparse", "mujoco", "scipy", "tensorboard", "tqdm", "av", "pycocotools")
 
 # What pip says goes here; a failure shows the end of it.
 SETUP_LOG = ROOT / "log" / "setup.log"
@@ -71,15 +76,17 @@ class WorkspaceError(Exception):
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("command", choices=("setup", "build"))
+    parser.add_argument("command", choices=("setup", "training", "build"))
     command = parser.parse_args().command
     try:
         with Path(__file__).open() as lock:
             fcntl.flock(lock, fcntl.LOCK_EX)  # `make` started twice: the second one waits
-            if command == "setup":
-                set_up()
-            else:
+            if command == "build":
                 build()
+            elif "ROS_DISTRO" in os.environ:
+                check_ros_installation(_OF_TRAINING if command == "training" else ())
+            else:
+                set_up()
     except WorkspaceError as error:
         print(f"{command}: {error}", file=sys.stderr)
         return 1
@@ -94,9 +101,6 @@ def main() -> int:
 
 def set_up() -> None:
     """Create .venv with everything that requirements/ pins, and make its ROS wheels buildable."""
-    if "ROS_DISTRO" in os.environ:
-        check_ros_installation()
-        return
     check_python()
     version = f"{sys.version_info.major}.{sys.version_info.minor}"
     made_for = f"{version} {VENV}"
@@ -154,15 +158,16 @@ def build() -> None:
     BUILD_STAMP.write_text(f"{environment}\n{content}")
 
 
-def check_ros_installation() -> None:
-    needed = ("rclpy", "cv_bridge", "numpy", "cv2", "torch", "safetensors", "rosbags")
-    missing = [name for name in needed if importlib.util.find_spec(name) is None]
+def check_ros_installation(more: Iterable[str] = ()) -> None:
+    """Raise WorkspaceError if modules are missing: those of the node, or more."""
+    missing = [name for name in (*_OF_NODE, *more) if importlib.util.find_spec(name) is None]
     if missing:
+        files = " and -r requirements/training.txt -r requirements/data.txt" if more else ""
         raise WorkspaceError(
             f"ROS {os.environ['ROS_DISTRO']} is active, but {sys.executable} lacks "
-            f"{', '.join(missing)}. `rosdep install --from-paths . --ignore-src` installs the ROS "
-            "packages, pip torch, safetensors and rosbags; or use a shell without ROS, and .venv "
-            "is made."
+            f"{', '.join(missing)}. Use a shell without ROS, and .venv is made; or "
+            "`rosdep install --from-paths . --ignore-src` installs the ROS packages, pip torch, "
+            f"safetensors and rosbags{files}."
         )
 
 

@@ -20,7 +20,7 @@ from pathlib import Path
 
 import torch
 from jsonargparse import ArgumentParser
-from torch import Tensor
+from torch import Tensor, nn
 
 from genesis_core import GenesisV2, find_checkpoint, load_model, save_model
 from genesis_core.models.layers import UNet, UpConv
@@ -112,6 +112,30 @@ def widen(model: GenesisV2, feature_dim: int, seed: int = 0) -> GenesisV2:
                 weight = _copy(weight, axis, copies, pixels, shares)
         weights[name] = weight
     wide.load_state_dict(weights)
+    return wide
+
+
+def widen_latents(model: GenesisV2, latent_width: int, seed: int = 0) -> GenesisV2:
+    """A model with more hidden units in the heads that latents come from, that computes the same.
+
+    The new units read what they like, at random; nothing reads them yet.
+
+    Raises ValueError if latent_width is not more than the model's units.
+    """
+    before = model.config.latent_units
+    if latent_width <= before:
+        raise ValueError(f"latent_width is {latent_width}; expected more than {before}")
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        wide = GenesisV2(replace(model.config, latent_width=latent_width))
+        for head in (wide.shape_head, wide.colour_head):
+            if head is not None:
+                nn.init.kaiming_uniform_(head[-1].weight, 5**0.5)  # it would start at zero
+                nn.init.zeros_(head[-1].weight[:before])  # the old units read no new ones
+        nn.init.zeros_(wide.latent_head[-1].weight)
+    weights = wide.state_dict()
+    for name, weight in model.state_dict().items():
+        weights[name][tuple(slice(n) for n in weight.shape)] = weight
     return wide
 
 

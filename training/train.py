@@ -36,6 +36,7 @@ from genesis_core import (
     ConfigError,
     DeviceError,
     Geco,
+    GenesisV2,
     SlotModel,
     __version__,
     build_model,
@@ -50,6 +51,7 @@ from training.augment import Batch
 from training.batches import AugmentedLoader, join
 from training.captured import CapturedStep, CudaRecorder
 from training.datasets.prepared import DatasetError, PreparedDataset
+from training.grow import widen_latents
 from training.objective import Objective, step_randomness
 from training.paper import Figure
 from training.parallel import Processes
@@ -149,6 +151,12 @@ class Trainer:
             start = load_model(find_checkpoint(init), num_slots=config.model.num_slots)
             self.started_from = start.metadata.get("trained")
             self.stop_threshold = float(start.metadata.get("stop_threshold", 0))
+            if (
+                isinstance(model, GenesisV2)
+                and isinstance(start, GenesisV2)
+                and start.config.latent_units < model.config.latent_units
+            ):
+                start = widen_latents(start, model.config.latent_units, config.seed)
             weights = start.state_dict()
             lacking = model.neutral_parts - {name for name, _ in start.named_children()}
             new = {

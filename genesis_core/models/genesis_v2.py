@@ -71,6 +71,8 @@ class GenesisV2Config(GenerativeConfig):
         colour_thumbnail: side in pixels of a thumbnail of what the slot's mask shows, that its
             latent is computed from, too: averages of features do not know what is where; 0 for
             none, as in the paper.
+        latent_width: hidden units of the head that latents come from; 0 for twice ``feature_dim``,
+            as in the paper. Those of the thumbnails have twice as many.
         pixel_std: sigma_x, the fixed standard deviation of the SGMM likelihood.
         image_channels: channels of the input and of the component means.
         encoder: "unet", the paper's; or "efficientnet_lite0", which may start from weights trained
@@ -105,6 +107,7 @@ class GenesisV2Config(GenerativeConfig):
     pooling_exponent: float = 1.0
     mask_thumbnail: int = 0
     colour_thumbnail: int = 0
+    latent_width: int = 0
     pixel_std: float = 0.7
     image_channels: int = 3
     encoder: str = "unet"
@@ -159,6 +162,9 @@ class GenesisV2Config(GenerativeConfig):
                 or side not in (0, *range(2, 33))
             ):
                 raise ConfigError(f"{name} is {side!r}; expected 2 to 32 pixels, or 0 for none")
+        width = self.latent_width
+        if isinstance(width, bool) or not isinstance(width, int) or width < 0:
+            raise ConfigError(f"latent_width is {width!r}; expected units, or 0 for the paper's")
         bias = self.surroundings_bias
         if isinstance(bias, bool) or not isinstance(bias, (int, float)) or not math.isfinite(bias):
             raise ConfigError(f"surroundings_bias is {bias!r}; expected a number")
@@ -182,6 +188,11 @@ class GenesisV2Config(GenerativeConfig):
                 f"image_size is {size!r}; encoder {self.encoder} takes multiples of 32 from 64 to "
                 "512"
             )
+
+    @property
+    def latent_units(self) -> int:
+        """Hidden units of the latent head."""
+        return self.latent_width or 2 * self.feature_dim
 
     @property
     def mask_size(self) -> int:
@@ -240,9 +251,9 @@ class LatentHead(nn.Sequential):
         wide = 2 * config.feature_dim
         super().__init__(
             nn.LayerNorm(wide),
-            nn.Linear(wide, wide),
+            nn.Linear(wide, config.latent_units),
             nn.ReLU(),
-            nn.Linear(wide, 2 * config.latent_dim),
+            nn.Linear(config.latent_units, 2 * config.latent_dim),
         )
 
     def forward(self, pooled: Tensor, *added: Tensor) -> Tensor:
@@ -255,17 +266,17 @@ class LatentHead(nn.Sequential):
 
 
 class ThumbnailHead(nn.Sequential):
-    """What a thumbnail shows, (..., inputs) -> (..., 2C), for the latent head's hidden units.
+    """What a thumbnail shows, (..., inputs) -> (..., units), for the latent head's hidden units.
 
     It starts at zero, so that a model which gets it computes what it did without.
     """
 
     def __init__(self, inputs: int, config: GenesisV2Config) -> None:
-        wide = 2 * config.feature_dim
+        units = config.latent_units
         super().__init__(
-            nn.Linear(inputs, 2 * wide),
+            nn.Linear(inputs, 2 * units),
             nn.ReLU(),
-            nn.Linear(2 * wide, wide),
+            nn.Linear(2 * units, units),
         )
         nn.init.zeros_(self[-1].weight)  # type: ignore[arg-type]
         nn.init.zeros_(self[-1].bias)  # type: ignore[arg-type]

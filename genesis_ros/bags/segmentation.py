@@ -87,6 +87,10 @@ class BagCamera:
             return f"its stamps {problem}"
         return self.depth.stamp_problem if self.depth else None
 
+    def registration_problem(self, frame_id: str) -> str | None:
+        """Why its depth seems not to be registered to an image of this frame."""
+        return self.depth.registration_problem(frame_id) if self.depth else None
+
     def topics(self, output: Output) -> list[str]:
         """Where this camera's messages of an output go."""
         return [
@@ -166,7 +170,7 @@ class Segmentation:
         self._done: Counter[str] = Counter()  # images by topic
         self._skipped: Counter[tuple[str, str]] = Counter()  # by topic and kind of problem
         self._without_depth: Counter[str] = Counter()  # images by topic, of cameras with depth
-        self._stamp_problems: set[str] = set()  # topics whose stamps were complained about
+        self._told: set[tuple[str, str]] = set()  # of which camera, what
         self._saw_depth = 0  # images whose depth the model saw
         self._started = time.monotonic()
 
@@ -259,15 +263,16 @@ class Segmentation:
             self._skip(camera.topic, error.kind, item.stamp, error)
             return None
         taken = camera.clock.read(message.header.stamp, item.stamp)
-        self._note_stamps(camera)
+        self._note_problems(camera, message.header.frame_id)
         return _BagImage(camera, message, item.stamp, taken)
 
-    def _note_stamps(self, camera: BagCamera) -> None:
-        """Say once what is wrong with a camera's stamps."""
-        problem = camera.stamp_problem()
-        if problem is not None and camera.topic not in self._stamp_problems:
-            self._stamp_problems.add(camera.topic)
-            say(f"{camera.topic}: {problem}")
+    def _note_problems(self, camera: BagCamera, frame_id: str) -> None:
+        """Say once what is wrong with a camera's stamps, and with its depth's frame."""
+        found = {"stamps": camera.stamp_problem(), "frame": camera.registration_problem(frame_id)}
+        for what, problem in found.items():
+            if problem is not None and (camera.topic, what) not in self._told:
+                self._told.add((camera.topic, what))
+                say(f"{camera.topic}: {problem}")
 
     def _take_depth(self, item: BagMessage, depths: Sequence[DepthPairing]) -> None:
         """Keep a depth image, or intrinsics, for the cameras that they belong to."""

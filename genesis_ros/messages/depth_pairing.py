@@ -86,6 +86,7 @@ class DepthPairing:
         intrinsics_choice: which intrinsics the newest depth image has, for people; "" before the
             first one.
         intrinsics_problem: why it has none; None: it has.
+        frame_id: of the newest depth image; "" before the first one.
     """
 
     def __init__(self, topic: str, info_topic: str) -> None:
@@ -96,6 +97,7 @@ class DepthPairing:
         self.use_projection = "auto"
         self.intrinsics_choice = ""
         self.intrinsics_problem: str | None = None
+        self.frame_id = ""
         self._images: deque[_Kept] = deque()
         self._clock = ImageClock()
         self._info: CameraInfo | None = None
@@ -115,6 +117,16 @@ class DepthPairing:
     def has_images(self) -> bool:
         """Whether there is any depth image."""
         return bool(self._images)
+
+    def registration_problem(self, frame_id: str) -> str | None:
+        """Why depth seems not to be registered to images of a frame; None: nothing says so."""
+        if frame_id and self.frame_id and frame_id != self.frame_id:
+            return (
+                f"{self.topic} is in frame {self.frame_id}, its images in {frame_id}: depth that "
+                "is not registered to the images gives wrong positions (docs/node.md, Position "
+                "and size)"
+            )
+        return None
 
     def expect(self, stamp: Time, arrived: int) -> None:
         """Keep the depth of an image that waits for the model, in place of those before it.
@@ -140,6 +152,7 @@ class DepthPairing:
         """
         arrived = time.monotonic_ns() if arrived is None else arrived
         with self._arrived:
+            self.frame_id = message.header.frame_id
             taken = self._clock.read(message.header.stamp, arrived)
             self._images.append(_Kept(message, taken))
             if taken.restarted:  # a bag that is played in a loop

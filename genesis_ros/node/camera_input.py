@@ -100,7 +100,8 @@ class CameraInput:
         self._clock = ImageClock()
         self._reader = ImageReader()
         self._depth: DepthCamera | None = None
-        self._told_problem: str | None = None
+        self._frame_id = ""  # of the newest image that the worker took
+        self._told_problems: set[str] = set()
         if depth_topic := settings.per_camera("depth_topics")[index]:
             info_topic = settings.per_camera("camera_info_topics")[index]
             self._depth = DepthCamera(
@@ -179,13 +180,19 @@ class CameraInput:
             facts["intrinsics"] = choice
         return facts
 
-    def new_intrinsics_problem(self) -> str | None:
-        """Why its depth has no usable intrinsics; None: it has, or this was told before."""
-        problem = self._depth.intrinsics_problem if self._depth is not None else None
-        if problem == self._told_problem:
-            return None
-        self._told_problem = problem
-        return problem
+    def new_depth_problems(self) -> list[str]:
+        """What is wrong with its depth and was not told when this was asked before."""
+        intrinsics = self._depth.intrinsics_problem if self._depth is not None else None
+        found = {intrinsics and f"objects get no positions: {intrinsics}"}
+        found.add(self.registration_problem())
+        problems = {problem for problem in found if problem}
+        new = problems - self._told_problems
+        self._told_problems = problems
+        return sorted(new)
+
+    def registration_problem(self) -> str | None:
+        """Why its depth seems not to be registered to its images, for diagnostics."""
+        return None if self._depth is None else self._depth.registration_problem(self._frame_id)
 
     def stamp_problem(self) -> str | None:
         """What is wrong with the stamps of its images or of their depth, for diagnostics."""
@@ -208,6 +215,7 @@ class CameraInput:
         received, stamp = round(image.received * 1e9), image.message.header.stamp
         taken = self._clock.read(stamp, received)
         self._reader.reading = settings.reading()
+        self._frame_id = image.message.header.frame_id
         depth = None
         if (camera := self._depth) is not None:
             camera.unit.given = settings.depth_unit

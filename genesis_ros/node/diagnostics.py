@@ -49,6 +49,7 @@ def camera_status(
     depth: str | None = None,
     transform: str | None = None,
     stamps: str | None = None,
+    registration: str | None = None,
     wrong_type: str | None = None,
     facts: Mapping[str, object] | None = None,
 ) -> DiagnosticStatus:
@@ -59,11 +60,17 @@ def camera_status(
         depth: why there are no positions; None: there are, or nobody asked for them.
         transform: why positions are not in the target frame, too.
         stamps: what is wrong with the stamps.
+        registration: why depth seems not to be registered to the images.
         wrong_type: what is published instead of images.
         facts: more about the camera.
     """
     level, text = _judge(report, wrong_type or f"{publishers} publishers", source, stale_timeout)
-    parts = (depth and f"no positions: {depth}", transform and f"no poses: {transform}", stamps)
+    parts = (
+        depth and f"no positions: {depth}",
+        transform and f"no poses: {transform}",
+        stamps,
+        registration,
+    )
     warnings = [part for part in parts if part]
     if warnings and level == DiagnosticStatus.OK:
         level, text = DiagnosticStatus.WARN, "; ".join(warnings)

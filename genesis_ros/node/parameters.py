@@ -186,7 +186,8 @@ class NodeSettings:
     )
     max_slots: int = _parameter(
         0,
-        "Most slots (objects and background) per image. 0: as many as the checkpoint says.",
+        "Most slots (objects and background) per image, 2 or more. 0: as many as the checkpoint "
+        "says.",
         low=0,
         high=64,
         check=_check_slots,
@@ -195,8 +196,8 @@ class NodeSettings:
     stop_threshold: float = _parameter(
         -1.0,
         "A slot smaller than this [pixels at 64x64] is the image's last one, or is left out: the "
-        "checkpoint says which (tabletop leaves it out). 0: all slots are used. -1: what the "
-        "checkpoint says.",
+        "checkpoint says which (tabletop leaves it out). 0: all slots are used. -1, the only "
+        "negative value: what the checkpoint says.",
         low=-1.0,
         high=4096.0,
         check=_check_stop_threshold,

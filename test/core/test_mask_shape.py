@@ -218,6 +218,12 @@ def test_sides_that_thumbnails_cannot_have_are_refused(name: str, side: float) -
         GenesisV2Config(**{name: side})  # type: ignore[arg-type]
 
 
+@pytest.mark.parametrize("width", [-8, 2.5, True])
+def test_widths_that_the_heads_of_latents_cannot_have_are_refused(width: float) -> None:
+    with pytest.raises(ConfigError, match="latent_width is"):
+        GenesisV2Config(latent_width=width)  # type: ignore[arg-type]
+
+
 def test_half_precision_gives_the_same_shape() -> None:
     masks = rectangle(20, 30, 17, 9)[None, None]
     with torch.autocast("cpu", torch.bfloat16):

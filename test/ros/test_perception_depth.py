@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from diagnostic_msgs.msg import DiagnosticArray
 from sensor_msgs.msg import CameraInfo, Image
 from visualization_msgs.msg import Marker, MarkerArray
 
@@ -149,3 +150,38 @@ def test_background_gets_no_position(node: Any, client: Any, frames: list[Frame]
             points = point_subset(cloud, item)
             assert len(points) == item.area
             assert np.linalg.norm(np.median(points, axis=0) - item.position) < max(item.size)
+
+
+def test_depth_of_another_frame_is_named(node: Any, client: Any, frames: list[Frame]) -> None:
+    """It is perhaps not registered, and then positions are wrong, though there are some."""
+    images = client.publisher(Image, TOPIC)
+    depths, infos = client.publisher(Image, DEPTH), client.publisher(CameraInfo, INFO)
+    frame, matrix = frames[0], frames[0].intrinsics.ravel().tolist()
+    height, width = frame.depth.shape
+    expected = f"{DEPTH} is in frame depth_optical, its images in color_optical"
+
+    def see(seconds: int, of_depth: str) -> str:
+        """What diagnostics say of the camera after an image."""
+        header, stamped = Image().header, Image().header
+        header.stamp.sec = stamped.stamp.sec = seconds
+        header.frame_id, stamped.frame_id = "color_optical", of_depth
+        infos.publish(CameraInfo(header=stamped, height=height, width=width, k=matrix))
+        depths.publish(depth_message(frame, stamped))
+        client.spin(0.3)
+        images.publish(to_message(frame.image, header))
+        client.until(lambda: masks and masks[-1].header.stamp.sec == seconds, "masks")
+        reports.clear()
+        client.until(lambda: len(reports) > 1, "diagnostics")
+        (status,) = [item for item in reports[-1].status if item.name.endswith(TOPIC)]
+        return str(status.message)
+
+    with (
+        client.listen(ObjectMasks, "/genesis/object_masks") as masks,
+        client.listen(DiagnosticArray, "/diagnostics") as reports,
+    ):
+        assert expected not in see(200, "color_optical")
+        assert expected not in node.log
+        assert expected in see(201, "depth_optical")
+        assert any(item.position is not None for item in objects(masks[-1]))
+        node.wait_for_log(expected)
+        assert expected not in see(202, "color_optical")

@@ -227,11 +227,18 @@ STAND_IN = Path(__file__).with_name("stand_in.py")
 DEPTH, INFO = "/eye/depth/image_raw", "/eye/depth/camera_info"
 
 
-def depth_of(number: int, metres: float = 0.4, delay: int = 0) -> list[Sent]:
+def depth_of(
+    number: int, metres: float = 0.4, delay: int = 0, frame: str = "eye"
+) -> list[Sent]:
     """A depth image with the image's stamp, and its intrinsics; received later than the image."""
     pixels = np.full((48, 64), round(metres * 1000), "<u2")
     image = Image(
-        header=header(number), height=48, width=64, encoding="16UC1", step=128, data=bytes(pixels)
+        header=header(number, frame),
+        height=48,
+        width=64,
+        encoding="16UC1",
+        step=128,
+        data=bytes(pixels),
     )
     matrix = [60.0, 0, 31.5, 0, 60.0, 23.5, 0, 0, 1.0]
     info = CameraInfo(header=header(number), height=48, width=64, k=matrix)
@@ -284,6 +291,7 @@ def test_depth(tmp_path: Path, tiny_checkpoint: Path) -> None:
     assert "/eye/image_raw: 5 of 9 images had no usable depth" in result.stdout
     assert "segmented 9 images (cameras: 1), skipped 0" in result.stdout
     assert "the model saw the depth of 4" in result.stdout
+    assert "is in frame" not in result.stdout
     result = with_rules(
         *(source, tmp_path / "never", "--checkpoint", tiny_checkpoint, "--depth-topic", DEPTH),
         *("--use_depth", "never", "--depth_tolerance", "0.5"),
@@ -292,6 +300,19 @@ def test_depth(tmp_path: Path, tiny_checkpoint: Path) -> None:
     masks = contents(tmp_path / "never")[MASKS]
     assert all(len(item.message.objects) == 2 for item in masks)
     assert any(found.has_position for item in masks for found in item.message.objects)
+
+
+@pytest.mark.slow
+def test_depth_of_another_frame_is_named_once(tmp_path: Path, tiny_checkpoint: Path) -> None:
+    messages = [raw(number) for number in range(3)]
+    for number in range(3):
+        messages += depth_of(number, delay=-1, frame="infrared")
+    source = record(tmp_path / "in", sorted(messages, key=lambda item: item.stamp))
+    result = with_rules(
+        *(source, tmp_path / "out", "--checkpoint", tiny_checkpoint, "--depth-topic", DEPTH)
+    )
+    assert result.returncode == 0, result.stdout
+    assert result.stdout.count(f"{DEPTH} is in frame infrared, its images in eye") == 1
 
 
 @pytest.mark.slow

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import subprocess
 import sys
 from pathlib import Path
 
@@ -53,3 +54,20 @@ def test_progress_counts_what_is_collected_and_installed(
         (site_packages / f"{name}-1.dist-info").mkdir(parents=True)
     assert workspace.pip_progress(installing) == pytest.approx(0.875)
     assert workspace.pip_progress(f"{installing}\nSuccessfully installed a b c d\n") == 1
+
+
+@pytest.mark.parametrize("command", ["setup", "training"])
+def test_what_a_ros_installation_lacks_is_named(command: str) -> None:
+    """The interpreter alone, without any site-packages, is one that lacks everything."""
+    result = subprocess.run(
+        [sys.executable, "-I", "-S", workspace.__file__, command],
+        env={**os.environ, "ROS_DISTRO": "kilted"},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert result.returncode == 1
+    assert "lacks rclpy, cv_bridge, numpy" in result.stderr
+    assert "Use a shell without ROS" in result.stderr
+    assert ("jsonargparse" in result.stderr) == (command == "training")
+    assert ("requirements/training.txt" in result.stderr) == (command == "training")

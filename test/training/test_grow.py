@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from genesis_core import ConfigError, GenesisV2, GenesisV2Config, load_model, save_model
-from training.grow import enlarge, main, widen
+from training.grow import enlarge, main, widen, widen_latents
 
 pytestmark = pytest.mark.slow
 
@@ -87,6 +87,33 @@ def test_a_wider_model_computes_the_same(small: GenesisV2) -> None:
                         (wide.decoder[4], 1)):  # fmt: skip
         copies = layer.weight.grad.unflatten(axis, (-1, 3)).unbind(axis + 1)
         assert not torch.allclose(copies[0], copies[1], rtol=1e-2)
+
+
+def test_wider_heads_of_latents_compute_the_same() -> None:
+    """With every unit of the thumbnails' heads in use, as after training; the new ones can learn."""
+    torch.manual_seed(1)
+    model = GenesisV2(
+        GenesisV2Config(
+            image_size=32, num_slots=4, feature_dim=8, latent_dim=8,
+            mask_thumbnail=4, colour_thumbnail=6,
+        )
+    ).eval()  # fmt: skip
+    assert model.shape_head is not None and model.colour_head is not None
+    for head in (model.shape_head, model.colour_head):
+        torch.nn.init.normal_(head[-1].weight)
+    wide = widen_latents(model, 40).eval()
+    assert wide.config == replace(model.config, latent_width=40)
+    images = torch.rand(2, 3, 32, 32)
+    randomness = {n: d.fixed(2, images.device) for n, d in model.draws(4).items()}
+    expected, found = model(images, **randomness), wide(images, **randomness)
+    for name in ("log_attention", "latent_mean", "latent_std", "log_masks", "reconstruction"):
+        torch.testing.assert_close(getattr(found, name), getattr(expected, name))
+    wide.losses(images, found).elbo.sum().backward()
+    gradient = wide.latent_head[-1].weight.grad
+    assert gradient is not None and gradient[:, 16:].any(0).sum() > 8
+    for width in (16, 12):
+        with pytest.raises(ValueError, match=f"latent_width is {width}; expected more than 16"):
+            widen_latents(model, width)
 
 
 def test_widths_that_no_wider_model_has(small: GenesisV2) -> None:

@@ -522,6 +522,25 @@ def test_frozen_parts_stay_bit_identical(data: Path, tmp_path: Path) -> None:
         assert torch.equal(trained[name], value) == frozen, name
 
 
+def test_a_run_widens_the_heads_of_latents_that_it_starts_from(data: Path, tmp_path: Path) -> None:
+    config = GenesisV2Config(
+        image_size=32, num_slots=3, feature_dim=8, latent_dim=8, colour_thumbnail=4
+    )
+    save_model(GenesisV2(config), tmp_path / "start.safetensors")
+    settings = {"init": tmp_path / "start.safetensors", "optimizer.lr": 1e-9, "steps": 1}
+    train(tmp_path / "run", data, {**settings, "model.latent_width": 24})
+    before, after = load_model(tmp_path / "start.safetensors"), load_model(tmp_path / "run" / MODEL)
+    assert after.config == replace(config, latent_width=24)
+    images = torch.rand(2, 3, 32, 32)
+    randomness = {n: d.fixed(2, images.device) for n, d in before.draws(3).items()}
+    with torch.no_grad():
+        torch.testing.assert_close(
+            after(images, **randomness).latent_mean, before(images, **randomness).latent_mean
+        )
+    error = error_of(tmp_path / "none", data, {**settings, "model.latent_width": 12})
+    assert "does not fit the model" in error
+
+
 def check_that_masks_alone_were_trained(model: GenesisV2) -> None:
     """Seed 0's first weights, but for the parts that make IC-SBP's masks."""
     torch.manual_seed(0)
