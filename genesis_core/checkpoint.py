@@ -47,7 +47,7 @@ def find_checkpoint(name: str) -> Path:
     if not name:
         return default_checkpoint()
     path, shipped = Path(name).expanduser(), _SHIPPED / f"{name}.safetensors"
-    return shipped if Path(name).name == name and not path.exists() and shipped.exists() else path
+    return shipped if Path(name).name == name and not path.is_file() and shipped.exists() else path
 
 
 def decoder_is_trained(trained: dict[str, Any] | None) -> bool:

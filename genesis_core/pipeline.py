@@ -21,6 +21,7 @@ from genesis_core.perception.depth import (
     MIN_PIXELS,
     Measurement,
     check_depth,
+    check_unit,
     known,
     locate,
     resize_nearest,
@@ -215,11 +216,12 @@ class Perception:
         if not views:
             return
         settings = self._settings  # the same for the whole batch, whoever configures meanwhile
-        if self.takes_depth:
-            for depth in depths:
-                depth.prepare_for_model()
         started, used = time.monotonic(), time.process_time()
         try:
+            if self.takes_depth:
+                for depth in depths:
+                    depth.prepare_for_model()
+                started, used = time.monotonic(), time.process_time()
             scenes = self._segment(views, depths)
         except Exception as error:  # noqa: BLE001 - out of memory and the like: lose the view only
             if isinstance(error, torch.OutOfMemoryError):
@@ -402,9 +404,10 @@ def _fit(image: DepthImage, shape: tuple[int, ...]) -> DepthImage:
         shape: H, W of the colour image.
 
     Raises:
-        ValueError: that would distort it.
+        ValueError: that would distort it; or the pixels that are left are in no known unit.
     """
     depth = resize_nearest(image.depth, shape)
+    check_unit(depth)
     scale = np.array([shape[1] / image.depth.shape[1], shape[0] / image.depth.shape[0]])
     return DepthImage(
         depth.astype(np.float32, copy=False),

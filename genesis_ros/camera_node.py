@@ -113,9 +113,7 @@ class CameraNode(Node):
         """All parameters; only the rate can be changed while the camera runs."""
 
         def declare(name: str, default: Any, description: str, **limits: Any) -> None:
-            descriptor = ParameterDescriptor(
-                description=description, read_only=name != "rate", **limits
-            )
+            descriptor = ParameterDescriptor(description=description, read_only=True, **limits)
             self.declare_parameter(name, default, descriptor)
 
         def integers(low: int, high: int) -> dict[str, Any]:
@@ -129,12 +127,7 @@ class CameraNode(Node):
         )
         declare("path", "", "Image folder, image file, glob pattern, video file or rosbag2.")
         declare("bag_topic", "", "Image topic of the bag; empty: the one with the most images.")
-        declare(
-            "rate",
-            10.0,
-            "Frames per second. Can be changed at run time.",
-            floating_point_range=[FloatingPointRange(from_value=0.1, to_value=1000.0)],
-        )
+        self._declare_rate()
         declare("loop", True, "Start again at the end; otherwise the node ends with its source.")
         declare("width", 640, "Width of generated scenes in pixels.", **integers(16, 2048))
         declare("height", 480, "Height of generated scenes in pixels.", **integers(16, 2048))
@@ -188,6 +181,20 @@ class CameraNode(Node):
             frames_per_scene=self._value("frames_per_scene"),
             warn=warn,
         )
+
+    def _declare_rate(self) -> None:
+        descriptor = ParameterDescriptor(
+            description="Frames per second. Can be changed at run time.",
+            floating_point_range=[FloatingPointRange(from_value=0.1, to_value=1000.0)],
+        )
+        # First without a type, as -p rate:=30 is an integer.
+        anything = ParameterDescriptor(dynamic_typing=True)
+        given: Any = self.declare_parameter("rate", 10.0, anything).value
+        self.undeclare_parameter("rate")
+        whole = type(given) is int
+        default = float(given) if whole else 10.0
+        self.declare_parameter("rate", default, descriptor, ignore_override=whole)
+        self.add_pre_set_parameters_callback(_with_numbers)
 
     def _apply_changes(self, parameters: list[Parameter[Any]]) -> None:
         for parameter in parameters:
@@ -287,6 +294,16 @@ class CameraNode(Node):
         now = self.get_clock().now().to_msg()
         for publisher, content in frame:
             publisher.publish(with_stamp(content, now))
+
+
+def _with_numbers(parameters: list[Parameter[Any]]) -> list[Parameter[Any]]:
+    """`ros2 param set /camera/camera rate 20` sends an integer: take it as a number."""
+    return [
+        Parameter(item.name, Parameter.Type.DOUBLE, float(item.value))
+        if item.name == "rate" and item.type_ is Parameter.Type.INTEGER
+        else item
+        for item in parameters
+    ]
 
 
 def _one_of(choices: Sequence[str]) -> str:

@@ -20,6 +20,7 @@ import re
 import sys
 import time
 import traceback
+from collections import deque
 from collections.abc import Hashable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
@@ -333,8 +334,21 @@ class PerceptionNode(LifecycleNode):
 
     def _process(self, jobs: Sequence[_Job]) -> None:
         """Look at the newest image of each camera, and at what was asked for (worker thread)."""
+        settings, waiting = self._settings, deque(jobs)
+        try:
+            delivered = self._look_at(waiting, settings)
+        except Exception as error:  # noqa: BLE001 - who asked for an image waits for an answer
+            for job in waiting:
+                self._lose(job, error)
+            return
+        self._deliver_the_rest(delivered, settings)
+
+    def _look_at(
+        self, jobs: deque[_Job], settings: NodeSettings
+    ) -> list[tuple[CameraInput, Result]]:
+        """Find masks, answer and publish them, and take off each job that is dealt with."""
         started = time.monotonic()
-        settings, perception = self._settings, self._perception
+        perception = self._perception
         assert perception is not None
         self._threads = _use_threads(settings.threads or self._cores.count())
         messages = [
@@ -346,7 +360,8 @@ class PerceptionNode(LifecycleNode):
             for job in jobs
         ]
         delivered: list[tuple[CameraInput, Result]] = []
-        for job, outcome in zip(jobs, perceive(perception, messages), strict=True):
+        for outcome in perceive(perception, messages):
+            job = jobs.popleft()
             if isinstance(outcome, Exception):
                 self._lose(job, outcome)
                 continue
@@ -357,7 +372,12 @@ class PerceptionNode(LifecycleNode):
                 continue
             if not isinstance(job, Request):
                 delivered.append((job.camera, outcome))
-        # The masks of all cameras come first: poses may wait for a transform, pictures are large.
+        return delivered
+
+    def _deliver_the_rest(
+        self, delivered: Sequence[tuple[CameraInput, Result]], settings: NodeSettings
+    ) -> None:
+        """Poses and pictures, once all masks are out: poses may wait, pictures are large."""
         for camera, result in delivered:
             if camera.has_depth:
                 try:

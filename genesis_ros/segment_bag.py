@@ -165,7 +165,7 @@ def _passed_on(parser: argparse.ArgumentParser, options: argparse.Namespace) -> 
         else:
             for item in value if isinstance(value, list) else [value]:
                 # Other machines work in other folders.
-                is_file = action.dest in ("checkpoint", "params") and Path(item).exists()
+                is_file = action.dest in ("checkpoint", "params") and Path(item).is_file()
                 passed.append(f"{name}={Path(item).resolve() if is_file else item}")
     return passed
 
@@ -212,6 +212,11 @@ def _cameras(
     if not topics:
         raise SegmentError(f"no colour images in the bag; {there}; choose with --topic")
     bases = [topic.removesuffix("/compressed") for topic in topics]
+    for base in bases:
+        if bases.count(base) > 1:
+            raise SegmentError(
+                f"--topic {base} and --topic {base}/compressed are one camera's; choose one"
+            )
     names = camera_names(bases, [""] * len(topics))
     pairings = _depth(reader, topics, options.depth_topic, options.camera_info_topic)
     for pairing in filter(None, pairings):

@@ -128,12 +128,12 @@ def widen_latents(model: GenesisV2, latent_width: int, seed: int = 0) -> Genesis
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         wide = GenesisV2(replace(model.config, latent_width=latent_width))
-        for head in (wide.shape_head, wide.colour_head):
-            if head is not None:
-                nn.init.kaiming_uniform_(head[-1].weight, 5**0.5)  # it would start at zero
-                nn.init.zeros_(head[-1].weight[:before])  # the old units read no new ones
-        nn.init.zeros_(wide.latent_head[-1].weight)
-    weights = wide.state_dict()
+        weights = wide.state_dict()
+        for name in ("shape_head.2.weight", "colour_head.2.weight"):
+            if name in weights:
+                nn.init.kaiming_uniform_(weights[name], 5**0.5)  # it would start at zero
+                weights[name][:before] = 0  # the old units read no new ones
+    weights["latent_head.3.weight"].zero_()  # neither do the latents
     for name, weight in model.state_dict().items():
         weights[name][tuple(slice(n) for n in weight.shape)] = weight
     return wide

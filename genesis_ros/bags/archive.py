@@ -84,12 +84,14 @@ def segment_archive(
         BagError: the folders cannot be used so.
         ClusterError: there is no cluster.
     """
+    # A link in the folder is a bag of its own, whatever it points to.
+    below = [bag.relative_to(source) for bag in bags]
     source, target = source.resolve(), target.resolve()
     if workers < 1:
         raise BagError(f"--workers is {workers}; expected 1 or more")
     if target.is_relative_to(source) or source.is_relative_to(target):
         raise BagError(f"{target} and {source}: one lies in the other; choose another OUT")
-    names = _names(source, [bag.resolve() for bag in bags])
+    names = _names(source, [source / bag for bag in below])
     todo = {bag: name for bag, name in names.items() if overwrite or not _is_there(target / name)}
     say(f"{source}: {len(names)} bags, {len(names) - len(todo)} of them segmented already")
     (target / PARTIAL).mkdir(parents=True, exist_ok=True)
@@ -238,10 +240,13 @@ def segment_one(
         if outcome.status >= 0 or processes.stopping:
             break
     if outcome.status in (_DONE, _DAMAGED):
-        if _is_there(final):
-            shutil.rmtree(final)
-        final.parent.mkdir(parents=True, exist_ok=True)
-        partial.rename(final)
+        try:
+            if _is_there(final):
+                shutil.rmtree(final)
+            final.parent.mkdir(parents=True, exist_ok=True)
+            partial.rename(final)
+        except OSError as error:  # the other bags go on
+            return Outcome(1, f"{final} cannot be written: {error}")
         message = outcome.message.replace(str(partial), str(final))
         return outcome._replace(message=message)
     return outcome

@@ -188,7 +188,7 @@ def _ros_arguments(parameters: Mapping[str, object]) -> list[str]:
     arguments = ["--ros-args"]
     for name, value in parameters.items():
         # Quoted as YAML, or else a path such as 2024 would become a number.
-        text = f"'{value}'" if isinstance(value, str) else str(value)
+        text = "'" + value.replace("'", "''") + "'" if isinstance(value, str) else str(value)
         arguments += ["-p", f"{name}:={text}"]
     return arguments
 

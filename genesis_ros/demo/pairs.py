@@ -17,6 +17,7 @@ _GAP = 8
 _CAPTION = 24
 _PAPER = 255
 _INK = (40, 40, 40)
+_TALLEST = 4  # a picture's height in widths
 
 
 @dataclass(frozen=True)
@@ -104,6 +105,7 @@ class PairSampler:
         self._seen.add(key)
         if self._distinct % self._stride == 0:
             height = round(pair.image.shape[0] * self._width / pair.image.shape[1])
+            height = min(max(height, 1), _TALLEST * self._width)  # of strips, what can be shown
             self._kept.append(
                 Pair(
                     fit(pair.image, self._width, height),

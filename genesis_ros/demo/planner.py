@@ -35,7 +35,9 @@ TOPICS: dict[str, type[Any]] = {
 # rclpy takes long to turn large messages into objects, while masks wait. These stay bytes.
 _BYTES = (IMAGE_TOPIC, OVERLAY_TOPIC)
 _PERCEPTION = "/genesis/perception"
+# Incomplete results that are kept, at least; more, while their images are not larger [bytes].
 _INCOMPLETE_KEPT = 50
+_KEPT_BYTES = 500_000_000
 
 
 @dataclass
@@ -94,11 +96,21 @@ class Planner(Node):
                 result.latency = (now - stamp).nanoseconds / 1e9
             if len(result.messages) == len(TOPICS):
                 self.results.put(self._incomplete.pop(stamp.nanoseconds))
-            elif len(self._incomplete) > _INCOMPLETE_KEPT:
-                # Images that the perception node passed over for newer ones stay incomplete.
-                del self._incomplete[next(iter(self._incomplete))]
+                self._forget(lambda other: other < stamp.nanoseconds)
+            elif len(self._incomplete) > _INCOMPLETE_KEPT and self._kept_bytes() > _KEPT_BYTES:
+                oldest = next(iter(self._incomplete))
+                self._forget(lambda other: other == oldest)
 
         return collect
+
+    def _forget(self, passed_over: Callable[[int], bool]) -> None:
+        """Forget images that the perception node passed over for newer ones, by their stamps."""
+        for stamp in [stamp for stamp in self._incomplete if passed_over(stamp)]:
+            del self._incomplete[stamp]
+
+    def _kept_bytes(self) -> int:
+        images = (result.messages.get(IMAGE_TOPIC) for result in self._incomplete.values())
+        return sum(len(image.data) for image in images if image is not None)
 
     def _check_health(self, message: DiagnosticArray) -> None:
         for status in message.status:

@@ -139,8 +139,9 @@ class ImageClock:
         trusted = self._trusted
         self._trusted = now if trusted is None else _Moment(max(now.stamp, trusted.stamp), now[1])
         seconds = stamp.sec + stamp.nanosec * 1e-9 + self._shift
-        # What arrivals said meanwhile may be a little ahead; that is no reason to start anew.
-        self._seconds = seconds if self._newest is None else max(seconds, self._seconds)
+        # What arrivals said meanwhile may be a little ahead; that is no reason to start anew. What
+        # they said before the first stamp is of another clock.
+        self._seconds = seconds if trusted is None else max(seconds, self._seconds)
 
     def _confirms(self, now: _Moment) -> bool:
         """Whether the image goes on from the suspect one, on the same side of the trusted one."""

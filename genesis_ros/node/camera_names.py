@@ -42,7 +42,23 @@ def resolve_image_topic(node: Node, topic: str) -> str:
     if not topic:
         beside = node.get_namespace().rpartition("/")[0]
         topic = f"{beside}/{DEFAULT_TOPIC}"
-    return node.resolve_topic_name(topic)
+    return resolve_topic(node, topic)
+
+
+def resolve_topic(node: Node, topic: str) -> str:
+    """The full name of a topic, after the node's remapping rules.
+
+    Raises:
+        ValueError: rules lead on from there, as they do where two topics are swapped. rclpy applies
+            them again to whatever is subscribed to, so the node would hear the wrong topic.
+    """
+    resolved = node.resolve_topic_name(topic)
+    if (further := node.resolve_topic_name(resolved)) != resolved:
+        raise ValueError(
+            f"a remapping rule leads {topic} to {resolved}, and another one leads that to "
+            f"{further}: name the topics by image_topics, depth_topics and camera_info_topics"
+        )
+    return resolved
 
 
 def _name_after(topic: str) -> str:

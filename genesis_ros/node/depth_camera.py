@@ -11,6 +11,7 @@ from sensor_msgs.msg import CameraInfo, CompressedImage, Image
 from genesis_bags.decoding.compressed_depth import COMPRESSED_DEPTH
 from genesis_bags.decoding.messages import ImageMessage
 from genesis_ros.messages.depth_pairing import DepthPairing, info_beside
+from genesis_ros.node.camera_names import resolve_topic
 from genesis_ros.node.receiver import Receiver
 from genesis_ros.node.subscription import (
     Candidate,
@@ -49,8 +50,8 @@ class DepthCamera(DepthPairing):
         *,
         transport: str = "auto",
     ) -> None:
-        topic = node.resolve_topic_name(depth_topic)
-        super().__init__(topic, node.resolve_topic_name(info_topic or info_beside(topic)))
+        topic = resolve_topic(node, depth_topic)
+        super().__init__(topic, resolve_topic(node, info_topic or info_beside(topic)))
         self._last_info: CameraInfo | None = None
         self._last_published = 0  # when the last info was [ns]
         images, infos = _candidates(self.topic, transport), Candidate(self.info_topic, CameraInfo)

@@ -85,6 +85,12 @@ def with_overrides(node: Node, topic: str, side: Side, qos: QoSProfile) -> QoSPr
     return qos
 
 
+def check_overrides(node: Node, topic: str, side: Side) -> None:
+    """Raise QoSError if an override of a topic (resolved) cannot be used."""
+    for policy in _POLICIES:
+        _given(node, topic, side, policy)
+
+
 def is_overridden(node: Node, topic: str, side: Side, policy: str) -> bool:
     """Whether the user has chosen this policy of a topic (resolved) at start."""
     return _parameter(topic, side, policy) in _overrides(node)

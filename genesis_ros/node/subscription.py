@@ -20,7 +20,13 @@ from sensor_msgs.msg import Image
 
 from genesis_bags.decoding.pixels import ImageError
 from genesis_ros.messages.cdr import read_compressed_image, read_image
-from genesis_ros.node.qos import choose_reliability, is_overridden, type_name, with_overrides
+from genesis_ros.node.qos import (
+    check_overrides,
+    choose_reliability,
+    is_overridden,
+    type_name,
+    with_overrides,
+)
 from genesis_ros.node.receiver import Receiver
 from genesis_ros.node.throttle import Throttle
 
@@ -88,6 +94,8 @@ class FollowingSubscription:
         # Of the receiver's thread and the executor's: who is listened to.
         self._choosing = threading.Lock()
         self._silent: list[Candidate] = []  # those passed over; they are still subscribed to
+        for candidate in candidates:  # else one would fail when it is its turn
+            check_overrides(node, candidate.topic, "subscription")
         self._current = candidates[0]
         self._current = self._choose()
         self._reliabilities[self._current] = self._reliability_of(self._current)

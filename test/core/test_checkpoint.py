@@ -162,6 +162,9 @@ def test_checkpoints_are_found_by_path_and_by_name(
         assert find_checkpoint(str(path)) == path
     assert find_checkpoint("~/tabletop") == Path.home() / "tabletop"
     monkeypatch.chdir(tmp_path)
+    (tmp_path / "tabletop").mkdir()  # data, for example
+    assert find_checkpoint("tabletop") == default_checkpoint()
+    (tmp_path / "tabletop").rmdir()
     (tmp_path / "tabletop").touch()
     assert find_checkpoint("tabletop") == Path("tabletop"), "a user's own file comes first"
 

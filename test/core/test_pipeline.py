@@ -256,6 +256,34 @@ def test_what_is_published_about_the_model(perception: Perception) -> None:
     assert perception.latents_are_trained
 
 
+def test_depth_that_has_another_unit_at_the_images_size(with_depth: Perception) -> None:
+    """Of a unit's check only samples are taken: these two see other pixels."""
+    large = np.full((2 * HEIGHT, 2 * WIDTH), 1000.0, np.float32)
+    large[::2, ::2] = 0.8
+    seen = only(with_depth([View(image(), DepthImage(large, INTRINSICS, "/eye/depth"))]))
+    assert not seen.used_depth
+    assert with_depth.segmenter.seen == [(None, None)]  # type: ignore[attr-defined]
+
+
+def test_want_of_memory_for_one_depth_costs_one_view(
+    with_depth: Perception, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fit = pipeline._fit
+
+    def fit_small(depth: DepthImage, shape: tuple[int, ...]) -> DepthImage:
+        if depth.source == "/large":
+            raise MemoryError("cannot allocate")
+        return fit(depth, shape)
+
+    monkeypatch.setattr(pipeline, "_fit", fit_small)
+    metres, matrix, _ = depth()[:3]
+    small, large = with_depth(
+        [View(image(), depth()), View(image(), DepthImage(metres, matrix, "/large"))]
+    )
+    assert isinstance(small, Perceived) and small.used_depth
+    assert isinstance(large, MemoryError)
+
+
 def test_depth_that_the_model_cannot_use_costs_the_depth_only(with_depth: Perception) -> None:
     metres, matrix, source = depth()[:3]
     double, unusable = with_depth(

@@ -114,9 +114,12 @@ def test_plays_a_folder_once_without_losing_a_frame(
 def test_parameters_are_described_and_guarded_while_it_loops(
     client: Any, start_camera: StartCamera, folder: Path
 ) -> None:
-    camera = start_camera(source="path", path=folder, rate=20.0, camera_info="false")
+    camera = start_camera(source="path", path=folder, rate=20, camera_info="false")
     with client.listen(Image, "/camera/image_raw") as images:
         client.until(lambda: len(images) > 3, "the folder plays again")
+        assert client.get_parameter(NODE, "rate") == 20.0
+        assert client.set_parameter(NODE, "rate", 40).successful
+        assert client.get_parameter(NODE, "rate") == 40.0
         names = client.call(ListParameters, f"{NODE}/list_parameters", ListParameters.Request())
         ours = [
             name

@@ -16,12 +16,14 @@ from typing import Any
 import cv2
 import numpy as np
 import pytest
+from rclpy.executors import SingleThreadedExecutor
 from rclpy.serialization import deserialize_message
 from rosbags.rosbag2 import Reader
 from sensor_msgs.msg import CompressedImage, Image
 
 from genesis_bags.decoding.images import to_rgb
 from genesis_bags.decoding.pixels import mono8_pixels
+from genesis_ros.demo.planner import IMAGE_TOPIC, TOPICS, Planner
 from genesis_ros.masks import label_image
 from genesis_ros.msg import ObjectMasks
 
@@ -33,8 +35,8 @@ TIMEOUT = 120.0
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Four images (48, 64) of different colours."""
-    path = tmp_path_factory.mktemp("images")
+    """Four images (48, 64) of different colours, in a folder whose name needs quoting."""
+    path = tmp_path_factory.mktemp("Bob's images")
     for index, colour in enumerate(COLOURS):
         assert cv2.imwrite(str(path / f"{index}.png"), np.full((48, 64, 3), colour, np.uint8))
     return path
@@ -53,7 +55,8 @@ def start(*arguments: object, **environment: str) -> subprocess.Popen[str]:
 def processes_naming(path: Path) -> list[int]:
     """Processes with the path on their command line, as camera and perception have theirs."""
     pids = [int(entry.name) for entry in Path("/proc").glob("[0-9]*")]
-    return [pid for pid in pids if str(path).encode() in command_line(pid)]
+    # A quote within a quoted parameter stands twice.
+    return [pid for pid in pids if str(path).encode() in command_line(pid).replace(b"''", b"'")]
 
 
 def command_line(pid: int) -> bytes:
@@ -147,6 +150,35 @@ def test_pictures_show_image_and_overlay(run: tuple[str, Path]) -> None:
     while (frame := video.read())[0]:
         shapes.append(frame[1].shape)
     assert shapes == [(48, 128, 3)] * FRAMES
+
+
+def test_the_planner_keeps_the_image_that_the_model_looks_at(client: Any) -> None:
+    """However many come meanwhile, as from a fast camera beside a slow processor."""
+    planner, executor = Planner(), SingleThreadedExecutor()
+    executor.add_node(planner)
+    try:
+        publishers = {topic: client.publisher(kind, topic) for topic, kind in TOPICS.items()}
+
+        def send(topic: str, second: int) -> None:
+            message = TOPICS[topic]()
+            message.header.stamp.sec = second
+            publishers[topic].publish(message)
+            executor.spin_once(timeout_sec=TIMEOUT)
+
+        for second in range(1, 81):
+            send(IMAGE_TOPIC, second)
+        assert len(planner.image_stamps) == 80
+        for second in (1, 60):
+            for topic in set(TOPICS) - {IMAGE_TOPIC}:
+                send(topic, second)
+        stamps = [planner.results.get(timeout=TIMEOUT).stamp for _ in range(2)]
+        assert stamps == [1 * 10**9, 60 * 10**9]
+        for topic in set(TOPICS) - {IMAGE_TOPIC}:
+            send(topic, 30)  # passed over, and forgotten
+        assert planner.results.empty()
+    finally:
+        executor.shutdown()
+        planner.destroy_node()
 
 
 @pytest.mark.slow

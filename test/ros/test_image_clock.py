@@ -87,6 +87,12 @@ def test_images_without_stamps_have_the_time_of_their_arrival() -> None:
     assert [item.seconds for item in times] == pytest.approx(good(25))
 
 
+def test_a_simulation_that_starts_without_a_clock() -> None:
+    """Its first stamps are 0, and the later ones far below any time of arrival."""
+    times = read([0.0] * 3 + good(20, start=5.0))
+    assert [item.seconds for item in times[3:]] == pytest.approx(good(20, start=5.0))
+
+
 @pytest.mark.parametrize(("value", "said"), [(0.0, "are 0"), (12.5, "do not advance")])
 def test_stamps_that_stand_still_are_noticed(value: float, said: str) -> None:
     clock = ImageClock()

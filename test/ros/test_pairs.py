@@ -60,6 +60,15 @@ def test_sampler_spreads_a_bounded_number_of_pairs(count: int) -> None:
     assert {kept.image.shape for kept in sampler.pairs()} == {(20, 30, 3)}
 
 
+@pytest.mark.parametrize("shape", [(4, 5000), (5000, 1)])
+def test_sampler_keeps_strips_that_a_sheet_can_show(shape: tuple[int, int]) -> None:
+    sampler = PairSampler(limit=2, width=30)
+    sampler.add(Pair(filled(RED, *shape), filled(BLUE, *shape), "strip"))
+    (kept,) = sampler.pairs()
+    assert 1 <= kept.image.shape[0] <= 120 and kept.image.shape[1] == 30
+    assert contact_sheet([kept]).any()
+
+
 def test_sampler_leaves_out_images_it_has_seen() -> None:
     sampler = PairSampler()
     for index in range(50):

@@ -259,6 +259,34 @@ def test_a_bad_override_is_refused_by_name(
 
 
 @pytest.mark.slow
+def test_a_bad_override_of_a_topic_for_later_is_refused_at_once(
+    client: Any, node_process: Any, tmp_path: Path, tiny_checkpoint: Path
+) -> None:
+    """Compressed images are listened to only where raw ones are missing."""
+    name = f"qos_overrides.{TOPIC}/compressed.subscription.depth"
+    given = {"checkpoint": str(tiny_checkpoint), "device": "cpu", "image_topics": [TOPIC], name: 0}
+    publisher = client.publisher(Image, TOPIC, heard=False)
+    with node_process("genesis_ros.perception_node", tmp_path, given) as node:
+        node.wait_for_log(f"cannot activate: parameter {name} is 0; expected a number of messages")
+    client.node.destroy_publisher(publisher)
+
+
+@pytest.mark.slow
+def test_swapped_topics_are_refused(
+    node_process: Any, tmp_path: Path, tiny_checkpoint: Path
+) -> None:
+    """rclpy applies rules once more to what they gave: the node would hear the old topic."""
+    given = {"checkpoint": str(tiny_checkpoint), "device": "cpu", "image_topics": ["/left/image"]}
+    swap = ("-r", "/left/image:=/right/image", "-r", "/right/image:=/left/image")
+    with node_process("genesis_ros.perception_node", tmp_path, given, swap) as node:
+        node.wait_for_log(
+            "a remapping rule leads /left/image to /right/image, and another one leads that to "
+            "/left/image: name the topics by image_topics"
+        )
+        assert "Traceback" not in node.log
+
+
+@pytest.mark.slow
 def test_misspelt_overrides_are_named(client: Any, start: Start) -> None:
     """Of topic, side or policy; one of a topic that is not listened to yet is right."""
     wrong = {

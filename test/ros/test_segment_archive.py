@@ -138,6 +138,33 @@ def test_each_bag_as_alone_and_only_once(
     assert before == {name: (out / name).stat().st_mtime_ns for name in NAMES}
 
 
+def test_links_are_bags_of_their_own(tmp_path: Path, tiny_checkpoint: Path) -> None:
+    """In a folder that is a link itself."""
+    source, out = tmp_path / "in", tmp_path / "out"
+    single = record(tmp_path / "disk" / "single", count=1) / "single.mcap"
+    folder = record(tmp_path / "disk" / "run", count=2)
+    (tmp_path / "real").mkdir()
+    source.symlink_to("real")
+    (source / "a.mcap").symlink_to(single)
+    (source / "b.mcap").symlink_to(single)
+    (source / "c").symlink_to(folder)
+    options = ("--checkpoint", tiny_checkpoint, "--no-overlay", "--device", "cpu")
+    assert "3 of 3 bags are segmented" in segment(source, out, *options)
+    assert [len(messages(out / name)) for name in ("a", "b", "c")] == [2, 2, 4]
+    assert "3 of them segmented already" in segment(source, out, *options)
+
+
+def test_a_file_in_the_way_costs_its_bags_only(
+    archive: Path, tmp_path: Path, tiny_checkpoint: Path
+) -> None:
+    out = tmp_path / "out"
+    out.mkdir()
+    (out / "monday").write_text("mine")
+    told = segment(archive, out, "--checkpoint", tiny_checkpoint, status=1)
+    assert told.count(f"{out / 'monday'}") >= 2 and "Traceback" not in told
+    assert "2 of 4 bags are segmented" in told and (out / "monday").read_text() == "mine"
+
+
 def test_a_bag_and_a_folder_of_the_same_name(tmp_path: Path, tiny_checkpoint: Path) -> None:
     source, out = tmp_path / "in", tmp_path / "out"
     record(source / "run" / "a", count=1)

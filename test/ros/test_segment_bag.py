@@ -227,9 +227,7 @@ STAND_IN = Path(__file__).with_name("stand_in.py")
 DEPTH, INFO = "/eye/depth/image_raw", "/eye/depth/camera_info"
 
 
-def depth_of(
-    number: int, metres: float = 0.4, delay: int = 0, frame: str = "eye"
-) -> list[Sent]:
+def depth_of(number: int, metres: float = 0.4, delay: int = 0, frame: str = "eye") -> list[Sent]:
     """A depth image with the image's stamp, and its intrinsics; received later than the image."""
     pixels = np.full((48, 64), round(metres * 1000), "<u2")
     image = Image(
@@ -559,7 +557,10 @@ def test_refusals(
     garbage.write_bytes(b"this is no bag")
     wrong = tmp_path / "wrong.safetensors"
     wrong.write_bytes(b"no checkpoint")
+    twice = record(tmp_path / "twice", [raw(0), raw(0, "/eye/image_raw/compressed")])
+    both = ["--topic", "/eye/image_raw", "--topic", "/eye/image_raw/compressed"]
     for arguments, message in (
+        ([twice, *both], "/eye/image_raw/compressed are one camera's; choose one"),
         ([tmp_path / "nowhere"], "nowhere: no such file or folder"),
         ([garbage], "garbage.mcap: not a readable bag"),
         ([text], "no colour images in the bag; it has no images at all"),

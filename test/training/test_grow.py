@@ -90,7 +90,7 @@ def test_a_wider_model_computes_the_same(small: GenesisV2) -> None:
 
 
 def test_wider_heads_of_latents_compute_the_same() -> None:
-    """With every unit of the thumbnails' heads in use, as after training; the new ones can learn."""
+    """With all of the thumbnails' heads in use, as after training; the new units can learn."""
     torch.manual_seed(1)
     model = GenesisV2(
         GenesisV2Config(
