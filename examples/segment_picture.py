@@ -30,7 +30,8 @@ def main() -> None:
         x, y = item.centroid
         print(f"{kind} {item.label}: {item.area} px around ({x:.0f}, {y:.0f}), {item.score:.2f}")
     overlay = draw_overlay(image, found, alpha=0.5)
-    cv2.imwrite(arguments.output, cv2.cvtColor(overlay, cv2.COLOR_RGB2BGR))
+    if not cv2.imwrite(arguments.output, cv2.cvtColor(overlay, cv2.COLOR_RGB2BGR)):
+        parser.error(f"cannot write a picture to {arguments.output}")
 
 
 if __name__ == "__main__":

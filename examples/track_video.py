@@ -37,7 +37,8 @@ def main() -> None:
         print(f"frame {number}: objects {sorted(objects)}", flush=True)
         if not writer.isOpened():
             size = (image.shape[1], image.shape[0])
-            writer.open(arguments.output, cv2.VideoWriter.fourcc(*"mp4v"), rate, size)
+            if not writer.open(arguments.output, cv2.VideoWriter.fourcc(*"mp4v"), rate, size):
+                parser.error(f"cannot write a video to {arguments.output}")
         overlay = draw_overlay(image, found, alpha=0.5, track_ids=ids)
         writer.write(cv2.cvtColor(overlay, cv2.COLOR_RGB2BGR))
     writer.release()

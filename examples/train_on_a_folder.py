@@ -43,8 +43,9 @@ def main() -> None:
     )
     prepare(folder, Run(arguments.output / "data", workers=1))
     run = arguments.output / "run"
-    options = f"--data.path {arguments.output / 'data'} --run {run} --steps {arguments.steps}"
-    train.main(["--config", str(CONFIG), *options.split()])
+    options = {"--data.path": arguments.output / "data", "--run": run, "--steps": arguments.steps}
+    given = [str(part) for option in options.items() for part in option]
+    train.main(["--config", str(CONFIG), *given, "--resume", "true"])  # it goes on where it was
 
     segmenter = Segmenter(run / "model.safetensors", mask_source="attention")
     image = read_rgb(pictures[0])

@@ -7,9 +7,11 @@ by row. Messages come as they were recorded (serialised), those of one topic in 
 
 from __future__ import annotations
 
+import errno
 import re
 import shutil
 import sqlite3
+import tempfile
 from collections import Counter
 from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import closing, suppress
@@ -151,22 +153,30 @@ class BagReader:
         if not file.sound:
             yield from _salvage(file.path, topics)
             return
-        delivered: Counter[tuple[str, int]] = Counter()
+        seen = 0
+        # The newest stamp of each topic, and how many messages had it: they come in that order.
+        newest: dict[str, tuple[int, int]] = {}
         try:
             for message in _read(file.path, topics):
-                delivered[message.topic.name, message.stamp] += 1
+                stamp, count = newest.get(message.topic.name, (message.stamp, 0))
+                count = count + 1 if stamp == message.stamp else 1
+                newest[message.topic.name] = message.stamp, count
+                seen += 1
                 yield message
         except Exception as error:  # noqa: BLE001 - rosbags raises many types on damaged data
-            seen = delivered.total()
             for message in _salvage(file.path, topics):
-                key = message.topic.name, message.stamp
-                if delivered[key]:
-                    delivered[key] -= 1
-                else:
-                    seen += 1
-                    yield message
+                stamp, count = newest.get(message.topic.name, (message.stamp, 0))
+                if message.stamp < stamp:
+                    continue
+                if message.stamp == stamp and count:
+                    newest[message.topic.name] = stamp, count - 1
+                    continue
+                seen += 1
+                yield message
             expected = sum(topic.size for topic in file.topics if topic.name in topics)
-            self._report(f"{file.name}: damaged ({error}): read {seen} of {expected} messages")
+            # rosbags also refuses sound files, such as those without chunks out of order.
+            if seen < expected:
+                self._report(f"{file.name}: damaged ({error}): read {seen} of {expected} messages")
 
     def __enter__(self) -> BagReader:
         try:
@@ -197,7 +207,12 @@ class BagReader:
         for name in self._storage_files():
             try:
                 path = self._unpack(name)
-            except Exception as error:  # noqa: BLE001
+            except Exception as error:
+                if isinstance(error, OSError) and error.errno == errno.ENOSPC:
+                    raise BagError(
+                        f"{name}: {tempfile.gettempdir()} has no room to unpack it; name another "
+                        "folder by TMPDIR"
+                    ) from error
                 problems.append(f"{name}: damaged ({error}): nothing in it can be read")
                 continue
             try:
@@ -205,13 +220,17 @@ class BagReader:
             except Exception as error:
                 found: Counter[BagTopic] = Counter()
                 span = (0, 0)
-                for message in _salvage(path, None):
-                    self._check()
-                    span = (
-                        min(span[0] or message.stamp, message.stamp),
-                        max(span[1], message.stamp),
-                    )
-                    found[message.topic] += 1
+                try:
+                    for message in _salvage(path, None):
+                        self._check()
+                        span = (
+                            min(span[0] or message.stamp, message.stamp),
+                            max(span[1], message.stamp),
+                        )
+                        found[message.topic] += 1
+                except OSError as fault:  # it may not be read, for example
+                    problems.append(f"{name}: {fault}")
+                    continue
                 topics = tuple(topic._replace(size=size) for topic, size in found.items())
                 file = _File(name, path, False, topics, span)
                 if not _is_of_another_profile(path):
@@ -304,7 +323,9 @@ class BagReader:
         packed = name.suffix.lower() in _COMPRESSED_SUFFIXES
         # Readers know the formats by these suffixes.
         plain = _unpacked_name(name) if name.suffix.lower() != name.suffix or packed else name.name
-        if plain == name.name and not journals:
+        # rosbags opens databases by addresses, in which these characters mean something.
+        odd = name.suffix.lower() == ".db3" and bool(set("?#%") & set(str(name.absolute())))
+        if plain == name.name and not journals and not odd:
             return name
         if self._workplace is None:
             self._workplace = TemporaryDirectory(prefix="genesis_bag_")
@@ -339,15 +360,21 @@ def find_bags(path: Path) -> list[Path]:
     """The bags that a path holds: itself, or all below it, in the order of their names.
 
     A folder is one bag if it has metadata.yaml, or nothing but files that are named as the parts of
-    one recording are; otherwise each file is a bag.
+    one recording are; otherwise each file is a bag. Folders that may not be read hold none, and
+    links to folders that they lie in are not followed.
     """
     if not path.is_dir():
         return [path] if path.exists() and is_bag(path) else []
     if (path / "metadata.yaml").exists():
         return [path]
     below: list[Path] = []
-    for child in sorted(path.iterdir()):
-        if not child.name.startswith(_HIDDEN):
+    try:
+        children = sorted(path.iterdir())
+    except PermissionError:
+        return []
+    for child in children:
+        circle = child.is_symlink() and path.resolve().is_relative_to(child.resolve())
+        if not child.name.startswith(_HIDDEN) and not circle:
             below += find_bags(child)
     parts = {_PART_NUMBER.sub("", Path(_unpacked_name(file)).stem) for file in storage_files(path)}
     return [path] if len(parts) == 1 and set(below) == set(storage_files(path)) else below
@@ -578,9 +605,10 @@ def _salvage_sqlite(path: Path) -> Iterator[BagMessage]:
         while lost < _MOST_LOST_ROWS:
             try:
                 for number, topic, stamp, data in database.execute(query, (row,)):
-                    if topic in topics:
+                    # Of a page that was overwritten, rows have any number and no values.
+                    if topic in topics and isinstance(stamp, int) and isinstance(data, bytes):
                         yield BagMessage(topics[topic], stamp, data)
-                    row, lost = number + 1, 0
+                    row, lost = max(row, number) + 1, 0
                 return
             except sqlite3.Error:
                 row, lost = row + 1, lost + 1

@@ -91,8 +91,9 @@ class GeneralRenderer:
         share: of the household scenes, 0 to 1.
     """
 
-    def __init__(self, household: SceneRenderer, mixed: SceneRenderer, share: float) -> None:
+    def __init__(self, household: HouseholdRenderer, mixed: SceneRenderer, share: float) -> None:
         self._household, self._mixed, self._share = household, mixed, share
+        self.width, self.height = household.width, household.height
 
     def sample(self, seed: int) -> Frame:
         chosen = np.random.default_rng([seed, 1]).random()

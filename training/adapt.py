@@ -3,8 +3,8 @@
     python -m training.adapt --input photos
 
 Starts from a model that ships. The images need no labels; where there are some, they decide, and
-the model is measured on images that it has not seen. What is prepared or rendered already is not
-done again.
+the model is measured on images whose labels it has not seen. What is prepared or rendered already
+is not done again.
 
     OUTPUT/images               the input, prepared
     OUTPUT/labelled             of a folder in which only some images have masks: those

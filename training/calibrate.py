@@ -89,6 +89,7 @@ def run(
     Raises:
         CheckpointError: the checkpoint is none of GENESIS-V2.
         DatasetError: the data have no masks.
+        ValueError: the output is a folder.
     """
     trained = load_model(find_checkpoint(str(checkpoint)))
     if not isinstance(trained, GenesisV2):
@@ -96,7 +97,9 @@ def run(
             f"{checkpoint} is a model of kind {trained.config.model}; only genesis_v2 has a kernel "
             "to calibrate"
         )
-    output.parent.mkdir(parents=True, exist_ok=True)  # before what takes long
+    if output.is_dir():  # before what takes long
+        raise ValueError(f"output {output} is a folder; expected the name of a safetensors file")
+    output.parent.mkdir(parents=True, exist_ok=True)
     choice = choose(trained, PreparedDataset(data, split), images)
     save_model(calibrated(trained, choice), output, dtype=torch.float16 if half else torch.float32)
     print(f"wrote {output}")

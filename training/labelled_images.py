@@ -135,12 +135,13 @@ def _entry(folder: Path, entry: dict[str, Any]) -> LabelledImage:
 
 def _from_names(folder: Path) -> list[LabelledImage]:
     found = []
+    others = {path.name.lower(): path for path in sorted(folder.iterdir()) if path.is_file()}
     for label in sorted(folder.glob(f"*{LABEL}")):
         if is_clutter(label.relative_to(folder)):
             continue
         name = label.name.removesuffix(LABEL)
-        images = [folder / (name + suffix) for suffix in IMAGE_SUFFIXES]
-        image = next((path for path in images if path.is_file()), None)
+        images = [others.get((name + suffix).lower()) for suffix in IMAGE_SUFFIXES]
+        image = next((path for path in images if path is not None), None)
         if image is None:
             raise DatasetError(f"{label} has no image {name}.png or {name}.jpg beside it")
         depth = folder / (name + DEPTH)

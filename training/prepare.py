@@ -16,7 +16,7 @@ from typing import Any, TypeVar
 
 from jsonargparse import ArgumentParser, Namespace
 
-from genesis_bags.reader import find_bags
+from genesis_bags.reader import find_bags, storage_files
 from training.datasets.apc import Apc
 from training.datasets.assembly import assemble, finished_options, is_planned
 from training.datasets.bag import Bag
@@ -72,8 +72,13 @@ def prepare(dataset: Dataset[TaskT], run: Run) -> None:
     """
     workers = run.workers if run.workers is not None else os.cpu_count() or 1
     check_at_least(1, workers=workers)
-    if dataset.source is not None and not dataset.source.exists():
-        raise DatasetError(f"--source {dataset.source} does not exist")
+    source, output = dataset.source, run.output
+    if source is not None and not source.exists():
+        raise DatasetError(f"--source {source} does not exist")
+    if isinstance(dataset, Folder) and output.resolve().is_relative_to(dataset.source.resolve()):
+        raise DatasetError(
+            f"--output {output} lies inside --source {source}: take another --output"
+        )
     settled = finished_options(run.output)
     if settled is not None:
         if changes := changed_options(dataset, settled):
@@ -106,7 +111,8 @@ def _report(output: Path, counts: dict[str, int]) -> None:
 def reader_for(path: Path) -> str:
     """Which command prepares a file or folder of one's own.
 
-    Where images lie beside other things they count: videos among photos are left out.
+    Where images lie beside other things they count: videos among photos are left out. Bags beside
+    images do not tell which is meant.
 
     Returns:
         folder, bag, video, lerobot or rlds.
@@ -118,9 +124,18 @@ def reader_for(path: Path) -> str:
         raise DatasetError(f"{path} does not exist")
     if (path / INFO_FILE).is_file():
         return LeRobot.name
-    if find_bags(path):
-        return Bag.name
     files, _ = input_files(path)
+    bags = [bag for bag in find_bags(path) if not bag.is_dir() or storage_files(bag)]
+    if bags:
+        images = [file for file in files if file.suffix.lower() in IMAGE_SUFFIXES]
+        folders = [bag for bag in bags if bag.is_dir() and bag != path]
+        for image in images if path not in bags else ():
+            if not any(image.is_relative_to(folder) for folder in folders):
+                raise DatasetError(
+                    f"{path} holds images and bags, {image.name} and {bags[0].name} for example: "
+                    "name a folder with one of them"
+                )
+        return Bag.name
     if any(".tfrecord" in file.name for file in files):
         return Rlds.name
     suffixes = Counter(file.suffix.lower() for file in files)

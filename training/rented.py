@@ -116,7 +116,7 @@ def run(
         warm_seconds = _WARM_SHARE * (deadline - time.monotonic())
         scenes = max(first_scenes, int(0.75 * rate * warm_seconds))
         scenes = _remembered(output / "scenes.json", min(most_scenes, scenes))
-        renderer = subprocess.Popen([*render_mode, *_sizes(scenes, 256, 1), "--output", str(whole)])
+        renderer = _start([*render_mode, *_sizes(scenes, 256, 1), "--output", str(whole)])
         try:
             _train_while(renderer, train, first, warm)
         finally:
@@ -238,9 +238,18 @@ def _run(data: Path, folder: Path, steps: int) -> list[str]:
 def _call(command: list[str]) -> None:
     """Run a command of this folder; ChildProcessError where it fails."""
     print(f"$ {' '.join(command[1:])}", flush=True)
-    status = subprocess.run(command, check=False).returncode
+    process = _start(command)
+    try:
+        status = process.wait()
+    finally:
+        _end(process)
     if status:
         raise ChildProcessError(f"{command[2]} failed with status {status}")
+
+
+def _start(command: list[str]) -> subprocess.Popen[bytes]:
+    """A process that Ctrl-C reaches through ``_end`` alone: a second one ends training at once."""
+    return subprocess.Popen(command, start_new_session=True)
 
 
 def _train_while(other: subprocess.Popen[bytes], train: list[str], data: Path, run: Path) -> None:
@@ -249,7 +258,7 @@ def _train_while(other: subprocess.Popen[bytes], train: list[str], data: Path, r
     command = [*train, *endless]
     print(f"$ {' '.join(command[1:])}", flush=True)
     began = time.time()
-    training = subprocess.Popen(command)
+    training = _start(command)
     try:
         # Before it has logged something, it has nothing to save.
         while training.poll() is None and (other.poll() is None or not _logged(run, began)):

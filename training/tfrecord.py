@@ -17,6 +17,7 @@ import os
 import tarfile
 import zlib
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from typing import BinaryIO, NamedTuple, Protocol
 
 import google_crc32c
@@ -66,10 +67,7 @@ def read_file(
 
     See read_records.
     """
-    head = file.read(12)
-    file.seek(0)
-    # A plain file may by chance begin with GZIP's magic number, but then its CRC matches.
-    if head[:2] == b"\x1f\x8b" and _frame_length(head) is None:
+    if _is_gzip(file):
         with gzip.open(file) as unzipped:
             yield from read_records(_Buffered(unzipped), name, on_error)
     else:
@@ -133,15 +131,32 @@ class _Buffered:
         return b"".join(pieces)
 
 
-def count_records(file: BinaryIO) -> int:
-    """The number of records in a plain TFRecord file, as far as their lengths are whole.
+def _is_gzip(file: BinaryIO) -> bool:
+    """Whether a file, which is at its beginning and stays there, is packed."""
+    head = file.read(12)
+    file.seek(0)
+    # A plain file may by chance begin with GZIP's magic number, but then its CRC matches.
+    return head[:2] == b"\x1f\x8b" and _frame_length(head) is None
 
-    Only the lengths are read.
+
+def count_records(file: BinaryIO) -> int:
+    """The number of records in a TFRecord file, plain or GZIP, as far as their lengths are whole.
+
+    Only the lengths are read; a GZIP file is unpacked for them.
     """
+    if _is_gzip(file):
+        with gzip.open(file) as unzipped:
+            return _count_records(unzipped)
+    return _count_records(file)
+
+
+def _count_records(stream: BinaryIO | gzip.GzipFile) -> int:
     count = 0
-    while (length := _frame_length(file.read(12))) is not None:
-        file.seek(length + 4, os.SEEK_CUR)
-        count += 1
+    # An error of a packed file ends it.
+    with suppress(OSError, EOFError, zlib.error):
+        while (length := _frame_length(stream.read(12))) is not None:
+            stream.seek(length + 4, os.SEEK_CUR)
+            count += 1
     return count
 
 

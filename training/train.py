@@ -195,6 +195,11 @@ class Trainer:
         if config.objective.masks_only:
             self._freeze(model, parts - model.mask_parts)
         self._freeze(model, self._untaught_kinds(model) & parts)
+        if self.processes.world_size > 1 and all(
+            loader.dataset.depths is None for loader in self.loaders
+        ):
+            # Processes wait for the gradients of all that learns, and of points there are none.
+            self._freeze(model, {"backbone.branch"} & set(freezable))
         model.to(self.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
         return self._set_training(model)
 

@@ -16,8 +16,10 @@ from numpy.typing import NDArray
 from genesis_core import SlotModel, decoder_is_trained, find_checkpoint, load_model
 from training.command_line import call
 from training.datasets.images import Fit, read_rgb, resize_image, seen_part
+from training.datasets.inputs import is_clutter
 from training.datasets.layout import RGB
 from training.datasets.prepared import DatasetError, PreparedDataset
+from training.labelled_images import DEPTH, LABEL
 from training.report import Report, data_uri, model_results, read_curves
 from training.scoring import ScoredBatch, choose_images, load_images, load_masks, score
 from training.sheets import reconstruction_sheet, sample_sheet, to_pictures, write_png
@@ -48,7 +50,13 @@ def load_photos(path: Path, limit: int, size: int, fit: Fit) -> NDArray[np.uint8
 def _photo_files(folder: Path) -> list[Path]:
     if not folder.is_dir():
         return []
-    return sorted(file for file in folder.iterdir() if file.suffix.lower() in PHOTO_SUFFIXES)
+    return sorted(
+        file
+        for file in folder.iterdir()
+        if file.suffix.lower() in PHOTO_SUFFIXES
+        and not file.name.lower().endswith((LABEL, DEPTH))
+        and not is_clutter(file.relative_to(folder))
+    )
 
 
 def _load(

@@ -17,7 +17,7 @@ CACHE_VARIABLE = "GENESIS_CACHE"
 def compile_cache() -> Path:
     """The folder of compiled code."""
     if given := os.environ.get(CACHE_VARIABLE):
-        return Path(given)
+        return Path(given).expanduser().absolute()
     caches = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
     return Path(caches) / "genesis_core"
 

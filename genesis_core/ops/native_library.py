@@ -46,8 +46,10 @@ def native_library(source: str, consequence: str) -> ctypes.CDLL | None:
         path = _build(_FOLDER / source)
         try:
             return ctypes.CDLL(str(path))
-        except OSError:  # damaged, perhaps
-            path.unlink()
+        except OSError as error:  # damaged, perhaps
+            if "failed to map segment" in str(error):  # its folder lets nothing run
+                raise
+            path.unlink(missing_ok=True)
             return ctypes.CDLL(str(_build(_FOLDER / source)))
     except Exception as error:  # noqa: BLE001 - a compiler can fail in any way
         details = str(getattr(error, "stderr", None) or error).strip().partition("\n")[0]

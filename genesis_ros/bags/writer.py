@@ -19,7 +19,7 @@ from typing import Any
 from ament_index_python.packages import PackageNotFoundError, get_package_share_directory
 from rclpy.serialization import serialize_message
 
-from genesis_bags.reader import BagMessage, BagTopic
+from genesis_bags.reader import BagError, BagMessage, BagTopic
 
 STORAGES = ("mcap", "sqlite3")
 
@@ -142,11 +142,14 @@ class LiveBagWriter:
 
     Raises:
         FileExistsError: there is something at `path`.
+        BagError: there can be no bag of this storage.
     """
 
     def __init__(self, path: Path, storage: str = "mcap") -> None:
         if path.exists():
             raise FileExistsError(f"{path} exists already")
+        if storage == "sqlite3" and set("?#%") & set(str(path.absolute())):
+            raise BagError(f"{path}: SQLite bags cannot lie below names with ?, # or %; take mcap")
         self._storage = storage
         self._writer = _Writer(path, storage)
         self._due = 0.0  # the first message is worth a checkpoint

@@ -213,10 +213,11 @@ def open_scenes(
     """Rendered scenes, or, on a machine that cannot render, the recording of such scenes.
 
     Raises:
-        SourceError: there is no such mode or size.
+        SourceError: there is no such mode or size, or no such asset pack.
     """
     # The renderer needs MuJoCo, which the other sources can do without.
     import genesis_sim
+    from genesis_sim.assets.pack import AssetError
 
     make_renderer: Any = getattr(genesis_sim, "make_renderer", genesis_sim.TabletopRenderer)
     try:
@@ -224,7 +225,7 @@ def open_scenes(
     except genesis_sim.RenderingError as error:
         warn(f"playing recorded scenes, as this machine cannot render new ones: {error}")
         return RecordedScenes((width, height))
-    except ValueError as error:
+    except (ValueError, AssetError) as error:
         raise SourceError(str(error)) from error
     return SceneSource(renderer, mode, seed, frames_per_scene)
 

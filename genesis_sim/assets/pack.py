@@ -10,6 +10,8 @@ from __future__ import annotations
 
 import json
 import os
+import zipfile
+import zlib
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
@@ -130,7 +132,10 @@ def load_pack(path: Path) -> AssetPack:
             arms=[_unpack_robot(entry, meshes, arrays) for entry in index["arms"]],
             grippers=[_unpack_robot(entry, meshes, arrays) for entry in index["grippers"]],
         )
-    except (OSError, ValueError, KeyError) as error:
+    except (
+        *(OSError, ValueError, KeyError, IndexError, TypeError, EOFError),
+        *(zipfile.BadZipFile, zlib.error),
+    ) as error:
         raise AssetError(
             f"{path} is no asset pack ({error}); make it again with "
             "python -m genesis_sim.assets build"

@@ -14,6 +14,7 @@ from torch.nn import functional as F
 
 from genesis_core.models import layers
 from genesis_core.ops import normalisation
+from genesis_core.ops.code_cache import compile_cache
 from genesis_core.ops.normalisation import (
     group_norm_relu,
     runs_fused,
@@ -194,6 +195,16 @@ assert runs_fused(torch.rand(1, 8, 2, 2))
     library.write_bytes(b"not a library")
     subprocess.run(run, cwd=ROOT, env=environment, check=True)
     assert library.read_bytes() == whole
+
+
+@pytest.mark.parametrize(("given", "expected"), [(".", ""), ("~/cache", "home/cache")])
+def test_the_cache_may_be_named_from_here_or_from_home(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, given: str, expected: str
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+    monkeypatch.setenv("GENESIS_CACHE", given)
+    assert compile_cache() == tmp_path / expected
 
 
 def test_without_triton_maps_on_a_gpu_take_pytorchs_operations(

@@ -65,6 +65,17 @@ def test_segment_picture_finds_and_draws_the_objects(tmp_path: Path) -> None:
 
 @pytest.mark.slow
 @needs_model
+def test_pictures_that_cannot_be_written_are_named(tmp_path: Path) -> None:
+    cv2.imwrite(str(tmp_path / "scene.png"), picture())
+    for example, source in (("segment_picture", tmp_path / "scene.png"), ("track_video", CLIP)):
+        target = tmp_path / "absent" / f"out{'.mp4' if source == CLIP else '.png'}"
+        command = [sys.executable, "-m", f"examples.{example}", str(source), str(target)]
+        result = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=250)
+        assert result.returncode == 2 and f"to {target}" in result.stderr
+
+
+@pytest.mark.slow
+@needs_model
 def test_track_video_keeps_ids(tmp_path: Path) -> None:
     printed = run("track_video", CLIP, tmp_path / "tracked.mp4", "--frames", 6)
     ids = [set(map(int, line.split(", "))) for line in re.findall(r"objects \[(.+)\]", printed)]
@@ -83,7 +94,7 @@ def test_train_on_a_folder_gives_a_model_and_a_picture(tmp_path: Path) -> None:
     for number in range(12):
         file = tmp_path / "pictures" / f"{number}.png"
         cv2.imwrite(str(file), drawing((20 + 10 * number, 40 + 8 * number)))
-    run("train_on_a_folder", tmp_path / "pictures", tmp_path / "out", "--steps", 2)
-    model = load_model(tmp_path / "out" / "run" / "model.safetensors")
+    run("train_on_a_folder", tmp_path / "pictures", tmp_path / "my output", "--steps", 2)
+    model = load_model(tmp_path / "my output" / "run" / "model.safetensors")
     assert model.metadata["trained"]["steps"] == 2
-    assert cv2.imread(str(tmp_path / "out" / "objects.png")).shape == drawing((0, 0)).shape
+    assert cv2.imread(str(tmp_path / "my output" / "objects.png")).shape == drawing((0, 0)).shape

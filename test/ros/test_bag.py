@@ -32,7 +32,7 @@ from rosbags.typesys import Stores, get_types_from_msg, get_typestore
 from sensor_msgs.msg import CameraInfo, CompressedImage, Image
 from std_msgs.msg import Header, String
 
-from genesis_bags.reader import BagMessage, BagReader, BagTopic
+from genesis_bags.reader import BagError, BagMessage, BagReader, BagTopic
 from genesis_ros.bags.writer import STORAGES, BagWriter, LiveBagWriter
 from genesis_ros.messages.images import to_message
 from genesis_ros.msg import ObjectMask, ObjectMasks
@@ -276,6 +276,35 @@ def test_a_damaged_database_gives_all_rows_but_the_damaged(tmp_path: Path) -> No
     (warning,) = warnings
     assert "damaged" in warning
     assert f"{len(found)} messages" in warning
+
+
+def test_a_database_with_zeros_for_sectors_comes_to_an_end(tmp_path: Path) -> None:
+    """SQLite takes them for rows of number 0."""
+    stamps = [STAMPS[0] + index for index in range(2000)]
+    small = np.zeros((8, 8, 3), np.uint8)
+    messages = [("/eye/image_raw", stamp, to_message(small, header(stamp))) for stamp in stamps]
+    path = record(tmp_path / "bag", messages, StoragePlugin.SQLITE3)
+    file = path / "bag.db3"
+    content = bytearray(file.read_bytes())
+    for page in (len(content) // 3 // 4096, 2 * len(content) // 3 // 4096):
+        start = page * 4096 + 512
+        content[start : start + 16 * 1024] = bytes(16 * 1024)
+    file.write_bytes(content)
+    warnings: list[str] = []
+    found = received(path, warnings.append)
+    assert 1500 <= len(found) < 2000 and len(set(found)) == len(found)
+    assert warnings
+
+
+@pytest.mark.parametrize("folder", ["run#1", "run%201", "what?"])
+def test_a_database_below_any_name(tmp_path: Path, folder: str) -> None:
+    path = record(tmp_path / "bag", camera_messages(), StoragePlugin.SQLITE3)
+    other = record(tmp_path / "run 1", camera_messages()[:1], StoragePlugin.SQLITE3)
+    (other / "run 1.db3").rename(other / "bag.db3")
+    path.rename(tmp_path / folder)
+    assert received(tmp_path / folder) == STAMPS
+    with pytest.raises(BagError, match="take mcap"):
+        LiveBagWriter(tmp_path / folder / "out", "sqlite3")
 
 
 def test_a_split_bag_is_read_in_order(tmp_path: Path) -> None:

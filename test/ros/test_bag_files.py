@@ -20,7 +20,7 @@ from sensor_msgs.msg import CameraInfo, Image
 from std_msgs.msg import Header
 
 from genesis_bags.decoding.images import to_rgb
-from genesis_bags.reader import BagError, BagReader
+from genesis_bags.reader import BagError, BagReader, find_bags
 from genesis_ros.bags.images import read_message
 from genesis_ros.bags.writer import LiveBagWriter
 from genesis_ros.messages.images import to_message
@@ -240,6 +240,34 @@ def mcap(path: Path, profile: str, encoding: str) -> Path:
 @pytest.mark.parametrize("profile", ["", "other"])
 def test_an_mcap_without_profile_is_not_damaged(tmp_path: Path, profile: str) -> None:
     assert read(mcap(tmp_path / "bag.mcap", profile, "cdr")) == ""
+
+
+def test_an_mcap_without_chunks_is_not_damaged(tmp_path: Path) -> None:
+    """Topics that are written a little out of order, of which rosbags reads no whole."""
+    path = tmp_path / "bag.mcap"
+    with path.open("wb") as file:
+        writer = McapWriter(file, use_chunking=False)
+        writer.start("ros2", "rosbag2")
+        schema = writer.register_schema("sensor_msgs/msg/Image", "ros2msg", b"")
+        channels = [writer.register_channel(topic, "cdr", schema) for topic in (TOPIC, "/other")]
+        for number in range(3):
+            for channel, early in zip(channels, (0, 1500), strict=True):
+                stamp = START + 1000 * number - early
+                writer.add_message(channel, stamp, serialize_message(image(number)), stamp, number)
+        writer.finish()
+    with BagReader(path, pytest.fail) as reader:
+        messages = list(reader.messages([TOPIC, "/other"]))
+        assert not reader.damaged
+    for topic in (TOPIC, "/other"):
+        found = [read_message(item) for item in messages if item.topic.name == topic]
+        assert found == [image(number) for number in range(3)]
+
+
+def test_links_in_a_circle_are_not_followed(tmp_path: Path) -> None:
+    record(tmp_path / "run1")
+    (tmp_path / "self").symlink_to(".")
+    (tmp_path / "latest").symlink_to("run1")
+    assert find_bags(tmp_path) == [tmp_path / "latest", tmp_path / "run1"]
 
 
 def test_an_mcap_of_another_system_is_named(tmp_path: Path) -> None:

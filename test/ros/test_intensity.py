@@ -175,6 +175,16 @@ def test_a_bayer_mosaic_keeps_its_hue() -> None:
     np.testing.assert_allclose(pixels / pixels[0], [1, 0.5, 7 / 30], atol=0.02)
 
 
+@pytest.mark.parametrize("size", [(480, 640), (720, 1280), (1080, 1920), (1536, 2048)])
+def test_a_bayer_mosaic_is_stretched_by_all_its_colours(size: tuple[int, int]) -> None:
+    """Of a green scene the red pixels alone would say that it is dark."""
+    ramp = np.tile(np.linspace(500, 4000, size[1]), (size[0], 1))
+    ramp[::2, ::2] *= 0.4
+    ramp[1::2, 1::2] *= 0.4
+    green = to_rgb(grey(ramp, "bayer_rggb16"))[..., 1]
+    assert (green == 255).mean() < 0.05
+
+
 def test_big_endian() -> None:
     message = grey(THERMAL)
     swapped = grey(THERMAL)

@@ -60,6 +60,12 @@ def test_other_files_are_refused(tmp_path: Path) -> None:
     path.write_bytes(b"no pack")
     with pytest.raises(AssetError, match=r"pack\.npz is no asset pack"):
         load_pack(path)
+    np.savez(path, index=np.frombuffer(b'{"format": 1}', np.uint8))
+    whole = path.read_bytes()
+    for broken in (b"", whole[:-40], whole[:100] + bytes(20) + whole[120:], whole):
+        path.write_bytes(broken)
+        with pytest.raises(AssetError, match=r"pack\.npz is no asset pack"):
+            load_pack(path)
     np.savez(path, index=np.frombuffer(b'{"format": 99}', np.uint8))
     with pytest.raises(AssetError, match="format 99, expected 1"):
         load_pack(path)

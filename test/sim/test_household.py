@@ -262,10 +262,13 @@ def test_modes_that_mix_draw_their_share_of_household_scenes(mode: str, share: f
         renderer.sample(seed)
     assert len(household.seeds) == pytest.approx(1000 * share, abs=50)
     assert sorted([*household.seeds, *mixed.seeds]) == list(range(1000))
+    assert (renderer.width, renderer.height) == (64, 48)
 
 
 class Noting:
     """Notes which seeds it was asked to draw."""
+
+    width, height = 64, 48
 
     def __init__(self) -> None:
         self.seeds: list[int] = []

@@ -100,6 +100,16 @@ def test_images_with_labels_beside_them_are_found(tmp_path: Path) -> None:
     assert second.intrinsics(HEIGHT, WIDTH).tolist() == expected
 
 
+def test_suffixes_may_be_in_capitals(tmp_path: Path) -> None:
+    write_image(tmp_path, "a", TRUTH)
+    (tmp_path / "a.png").rename(tmp_path / "a.PNG")
+    (found,) = find_labelled(tmp_path)
+    assert found.image == tmp_path / "a.PNG"
+    found.image.unlink()
+    with pytest.raises(DatasetError, match=r"has no image a\.png or a\.jpg beside it"):
+        find_labelled(tmp_path)
+
+
 def test_an_index_says_groups_cameras_and_the_robot(tmp_path: Path) -> None:
     write_image(tmp_path, "x", TRUTH, depth=True)
     files = {"image": "x.png", "label": "x.label.png"}

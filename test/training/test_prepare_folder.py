@@ -388,6 +388,31 @@ def test_colour_masks_elsewhere(tmp_path: Path) -> None:
     check_halves(tmp_path / "out")
 
 
+def test_folders_that_are_links(tmp_path: Path) -> None:
+    photos(tmp_path / "disk" / "day1", range(3))
+    photos(tmp_path / "in" / "day2", range(3, 6))
+    (tmp_path / "in" / "day1").symlink_to(tmp_path / "disk" / "day1")
+    (tmp_path / "in" / "day2" / "all").symlink_to(tmp_path / "in")
+    prepare(tmp_path / "in", tmp_path / "out", *SIZE)
+    assert sorted(sum(order(tmp_path / "out").values(), [])) == list(range(6))
+
+
+def test_an_output_in_the_source_is_refused(tmp_path: Path) -> None:
+    photos(tmp_path / "in", range(6))
+    inside = tmp_path / "in" / "prepared"
+    message = error_of(tmp_path / "in", inside, *SIZE)
+    assert f"--output {inside} lies inside --source {tmp_path / 'in'}" in message
+    assert not inside.exists()
+
+
+def test_a_split_that_shows_nothing_new_is_empty(tmp_path: Path) -> None:
+    """As the end of a recording at rest: val looks like test."""
+    photos(tmp_path / "in", range(10))
+    write(tmp_path / "in" / "8.png", photo(9))
+    prepare(tmp_path / "in", tmp_path / "out", *SIZE)
+    assert order(tmp_path / "out") == {"train": list(range(8)), "val": [], "test": [9]}
+
+
 def test_a_photo_of_a_label_is_a_photo(tmp_path: Path) -> None:
     photos(tmp_path / "in", range(5))
     write(tmp_path / "in" / "shipping-label.jpg", photo(9))
@@ -433,6 +458,59 @@ def test_coco(tmp_path: Path, rle: bool, capsys: pytest.CaptureFixture[str]) -> 
     options = ("--masks", str(tmp_path / "coco.json"))
     prepare(tmp_path / "in", tmp_path / "out2", *SIZE, *options)
     check_halves(tmp_path / "out2")
+
+
+def test_coco_boxes_alone_are_no_labels(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Images with boxes have objects, only nobody knows where they end: they are not empty."""
+    photos(tmp_path / "in", range(6))
+    content = coco([f"{number}.png" for number in range(6)])
+    for annotation in content["annotations"]:
+        if annotation["image_id"] >= 13 or annotation.get("iscrowd"):
+            annotation["segmentation"] = []
+    file = tmp_path / "in" / "coco.json"
+    file.write_text(json.dumps(content))
+    assert "3 of 6 images have a mask" in error_of(tmp_path / "in", tmp_path / "out", *SIZE)
+    prepare(tmp_path / "in", tmp_path / "out", *SIZE, "--use-masks", "need")
+    assert sum(len(PreparedDataset(tmp_path / "out", split)) for split in SPLITS) == 3
+    for annotation in content["annotations"]:
+        annotation["segmentation"] = []
+    file.write_text(json.dumps(content))
+    capsys.readouterr()
+    prepare(tmp_path / "in", tmp_path / "none", *SIZE)
+    assert PreparedDataset(tmp_path / "none", "train").masks is None
+    assert "left out: 14 annotations without the outline" in capsys.readouterr().out
+
+
+def test_several_coco_files_of_the_same_images(tmp_path: Path) -> None:
+    """As COCO's own: captions and key points beside the instances."""
+    photos(tmp_path / "in" / "images", range(6))
+    names = [f"{number}.png" for number in range(6)]
+    folder = tmp_path / "in" / "annotations"
+    folder.mkdir()
+    instances, captions, points = (coco(names) for _ in range(3))
+    captions["annotations"] = [{"image_id": 10 + n, "caption": "a cup"} for n in range(6)]
+    points["annotations"] = []
+    (folder / "captions.json").write_text(json.dumps(captions))
+    (folder / "instances.json").write_text(json.dumps(instances))
+    (folder / "key_points.json").write_text(json.dumps(points))
+    prepare(tmp_path / "in", tmp_path / "out", *SIZE)
+    check_halves(tmp_path / "out")
+    (folder / "key_points.json").write_text(json.dumps(instances))
+    message = error_of(tmp_path / "in", tmp_path / "out2", *SIZE)
+    assert "instances.json" in message and "key_points.json both outline objects of" in message
+
+
+def test_coco_files_beside_images_of_equal_names(tmp_path: Path) -> None:
+    for day in ("day1", "day2"):
+        photos(tmp_path / "in" / day, range(3) if day == "day1" else range(3, 6))
+        if day == "day2":
+            for number in range(3):
+                path = tmp_path / "in" / day / f"{number + 3}.png"
+                path.rename(path.with_name(f"{number}.png"))
+        content = coco([f"{number}.png" for number in range(3)])
+        (tmp_path / "in" / day / "_annotations.coco.json").write_text(json.dumps(content))
+    prepare(tmp_path / "in", tmp_path / "out", *SIZE)
+    check_halves(tmp_path / "out")
 
 
 def test_coco_images_without_objects_are_labelled(tmp_path: Path) -> None:

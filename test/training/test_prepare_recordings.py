@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import gzip
 import json
+import shutil
 import sys
 from collections.abc import Callable, Sequence
 from fractions import Fraction
@@ -17,8 +19,9 @@ import pytest
 from pyarrow import parquet
 
 from training.datasets.layout import DatasetError
+from training.datasets.parts import Task
 from training.datasets.prepared import PreparedDataset
-from training.datasets.recordings import Sampler, Shares
+from training.datasets.recordings import Sampler, Shares, fingerprint
 from training.prepare import main, reader_for
 
 SPLITS = ("train", "val", "test")
@@ -434,6 +437,15 @@ def test_lerobot_without_one_of_its_videos(tmp_path: Path) -> None:
     assert numbers(tmp_path / "out2")["train"] == [*range(4), *range(10, 14), *range(20, 24)]
 
 
+def test_lerobot_recorded_anew_is_another_data_set(tmp_path: Path) -> None:
+    root = write_lerobot(tmp_path / "in", [range(4)], dtype="image")
+    prepare("lerobot", root, tmp_path / "out")
+    shutil.rmtree(root)
+    write_lerobot(root, [range(5, 12)], dtype="image")
+    message = error_of("lerobot", root, tmp_path / "out")
+    assert "holds another data set" in message and "files was" in message
+
+
 # --- RLDS
 
 
@@ -476,6 +488,14 @@ def test_rlds(tmp_path: Path, tfrecords: Build) -> None:
     message = error_of("rlds", folder, tmp_path / "bad", "--cameras", "[left]")
     assert "the episode has no steps/observation/left; its images are" in message
     assert "steps/observation/image, steps/observation/wrist_image" in message
+
+
+def test_rlds_files_that_are_packed(tmp_path: Path, tfrecords: Build) -> None:
+    folder = write_rlds(tmp_path / "in", tfrecords, {"x.tfrecord": [episode(0, 4), episode(9, 4)]})
+    file = folder / "x.tfrecord"
+    file.write_bytes(gzip.compress(file.read_bytes()))
+    prepare("rlds", folder, tmp_path / "out", "--every", "1", "--cameras", "[image]")
+    assert sum(map(len, numbers(tmp_path / "out").values())) == 8
 
 
 def test_rlds_splits_that_files_name(tmp_path: Path, tfrecords: Build) -> None:
@@ -522,6 +542,25 @@ def test_the_reader_for_recordings(tmp_path: Path, tfrecords: Build) -> None:
     files = {"x-train.tfrecord-00000-of-00001": [episode(0, 2)]}
     write_rlds(tmp_path / "rlds" / "1.0.0", tfrecords, files)
     assert reader_for(tmp_path / "rlds") == "rlds"
+
+
+def test_what_is_meant_by_photos_beside_a_bag(tmp_path: Path) -> None:
+    assert cv2.imwrite(str(tmp_path / "a.png"), picture(0))
+    (tmp_path / "metadata.yaml").write_text("title: Kitchen")  # no bag's
+    assert reader_for(tmp_path) == "folder"
+    (tmp_path / "metadata.yaml").unlink()
+    (tmp_path / "run.mcap").touch()
+    (tmp_path / "run2.mcap").touch()
+    with pytest.raises(DatasetError, match=r"holds images and bags, a\.png and run\.mcap"):
+        reader_for(tmp_path)
+
+
+@pytest.mark.parametrize("name", ["Записи/" + "кухня " * 30, "b\udcff" * 80, "plain"])
+def test_tasks_of_any_name_have_a_marker(tmp_path: Path, name: str) -> None:
+    marker = Task(name, 1).marker(tmp_path)
+    marker.touch()
+    assert marker != Task(f"{name}2", 1).marker(tmp_path)
+    assert fingerprint([marker], tmp_path)
 
 
 def test_the_sampler_keeps_its_rate() -> None:

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import json
+import os
 import re
+import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -101,6 +104,34 @@ def test_all_that_is_missing_is_said_before_anything_is_rendered(
     assert result.returncode == 1
     assert "nothing can be rendered: No off-screen OpenGL with MUJOCO_GL=egl" in result.stderr
     assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.slow
+def test_an_interruption_lets_a_step_save_what_it_has(tmp_path: Path) -> None:
+    """Ctrl-C reaches all of a terminal's processes, and reaches the step once only."""
+    step = (
+        "import signal, sys, time\n"
+        "def save(number, frame):\n"
+        "    signal.signal(signal.SIGINT, signal.SIG_DFL)\n"
+        "    time.sleep(1)\n"
+        "    open(sys.argv[1] + '/saved', 'w').close()\n"
+        "    sys.exit()\n"
+        "signal.signal(signal.SIGINT, save)\n"
+        "open(sys.argv[1] + '/started', 'w').close()\n"
+        "time.sleep(60)\n"
+    )
+    command = [sys.executable, "-c", step, str(tmp_path)]
+    call = f"from training import rented; rented._call({command})"
+    process = subprocess.Popen(
+        [sys.executable, "-c", call], cwd=ROOT, start_new_session=True, stderr=subprocess.PIPE
+    )
+    deadline = time.monotonic() + 60
+    while not (tmp_path / "started").exists():
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+    os.killpg(process.pid, signal.SIGINT)
+    process.communicate(timeout=60)
+    assert (tmp_path / "saved").exists()
 
 
 @pytest.mark.slow

@@ -205,6 +205,8 @@ def test_photos_are_cropped_or_resized_in_the_order_of_their_names(tmp_path: Pat
     cv2.imwrite(str(tmp_path / "b.png"), photo)
     cv2.imwrite(str(tmp_path / "a.PNG"), np.full((8, 8, 3), 50, np.uint8))
     (tmp_path / "notes.txt").write_text("not a photo")
+    for name in ("a.label.png", "a.depth.png", "._b.png"):
+        (tmp_path / name).write_text("not a photo")
     cropped = load_photos(tmp_path, 5, 16, "crop")
     assert cropped.shape == (2, 16, 16, 3)
     assert (cropped[0] == 50).all()

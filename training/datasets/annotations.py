@@ -9,6 +9,7 @@ from __future__ import annotations
 import base64
 import json
 import math
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -31,11 +32,18 @@ class CocoImage:
     Attributes:
         segments: what each object covers: polygons [[x, y, x, y, ...], ...] in pixels, or a
             run-length encoding.
+        without: how many objects have no outline of their own.
     """
 
     height: int
     width: int
     segments: tuple[Any, ...]
+    without: int = 0
+
+    @property
+    def says_nothing(self) -> bool:
+        """Whether there are objects, and the outline of none is known."""
+        return bool(self.without and not self.segments)
 
 
 Annotation: TypeAlias = Path | CocoImage
@@ -65,26 +73,29 @@ def is_labelme(content: Any) -> bool:
     return isinstance(content, dict) and "shapes" in content and "imagePath" in content
 
 
-def coco_images(path: Path, content: dict[str, Any]) -> tuple[dict[str, CocoImage], int]:
-    """What a COCO file says, by the images' file names, and how many annotations have no outline.
+def coco_images(path: Path, content: dict[str, Any]) -> dict[str, CocoImage]:
+    """What a COCO file says, by the images' file names.
 
-    Crowds, which are several objects in one, and boxes without an outline are such annotations.
+    Crowds, which are several objects in one, and boxes have no outline of one object.
 
     Raises:
         DatasetError: the file is not as COCO's are.
     """
     try:
         segments: dict[Any, list[Any]] = {image["id"]: [] for image in content["images"]}
-        without = 0
+        without = Counter[Any]()
         for annotation in content["annotations"]:
             outline = annotation.get("segmentation")
             if not outline or annotation.get("iscrowd"):
-                without += 1
+                without[annotation["image_id"]] += 1
             else:
                 segments[annotation["image_id"]].append(outline)
-        found = {
+        return {
             image["file_name"]: CocoImage(
-                int(image["height"]), int(image["width"]), tuple(segments[image["id"]])
+                int(image["height"]),
+                int(image["width"]),
+                tuple(segments[image["id"]]),
+                without[image["id"]],
             )
             for image in content["images"]
         }
@@ -92,7 +103,6 @@ def coco_images(path: Path, content: dict[str, Any]) -> tuple[dict[str, CocoImag
         raise DatasetError(
             f"{path} is not as COCO files are ({type(error).__name__}: {error})"
         ) from error
-    return found, without
 
 
 def _draw(height: int, width: int, segments: Sequence[Any]) -> Labels:
@@ -162,7 +172,7 @@ def _shape(shape: dict[str, Any], height: int, width: int) -> NDArray[np.bool_]:
         covered[top : top + drawn.shape[0], left : left + drawn.shape[1]] = drawn
         return covered
     if kind == "rectangle":
-        (x0, y0), (x1, y1) = points
+        (x0, y0), (x1, y1) = points.min(axis=0), points.max(axis=0)  # some programs write 4 corners
         points = np.array([[x0, y0], [x1, y0], [x1, y1], [x0, y1]])
     elif kind == "circle":
         centre, edge = points

@@ -222,7 +222,9 @@ class Bag(OwnData):
 
     @cached_property
     def _bags(self) -> list[Path]:
-        found = sorted(find_bags(self.source), key=natural_order)
+        # A bag and a link to it are one: its images must not be in several splits.
+        unique = {bag.resolve(): bag for bag in reversed(find_bags(self.source))}
+        found = sorted(unique.values(), key=natural_order)
         if not found:
             raise DatasetError(
                 f"{self.source} has no bags; expected .mcap, .db3 or .bag files, or folders of them"

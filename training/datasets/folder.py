@@ -332,8 +332,8 @@ def scan(source: Path, masks: Path | None) -> Found:
         if is_labelme(content):
             annotations.setdefault(_labelme_key(path, content, source, images), path)
         elif is_coco(content):
-            entries, without = coco_images(path, content)
-            if without:
+            entries = coco_images(path, content)
+            if without := sum(entry.without for entry in entries.values()):
                 left_out["annotations without the outline of one object (crowds, boxes)"] += without
             coco.append((path, entries))
         else:
@@ -457,17 +457,20 @@ def _labelme_key(
 def _match_coco(
     files: Sequence[tuple[Path, dict[str, CocoImage]]], images: Sequence[Path]
 ) -> dict[Path, CocoImage]:
-    """The entry of each image that COCO files name.
+    """The entry of each image that COCO files name, but for those of which no outline is known.
 
-    An entry's file_name may be a path or the end of one; it must fit one image only.
+    An entry's file_name may be a path or the end of one; it must fit one image only, or one of
+    those beside the file.
 
     Raises:
-        DatasetError: a file names none of the images, or an entry fits several.
+        DatasetError: a file names none of the images, an entry fits several, or two files outline
+            objects of one image.
     """
     by_name: dict[str, list[Path]] = {}
     for path in images:
         by_name.setdefault(path.name, []).append(path)
     matched: dict[Path, CocoImage] = {}
+    outlined: dict[Path, Path] = {}  # where the outlines of an image come from
     for file, entries in files:
         hits = 0
         for name, entry in entries.items():
@@ -478,6 +481,9 @@ def _match_coco(
                 if path.parts[-len(wanted.parts) :] == wanted.parts
             ] or by_name.get(wanted.name, [])
             if len(fitting) > 1:
+                beside = [path for path in fitting if path.is_relative_to(file.parent)]
+                fitting = beside if len(beside) == 1 else fitting
+            if len(fitting) > 1:
                 # images/val/1.jpg and images/train/1.jpg: the file's own name may say which.
                 split = next((word for word in SPLITS if word in file.stem.lower()), None)
                 fitting = [
@@ -486,8 +492,18 @@ def _match_coco(
             if len(fitting) > 1:
                 raise DatasetError(f"{file}: {name} may be {fitting[0]} or {fitting[1]}")
             for path in fitting:
-                matched[path] = entry
                 hits += 1
+                if entry.says_nothing:
+                    continue
+                if entry.segments:
+                    if path in outlined:
+                        raise DatasetError(
+                            f"{outlined[path]} and {file} both outline objects of {path}: choose "
+                            "one by --masks, and leave the other one out of the source"
+                        )
+                    outlined[path] = file
+                if entry.segments or path not in matched:
+                    matched[path] = entry
         if not hits:
             raise DatasetError(
                 f"{file} names none of the images; its first is "

@@ -40,7 +40,13 @@ def input_files(source: Path) -> tuple[list[Path], list[Path]]:
         return [source], []
     data: list[Path] = []
     clutter: list[Path] = []
-    for folder, _, names in os.walk(source):
+    visited: set[tuple[int, int]] = set()
+    for folder, below, names in os.walk(source, followlinks=True):
+        stat = os.stat(folder)
+        if (stat.st_dev, stat.st_ino) in visited:  # by a link, which may lead in a circle
+            below.clear()
+            continue
+        visited.add((stat.st_dev, stat.st_ino))
         for name in names:
             path = Path(folder, name)
             (clutter if is_clutter(path.relative_to(source)) else data).append(path)

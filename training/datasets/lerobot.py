@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 from training.datasets.images import decode_rgb
+from training.datasets.inputs import input_files
 from training.datasets.layout import DatasetError, read_json
 from training.datasets.parts import PartWriter, Task, report
 from training.datasets.recordings import (
@@ -21,6 +22,7 @@ from training.datasets.recordings import (
     Sampler,
     Shares,
     check_rate,
+    fingerprint,
 )
 from training.datasets.shots import Shot
 from training.datasets.video import BETWEEN_SAMPLES, read_frames, to_rgb
@@ -87,6 +89,7 @@ class LeRobot(OwnData):
             "cameras": self._cameras,
             "version": self._info["codebase_version"],
             "episodes": len(self._episodes),
+            "files": fingerprint(input_files(self.source)[0], self.source),
         }
 
     def tasks(self) -> list[CameraFile]:
@@ -122,8 +125,12 @@ class LeRobot(OwnData):
                 if not sampled:
                     recorded.skip(BETWEEN_SAMPLES)
                 elif recorded.wants(seconds / max(clip.stop - clip.start, 1e-3), clip.split):
-                    image = decode_rgb(frame) if isinstance(frame, bytes) else to_rgb(frame)
-                    recorded.add(Shot(image))
+                    try:
+                        image = decode_rgb(frame) if isinstance(frame, bytes) else to_rgb(frame)
+                        recorded.add(Shot(image))
+                    except ValueError as error:  # the other images go on
+                        where = f"episode {clip.episode}, {seconds:g} s"
+                        parts.problem(f"{task.path}, {where}: {error}")
         except (OSError, ValueError, KeyError) as error:  # PyArrow's are among them
             parts.problem(f"{task.path}: {error}")
         recorded.close()

@@ -8,6 +8,7 @@ in the order of their keys: the result depends on neither workers, machines nor 
 
 from __future__ import annotations
 
+import hashlib
 import json
 import multiprocessing
 import os
@@ -50,6 +51,15 @@ TaskT = TypeVar("TaskT", bound="Task")
 OnError = Literal["stop", "skip"]
 
 
+def part_name(name: str) -> str:
+    """A name fit for a file, different for different names; long ones are shortened."""
+    quoted = quote(name, safe="", errors="surrogateescape")
+    if len(quoted) <= 120:
+        return quoted
+    digest = hashlib.sha256(name.encode(errors="surrogateescape")).hexdigest()
+    return f"{quoted[:100]}-{digest[:16]}"
+
+
 @dataclass(frozen=True)
 class Task:
     """A piece of work for one process.
@@ -64,7 +74,7 @@ class Task:
 
     def marker(self, folder: Path) -> Path:
         """The file that says that the task is done, and which problems it met."""
-        return folder / f"task-{quote(self.name, safe='')}.json"
+        return folder / f"task-{part_name(self.name)}.json"
 
     def is_done(self, folder: Path) -> bool:
         """Whether the task ended without a problem: corrupt input may have been mended since."""

@@ -9,11 +9,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path, PurePath
 from typing import Any, ClassVar
-from urllib.parse import quote
 
 from training.datasets.images import Fit
 from training.datasets.layout import SPLITS, check_at_least
-from training.datasets.parts import PartWriter, Task
+from training.datasets.parts import PartWriter, Task, part_name
 from training.datasets.shots import Form, Shot, ShotPart
 from training.datasets.tasks import chunk_key
 
@@ -271,14 +270,6 @@ def natural_order(path: PurePath) -> tuple[tuple[int, int, str], ...]:
     )
 
 
-def part_name(name: str) -> str:
-    """A name fit for a file, different for different names; long ones are shortened."""
-    quoted = quote(name, safe="")
-    if len(quoted) <= 120:
-        return quoted
-    return f"{quoted[:100]}-{hashlib.sha256(name.encode()).hexdigest()[:16]}"
-
-
 def fingerprint(files: Sequence[Path], source: Path, *, times: bool = False) -> str:
     """What tells whether the files of a source are the same: names and sizes.
 
@@ -291,7 +282,7 @@ def fingerprint(files: Sequence[Path], source: Path, *, times: bool = False) -> 
         name = path.relative_to(source) if path != source else path.name
         stat = path.stat()
         changed = f" {stat.st_mtime_ns}" if times else ""
-        digest.update(f"{name} {stat.st_size}{changed}\n".encode())
+        digest.update(f"{name} {stat.st_size}{changed}\n".encode(errors="surrogateescape"))
     return digest.hexdigest()[:16]
 
 
