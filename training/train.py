@@ -129,6 +129,12 @@ class Trainer:
         elif resume and self.processes.is_main:
             tqdm.write(f"{config.run} holds no checkpoint: starting at step 0")
         labelled = self.loaders[0]
+        weight = config.objective.robot_weight
+        if weight != 1 and labelled.dataset.robot_label is None and self.processes.is_main:
+            tqdm.write(
+                f"objective.robot_weight is {weight:g}, and of no effect: {config.data.path} does "
+                "not say which label is the robot's"
+            )
         objective = Objective(
             self.model,
             config.objective,

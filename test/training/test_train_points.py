@@ -181,6 +181,22 @@ def test_masks_and_kinds_learn_alone_as_inference_takes_them(data: Path, tmp_pat
     assert differing(tmp_path / "whole", tmp_path / "plain") != []
 
 
+def test_a_robots_weight_without_a_robot_is_said_to_do_nothing(
+    data: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    settings = {**PRETRAINED, **OVERLAP, "objective.robot_weight": 3, "steps": 1}
+    train(tmp_path / "robot", data, settings)
+    assert "robot_weight" not in "".join(capfd.readouterr())
+    unnamed = write_data(tmp_path / "unnamed")
+    file = unnamed / "train" / "info.json"
+    info = json.loads(file.read_text())
+    del info["robot_label"]
+    file.write_text(json.dumps(info))
+    train(tmp_path / "none", unnamed, settings)
+    said = "".join(capfd.readouterr())
+    assert f"robot_weight is 3, and of no effect: {unnamed} does not say which label" in said
+
+
 def test_what_depth_adds_learns_alone(data: Path, tmp_path: Path) -> None:
     """Without depth, the model finds what it found before, bit by bit."""
     train(tmp_path / "start", data, {**PRETRAINED, **OVERLAP, "steps": 2})
