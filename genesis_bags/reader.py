@@ -8,6 +8,7 @@ by row. Messages come as they were recorded (serialised), those of one topic in 
 from __future__ import annotations
 
 import errno
+import os
 import re
 import shutil
 import sqlite3
@@ -154,28 +155,26 @@ class BagReader:
             yield from _salvage(file.path, topics)
             return
         seen = 0
-        # The newest stamp of each topic, and how many messages had it: they come in that order.
-        newest: dict[str, tuple[int, int]] = {}
+        # Of each topic: messages come by their stamps, as long as no error ends them.
+        newest: dict[str, int] = {}
+        delivered = Counter[str]()
         try:
             for message in _read(file.path, topics):
-                stamp, count = newest.get(message.topic.name, (message.stamp, 0))
-                count = count + 1 if stamp == message.stamp else 1
-                newest[message.topic.name] = message.stamp, count
+                newest[message.topic.name] = message.stamp
+                delivered[message.topic.name] += 1
                 seen += 1
                 yield message
         except Exception as error:  # noqa: BLE001 - rosbags raises many types on damaged data
             for message in _salvage(file.path, topics):
-                stamp, count = newest.get(message.topic.name, (message.stamp, 0))
-                if message.stamp < stamp:
-                    continue
-                if message.stamp == stamp and count:
-                    newest[message.topic.name] = stamp, count - 1
+                name = message.topic.name
+                if delivered[name] and message.stamp <= newest[name]:
+                    delivered[name] -= 1
                     continue
                 seen += 1
                 yield message
             expected = sum(topic.size for topic in file.topics if topic.name in topics)
-            # rosbags also refuses sound files, such as those without chunks out of order.
-            if seen < expected:
+            # rosbags refuses sound MCAPs, too: those without chunks, and not in order.
+            if seen < expected or file.path.suffix != ".mcap":
                 self._report(f"{file.name}: damaged ({error}): read {seen} of {expected} messages")
 
     def __enter__(self) -> BagReader:
@@ -363,21 +362,27 @@ def find_bags(path: Path) -> list[Path]:
     one recording are; otherwise each file is a bag. Folders that may not be read hold none, and
     links to folders that they lie in are not followed.
     """
-    if not path.is_dir():
-        return [path] if path.exists() and is_bag(path) else []
-    if (path / "metadata.yaml").exists():
-        return [path]
-    below: list[Path] = []
+    return _find_bags(path, frozenset())
+
+
+def _find_bags(path: Path, above: frozenset[str]) -> list[Path]:
+    """The same below folders (their real paths) that it lies in, by links or not."""
     try:
-        children = sorted(path.iterdir())
+        if not path.is_dir():
+            return [path] if path.exists() and is_bag(path) else []
+        if (path / "metadata.yaml").exists():
+            return [path]
+        if (real := os.path.realpath(path)) in above:
+            return []
+        below: list[Path] = []
+        for child in sorted(path.iterdir()):
+            if not child.name.startswith(_HIDDEN):
+                below += _find_bags(child, above | {real})
+        files = storage_files(path)
     except PermissionError:
         return []
-    for child in children:
-        circle = child.is_symlink() and path.resolve().is_relative_to(child.resolve())
-        if not child.name.startswith(_HIDDEN) and not circle:
-            below += find_bags(child)
-    parts = {_PART_NUMBER.sub("", Path(_unpacked_name(file)).stem) for file in storage_files(path)}
-    return [path] if len(parts) == 1 and set(below) == set(storage_files(path)) else below
+    parts = {_PART_NUMBER.sub("", Path(_unpacked_name(file)).stem) for file in files}
+    return [path] if len(parts) == 1 and set(below) == set(files) else below
 
 
 def storage_files(folder: Path) -> list[Path]:
@@ -606,9 +611,11 @@ def _salvage_sqlite(path: Path) -> Iterator[BagMessage]:
             try:
                 for number, topic, stamp, data in database.execute(query, (row,)):
                     # Of a page that was overwritten, rows have any number and no values.
-                    if topic in topics and isinstance(stamp, int) and isinstance(data, bytes):
+                    if not (topic in topics and isinstance(stamp, int) and isinstance(data, bytes)):
+                        row += 1
+                    elif number >= row:
                         yield BagMessage(topics[topic], stamp, data)
-                    row, lost = max(row, number) + 1, 0
+                        row, lost = number + 1, 0
                 return
             except sqlite3.Error:
                 row, lost = row + 1, lost + 1

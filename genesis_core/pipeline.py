@@ -270,6 +270,7 @@ class _ViewDepth:
         self.model_input: DepthImage | None = None
         self.problem: str | None = None  # why there is none, or it is of no use
         self._image: DepthImage | None = None
+        self._is_refused = False  # as no depth of this image
         self._bug: Exception | None = None
 
     def prepare_for_model(self) -> None:
@@ -280,7 +281,7 @@ class _ViewDepth:
         try:
             self.model_input = _fit(image, self.view.image.shape[:2])
         except ValueError as error:
-            self.problem = f"{image.source}: {error}"
+            self.problem, self._is_refused = f"{image.source}: {error}", True
 
     def measure(self, found: SceneObjects) -> list[Measurement | None]:
         """Position and size of each object but background, None where they are not known."""
@@ -288,7 +289,7 @@ class _ViewDepth:
         image = self._fetch()
         if self._bug is not None:
             raise self._bug
-        if image is None:
+        if image is None or self._is_refused:
             return measured
         wanted = [item for item in found.objects if not item.background]
         try:

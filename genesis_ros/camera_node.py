@@ -135,8 +135,9 @@ class CameraNode(Node):
             "mode",
             "sketchy",
             "Generated scenes: sketchy (the cube, block and ball of the Sketchy data set), "
-            "varied (one to six objects of any shape, size and colour), mixed (some of each) or "
-            "household (everyday things on tables, shelves and in bins).",
+            "varied (one to six objects of any shape, size and colour), mixed (some of each), "
+            "household (everyday things on tables, shelves and in bins), general or balanced "
+            "(household and mixed ones).",
         )
         declare("seed", 0, "Seed of the first generated scene.", **integers(0, 2**31 - 1))
         declare(

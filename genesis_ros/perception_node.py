@@ -372,6 +372,8 @@ class PerceptionNode(LifecycleNode):
                 continue
             if not isinstance(job, Request):
                 delivered.append((job.camera, outcome))
+        if jobs:
+            raise RuntimeError(f"{len(jobs)} images were not looked at")
         return delivered
 
     def _deliver_the_rest(

@@ -51,7 +51,7 @@ from genesis_core import Perception
 from genesis_core.cluster import ClusterError
 from genesis_ros.bags.archive import archived_bags, segment_archive
 from genesis_ros.bags.segmentation import BagCamera, Segmentation, SegmentError, say
-from genesis_ros.bags.writer import STORAGES, LiveBagWriter
+from genesis_ros.bags.writer import STORAGES, LiveBagWriter, check_storage
 from genesis_ros.messages import detections
 from genesis_ros.messages.depth_pairing import DepthPairing, info_beside
 from genesis_ros.node.camera_names import camera_names
@@ -108,6 +108,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def _run(options: argparse.Namespace, settings: NodeSettings, interruption: Interruption) -> bool:
     """Segment the bag; whether the input was damaged."""
     source, target = options.input.expanduser(), options.output.expanduser()
+    check_storage(target, options.storage)
     _check_target(source, target, options.overwrite)
     if not detections.AVAILABLE:
         say(detections.MISSING)
@@ -138,6 +139,7 @@ def _run_archive(
     interruption: Interruption,
 ) -> int:
     """Segment each bag of a folder in a process of its own; the exit status."""
+    check_storage(options.output.expanduser(), options.storage)
     return segment_archive(
         options.input.expanduser(),
         options.output.expanduser(),

@@ -140,8 +140,10 @@ def _from_names(folder: Path) -> list[LabelledImage]:
         if is_clutter(label.relative_to(folder)):
             continue
         name = label.name.removesuffix(LABEL)
-        images = [others.get((name + suffix).lower()) for suffix in IMAGE_SUFFIXES]
-        image = next((path for path in images if path is not None), None)
+        exact = [folder / (name + suffix) for suffix in IMAGE_SUFFIXES]
+        images = [path for path in exact if path.is_file()]
+        images += [others[path.name.lower()] for path in exact if path.name.lower() in others]
+        image = images[0] if images else None
         if image is None:
             raise DatasetError(f"{label} has no image {name}.png or {name}.jpg beside it")
         depth = folder / (name + DEPTH)

@@ -54,8 +54,12 @@ class Processes:
         """Whether this process is the one that logs and saves."""
         return self.rank == 0
 
-    def wrap(self, module: nn.Module) -> nn.Module:
-        """The module with its gradients averaged over all processes."""
+    def wrap(self, module: nn.Module, *, partly: bool = False) -> nn.Module:
+        """The module with its gradients averaged over all processes.
+
+        Args:
+            partly: some of what learns takes no part in a step.
+        """
         if self.world_size == 1:
             return module
         # 1x1 kernels are contiguous in both memory formats, which DDP takes for a mismatch.
@@ -68,7 +72,12 @@ class Processes:
             module = nn.SyncBatchNorm.convert_sync_batchnorm(module)
         # Constant coordinates and, of GENESIS, running statistics, of which the main process saves
         # its own: nothing to broadcast.
-        return DistributedDataParallel(module, device_ids=devices, broadcast_buffers=False)
+        return DistributedDataParallel(
+            module,
+            device_ids=devices,
+            broadcast_buffers=False,
+            find_unused_parameters=partly,
+        )
 
     def mean(self, values: dict[str, Tensor]) -> dict[str, Tensor]:
         """Scalars averaged over all processes, in one exchange."""

@@ -75,7 +75,8 @@ def prepare(dataset: Dataset[TaskT], run: Run) -> None:
     source, output = dataset.source, run.output
     if source is not None and not source.exists():
         raise DatasetError(f"--source {source} does not exist")
-    if isinstance(dataset, Folder) and output.resolve().is_relative_to(dataset.source.resolve()):
+    lists_all = isinstance(dataset, (Folder, LeRobot))  # their files: the output's would be some
+    if lists_all and source and output.resolve().is_relative_to(source.resolve()):
         raise DatasetError(
             f"--output {output} lies inside --source {source}: take another --output"
         )
@@ -95,6 +96,11 @@ def prepare(dataset: Dataset[TaskT], run: Run) -> None:
 def _report(output: Path, counts: dict[str, int]) -> None:
     """Say what was taken and what was left out."""
     print(f"{output}: {', '.join(f'{count} {split}' for split, count in counts.items())} images")
+    if counts["train"] and not (counts["val"] and counts["test"]):
+        print(
+            "val or test is empty: there are too few images, or they show nearly what one held out "
+            "shows (--min-change 0 keeps those)"
+        )
     infos = {split: read_json(output / split / INFO) for split in counts}
     shares = {split: info["label_share"] for split, info in infos.items() if "label_share" in info}
     if shares:

@@ -18,6 +18,7 @@ where it was.
 
 from __future__ import annotations
 
+import ctypes
 import json
 import os
 import shutil
@@ -51,6 +52,9 @@ _LARGEST = 16  # MB of a checkpoint that is committed
 # What the curves show: the first of these that the recipe has.
 _CURVES = ("mask_supervision", "overlap_supervision", "region_mixture", "elbo")
 _WARM_SHARE = 0.45  # of the time, in which scenes are rendered and a first model trained
+
+_PR_SET_PDEATHSIG = 1
+_LIBC = ctypes.CDLL(None)
 
 
 def run(
@@ -248,8 +252,15 @@ def _call(command: list[str]) -> None:
 
 
 def _start(command: list[str]) -> subprocess.Popen[bytes]:
-    """A process that Ctrl-C reaches through ``_end`` alone: a second one ends training at once."""
-    return subprocess.Popen(command, start_new_session=True)
+    """A process that Ctrl-C reaches through ``_end`` alone: a second one ends training at once.
+
+    However this process ends, that one gets the same signal.
+    """
+    return subprocess.Popen(
+        command,
+        start_new_session=True,
+        preexec_fn=lambda: _LIBC.prctl(_PR_SET_PDEATHSIG, signal.SIGINT),
+    )
 
 
 def _train_while(other: subprocess.Popen[bytes], train: list[str], data: Path, run: Path) -> None:

@@ -141,7 +141,9 @@ class Trainer:
             num_labels=self._num_labels(),
             robot_label=labelled.dataset.robot_label,
         )
-        module = self.processes.wrap(objective)
+        # Nothing reaches what reads points, where there are none.
+        seen = any(loader.dataset.depths is not None for loader in self.loaders)
+        module = self.processes.wrap(objective, partly=self.model.takes_points and not seen)
         self.objective = torch.compile(module) if config.compile else module
         self.captured = self._build_captured()
 
@@ -201,11 +203,6 @@ class Trainer:
         if config.objective.masks_only:
             self._freeze(model, parts - model.mask_parts)
         self._freeze(model, self._untaught_kinds(model) & parts)
-        if self.processes.world_size > 1 and all(
-            loader.dataset.depths is None for loader in self.loaders
-        ):
-            # Processes wait for the gradients of all that learns, and of points there are none.
-            self._freeze(model, {"backbone.branch"} & set(freezable))
         model.to(self.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
         return self._set_training(model)
 

@@ -228,6 +228,10 @@ def segment_one(
     partial, final = target / PARTIAL / name, target / name
     if final.exists() and not _is_there(final):
         return Outcome(1, f"{final} is in the way: it is no bag, so it is not replaced")
+    try:
+        final.parent.mkdir(parents=True, exist_ok=True)
+    except OSError as error:  # the other bags go on
+        return Outcome(1, f"{final} cannot be written: {error}")
     command = [sys.executable, "-m", "genesis_ros.segment_bag", str(bag), str(partial)]
     command += ["--overwrite", *options]
     outcome = Outcome(1, "")
@@ -243,9 +247,8 @@ def segment_one(
         try:
             if _is_there(final):
                 shutil.rmtree(final)
-            final.parent.mkdir(parents=True, exist_ok=True)
             partial.rename(final)
-        except OSError as error:  # the other bags go on
+        except OSError as error:
             return Outcome(1, f"{final} cannot be written: {error}")
         message = outcome.message.replace(str(partial), str(final))
         return outcome._replace(message=message)

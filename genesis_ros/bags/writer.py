@@ -125,6 +125,15 @@ class BagWriter:
                 self._partial.rename(self._path)
 
 
+def check_storage(path: Path, storage: str) -> None:
+    """Raise BagError if a bag of this storage cannot be there.
+
+    rosbags opens databases by addresses, in which some characters mean something.
+    """
+    if storage == "sqlite3" and set("?#%") & set(str(path.absolute())):
+        raise BagError(f"{path}: SQLite bags cannot lie below names with ?, # or %; take mcap")
+
+
 class LiveBagWriter:
     """Writes a bag that is whole at every moment, up to its last checkpoint.
 
@@ -148,8 +157,7 @@ class LiveBagWriter:
     def __init__(self, path: Path, storage: str = "mcap") -> None:
         if path.exists():
             raise FileExistsError(f"{path} exists already")
-        if storage == "sqlite3" and set("?#%") & set(str(path.absolute())):
-            raise BagError(f"{path}: SQLite bags cannot lie below names with ?, # or %; take mcap")
+        check_storage(path, storage)
         self._storage = storage
         self._writer = _Writer(path, storage)
         self._due = 0.0  # the first message is worth a checkpoint

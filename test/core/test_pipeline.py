@@ -261,7 +261,8 @@ def test_depth_that_has_another_unit_at_the_images_size(with_depth: Perception) 
     large = np.full((2 * HEIGHT, 2 * WIDTH), 1000.0, np.float32)
     large[::2, ::2] = 0.8
     seen = only(with_depth([View(image(), DepthImage(large, INTRINSICS, "/eye/depth"))]))
-    assert not seen.used_depth
+    assert not seen.used_depth and not any(seen.measurements)
+    assert seen.depth_problem is not None and "millimetres" in seen.depth_problem
     assert with_depth.segmenter.seen == [(None, None)]  # type: ignore[attr-defined]
 
 

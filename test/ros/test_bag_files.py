@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -242,15 +242,17 @@ def test_an_mcap_without_profile_is_not_damaged(tmp_path: Path, profile: str) ->
     assert read(mcap(tmp_path / "bag.mcap", profile, "cdr")) == ""
 
 
-def test_an_mcap_without_chunks_is_not_damaged(tmp_path: Path) -> None:
-    """Topics that are written a little out of order, of which rosbags reads no whole."""
+@pytest.mark.parametrize("within", [False, True])
+def test_an_mcap_without_chunks_is_not_damaged(tmp_path: Path, within: bool) -> None:
+    """Messages that are out of order, of several topics or within one: rosbags gives them up."""
     path = tmp_path / "bag.mcap"
     with path.open("wb") as file:
         writer = McapWriter(file, use_chunking=False)
         writer.start("ros2", "rosbag2")
         schema = writer.register_schema("sensor_msgs/msg/Image", "ros2msg", b"")
         channels = [writer.register_channel(topic, "cdr", schema) for topic in (TOPIC, "/other")]
-        for number in range(3):
+        order = (0, 2, 1) if within else (0, 1, 2)
+        for number in order:
             for channel, early in zip(channels, (0, 1500), strict=True):
                 stamp = START + 1000 * number - early
                 writer.add_message(channel, stamp, serialize_message(image(number)), stamp, number)
@@ -260,14 +262,35 @@ def test_an_mcap_without_chunks_is_not_damaged(tmp_path: Path) -> None:
         assert not reader.damaged
     for topic in (TOPIC, "/other"):
         found = [read_message(item) for item in messages if item.topic.name == topic]
-        assert found == [image(number) for number in range(3)]
+        assert found == [image(number) for number in order]
 
 
 def test_links_in_a_circle_are_not_followed(tmp_path: Path) -> None:
     record(tmp_path / "run1")
     (tmp_path / "self").symlink_to(".")
     (tmp_path / "latest").symlink_to("run1")
+    (tmp_path / "itself").symlink_to("itself")
+    (tmp_path / "a").mkdir()
+    (tmp_path / "b").mkdir()
+    (tmp_path / "a" / "x").symlink_to("../b")
+    (tmp_path / "b" / "y").symlink_to("../a")
     assert find_bags(tmp_path) == [tmp_path / "latest", tmp_path / "run1"]
+
+
+def test_a_folder_that_may_not_be_read_holds_no_bag(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    record(tmp_path / "run1")
+    record(tmp_path / "closed" / "run2")
+    iterdir = Path.iterdir
+
+    def guarded(path: Path) -> Iterator[Path]:
+        if path.name == "closed":  # whoever runs this may be allowed everything
+            raise PermissionError(13, "Permission denied", str(path))
+        return iterdir(path)
+
+    monkeypatch.setattr(Path, "iterdir", guarded)
+    assert find_bags(tmp_path) == [tmp_path / "run1"]
 
 
 def test_an_mcap_of_another_system_is_named(tmp_path: Path) -> None:

@@ -393,6 +393,9 @@ def test_folders_that_are_links(tmp_path: Path) -> None:
     photos(tmp_path / "in" / "day2", range(3, 6))
     (tmp_path / "in" / "day1").symlink_to(tmp_path / "disk" / "day1")
     (tmp_path / "in" / "day2" / "all").symlink_to(tmp_path / "in")
+    (tmp_path / "in" / "up").symlink_to("..")
+    (tmp_path / "in" / "again").symlink_to("day2")
+    photos(tmp_path / "beside", range(6, 8))
     prepare(tmp_path / "in", tmp_path / "out", *SIZE)
     found = order(tmp_path / "out")
     assert sorted(number for split in SPLITS for number in found[split]) == list(range(6))
@@ -483,7 +486,7 @@ def test_coco_boxes_alone_are_no_labels(tmp_path: Path, capsys: pytest.CaptureFi
 
 
 def test_several_coco_files_of_the_same_images(tmp_path: Path) -> None:
-    """As COCO's own: captions and key points beside the instances."""
+    """As captions and empty files beside the instances."""
     photos(tmp_path / "in" / "images", range(6))
     names = [f"{number}.png" for number in range(6)]
     folder = tmp_path / "in" / "annotations"
@@ -496,6 +499,11 @@ def test_several_coco_files_of_the_same_images(tmp_path: Path) -> None:
     (folder / "key_points.json").write_text(json.dumps(points))
     prepare(tmp_path / "in", tmp_path / "out", *SIZE)
     check_halves(tmp_path / "out")
+    points["annotations"] = [{"image_id": 13, "bbox": [0, 0, 9, 9]}]
+    instances["annotations"] = [a for a in instances["annotations"] if a["image_id"] != 13]
+    (folder / "instances.json").write_text(json.dumps(instances))
+    (folder / "key_points.json").write_text(json.dumps(points))
+    assert "5 of 6 images have a mask" in error_of(tmp_path / "in", tmp_path / "out1", *SIZE)
     (folder / "key_points.json").write_text(json.dumps(instances))
     message = error_of(tmp_path / "in", tmp_path / "out2", *SIZE)
     assert "instances.json" in message and "key_points.json both outline objects of" in message

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
+import subprocess
+import sys
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -36,6 +39,7 @@ pytestmark = [
     pytest.mark.usefixtures("one_thread"),
 ]  # runs are compared bit by bit
 
+ROOT = Path(__file__).resolve().parents[2]
 ROBOT = 2
 TINY: dict[str, Any] = {
     "model.image_size": 32,
@@ -108,9 +112,14 @@ def weights_file(
     return path
 
 
-def train(run: Path, data: Path, settings: dict[str, Any]) -> None:
+def given(run: Path, data: Path, settings: dict[str, Any]) -> list[str]:
+    """Arguments for the settings above and others."""
     values = {**TINY, "run": run, "data.path": data, **settings}
-    main([f"--{name}={json.dumps(v) if isinstance(v, bool) else v}" for name, v in values.items()])
+    return [f"--{name}={json.dumps(v) if isinstance(v, bool) else v}" for name, v in values.items()]
+
+
+def train(run: Path, data: Path, settings: dict[str, Any]) -> None:
+    main(given(run, data, settings))
 
 
 def error_of(run: Path, data: Path, settings: dict[str, Any]) -> str:
@@ -258,6 +267,23 @@ def test_slots_stop_in_training_validation_and_use_alike(data: Path, tmp_path: P
     train(tmp_path / "parts", data, {**settings, "steps": 1})
     train(tmp_path / "parts", data, {**settings, "steps": 2, "resume": True})
     assert differing(tmp_path / "whole", tmp_path / "parts") == []
+
+
+@pytest.mark.slow
+def test_two_processes_train_what_takes_points_without_any(tmp_path: Path) -> None:
+    """The part that reads points gets no gradient, for which processes would wait."""
+    data = write_data(tmp_path / "data", depth=False)
+    settings = given(tmp_path / "two", data, {**PRETRAINED, "steps": 3})
+    start = ["torch.distributed.run", "--standalone", "--nproc-per-node=2", "-m", "--"]
+    command = [sys.executable, "-m", *start, "training.train", *settings]
+    result = subprocess.run(
+        command, cwd=ROOT, env={**os.environ, "OMP_NUM_THREADS": "1"}, capture_output=True,
+        text=True, timeout=250, check=False,
+    )  # fmt: skip
+    assert result.returncode == 0, result.stderr
+    # And one process goes on with it.
+    train(tmp_path / "two", data, {**PRETRAINED, "steps": 4, "resume": True})
+    assert [line["step"] for line in read_metrics(tmp_path / "two" / METRICS)] == [1, 2, 3, 4]
 
 
 @pytest.mark.slow

@@ -54,6 +54,7 @@ SUFFIXES = frozenset(
     | {".ppm", ".tif", ".tiff", ".webp"}
 )
 _DECODING = 2  # files are read in another way than by earlier versions
+_JSON_READING = "outlines"  # those with boxes alone are no masks, as they were in earlier versions
 _HEIC = frozenset({".heic", ".heif"})
 _MASK_FOLDERS = frozenset(
     {"annotation", "annotations", "instances", "label", "labels", "mask", "masks"}
@@ -192,6 +193,8 @@ class Folder(OwnData):
             return None
         inside = [path for path in files if _may_be_mask(path.relative_to(self.source))]
         told = [fingerprint(inside, self.source, times=True)] if inside else []
+        if any(path.suffix.lower() == ".json" for path in (*inside, self.masks or Path())):
+            told.append(_JSON_READING)
         if self.masks is not None:
             told.append(fingerprint(_mask_listing(self.masks), self.masks, times=True))
         return "-".join(told) or None
@@ -471,6 +474,7 @@ def _match_coco(
         by_name.setdefault(path.name, []).append(path)
     matched: dict[Path, CocoImage] = {}
     outlined: dict[Path, Path] = {}  # where the outlines of an image come from
+    not_empty: set[Path] = set()  # somebody saw objects, and did not outline them
     for file, entries in files:
         hits = 0
         for name, entry in entries.items():
@@ -494,19 +498,25 @@ def _match_coco(
             for path in fitting:
                 hits += 1
                 if entry.says_nothing:
-                    continue
-                if entry.segments:
+                    not_empty.add(path)
+                elif entry.segments:
                     if path in outlined:
                         raise DatasetError(
                             f"{outlined[path]} and {file} both outline objects of {path}: choose "
                             "one by --masks, and leave the other one out of the source"
+                            if outlined[path] != file
+                            else f"{file} outlines objects of {path} under two names, one of "
+                            f"which is {name}"
                         )
                     outlined[path] = file
-                if entry.segments or path not in matched:
                     matched[path] = entry
+                else:
+                    matched.setdefault(path, entry)
         if not hits:
             raise DatasetError(
                 f"{file} names none of the images; its first is "
                 f"{next(iter(entries), 'none at all')}, theirs {images[0].name}"
             )
-    return matched
+    return {
+        path: entry for path, entry in matched.items() if path in outlined or path not in not_empty
+    }

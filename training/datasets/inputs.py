@@ -31,6 +31,12 @@ def is_clutter(path: PurePath) -> bool:
     return PurePath(name).stem in _TEXTS and PurePath(name).suffix in _TEXT_SUFFIXES
 
 
+def _leads_up(folder: str, link: str, source: str) -> bool:
+    """Whether a link leads to the source (a real path) or to a folder that it lies in."""
+    target = os.path.realpath(os.path.join(folder, link))
+    return os.path.commonpath([target, source]) == target
+
+
 def input_files(source: Path) -> tuple[list[Path], list[Path]]:
     """All files below a folder in the order of their names, parted into data and clutter.
 
@@ -40,13 +46,19 @@ def input_files(source: Path) -> tuple[list[Path], list[Path]]:
         return [source], []
     data: list[Path] = []
     clutter: list[Path] = []
-    visited: set[tuple[int, int]] = set()
+    visited: set[str] = set()
+    above = os.path.realpath(source)
     for folder, below, names in os.walk(source, followlinks=True):
-        stat = os.stat(folder)
-        if (stat.st_dev, stat.st_ino) in visited:  # by a link, which may lead in a circle
+        if (real := os.path.realpath(folder)) in visited:  # by a link
             below.clear()
             continue
-        visited.add((stat.st_dev, stat.st_ino))
+        visited.add(real)
+        links = {name for name in below if os.path.islink(os.path.join(folder, name))}
+        # Links come last. What leads to a folder that the source lies in would take in all of it.
+        below[:] = sorted(
+            (name for name in below if name not in links or not _leads_up(folder, name, above)),
+            key=lambda name: (name in links, name),
+        )
         for name in names:
             path = Path(folder, name)
             (clutter if is_clutter(path.relative_to(source)) else data).append(path)

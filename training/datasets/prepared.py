@@ -221,7 +221,9 @@ def _read_info(folder: Path, split: str) -> dict[str, Any]:
     if info.get("split") != split or not isinstance(info.get("count"), int):
         raise DatasetError(f"{folder / INFO}: expected the split {split!r} and an integer count")
     if info["count"] == 0:
-        raise DatasetError(f"{folder} holds no images: its source had too few for this split")
+        raise DatasetError(
+            f"{folder} holds no images: its source had too few for this split, or nothing new"
+        )
     return info
 
 
