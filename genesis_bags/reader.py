@@ -360,27 +360,28 @@ def find_bags(path: Path) -> list[Path]:
 
     A folder is one bag if it has metadata.yaml, or nothing but files that are named as the parts of
     one recording are; otherwise each file is a bag. Folders that may not be read hold none, and
-    links to folders that they lie in are not followed.
+    links that lead to where they lie, or above it, are not followed.
     """
     return _find_bags(path, frozenset())
 
 
 def _find_bags(path: Path, above: frozenset[str]) -> list[Path]:
     """The same below folders (their real paths) that it lies in, by links or not."""
+    below: list[Path] = []
     try:
         if not path.is_dir():
             return [path] if path.exists() and is_bag(path) else []
         if (path / "metadata.yaml").exists():
             return [path]
-        if (real := os.path.realpath(path)) in above:
+        real = os.path.realpath(path)
+        if any(Path(folder).is_relative_to(real) for folder in above):
             return []
-        below: list[Path] = []
         for child in sorted(path.iterdir()):
             if not child.name.startswith(_HIDDEN):
                 below += _find_bags(child, above | {real})
         files = storage_files(path)
-    except PermissionError:
-        return []
+    except PermissionError:  # of the folder, or of what a link in it leads to
+        return below
     parts = {_PART_NUMBER.sub("", Path(_unpacked_name(file)).stem) for file in files}
     return [path] if len(parts) == 1 and set(below) == set(files) else below
 

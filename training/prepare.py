@@ -90,17 +90,19 @@ def prepare(dataset: Dataset[TaskT], run: Run) -> None:
         settle_options(dataset, run.output / PARTS)
     else:
         make_parts(dataset, run.output, workers=workers, on_error=run.on_error, ray=run.ray)
-    _report(run.output, assemble(run.output))
+    _report(dataset, run.output, assemble(run.output))
 
 
-def _report(output: Path, counts: dict[str, int]) -> None:
+def _report(dataset: Dataset[Any], output: Path, counts: dict[str, int]) -> None:
     """Say what was taken and what was left out."""
+    own = dataset if isinstance(dataset, OwnData) else None
     print(f"{output}: {', '.join(f'{count} {split}' for split, count in counts.items())} images")
-    if counts["train"] and not (counts["val"] and counts["test"]):
-        print(
-            "val or test is empty: there are too few images, or they show nearly what one held out "
-            "shows (--min-change 0 keeps those)"
-        )
+    for split, share in (("val", own.val), ("test", own.test)) if own else ():
+        if share and not counts[split]:
+            print(
+                f"{split} is empty: there are too few images, or all of it shows nearly what was "
+                "held out already (--min-change 0 keeps that)"
+            )
     infos = {split: read_json(output / split / INFO) for split in counts}
     shares = {split: info["label_share"] for split, info in infos.items() if "label_share" in info}
     if shares:

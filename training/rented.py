@@ -54,7 +54,6 @@ _CURVES = ("mask_supervision", "overlap_supervision", "region_mixture", "elbo")
 _WARM_SHARE = 0.45  # of the time, in which scenes are rendered and a first model trained
 
 _PR_SET_PDEATHSIG = 1
-_LIBC = ctypes.CDLL(None)
 
 
 def run(
@@ -254,13 +253,17 @@ def _call(command: list[str]) -> None:
 def _start(command: list[str]) -> subprocess.Popen[bytes]:
     """A process that Ctrl-C reaches through ``_end`` alone: a second one ends training at once.
 
-    However this process ends, that one gets the same signal.
+    However this process ends, that one is asked to end, too: by SIGTERM, which for training is no
+    second SIGINT.
     """
+    linux = sys.platform == "linux"
     return subprocess.Popen(
-        command,
-        start_new_session=True,
-        preexec_fn=lambda: _LIBC.prctl(_PR_SET_PDEATHSIG, signal.SIGINT),
+        command, start_new_session=True, preexec_fn=_ask_to_end_with_parent if linux else None
     )
+
+
+def _ask_to_end_with_parent() -> None:
+    ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
 
 
 def _train_while(other: subprocess.Popen[bytes], train: list[str], data: Path, run: Path) -> None:

@@ -274,6 +274,8 @@ def test_links_in_a_circle_are_not_followed(tmp_path: Path) -> None:
     (tmp_path / "b").mkdir()
     (tmp_path / "a" / "x").symlink_to("../b")
     (tmp_path / "b" / "y").symlink_to("../a")
+    (tmp_path / "a" / "up").symlink_to(tmp_path.parent)
+    (tmp_path / "a" / "root").symlink_to("/")
     assert find_bags(tmp_path) == [tmp_path / "latest", tmp_path / "run1"]
 
 

@@ -15,6 +15,7 @@ import pytest
 
 from training.datasets import assembly
 from training.datasets.images import resize_image
+from training.datasets.inputs import input_files
 from training.datasets.layout import DatasetError
 from training.datasets.prepared import PreparedDataset
 from training.prepare import main, reader_for
@@ -395,10 +396,16 @@ def test_folders_that_are_links(tmp_path: Path) -> None:
     (tmp_path / "in" / "day2" / "all").symlink_to(tmp_path / "in")
     (tmp_path / "in" / "up").symlink_to("..")
     (tmp_path / "in" / "again").symlink_to("day2")
+    (tmp_path / "in" / "before" / "it").mkdir(parents=True)
+    (tmp_path / "in" / "before" / "link").symlink_to("../day2")
+    (tmp_path / "disk" / "day1" / "up").symlink_to("..")
+    photos(tmp_path / "disk" / "day0", range(8, 9))
     photos(tmp_path / "beside", range(6, 8))
     prepare(tmp_path / "in", tmp_path / "out", *SIZE)
     found = order(tmp_path / "out")
     assert sorted(number for split in SPLITS for number in found[split]) == list(range(6))
+    files = input_files(tmp_path / "in")[0]
+    assert {path.parent.name for path in files} == {"day1", "day2"}
 
 
 def test_an_output_in_the_source_is_refused(tmp_path: Path) -> None:
@@ -494,11 +501,14 @@ def test_several_coco_files_of_the_same_images(tmp_path: Path) -> None:
     instances, captions, points = (coco(names) for _ in range(3))
     captions["annotations"] = [{"image_id": 10 + n, "caption": "a cup"} for n in range(6)]
     points["annotations"] = []
+    instances["annotations"] = [a for a in instances["annotations"] if a["image_id"] != 15]
     (folder / "captions.json").write_text(json.dumps(captions))
     (folder / "instances.json").write_text(json.dumps(instances))
     (folder / "key_points.json").write_text(json.dumps(points))
     prepare(tmp_path / "in", tmp_path / "out", *SIZE)
-    check_halves(tmp_path / "out")
+    masks = [PreparedDataset(tmp_path / "out", split).masks for split in SPLITS]
+    found = [int(mask.max()) for each in masks if each is not None for mask in each]
+    assert found == [2, 2, 2, 2, 2, 0]  # that of which a caption alone tells is empty
     points["annotations"] = [{"image_id": 13, "bbox": [0, 0, 9, 9]}]
     instances["annotations"] = [a for a in instances["annotations"] if a["image_id"] != 13]
     (folder / "instances.json").write_text(json.dumps(instances))

@@ -32,17 +32,19 @@ class CocoImage:
     Attributes:
         segments: what each object covers: polygons [[x, y, x, y, ...], ...] in pixels, or a
             run-length encoding.
-        without: how many objects have no outline of their own.
+        without: how many annotations are no outline of one object.
+        boxes: how many of these tell of objects: boxes and crowds; captions do not.
     """
 
     height: int
     width: int
     segments: tuple[Any, ...]
     without: int = 0
+    boxes: int = 0
 
     @property
     def says_nothing(self) -> bool:
-        """Whether there are objects, and the outline of none is known."""
+        """Whether there is something else than outlines, and none of these."""
         return bool(self.without and not self.segments)
 
 
@@ -83,11 +85,12 @@ def coco_images(path: Path, content: dict[str, Any]) -> dict[str, CocoImage]:
     """
     try:
         segments: dict[Any, list[Any]] = {image["id"]: [] for image in content["images"]}
-        without = Counter[Any]()
+        without, boxes = Counter[Any](), Counter[Any]()
         for annotation in content["annotations"]:
             outline = annotation.get("segmentation")
             if not outline or annotation.get("iscrowd"):
                 without[annotation["image_id"]] += 1
+                boxes[annotation["image_id"]] += bool(annotation.get("bbox") or outline)
             else:
                 segments[annotation["image_id"]].append(outline)
         return {
@@ -96,6 +99,7 @@ def coco_images(path: Path, content: dict[str, Any]) -> dict[str, CocoImage]:
                 int(image["width"]),
                 tuple(segments[image["id"]]),
                 without[image["id"]],
+                boxes[image["id"]],
             )
             for image in content["images"]
         }

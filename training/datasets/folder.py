@@ -193,10 +193,11 @@ class Folder(OwnData):
             return None
         inside = [path for path in files if _may_be_mask(path.relative_to(self.source))]
         told = [fingerprint(inside, self.source, times=True)] if inside else []
-        if any(path.suffix.lower() == ".json" for path in (*inside, self.masks or Path())):
+        beside = [] if self.masks is None else _mask_listing(self.masks)
+        if any(path.suffix.lower() == ".json" for path in (*inside, *beside)):
             told.append(_JSON_READING)
         if self.masks is not None:
-            told.append(fingerprint(_mask_listing(self.masks), self.masks, times=True))
+            told.append(fingerprint(beside, self.masks, times=True))
         return "-".join(told) or None
 
     def _read(self, item: Item, task: FolderTask, floats: DepthUnit) -> Shot:
@@ -497,9 +498,9 @@ def _match_coco(
                 raise DatasetError(f"{file}: {name} may be {fitting[0]} or {fitting[1]}")
             for path in fitting:
                 hits += 1
-                if entry.says_nothing:
+                if entry.boxes:
                     not_empty.add(path)
-                elif entry.segments:
+                if entry.segments:
                     if path in outlined:
                         raise DatasetError(
                             f"{outlined[path]} and {file} both outline objects of {path}: choose "
@@ -510,7 +511,7 @@ def _match_coco(
                         )
                     outlined[path] = file
                     matched[path] = entry
-                else:
+                elif not entry.says_nothing:
                     matched.setdefault(path, entry)
         if not hits:
             raise DatasetError(

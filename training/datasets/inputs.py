@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterable
 from pathlib import Path, PurePath
 
 _FOLDERS = {"__macosx", "@eadir", "$recycle.bin", "system volume information", "lost+found"}
@@ -31,10 +32,10 @@ def is_clutter(path: PurePath) -> bool:
     return PurePath(name).stem in _TEXTS and PurePath(name).suffix in _TEXT_SUFFIXES
 
 
-def _leads_up(folder: str, link: str, source: str) -> bool:
-    """Whether a link leads to the source (a real path) or to a folder that it lies in."""
-    target = os.path.realpath(os.path.join(folder, link))
-    return os.path.commonpath([target, source]) == target
+def _leads_up(link: str, folders: Iterable[str]) -> bool:
+    """Whether a link leads to one of these folders (real paths), or to one that holds it."""
+    target = os.path.realpath(link)
+    return any(os.path.commonpath([target, folder]) == target for folder in folders)
 
 
 def input_files(source: Path) -> tuple[list[Path], list[Path]]:
@@ -48,18 +49,17 @@ def input_files(source: Path) -> tuple[list[Path], list[Path]]:
     clutter: list[Path] = []
     visited: set[str] = set()
     above = os.path.realpath(source)
-    for folder, below, names in os.walk(source, followlinks=True):
-        if (real := os.path.realpath(folder)) in visited:  # by a link
-            below.clear()
-            continue
-        visited.add(real)
-        links = {name for name in below if os.path.islink(os.path.join(folder, name))}
-        # Links come last. What leads to a folder that the source lies in would take in all of it.
-        below[:] = sorted(
-            (name for name in below if name not in links or not _leads_up(folder, name, above)),
-            key=lambda name: (name in links, name),
-        )
-        for name in names:
-            path = Path(folder, name)
-            (clutter if is_clutter(path.relative_to(source)) else data).append(path)
+    waiting = [str(source)]  # links come after all folders: what has two names keeps its own
+    for start in waiting:
+        for folder, below, names in os.walk(start):
+            if (real := os.path.realpath(folder)) in visited:
+                below.clear()
+                continue
+            visited.add(real)
+            links = [os.path.join(folder, name) for name in sorted(below)]
+            links = [path for path in links if os.path.islink(path)]
+            waiting += [path for path in links if not _leads_up(path, [above, real])]
+            for name in names:
+                path = Path(folder, name)
+                (clutter if is_clutter(path.relative_to(source)) else data).append(path)
     return sorted(data), sorted(clutter)
