@@ -154,7 +154,6 @@ class BagReader:
         if not file.sound:
             yield from _salvage(file.path, topics)
             return
-        seen = 0
         # Of each topic: messages come by their stamps, as long as no error ends them.
         newest: dict[str, int] = {}
         delivered = Counter[str]()
@@ -162,9 +161,9 @@ class BagReader:
             for message in _read(file.path, topics):
                 newest[message.topic.name] = message.stamp
                 delivered[message.topic.name] += 1
-                seen += 1
                 yield message
         except Exception as error:  # noqa: BLE001 - rosbags raises many types on damaged data
+            seen = delivered.total()
             for message in _salvage(file.path, topics):
                 name = message.topic.name
                 if delivered[name] and message.stamp <= newest[name]:
@@ -322,8 +321,7 @@ class BagReader:
         packed = name.suffix.lower() in _COMPRESSED_SUFFIXES
         # Readers know the formats by these suffixes.
         plain = _unpacked_name(name) if name.suffix.lower() != name.suffix or packed else name.name
-        # rosbags opens databases by addresses, in which these characters mean something.
-        odd = name.suffix.lower() == ".db3" and bool(set("?#%") & set(str(name.absolute())))
+        odd = name.suffix.lower() == ".db3" and not can_hold_database(name)
         if plain == name.name and not journals and not odd:
             return name
         if self._workplace is None:
@@ -345,6 +343,14 @@ class BagReader:
             database.execute("PRAGMA journal_mode=DELETE")
         self._report(f"{name}: unfinished recording (its database was not closed)")
         return copy
+
+
+def can_hold_database(path: Path) -> bool:
+    """Whether rosbags can open a database there.
+
+    It does so by an address, in which some characters mean something.
+    """
+    return not set("?#%") & set(str(path.absolute()))
 
 
 def is_bag(path: Path) -> bool:

@@ -216,12 +216,11 @@ class Perception:
         if not views:
             return
         settings = self._settings  # the same for the whole batch, whoever configures meanwhile
-        started, used = time.monotonic(), time.process_time()
         try:
             if self.takes_depth:
                 for depth in depths:
                     depth.prepare_for_model()
-                started, used = time.monotonic(), time.process_time()
+            started, used = time.monotonic(), time.process_time()
             scenes = self._segment(views, depths)
         except Exception as error:  # noqa: BLE001 - out of memory and the like: lose the view only
             if isinstance(error, torch.OutOfMemoryError):

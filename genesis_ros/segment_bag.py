@@ -91,6 +91,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except (ParameterError, OSError) as error:
         parser.error(" ".join(str(error).split()))
     try:
+        check_storage(options.output.expanduser(), options.storage)
         if bags := archived_bags(options.input.expanduser()):
             return _run_archive(parser, options, settings, bags, interruption)
         if options.ray or options.workers != 1:
@@ -108,7 +109,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def _run(options: argparse.Namespace, settings: NodeSettings, interruption: Interruption) -> bool:
     """Segment the bag; whether the input was damaged."""
     source, target = options.input.expanduser(), options.output.expanduser()
-    check_storage(target, options.storage)
     _check_target(source, target, options.overwrite)
     if not detections.AVAILABLE:
         say(detections.MISSING)
@@ -139,7 +139,6 @@ def _run_archive(
     interruption: Interruption,
 ) -> int:
     """Segment each bag of a folder in a process of its own; the exit status."""
-    check_storage(options.output.expanduser(), options.storage)
     return segment_archive(
         options.input.expanduser(),
         options.output.expanduser(),

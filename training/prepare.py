@@ -135,12 +135,11 @@ def reader_for(path: Path) -> str:
     files, _ = input_files(path)
     bags = [bag for bag in find_bags(path) if not bag.is_dir() or storage_files(bag)]
     if bags:
-        images = [file for file in files if file.suffix.lower() in IMAGE_SUFFIXES]
-        folders = [bag for bag in bags if bag.is_dir() and bag != path]
-        for image in images if path not in bags else ():
-            if not any(image.is_relative_to(folder) for folder in folders):
+        for file in files:
+            is_image = file.suffix.lower() in IMAGE_SUFFIXES
+            if is_image and not any(file.is_relative_to(bag) for bag in bags):
                 raise DatasetError(
-                    f"{path} holds images and bags, {image.name} and {bags[0].name} for example: "
+                    f"{path} holds images and bags, {file.name} and {bags[0].name} for example: "
                     "name a folder with one of them"
                 )
         return Bag.name

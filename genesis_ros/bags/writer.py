@@ -19,7 +19,7 @@ from typing import Any
 from ament_index_python.packages import PackageNotFoundError, get_package_share_directory
 from rclpy.serialization import serialize_message
 
-from genesis_bags.reader import BagError, BagMessage, BagTopic
+from genesis_bags.reader import BagError, BagMessage, BagTopic, can_hold_database
 
 STORAGES = ("mcap", "sqlite3")
 
@@ -126,11 +126,8 @@ class BagWriter:
 
 
 def check_storage(path: Path, storage: str) -> None:
-    """Raise BagError if a bag of this storage cannot be there.
-
-    rosbags opens databases by addresses, in which some characters mean something.
-    """
-    if storage == "sqlite3" and set("?#%") & set(str(path.absolute())):
+    """Raise BagError if a bag of this storage cannot be there."""
+    if storage == "sqlite3" and not can_hold_database(path):
         raise BagError(f"{path}: SQLite bags cannot lie below names with ?, # or %; take mcap")
 
 

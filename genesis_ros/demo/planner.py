@@ -96,17 +96,13 @@ class Planner(Node):
                 result.latency = (now - stamp).nanoseconds / 1e9
             if len(result.messages) == len(TOPICS):
                 self.results.put(self._incomplete.pop(stamp.nanoseconds))
-                self._forget(lambda other: other < stamp.nanoseconds)
+                # Images that the perception node passed over for newer ones stay incomplete.
+                for older in [other for other in self._incomplete if other < stamp.nanoseconds]:
+                    del self._incomplete[older]
             elif len(self._incomplete) > _INCOMPLETE_KEPT and self._kept_bytes() > _KEPT_BYTES:
-                oldest = next(iter(self._incomplete))
-                self._forget(lambda other: other == oldest)
+                del self._incomplete[next(iter(self._incomplete))]
 
         return collect
-
-    def _forget(self, passed_over: Callable[[int], bool]) -> None:
-        """Forget images that the perception node passed over for newer ones, by their stamps."""
-        for stamp in [stamp for stamp in self._incomplete if passed_over(stamp)]:
-            del self._incomplete[stamp]
 
     def _kept_bytes(self) -> int:
         images = (result.messages.get(IMAGE_TOPIC) for result in self._incomplete.values())
