@@ -57,6 +57,7 @@ TABLETOP = GenesisV2Config(
     small_slots="skip",
     mask_thumbnail=8,
     colour_thumbnail=12,
+    image_thumbnail=16,
     latent_width=256,
     decoder_size=64,
     decoder_dim=64,

@@ -21,6 +21,7 @@ from genesis_core.perception.depth import (
     MIN_PIXELS,
     Measurement,
     check_depth,
+    check_intrinsics,
     check_unit,
     known,
     locate,
@@ -102,7 +103,8 @@ class View(NamedTuple):
     Attributes:
         image: (H, W, 3) uint8 RGB.
         depth: None for a camera without.
-        tracker: of the camera that took it; None: no ids.
+        tracker: of the camera that took it; None: no ids. ``PerceptionSettings`` say how it tracks,
+            whatever it was made with.
         stamp: when it was taken [s].
     """
 
@@ -326,7 +328,7 @@ class _ViewDepth:
             return None
         try:
             check_depth(image.depth)
-            _check_intrinsics(image.intrinsics)
+            check_intrinsics(image.intrinsics, image.depth.shape)
         except ValueError as error:
             self.problem = f"{image.source}: {error}"
             return None
@@ -382,18 +384,6 @@ def _track(view: View, found: SceneObjects, settings: PerceptionSettings) -> Seq
         max_age=settings.track_max_age, min_similarity=settings.track_min_similarity
     )
     return view.tracker.update(found, view.stamp)
-
-
-def _check_intrinsics(matrix: NDArray[np.float64]) -> None:
-    focal = np.diagonal(matrix)[:2]
-    if not (np.isfinite(matrix).all() and (focal > 0).all()):
-        raise ValueError(f"the intrinsics have focal lengths {focal}; expected positive ones")
-    centre = matrix[:2, 2]
-    # Beyond these even the numbers overflow; no camera comes near.
-    if not ((focal > 1e-3) & (focal < 1e7) & (np.abs(centre) < 1e7)).all():
-        raise ValueError(
-            f"the intrinsics have focal lengths {focal} and the centre {centre}; expected pixels"
-        )
 
 
 def _fit(image: DepthImage, shape: tuple[int, ...]) -> DepthImage:

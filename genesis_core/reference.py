@@ -188,8 +188,6 @@ def _infer_genesis_v2(weights: _Weights) -> _Inferred:
         embedding_dim=_entry(weights, "embedding.conv.weight").shape[0],
         semi_conv="embedding.gate" in weights,
         autoregressive_prior="prior.linear.weight" in weights,
-        # The weights do not show it either; where it was off, its value is merely not of interest.
-        mask_loss=True,
         image_channels=_entry(weights, "backbone.down.0.0.weight").shape[1],
         **assumed,
     )

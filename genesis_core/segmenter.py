@@ -24,7 +24,7 @@ from genesis_core.kinds import KINDS, OBJECT, SURROUNDINGS
 from genesis_core.models.base import SlotModel
 from genesis_core.models.points import prepare as prepare_points
 from genesis_core.ops import edges, mask_operations, shrinking
-from genesis_core.perception.depth import check_unit
+from genesis_core.perception.depth import check_intrinsics, check_unit
 from genesis_core.perception.scene import Scene as Scene
 from genesis_core.perception.scene import Window, to_scene
 
@@ -364,16 +364,13 @@ def _check_depth(image: Image, depth: object, intrinsics: object, name: str) -> 
             f"{name} has shape {depth.shape}; expected the image's, {image.shape[:2]}: register it "
             "to the image, and resize it by nearest pixels"
         )
+    if intrinsics is None:
+        raise ValueError(f"{name} needs intrinsics (3, 3) in pixels of the image")
     try:
         check_unit(depth)
+        check_intrinsics(intrinsics, depth.shape)
     except ValueError as error:
         raise ValueError(f"{name}: {error}") from error
-    if not isinstance(intrinsics, np.ndarray) or intrinsics.shape != (3, 3):
-        shape = getattr(intrinsics, "shape", intrinsics)
-        raise ValueError(f"{name} needs intrinsics (3, 3) in pixels of the image, not {shape}")
-    focal = np.diagonal(intrinsics)[:2]
-    if not (np.isfinite(intrinsics).all() and (focal > 0).all()):
-        raise ValueError(f"the intrinsics of {name} have focal lengths {focal}; expected positive")
 
 
 def _with_one_surroundings(slots: Found) -> Found:

@@ -50,8 +50,9 @@ _SLOW_FRAMES = 10
 _MATCHING = 0.2  # s, at least, from the last awaited subscriber to the first frame
 _LAST_FRAMES_TIMEOUT = Duration(seconds=2)
 
-# Messages about a frame as bytes, in the order in which they are published.
-_PreparedFrame: TypeAlias = Sequence[tuple[Publisher[Any], bytes]]
+# Messages about a frame as bytes, in the order in which they are published. In quotes, as Jazzy's
+# publishers take no type in brackets while the node runs.
+_PreparedFrame: TypeAlias = "Sequence[tuple[Publisher[Any], bytes]]"
 
 
 class CameraNode(Node):

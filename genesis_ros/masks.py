@@ -54,7 +54,7 @@ class MaskedObject(NamedTuple):
     score: float  # mean probability over its pixels, 0..1: how clear-cut the mask is
     area: int  # px
     centroid: tuple[float, float]  # x, y [px]
-    box: Box  # where the mask is not zero [px]
+    box: Box  # around the pixels that belong to it [px]
     mask: npt.NDArray[np.bool_]  # (H, W), the pixels that belong to the object
     latent_mean: npt.NDArray[np.float32]  # (D,)
     latent_std: npt.NDArray[np.float32]  # (D,)
@@ -134,20 +134,22 @@ def point_subset(
 
     Args:
         points: an organised point cloud that shows what the image shows: a message, or an array
-            (H, W, 3), NaN where unknown (messages.depth.depth_points makes one of a depth image).
-            It may be larger or smaller than the image; the mask is then scaled.
+            (H, W, 3), NaN or all zero where unknown (messages.depth.depth_points makes one of a
+            depth image). It may be larger or smaller than the image; the mask is then scaled.
 
     Raises:
         ValueError: the cloud is of another shape (aspect ratio) than the image.
         ImageError: the message holds no organised cloud.
     """
-    if isinstance(points, PointCloud2):
+    if not isinstance(points, np.ndarray):
         points = cloud_points(points)
     chosen = points[_sample(item.mask, points.shape[:2])]
-    return chosen[np.isfinite(chosen).all(axis=1)]
+    # Some drivers of organised clouds send the camera's own place where they know nothing.
+    return chosen[np.isfinite(chosen).all(axis=1) & chosen.any(axis=1)]
 
 
 def _to_masked_object(item: ObjectMask, labels: npt.NDArray[np.uint8]) -> MaskedObject:
+    mask = labels == item.label
     position = size = box_centre = None
     if item.has_position:
         position, size = _xyz(item.position), _xyz(item.size)
@@ -162,14 +164,23 @@ def _to_masked_object(item: ObjectMask, labels: npt.NDArray[np.uint8]) -> Masked
         score=item.score,
         area=item.area,
         centroid=(item.centroid_x, item.centroid_y),
-        box=Box(item.roi.x_offset, item.roi.y_offset, item.roi.width, item.roi.height),
-        mask=labels == item.label,
+        box=_box(mask),
+        mask=mask,
         latent_mean=np.array(item.latent_mean, np.float32),
         latent_std=np.array(item.latent_std, np.float32),
         position=position,
         size=size,
         box_centre=box_centre,
     )
+
+
+def _box(mask: npt.NDArray[np.bool_]) -> Box:
+    """Around what is true in a mask (H, W); of no pixels if nothing is."""
+    rows, columns = np.flatnonzero(mask.any(axis=1)), np.flatnonzero(mask.any(axis=0))
+    if not len(rows):
+        return Box(0, 0, 0, 0)
+    (top, bottom), (left, right) = rows[[0, -1]].tolist(), columns[[0, -1]].tolist()
+    return Box(left, top, right - left + 1, bottom - top + 1)
 
 
 def _xyz(vector: Point | Vector3) -> npt.NDArray[np.float64]:

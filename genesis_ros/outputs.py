@@ -136,7 +136,9 @@ if detections.AVAILABLE:
         Output(
             "detections_2d",
             Detection2DArray,
-            lambda result, _: detections.to_detections_2d(result.masks),
+            lambda result, _: detections.to_detections_2d(
+                result.masks, [item.own_box for item in result.perceived.found.objects]
+            ),
         ),
         Output(
             "detections_3d",

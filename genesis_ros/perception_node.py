@@ -233,6 +233,8 @@ class PerceptionNode(LifecycleNode):
             self._transforms = Transforms(self, settings.target_frame)
             self._target_outputs = Publishers(self, names, TARGET_OUTPUTS)
         self._apply_settings(settings)
+        for problem in settings.unused():
+            self.get_logger().warning(problem)
         if not perception.latents_are_trained:
             self.get_logger().warning(
                 f"{checkpoint} was trained for its masks only: the published latents mean nothing"
@@ -534,6 +536,7 @@ class PerceptionNode(LifecycleNode):
             *(
                 camera_status(
                     name,
+                    camera.topic,
                     camera.source,
                     camera.publishers(),
                     camera.statistics.report(now),

@@ -218,7 +218,10 @@ def _cameras(
             raise SegmentError(
                 f"--topic {base} and --topic {base}/compressed are one camera's; choose one"
             )
-    names = camera_names(bases, [""] * len(topics))
+    try:
+        names = camera_names(bases, [""] * len(topics))
+    except ValueError as error:
+        raise SegmentError(str(error)) from error
     pairings = _depth(reader, topics, options.depth_topic, options.camera_info_topic)
     for pairing in filter(None, pairings):
         pairing.unit.given = settings.depth_unit

@@ -35,7 +35,10 @@ from pathlib import Path
 
 import torch
 
+from genesis_core import DeviceError
+from genesis_core.device import resolve_device
 from genesis_sim.gl import software_rendering
+from training.child_process import ending_with_parent
 
 ROOT = Path(__file__).resolve().parents[1]
 _EVALUATION = 40.0  # seconds that a training stage keeps for what comes after training
@@ -110,7 +113,7 @@ class Stage:
 
 
 class Command:
-    """A process with its children, whose output goes to a file."""
+    """A process with its children, whose output goes to a file. It ends with this process."""
 
     def __init__(
         self, log: Path, *arguments: object, variables: Mapping[str, str] | None = None
@@ -127,6 +130,7 @@ class Command:
                 stdout=file,
                 stderr=subprocess.STDOUT,
                 start_new_session=True,
+                preexec_fn=ending_with_parent(),
             )
 
     def interrupt_if_late(self, deadline: float) -> None:
@@ -139,7 +143,13 @@ class Command:
         try:
             return self._process.wait(max(0.0, deadline - time.monotonic()))
         except subprocess.TimeoutExpired:
-            pass
+            self._end()
+        except BaseException:  # Ctrl-C, which reaches this process alone
+            self._end()
+            raise
+        return None
+
+    def _end(self) -> None:
         for number, seconds in ((signal.SIGINT, _LAST_WORDS), (signal.SIGKILL, None)):
             os.killpg(self._process.pid, number)
             try:
@@ -147,7 +157,6 @@ class Command:
                 break
             except subprocess.TimeoutExpired:
                 continue
-        return None
 
 
 def _run(
@@ -396,6 +405,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
     stages, minutes = given.pop("stages"), given.pop("minutes")
     for name in ("work", "output", "reference", "assets"):
         given[name] = given[name] and given[name].absolute()
+    try:
+        resolve_device(given["device"])
+    except DeviceError as error:  # before anything is rendered for it
+        parser.error(str(error))
     if not check(Context(**given), stages, minutes):
         sys.exit(1)
 

@@ -19,6 +19,7 @@ is not done again.
 from __future__ import annotations
 
 import json
+import shlex
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -252,7 +253,8 @@ def conclude(adapted: Adapted, split: str, output: Path, fit: Fit = "resize") ->
         print("The adapted model finds less in your images: keep the one that it started from.")
     print(f"\nPage: {output / PAGE}\nModel: {adapted.after}\nLaunch it:")
     print(
-        f"  ros2 launch genesis_ros perception.launch.py checkpoint:={adapted.launched.resolve()}"
+        "  ros2 launch genesis_ros perception.launch.py "
+        + shlex.quote(f"checkpoint:={adapted.launched.resolve()}")
         + (" fit:=crop" if fit == "crop" else "")
     )
 

@@ -38,8 +38,8 @@ _MAY_DIFFER = {
 }  # fmt: skip
 """Settings that decide how the weights are used, not what they mean."""
 _OF_LATENTS = (
-    "latent_dim", "latent_width", "mask_thumbnail", "colour_thumbnail", "autoregressive_prior",
-    "decoder_size", "decoder_dim",
+    "latent_dim", "latent_width", "mask_thumbnail", "colour_thumbnail", "image_thumbnail",
+    "autoregressive_prior", "decoder_size", "decoder_dim",
 )  # fmt: skip
 """Settings of the parts that find no masks."""
 

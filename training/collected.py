@@ -58,6 +58,13 @@ class Data:
     name: str
     facts: tuple[str, ...] = ()
     """What tells it from others of its name."""
+    unlike: tuple[str, ...] = ()
+    """The facts that tell it from the paper's data set of its name."""
+
+    @property
+    def papers_name(self) -> str:
+        """Its name in the paper's tables; "" where their figures are of other data."""
+        return "" if self.unlike else self.name
 
     @classmethod
     def of(cls, info: dict[str, Any]) -> Data:
@@ -66,18 +73,21 @@ class Data:
         if name == "tabletop" and options.get("mode") == "varied":
             del options["mode"]  # the number of objects, which no other mode has, says it all
             options = {"min_objects": OBJECTS[0], "max_objects": OBJECTS[1]} | options
-        facts = [
-            f"{option} {value}"
+        facts = {
+            option: f"{option} {value}"
             for option, value in sorted(options.items())
             if option not in UNSAID_OPTIONS and value is not None
-        ]
+        }
         if {"min_objects", "max_objects"} <= options.keys():
-            facts.append(f"{options['min_objects']} to {options['max_objects']} objects")
+            facts["max_objects"] = f"{options['min_objects']} to {options['max_objects']} objects"
         if size := info.get("image_size"):
-            facts.append(f"{size} px")
+            facts["image_size"] = f"{size} px"
+            options["image_size"] = size
         if count := info.get("count"):
-            facts.append(f"{count:,} images")
-        return cls(name, tuple(facts))
+            facts["count"] = f"{count:,} images"
+        theirs = paper.DATA_OPTIONS.get(name, {})
+        unlike = [facts[o] for o, value in theirs.items() if o in facts and options[o] != value]
+        return cls(name, tuple(facts.values()), tuple(unlike))
 
 
 @dataclass(frozen=True)
@@ -137,6 +147,25 @@ class Result:
         unsaid = SAID_OF_TRAINING | UNSAID_OF_TRAINING
         return {k: f"{k} {v}" for k, v in sorted(self.trained.items()) if k not in unsaid}
 
+    def evaluation(self, metrics: Sequence[str], mode: str) -> tuple[str, ...]:
+        """How these metrics were evaluated, where not as the paper's.
+
+        Results that differ in it do not compare, and have rows of their own.
+        """
+        facts = []
+        images = self.metrics.get("images", paper.IMAGES)
+        if images != paper.IMAGES and set(metrics) != {"fid"}:
+            facts.append(f"evaluated on {images:,} images")
+        usual = paper.stop_threshold(self.data.name)
+        threshold = self.metrics.get("stop_threshold", usual)
+        if threshold != usual and mode == "flexible":
+            facts.append(f"stop threshold {threshold:g} px")
+        fid_images = self.metrics.get("fid_images", paper.FID_IMAGES)
+        scored = "fid" in metrics and self.value("fid", mode, "") is not None
+        if fid_images != paper.FID_IMAGES and scored:
+            facts.append(f"FID of {fid_images:,} images")
+        return tuple(facts)
+
     @property
     def seed(self) -> str:
         """Tells seeds apart; a model that does not say its own counts as one."""
@@ -179,7 +208,10 @@ class Result:
 
 @dataclass(frozen=True)
 class Collected:
-    """The results to tabulate. A row has the models that differ in their seed alone."""
+    """The results to tabulate. A row has the models that differ in their seed alone.
+
+    They were evaluated alike, too: FIDs of 200 and of 10,000 images, say, have a row each.
+    """
 
     results: list[Result]
     left_out: list[str]
@@ -205,11 +237,11 @@ class Collected:
         return result.model == "genesis_v2" and result.is_standard
 
     def datasets(self, *names: str) -> list[Data]:
-        """The data sets of these names, as evaluated; without results, the name alone."""
-        found = sorted({r.data for r in self.results if r.data.name in names}, key=str)
-        known = {data.name for data in found}
-        found += [Data(name) for name in names if name not in known]
-        return sorted(found, key=lambda data: names.index(data.name))
+        """The data sets of these names, as evaluated; without results on the paper's, its name."""
+        found = {r.data for r in self.results if r.data.name in names}
+        known = {data.papers_name for data in found}
+        found |= {Data(name) for name in names if name not in known}
+        return sorted(found, key=lambda data: (names.index(data.name), data.unlike, str(data)))
 
     @property
     def others(self) -> list[Data]:
@@ -218,17 +250,20 @@ class Collected:
         return sorted(found, key=str)
 
     def title(self, data: Data) -> str:
-        """A data set's name, and what not all data sets of that name have in common."""
+        """A data set's name, what is unlike the paper's, and what not all of that name share."""
         facts = [set(r.data.facts) for r in self.results if r.data.name == data.name]
         shared = set.intersection(*facts) if facts else set()
         name = paper.DATASETS.get(data.name, data.name)
-        return ", ".join([name, *(fact for fact in data.facts if fact not in shared)])
+        said = [fact for fact in data.facts if fact not in shared or fact in data.unlike]
+        return ", ".join([name, *said])
 
     def headings(self, datasets: Sequence[Data], metrics: Sequence[str]) -> list[str]:
         """Of columns by data set and metric."""
         return [f"{self.title(data)} {METRICS[m][0]}" for data in datasets for m in metrics]
 
-    def groups(self, keep: Callable[[Result], bool]) -> list[tuple[str, list[Result]]]:
+    def groups(
+        self, keep: Callable[[Result], bool], metrics: Sequence[str], mode: str
+    ) -> list[tuple[str, list[Result]]]:
         """The results to keep, in groups that are a row each, and what is said of a row.
 
         Without any there is one empty group, for a row of missing cells.
@@ -240,7 +275,7 @@ class Collected:
             for of in (result.data, result.checkpoint):
                 shapes.setdefault((result.setup, of), set()).add(result.shape)
         several = {setup for (setup, _), found in shapes.items() if len(found) > 1}
-        groups: dict[str, list[Result]] = {}
+        groups: dict[tuple[str, tuple[str, ...]], list[Result]] = {}
         for result in kept:
             facts = [result.shape] if result.setup in several else []
             facts += [result.setup] if result.setup else []
@@ -250,8 +285,12 @@ class Collected:
                 for name, fact in result.further.items()
                 if any(other.get(name) != fact for other in alike)
             ]
-            groups.setdefault(", ".join(facts), []).append(result)
-        rows = [(_source(setup, results), results) for setup, results in sorted(groups.items())]
+            key = ", ".join(facts), result.evaluation(metrics, mode)
+            groups.setdefault(key, []).append(result)
+        rows = [
+            ("; ".join([_source(setup, results), *evaluation]), results)
+            for (setup, evaluation), results in sorted(groups.items())
+        ]
         return rows or [("ours", [])]
 
     def mask_sources(self, model: str, results: Sequence[Result]) -> list[str]:
@@ -311,16 +350,23 @@ class Report(Collected):
     def headings(self, datasets: Sequence[Data], metrics: Sequence[str]) -> list[str]:
         return [METRICS[metric][0] for metric in metrics]  # there is one data set
 
-    def groups(self, keep: Callable[[Result], bool]) -> list[tuple[str, list[Result]]]:
-        """A row for each result to keep, by its file's name, and for their mean; none if none."""
+    def groups(
+        self, keep: Callable[[Result], bool], metrics: Sequence[str], mode: str
+    ) -> list[tuple[str, list[Result]]]:
+        """A row for each result to keep, by its file's name, and for their mean; none if none.
+
+        Results that were not evaluated alike say how, and have no mean.
+        """
         names = short_names([result.checkpoint for result in self.results])
+        kept = [result for result in self.results if keep(result)]
+        alike = len({result.evaluation(metrics, mode) for result in kept}) == 1
         rows = []
         for name, result in zip(names, self.results, strict=True):
             if keep(result):
-                losses = mask_losses(result.trained)
-                rows.append((f"{name} ({losses})" if losses else name, [result]))
-        kept = [result for _, (result,) in rows]
-        return [*rows, (f"mean of {len(kept)}", kept)] if len(kept) > 1 else rows
+                evaluation = () if alike else result.evaluation(metrics, mode)
+                about = ", ".join(filter(None, [mask_losses(result.trained), *evaluation]))
+                rows.append((f"{name} ({about})" if about else name, [result]))
+        return [*rows, (f"mean of {len(kept)}", kept)] if alike and len(kept) > 1 else rows
 
     def _cell(
         self, results: Sequence[Result], data: Data, metric: str, mode: str, masks: str
@@ -337,6 +383,7 @@ def collect(runs: Path, masks: Masks = "paper") -> Collected:
 
     Several files about one model on one data set, say one with the FID, are put together: what a
     later file has counts. It is one model where config and training, seed included, are the same.
+    Results of other numbers of images or stop thresholds stay apart, as they do in the tables.
 
     Raises:
         FileNotFoundError: there is no such folder, or no results in it.
@@ -357,10 +404,12 @@ def collect(runs: Path, masks: Masks = "paper") -> Collected:
                 left_out.append(f"{path}, {model['checkpoint']}: {reason}")
                 continue
             result = Result.of(data, model)
-            key = json.dumps([result.seed, result.config, result.trained], sort_keys=True), data
+            evaluated = [result.metrics.get(name) for name in ("images", "stop_threshold")]
+            same = [result.seed, result.config, result.trained, evaluated]
+            key = json.dumps(same, sort_keys=True), data
             if earlier := found.pop(key, None):
                 before, now = earlier.metrics, result.metrics
-                if before.get("fixed", now.get("fixed")) != now.get("fixed"):
+                if any(before[name] != now[name] for name in before.keys() & now.keys()):
                     reason = f"{path} has the same model and seed with other figures, and is later"
                     left_out.append(f"{earlier.checkpoint}: {reason}")
                 result = replace(result, metrics=before | now)

@@ -18,6 +18,8 @@ from training.fid import FidError
 # Mistakes of the user's, or of the machine's: the message says it all.
 EXPECTED_ERRORS = (DatasetError, DeviceError, FidError, OSError, ValueError)
 
+STOPPED = 130
+"""Exit status of a command whose training a signal stopped: the same command goes on from there."""
 
 T = TypeVar("T")
 

@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import fcntl
 import json
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
@@ -24,7 +25,7 @@ from jsonargparse import ArgumentParser
 
 from genesis_core import load_model
 from training import curves, evaluate, prepare, tables, train, visualise
-from training.command_line import call, show
+from training.command_line import STOPPED, call, show
 from training.configs import CONFIGS
 from training.run_folder import METRICS, MODEL, read_metrics
 
@@ -109,7 +110,7 @@ def run(
         settings = f"--resume true --seed {seed}" + ("" if steps is None else f" --steps {steps}")
         places = ("--data.path", data, "--run", folder)
         if not show(train.main, *configs, *places, settings):
-            return  # stopped by a signal
+            sys.exit(STOPPED)
         _evaluate(folder, RESULTS, data)
         if name == FURTHER:
             _evaluate(folder, "hard_masks.json", data, "--hard_masks")

@@ -32,7 +32,7 @@ from tqdm import tqdm
 from genesis_core import SlotModel, SlotOutput, find_checkpoint, load_model
 from genesis_core.device import resolve_device
 from genesis_core.files import write_atomically
-from training import evaluate_real, tables
+from training import evaluate_real, paper, tables
 from training.collected import short_names
 from training.command_line import call
 from training.datasets.layout import RGB
@@ -54,10 +54,6 @@ from training.scoring import (
     mean_over_images,
     score,
 )
-
-# In pixels at 64x64 (section 4.1); ShapeStacks' serves every other data set too.
-STOP_THRESHOLDS = {"objects_room": 70.0}
-DEFAULT_STOP_THRESHOLD = 20.0
 
 
 @torch.no_grad()
@@ -115,10 +111,7 @@ def evaluate(
         stop_threshold = float(carried or default_stop_threshold(dataset))
     elif not stop_threshold > 0:
         raise ValueError(f"stop_threshold is {stop_threshold}; expected a number above 0")
-    if hard_masks and not model.hard_masks:
-        raise ValueError(
-            f"hard_masks are of IC-SBP, which a {model.config.model} model does not have"
-        )
+    _check_hard_masks(model, hard_masks)
     options: dict[str, Any] = {"hard_masks": True} if hard_masks else {}
     chosen = choose_images(dataset, num_images, seed)
     thresholds: dict[str, float | None] = {"fixed": None}
@@ -186,7 +179,7 @@ def sample_statistics(
 
 def default_stop_threshold(dataset: PreparedDataset) -> float:
     """The paper's threshold for this data set, in pixels at 64x64 (section 4.1)."""
-    return STOP_THRESHOLDS.get(dataset.info.get("dataset", ""), DEFAULT_STOP_THRESHOLD)
+    return paper.stop_threshold(dataset.info.get("dataset", ""))
 
 
 def run(
@@ -251,12 +244,23 @@ def run(
     target = resolve_device(device)
     extractor = load_inception(inception_weights, target) if fid else None
     real: dict[int, FeatureStatistics] = {}  # by image size, shared by the checkpoints
-    models = []
     names = short_names([str(path) for path in checkpoint])
     images: list[ImageResult] = []
     chosen = choose_images(dataset, num_images, seed)
-    for path, name in zip(checkpoint, names, strict=True):
-        model: SlotModel = load_model(path, num_slots=num_slots, kernel=kernel, device=target)
+    results: dict[str, Any] = {
+        "data": {"path": str(data), "split": split, **dataset.info},
+        "seed": seed,
+        "hard_masks": hard_masks,
+        "no_depth": no_depth,
+        "models": [],
+    }
+    # All of them first: a mistake in the last name costs nothing that way.
+    loaded: list[SlotModel] = [
+        load_model(path, num_slots=num_slots, kernel=kernel, device=target) for path in checkpoint
+    ]
+    for model in loaded:
+        _check_hard_masks(model, hard_masks)
+    for path, name, model in zip(checkpoint, names, loaded, strict=True):
         watch = None
         if report is not None:
             watch = _gatherer(images, model, dataset, chosen, name)
@@ -288,19 +292,13 @@ def run(
             )
             metrics |= {"fid": frechet_distance(real[size], samples), "fid_images": count}
         config, metadata = model.config.to_dict(), model.metadata
-        models.append(
+        results["models"].append(
             {"checkpoint": str(path), "config": config, "metadata": metadata, "metrics": metrics}
         )
-    results = {
-        "data": {"path": str(data), "split": split, **dataset.info},
-        "seed": seed,
-        "hard_masks": hard_masks,
-        "no_depth": no_depth,
-        "models": models,
-    }
+        if output is not None:  # what is known already stays, whatever becomes of the others
+            write_atomically(output, json.dumps(results, indent=2) + "\n")
     print(tables.report(results))
     if output is not None:
-        write_atomically(output, json.dumps(results, indent=2) + "\n")
         print(f"wrote {output}")
     if report is not None:
         title, scores = tables.report_tables(results)
@@ -308,6 +306,13 @@ def run(
         page = Report(title, [*map(str, checkpoint)], scores, read_curves(runs), images)
         print(f"wrote {page.write(report)}")
     return results
+
+
+def _check_hard_masks(model: SlotModel, hard_masks: bool) -> None:
+    if hard_masks and not model.hard_masks:
+        raise ValueError(
+            f"hard_masks are of IC-SBP, which a {model.config.model} model does not have"
+        )
 
 
 def _gatherer(

@@ -30,6 +30,7 @@ from genesis_core.perception import find_objects
 from training.collected import short_names
 from training.command_line import call
 from training.datasets.images import Fit, resize_image, seen_part
+from training.datasets.layout import DatasetError
 from training.labelled_images import LabelledImage, find_labelled
 from training.object_scores import (
     IGNORED,
@@ -293,6 +294,11 @@ def run(
         report: folder for report.html, a page with the scores, learning curves and all images.
     """
     images = find_labelled(real)
+    if not any(image.shows_object() for image in images):  # the first that does is enough
+        raise DatasetError(
+            f"no image of {real} shows an object to score: in label images those are 1 to 254; 0 "
+            "is background, and 255 is not scored"
+        )
     if output is not None:  # before anything that takes long
         if output.is_dir():
             raise ValueError(f"output {output} is a folder; expected the name of a JSON file")

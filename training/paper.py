@@ -6,6 +6,7 @@ The deviation is None where the paper trained one seed only (Tables 4 and 5).
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 NAMES = {
     "monet": "MONet-G",
@@ -21,6 +22,26 @@ DATASETS = {
     "sketchy": "Sketchy",
     "apc": "APC",
 }
+
+DATA_OPTIONS: dict[str, dict[str, Any]] = {
+    "objects_room": {"image_size": 64, "variant": "train"},
+    "shapestacks": {"image_size": 64},
+    "sketchy": {"image_size": 128},
+    "apc": {"image_size": 128},
+}
+"""How prepare.py makes the data sets that the figures are of."""
+
+IMAGES = 320
+"""Test images that segmentation, slots and ELBO are of."""
+FID_IMAGES = 10_000
+"""Test images, and as many samples, that a FID is of."""
+STOP_THRESHOLDS = {"objects_room": 70.0, "shapestacks": 20.0}
+"""Of the flexible number of slots, in pixels at 64x64 (section 4.1)."""
+
+
+def stop_threshold(dataset: str) -> float:
+    """The threshold for a data set; ShapeStacks' serves every other data set too."""
+    return STOP_THRESHOLDS.get(dataset, STOP_THRESHOLDS["shapestacks"])
 
 
 @dataclass(frozen=True)

@@ -9,12 +9,13 @@ already is not done again, so an interrupted quick start continues.
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 
 from jsonargparse import ArgumentParser
 
 from training import curves, evaluate, prepare, train, visualise
-from training.command_line import call, show
+from training.command_line import STOPPED, call, show
 from training.report import PAGE
 from training.run_folder import MODEL
 
@@ -37,7 +38,7 @@ def run(
     settings = "--resume true" + ("" if steps is None else f" --steps {steps}")
     folders = ("--data.path", data, "--run", trained)
     if not show(train.main, "--config sprites", *folders, settings):
-        return  # stopped by a signal
+        sys.exit(STOPPED)
     score = ("--checkpoint", model, "--data", data, "--output")
     show(evaluate.main, *score, output / "results.json", "--report", output)
     show(visualise.main, *score, pictures)

@@ -18,7 +18,6 @@ where it was.
 
 from __future__ import annotations
 
-import ctypes
 import json
 import os
 import shutil
@@ -40,6 +39,7 @@ from genesis_sim.assets import AssetError, load_pack
 from genesis_sim.gl import rendering_fault, software_rendering
 from genesis_sim.modes import HOUSEHOLD_SHARES
 from training import calibrate, pretrained
+from training.child_process import ending_with_parent
 from training.command_line import call
 from training.report import PAGE
 from training.run_folder import METRICS, MODEL, read_metrics
@@ -52,8 +52,6 @@ _LARGEST = 16  # MB of a checkpoint that is committed
 # What the curves show: the first of these that the recipe has.
 _CURVES = ("mask_supervision", "overlap_supervision", "region_mixture", "elbo")
 _WARM_SHARE = 0.45  # of the time, in which scenes are rendered and a first model trained
-
-_PR_SET_PDEATHSIG = 1
 
 
 def run(
@@ -256,14 +254,7 @@ def _start(command: list[str]) -> subprocess.Popen[bytes]:
     However this process ends, that one is asked to end, too: by SIGTERM, which for training is no
     second SIGINT.
     """
-    linux = sys.platform == "linux"
-    return subprocess.Popen(
-        command, start_new_session=True, preexec_fn=_ask_to_end_with_parent if linux else None
-    )
-
-
-def _ask_to_end_with_parent() -> None:
-    ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
+    return subprocess.Popen(command, start_new_session=True, preexec_fn=ending_with_parent())
 
 
 def _train_while(other: subprocess.Popen[bytes], train: list[str], data: Path, run: Path) -> None:

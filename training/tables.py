@@ -5,9 +5,10 @@ python -m training.evaluate --checkpoint runs/a/model.safetensors --data data/sh
 python -m training.tables --runs runs --output docs/tables
 
 Collects every result file below --runs. Models that differ only in their seed share a row, as mean
-and standard deviation; whatever else differs (slots, sizes, steps) is said in the row. Data sets
-that the paper has not get columns of their own. Where a data set lies does not matter: those of one
-name are told apart by how they were made.
+and standard deviation; whatever else differs (slots, sizes, steps) is said in the row. So is what
+the evaluation had other than the paper's: number of images, stop threshold, images of the FID. Data
+sets that the paper has not, or has in another variant or image size, get columns of their own.
+Where a data set lies does not matter: those of one name are told apart by how they were made.
 
 evaluate.py prints the same tables of the checkpoints that it evaluated, with a row for each.
 """
@@ -89,17 +90,19 @@ def report_tables(content: dict[str, Any]) -> tuple[str, list[Table]]:
     collected = Report(results, [], ("decoder", "attention"))
     first = results[0].metrics
     title = (
-        f"{data.name or about['path']}, {about['split']} split: {first['images']} images at "
-        f"{first['image_size']}x{first['image_size']}, seed {content['seed']}"
+        f"{', '.join([data.name or about['path'], *data.unlike])}, {about['split']} split: "
+        f"{first['images']} images at {first['image_size']}x{first['image_size']}, "
+        f"seed {content['seed']}"
     )
     if data.name == SINGLE_OBJECT:
         theirs = {SINGLE_OBJECT: paper.SEGMENTATION_APC}
         tables = [_models(collected, PIXELS, [data], ("ari", "msc"), theirs)]
     else:
         tables = [_models(collected, FOREGROUND, [data], ("ari_fg", "msc_fg"), paper.SEGMENTATION)]
-        flexible = [r.metrics["stop_threshold"] for r in results if r.metrics.get("flexible")]
+        flexible = {r.metrics["stop_threshold"] for r in results if r.metrics.get("flexible")}
         if flexible:
-            slots = f"Table 2: slots (flexible: down to {flexible[0]:g} px at 64x64)"
+            thresholds = "/".join(f"{threshold:g}" for threshold in sorted(flexible))
+            slots = f"Table 2: slots (flexible: down to {thresholds} px at 64x64)"
             tables.append(_slots(collected, [data], slots))
     shown = [metric for metric in OBJECT_METRICS if collected.knows(metric)]
     if shown:
@@ -123,7 +126,7 @@ def _models(
     rows: list[Row] = []
     for model in collected.models:
         name = paper.NAMES.get(model, model)
-        known = [figures.get(data.name, {}).get(model, {}) for data in datasets]
+        known = [figures.get(data.papers_name, {}).get(model, {}) for data in datasets]
         if collected.has_papers_row(model, known):
             kind = [masks_to_score(model)] if scores_masks else []
             theirs = [_papers_cell(of, metric) for of in known for metric in metrics]
@@ -132,7 +135,7 @@ def _models(
         def keep(r: Result, model: str = model) -> bool:
             return r.model == model and r.data in datasets and collected.in_main_tables(r)
 
-        for source, results in collected.groups(keep):
+        for source, results in collected.groups(keep, metrics, "fixed"):
             for masks in collected.mask_sources(model, results) if scores_masks else [""]:
                 ours = collected.cells(results, datasets, metrics, "fixed", masks)
                 rows.append([name, source, *([masks] if scores_masks else []), *ours])
@@ -150,12 +153,12 @@ def _slots(collected: Collected, datasets: Sequence[Data], title: str) -> Table:
             def keep(r: Result, data: Data = data, mask_loss: bool = mask_loss) -> bool:
                 return collected.in_slots_table(r) and r.mask_loss == mask_loss and r.data == data
 
-            groups = collected.groups(keep)
-            theirs = paper.SLOTS.get((data.name, mask_loss))
-            if not groups or (theirs is None and not groups[0][1]):
-                continue  # neither the paper nor we have it
+            theirs = paper.SLOTS.get((data.papers_name, mask_loss))
             training = "mask loss" if mask_loss else "no mask loss"
             for mode in ("fixed", "flexible"):
+                groups = collected.groups(keep, metrics, mode)
+                if not groups or (theirs is None and not groups[0][1]):
+                    continue  # neither the paper nor we have it
                 about: Row = [collected.title(data), training, mode]
                 if theirs is not None:
                     figures = [_papers_cell(theirs[mode], metric) for metric in metrics]
@@ -183,10 +186,10 @@ def _ablations(collected: Collected, datasets: Sequence[Data]) -> Table:
             variant.kernel.capitalize(),
             "yes" if variant.semi_conv else "no",
         ]
-        known = [figures.get(data.name, {}) for data in datasets]
+        known = [figures.get(data.papers_name, {}) for data in datasets]
         theirs = [_papers_cell(of, metric) for of in known for metric in metrics]
         rows.append([*about, "paper", masks_to_score("genesis_v2"), *theirs])
-        for source, results in collected.groups(keep):
+        for source, results in collected.groups(keep, metrics, "fixed"):
             for masks in collected.mask_sources("genesis_v2", results):
                 ours = collected.cells(results, datasets, metrics, "fixed", masks)
                 rows.append([*about, source, masks, *ours])

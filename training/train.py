@@ -56,7 +56,7 @@ from training.objective import Objective, step_randomness
 from training.paper import Figure
 from training.parallel import Processes
 from training.pretrained import encoder_weights
-from training.report import Report, read_curves
+from training.report import PAGE, Report, read_curves
 from training.run_folder import RunFolder, TrainingError, git_revision
 from training.table_forms import Cell, Table
 from training.train_config import TrainConfig, changed_settings, fixed_settings, parse
@@ -221,7 +221,9 @@ class Trainer:
         learning = {
             name.partition(".")[0] for name, p in model.named_parameters() if p.requires_grad
         }
-        return set() if "embedding" in learning else {"kind_head"}
+        # A learning embedding teaches it by the kinds that part pixels, where they do.
+        parting = getattr(self.config.model, "kind_distance", 0)
+        return set() if parting and "embedding" in learning else {"kind_head"}
 
     def _set_training(self, model: SlotModel) -> SlotModel:
         """Training mode, except for frozen parts: their batch normalisation is frozen too."""
@@ -362,6 +364,8 @@ class Trainer:
             # Its files say which code trained the model: that is not the code that runs now.
             if self.processes.is_main:
                 tqdm.write(f"{config.run} is finished at step {self.step}: nothing is left to do")
+                if not (self.folder.path / PAGE).exists():  # it ended before it had drawn that
+                    tqdm.write(f"{self._report()} shows how it went: open it in a browser")
             return
         if self.processes.is_main:
             self.folder.describe(asdict(config), self._facts())

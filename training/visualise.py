@@ -21,7 +21,14 @@ from training.datasets.layout import RGB
 from training.datasets.prepared import DatasetError, PreparedDataset
 from training.labelled_images import DEPTH, LABEL
 from training.report import Report, data_uri, model_results, read_curves
-from training.scoring import ScoredBatch, choose_images, load_images, load_masks, score
+from training.scoring import (
+    ScoredBatch,
+    choose_images,
+    load_images,
+    load_masks,
+    load_points,
+    score,
+)
 from training.sheets import reconstruction_sheet, sample_sheet, to_pictures, write_png
 
 PHOTO_SUFFIXES = {".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".webp"}
@@ -82,7 +89,8 @@ def _load(
     names = [f"{split} {index}" for index in indices]
     images = load_images(dataset, indices, model)
     masks = load_masks(dataset, indices, model)
-    return names, ScoredBatch(images, masks, {}, dataset.robot_label)
+    points = load_points(dataset, indices, model)
+    return names, ScoredBatch(images, masks, points, dataset.robot_label)
 
 
 def run(
@@ -110,7 +118,8 @@ def run(
         num_images: images to reconstruct, and scenes to generate.
         split: train, val or test.
         stop_threshold: draw a flexible number of slots that stops at masks of this many pixels at
-            64x64 (GENESIS-V2 only); by default the number is fixed.
+            64x64 (GENESIS-V2 only), or 0 for a fixed number; by default what the checkpoint
+            carries, else a fixed number.
         fit: whether to crop photos to their centre square or resize them whole.
         num_slots: number of slots K, instead of the checkpoint's.
         kernel: IC-SBP's kernel, for reference checkpoints, which do not state it.
@@ -122,9 +131,11 @@ def run(
     checkpoint = find_checkpoint(str(checkpoint))
     model: SlotModel = load_model(checkpoint, num_slots=num_slots, kernel=kernel, device=device)
     names, batch = _load(data, split, num_images, seed, fit, model)
+    carried = model.metadata.get("stop_threshold") if model.flexible_slots else None
+    threshold = (carried if stop_threshold is None else stop_threshold) or None
     decode = decoder_is_trained(model.metadata.get("trained"))
     with torch.no_grad():
-        out = model(batch.images, stop_threshold=stop_threshold, decode=decode)
+        out = model(batch.images, **batch.inputs, stop_threshold=threshold, decode=decode)
         metrics = score(model, batch, out)
     source = model.metadata.get("mask_source", model.default_mask_source)
     page = Report(

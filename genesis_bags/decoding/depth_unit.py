@@ -17,8 +17,9 @@ class DepthUnit:
     """Brings the depth images of one camera to metres.
 
     Integers are millimetres and floats metres (REP 118), unless a unit is given. Floats that cannot
-    be metres, as half of them would be beyond 150 m or all are whole numbers of 20 and more, are
-    millimetres; so are those that follow, until they cannot be that, either.
+    be metres, as nearly all of them would be beyond 150 m or all are whole numbers of 20 and more,
+    are millimetres; so are those that follow, until they cannot be that, either. What is beyond
+    150 m is unknown: some cameras, and simulators, give a far number where they see nothing.
 
     Args:
         given: metres that 1 stands for; 0: as above.
@@ -32,15 +33,21 @@ class DepthUnit:
     def metres(
         self, values: npt.NDArray[np.uint16] | npt.NDArray[np.float32]
     ) -> npt.NDArray[np.float32]:
-        """Distances (H, W) [m] of the next image; unknown ones as they come, scaled.
+        """Distances (H, W) [m] of the next image; unknown ones as they come, scaled, or 0.
 
         May be the array that was given.
         """
         unit = self.given or self._unit(values)
-        if unit == 1.0 and values.dtype == np.float32:
-            return values.astype(np.float32, copy=False)
         with np.errstate(all="ignore"):  # whatever the bits of unknown depth are
-            return np.multiply(values, np.float32(unit), dtype=np.float32)
+            if unit == 1.0 and values.dtype == np.float32:
+                depth = values.astype(np.float32, copy=False)
+            else:
+                depth = np.multiply(values, np.float32(unit), dtype=np.float32)
+            far = depth[::_SAMPLED, ::_SAMPLED] > _FARTHEST
+            # Where all is far away the unit is wrong, and whoever uses the depth says so.
+            if far.any() and not far[_known(depth[::_SAMPLED, ::_SAMPLED])].all():
+                depth = np.where(depth > _FARTHEST, np.float32(0), depth)
+        return depth
 
     def _unit(self, values: npt.NDArray[np.uint16] | npt.NDArray[np.float32]) -> float:
         if values.dtype == np.uint16:
@@ -48,7 +55,7 @@ class DepthUnit:
         floats = values.astype(np.float32, copy=False)
         median = _median(floats)
         if median is not None:
-            if median > _FARTHEST or _are_millimetres(floats, median):
+            if _nearer_ones(floats) > _FARTHEST or _are_millimetres(floats, median):
                 self.noticed = True
             elif median * MILLIMETRE < _NEAREST:
                 self.noticed = False
@@ -64,6 +71,15 @@ def _are_millimetres(values: npt.NDArray[np.float32], median: float) -> bool:
     if len(sample) < _FEW:  # sparse depth, such as a lidar's
         sample = values[_known(values)]
     return len(sample) >= _FEW and bool((sample == np.round(sample)).all())
+
+
+def _nearer_ones(values: npt.NDArray[np.float32]) -> float:
+    """What a tenth of the known distances, at least one of which there is, does not exceed."""
+    sample = values[::_SAMPLED, ::_SAMPLED]
+    sample = sample[_known(sample)]
+    if not len(sample):
+        sample = values[_known(values)]
+    return float(np.quantile(sample, 0.1))
 
 
 def _median(values: npt.NDArray[np.float32]) -> float | None:

@@ -36,7 +36,13 @@ from genesis_core.models.losses import (
     mask_consistency,
     sgmm_nll,
 )
-from genesis_core.models.mask_shape import MOMENTS, mask_colours, mask_shape, slot_frames
+from genesis_core.models.mask_shape import (
+    MOMENTS,
+    mask_colours,
+    mask_shape,
+    masked_image,
+    slot_frames,
+)
 from genesis_core.ops.pooling import pool
 
 ENCODERS = ("unet", "efficientnet_lite0")
@@ -71,6 +77,9 @@ class GenesisV2Config(GenerativeConfig):
         colour_thumbnail: side in pixels of a thumbnail of what the slot's mask shows, that its
             latent is computed from, too: averages of features do not know what is where; 0 for
             none, as in the paper.
+        image_thumbnail: side in pixels of a thumbnail of the whole image, in which only what the
+            slot's mask shows is seen. Latents get a linear function of it added, as the best code
+            of what large slots look like is nearly linear; 0 for none, as in the paper.
         latent_width: hidden units of the head that latents come from; 0 for twice ``feature_dim``,
             as in the paper. Those of the thumbnails have twice as many.
         pixel_std: sigma_x, the fixed standard deviation of the SGMM likelihood.
@@ -107,6 +116,7 @@ class GenesisV2Config(GenerativeConfig):
     pooling_exponent: float = 1.0
     mask_thumbnail: int = 0
     colour_thumbnail: int = 0
+    image_thumbnail: int = 0
     latent_width: int = 0
     pixel_std: float = 0.7
     image_channels: int = 3
@@ -154,7 +164,7 @@ class GenesisV2Config(GenerativeConfig):
         exponent = self.pooling_exponent
         if isinstance(exponent, bool) or not 1 <= exponent < math.inf:
             raise ConfigError(f"pooling_exponent is {exponent!r}; expected 1 or more")
-        for name in ("mask_thumbnail", "colour_thumbnail"):
+        for name in ("mask_thumbnail", "colour_thumbnail", "image_thumbnail"):
             side = getattr(self, name)
             if (
                 isinstance(side, bool)
@@ -321,7 +331,7 @@ class GenesisV2(SlotModel):
     masks_first = True
     settable_posterior = True
     pretrained_part = "backbone.trunk"
-    neutral_parts = frozenset({"shape_head", "colour_head"})
+    neutral_parts = frozenset({"shape_head", "colour_head", "image_head"})
     clustering_parameters = frozenset({"embedding.gate", "icsbp.log_scale"})
     config: GenesisV2Config
 
@@ -344,11 +354,16 @@ class GenesisV2(SlotModel):
             nn.Conv2d(config.feature_dim, 2 * config.feature_dim, 1),
         )
         self.latent_head = LatentHead(config)
-        self.shape_head = self.colour_head = None
+        self.shape_head = self.colour_head = self.image_head = None
         if side := config.mask_thumbnail:
             self.shape_head = ThumbnailHead(MOMENTS + side**2, config)
         if side := config.colour_thumbnail:
             self.colour_head = ThumbnailHead(config.image_channels * side**2, config)
+        if side := config.image_thumbnail:
+            self.image_head = nn.Linear((config.image_channels + 1) * side**2, 2 * self.latent_dim)
+            # As the other two, it starts at zero.
+            nn.init.zeros_(self.image_head.weight)
+            nn.init.zeros_(self.image_head.bias)
         self.kind_head = nn.Linear(2 * config.feature_dim, len(KINDS)) if config.kinds else None
         self.decoder = BroadcastDecoder(
             config.decoded_size,
@@ -459,13 +474,19 @@ class GenesisV2(SlotModel):
         if self.shape_head is not None:
             shape = mask_shape(masks, frames, self.config.mask_thumbnail)
             added.append(self.shape_head(shape))
-        if self.colour_head is not None:
+        if self.colour_head is not None or self.image_head is not None:
             if features.images is None:
                 raise ValueError("these latents are computed from the images, too: give them")
             images = images_at(features.images, self.config.mask_size)
+        if self.colour_head is not None:
             seen = mask_colours(images, masks, frames, self.config.colour_thumbnail)
             added.append(self.colour_head(seen))
-        return posterior_moments(self.latent_head(pooled, *added))
+        moments = self.latent_head(pooled, *added)
+        if self.image_head is not None:
+            moments = moments + self.image_head(
+                masked_image(images, masks, self.config.image_thumbnail)
+            )
+        return posterior_moments(moments)
 
     def posterior(
         self, features: Tensor, masks: Tensor, images: Tensor | None = None
@@ -475,7 +496,8 @@ class GenesisV2(SlotModel):
         Args:
             features: (B, C, H, W) from the backbone.
             masks: (B, K, H, W).
-            images: (B, image channels, ...) in [0, 1], for models with ``colour_thumbnail``.
+            images: (B, image channels, ...) in [0, 1], for models with ``colour_thumbnail`` or
+                ``image_thumbnail``.
 
         Returns:
             Two tensors (B, K, D).
@@ -512,12 +534,12 @@ class GenesisV2(SlotModel):
 
     @torch.no_grad()
     def set_posterior_std(self, std: float) -> None:
-        last = self.latent_head[-1]
-        assert isinstance(last, nn.Linear)
-        _, scale_weight = last.weight.chunk(2)
-        _, scale_bias = last.bias.chunk(2)
-        scale_weight.zero_()
-        scale_bias.fill_(math.log(math.expm1(std)) - 0.5)  # see posterior_moments
+        for last in (self.latent_head[-1], self.image_head):
+            if isinstance(last, nn.Linear):
+                last.weight.chunk(2)[1].zero_()
+                last.bias.chunk(2)[1].zero_()
+        raw = math.log(math.expm1(std)) - 0.5  # see posterior_moments
+        self.latent_head[-1].bias.chunk(2)[1].fill_(raw)  # type: ignore[operator]
 
     def decode(
         self, latents: Tensor, used: Tensor | None = None, *, skip: bool = True

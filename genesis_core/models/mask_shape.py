@@ -130,6 +130,24 @@ def mask_colours(images: Tensor, masks: Tensor, frames: SlotFrames, side: int) -
         return F.avg_pool2d(seen, _PLACES).reshape(batch, slots, -1)
 
 
+def masked_image(images: Tensor, masks: Tensor, side: int) -> Tensor:
+    """What of an image each mask shows, and the mask: (B, K, (C + 1) * side * side) float32.
+
+    The image minus one half, times the mask, and the mask minus one half, averaged to ``side``
+    pixels a side. Things stay where they are in the image. No gradient reaches images and masks.
+
+    Args:
+        images: (B, C, H, W) in [0, 1].
+        masks: (B, K, H, W).
+        side: of the thumbnail, in pixels.
+    """
+    with torch.no_grad(), torch.autocast(masks.device.type, enabled=False):
+        mask = masks.float()[:, :, None]
+        colours = (images.float() - 0.5)[:, None] * mask
+        seen = torch.cat([colours, mask - 0.5], dim=2).flatten(0, 1)
+        return F.adaptive_avg_pool2d(seen, side).reshape(*masks.shape[:2], -1)
+
+
 def _at(masks: Tensor, places: Tensor) -> Tensor:
     """Each mask at its places: (B, K, n, n)."""
     seen = F.grid_sample(

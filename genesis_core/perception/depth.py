@@ -36,6 +36,9 @@ MIN_PIXELS = 20
 NEAREST, FARTHEST = 0.02, 150.0
 """In metres. A median distance beyond these is a mistake of the unit, not a scene."""
 _UNIT_STEP = 8  # px
+_WIDEST, _NARROWEST = 0.04, 60.0
+"""Focal length by the image's width, of a view of 170 degrees and of one of 1 degree."""
+_MOST_SQUEEZED = 3.0  # between the focal lengths in x and y
 _STEEPEST = math.tan(math.radians(84.0))  # of a surface against the image plane; more is a jump
 _LEAST_JUMP = 0.01  # m; less may be noise
 _BIN = 0.01  # of the distance: resolution at which ranges of depth are told apart
@@ -82,9 +85,16 @@ def locate(
         of an object's surface are known.
 
     Raises:
-        ValueError: labels and depth have different shapes (aspect ratios), or the distortion is
-            unknown.
+        TypeError: the depth is of whole numbers: millimetres, perhaps.
+        ValueError: labels and depth have different shapes (aspect ratios), no camera has these
+            intrinsics, or the distortion is unknown.
     """
+    if not np.issubdtype(depth.dtype, np.floating):
+        raise TypeError(
+            f"the depth is {depth.dtype}; expected float32 in metres (millimetres of a depth "
+            "camera: depth.astype(numpy.float32) / 1000)"
+        )
+    check_intrinsics(intrinsics, depth.shape)
     labels = resize_nearest(labels, depth.shape)
     rays = pixel_rays(intrinsics, distortion, depth.shape)
     focal_length = float(intrinsics[0, 0])
@@ -150,6 +160,42 @@ def check_unit(depth: npt.NDArray[np.float32]) -> bool:
             "taken for a smaller unit"
         )
     return True
+
+
+def check_intrinsics(matrix: object, shape: tuple[int, ...]) -> None:
+    """Check that a pinhole matrix can be that of a camera with images of a shape.
+
+    Args:
+        matrix: (3, 3) array [px].
+        shape: H, W of the image.
+
+    Raises:
+        ValueError: it has another form, or no camera has such a matrix.
+    """
+    if not isinstance(matrix, np.ndarray) or matrix.shape != (3, 3):
+        found = getattr(matrix, "shape", type(matrix).__name__)
+        raise ValueError(f"the intrinsics are {found}; expected an array (3, 3) in pixels")
+    if fault := intrinsics_fault(matrix, (shape[0], shape[1])):
+        raise ValueError(f"the intrinsics are no camera's ({fault})")
+
+
+def intrinsics_fault(matrix: npt.NDArray[np.float64], size: tuple[int, int]) -> str | None:
+    """Why a matrix (3, 3) cannot be that of a camera with images of this size (H, W) [px]."""
+    height, width = size
+    (focal_x, focal_y), (centre_x, centre_y) = np.diagonal(matrix)[:2], matrix[:2, 2]
+    told = f"fx {focal_x:g}, fy {focal_y:g}, cx {centre_x:g}, cy {centre_y:g}"
+    if not np.isfinite(matrix).all():
+        return f"{told}: not finite"
+    if not (focal_x > 0 and focal_y > 0):
+        return f"{told}: no focal length"
+    if not (
+        _WIDEST <= focal_x / width <= _NARROWEST
+        and 1 / _MOST_SQUEEZED <= focal_x / focal_y <= _MOST_SQUEEZED
+    ):
+        return f"{told}: no camera of {width}x{height} pixels has such focal lengths"
+    if not (-width <= centre_x <= 2 * width and -height <= centre_y <= 2 * height):
+        return f"{told}: the centre is far outside of {width}x{height} pixels"
+    return None
 
 
 def median_distance(depth: npt.NDArray[np.float32]) -> float | None:

@@ -46,7 +46,7 @@ def draw_overlay(
     labels = np.asarray(cv2.LUT(found.labels, visible), np.uint8)
     # applyColorMap reads its table as BGR and writes it as it stands: RGB stays RGB.
     colours = cv2.applyColorMap(labels, palette)
-    overlay = np.array(image)
+    overlay = np.array(image, order="C")  # OpenCV draws on no other
     tinted = cv2.addWeighted(overlay, 1.0 - alpha, colours, alpha, 0.0)
     cv2.copyTo(tinted, labels, overlay)
     edges = cv2.morphologyEx(labels, cv2.MORPH_GRADIENT, np.ones((3, 3), np.uint8))

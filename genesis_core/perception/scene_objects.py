@@ -63,6 +63,7 @@ class SceneObject(NamedTuple):
     area: int
     centroid: tuple[float, float]  # x, y
     box: Box  # where the mask is not zero
+    own_box: Box  # around the pixels that carry its label
     mask: npt.NDArray[np.uint8]  # (box.height, box.width), 255 = certain
     latent_mean: npt.NDArray[np.float32]  # (D,)
     latent_std: npt.NDArray[np.float32]  # (D,)
@@ -96,20 +97,30 @@ def find_objects(
     - or clutter: its score is below clutter_score and more than three quarters of its mask lie
       where other slots win. Such a slot is what the others have left over.
 
-    The image is what the model saw of it.
+    What is said of the image and its border is said of what the model saw of it (``fit``).
 
     Args:
         scene: a quantised one is much faster; its masks are used up: they become the objects'.
-        min_area: slots that win a smaller share of the image are left out; their pixels go to the
-            next best slot. (0..1)
+        min_area: slots that win a smaller share of that are left out; their pixels go to the next
+            best slot. (0..1)
         mask_floor: smaller probabilities become 0, which keeps the crops small; the pixel's best
             slot takes them, so that masks still sum to one. (0..1)
         background_border, background_span, clutter_score: see above; a span of 1, like a score of
             0, switches the comparison off. (0..1)
 
     Raises:
-        ValueError: masks are not finite, or there are more slots than labels.
+        ValueError: masks are not finite, there are more slots than labels, or a value is not in
+            0..1.
     """
+    for name, value in (
+        ("min_area", min_area),
+        ("mask_floor", mask_floor),
+        ("background_border", background_border),
+        ("background_span", background_span),
+        ("clutter_score", clutter_score),
+    ):
+        if not 0 <= value <= 1:
+            raise ValueError(f"{name} is {value}; expected a share, 0 to 1")
     num_slots, height, width = scene.masks.shape
     if num_slots > MAX_OBJECTS:
         raise ValueError(
@@ -117,7 +128,8 @@ def find_objects(
         )
     masks = scene.masks if scene.masks.dtype == np.uint8 else _quantise(scene.masks)
     winners = scene.labels.astype(np.uint8)  # -1 becomes 255, NOBODY
-    kept = drop_small(masks, winners, min_area * height * width)
+    seen_area = height * width - np.count_nonzero(_equal(winners, NOBODY))
+    kept = drop_small(masks, winners, min_area * seen_area)
     threshold = int(np.ceil(mask_floor * 255.0)) - 1
     settled = settle(masks, winners, kept, threshold)
 
@@ -125,7 +137,7 @@ def find_objects(
     border = _border(winners[seen.slices])
     objects: list[SceneObject] = []
     for index, slot in enumerate(kept):
-        box = Box(*settled.boxes[index].tolist())
+        box, own_box = (Box(*each[index].tolist()) for each in (settled.boxes, settled.own_boxes))
         score = float(scene.scores[slot])
         kind = "" if scene.kinds is None else str(scene.kinds[slot])
         if kind:
@@ -133,7 +145,7 @@ def find_objects(
         else:
             background = bool(
                 np.count_nonzero(border == slot) >= background_border * border.size
-                or _spans(Box(*settled.own_boxes[index]), seen, background_span)
+                or _spans(own_box, seen, background_span)
                 or (score < clutter_score and settled.own_shares[index] < _CLUTTER_OWN)
             )
         x, y = settled.centroids[index].tolist()
@@ -146,6 +158,7 @@ def find_objects(
                 area=int(settled.areas[index]),
                 centroid=(x, y),
                 box=box,
+                own_box=own_box,
                 mask=masks[slot][box.slices],
                 latent_mean=scene.latent_mean[slot],
                 latent_std=scene.latent_std[slot],

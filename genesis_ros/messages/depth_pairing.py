@@ -6,6 +6,7 @@ do: a wrong position is worse than none.
 
 from __future__ import annotations
 
+import itertools
 import threading
 import time
 from collections import deque
@@ -35,6 +36,12 @@ _ALIVE = 1_000_000_000  # ns; see DepthPairing.nearest
 # s; images of one moment arrive this far apart at most: registering depth takes its time, and slow
 # depth cameras send five images a second. A depth camera that is dead for longer ends positions.
 _ARRIVAL_TOLERANCE = 0.3
+# s; how long an image waits for its depth: a model on a GPU may be faster than depth is registered,
+# and compressed depth may come later than that. Beyond the longest it does without.
+_SHORTEST_WAIT, _LONGEST_WAIT = 0.02, 0.15
+_DELAYS = 8  # newest depth images whose delays count
+_SAME_MOMENT = 20_000_000  # ns between the stamps of an image and its depth, to tell their delay
+_PERIODS = 6  # newest depth images whose stamps tell the period
 
 
 class DepthError(ImageError):
@@ -104,6 +111,8 @@ class DepthPairing:
         self._forgotten: deque[int] = deque(maxlen=_FORGOTTEN)  # stamps
         # The newest two, as the worker may take the first while the second comes.
         self._waiting: deque[_Wanted] = deque(maxlen=2)
+        self._expected: deque[_Wanted] = deque(maxlen=_KEPT_MOST)  # whose depth may still come
+        self._delays: deque[int] = deque(maxlen=_DELAYS)  # ns
         self._working: _Wanted | None = None
         self._unit = DepthUnit()
         self._arrived = threading.Condition()
@@ -135,7 +144,9 @@ class DepthPairing:
             arrived: when the image did [ns], see `add_image`.
         """
         with self._arrived:
-            self._waiting.append(_Wanted(nanoseconds(stamp), arrived))
+            wanted = _Wanted(nanoseconds(stamp), arrived)
+            self._waiting.append(wanted)
+            self._expected.append(wanted)
 
     def hold(self, stamp: Time, arrived: int) -> None:
         """Keep the depth of the image that the model looks at now."""
@@ -155,6 +166,7 @@ class DepthPairing:
             self.frame_id = message.header.frame_id
             taken = self._clock.read(message.header.stamp, arrived)
             self._images.append(_Kept(message, taken))
+            self._note_delay(taken)
             if taken.restarted:  # a bag that is played in a loop
                 while len(self._images) > 2:
                     self._images.popleft()
@@ -171,8 +183,22 @@ class DepthPairing:
         with self._arrived:
             self._images.clear()
             self._waiting.clear()
+            self._expected.clear()
+            self._delays.clear()
             self._info = self._working = None
             self._arrived.notify_all()
+
+    @property
+    def delay(self) -> float | None:
+        """How much later than their images depth images came lately, at most [s]; None: unknown."""
+        with self._arrived:
+            return max(self._delays) * 1e-9 if self._delays else None
+
+    @property
+    def wait(self) -> float:
+        """How long to wait for the depth of an image [s]: as long as depth was late lately."""
+        late = 1.2 * (self.delay or 0.0) + 0.005
+        return min(max(late, _SHORTEST_WAIT), _LONGEST_WAIT)
 
     @property
     def stamp_problem(self) -> str | None:
@@ -235,7 +261,7 @@ class DepthPairing:
             tolerance: largest difference of the stamps [s].
             timeout: how long to wait for a depth image that is as new as the stamp [s]; its sensor,
                 or its registration, may be slower than colour. Nobody waits for a sensor that has
-                not sent anything for a second.
+                not sent anything for a second, or where none that comes can be nearer.
             taken: what the colour camera's clock says about its image. Where stamps do not advance,
                 the depth image that arrived nearest to the colour image is taken; so it is where a
                 stray stamp finds none. Without it the newest of equal stamps is taken.
@@ -348,13 +374,31 @@ class DepthPairing:
     def _reaches(self, wanted: int, taken: ImageTime | None) -> bool:
         if taken is not None and self._stands(taken):
             return bool(self._images) and self._images[-1].time.arrived >= taken.arrived
-        return self._newest() >= wanted
+        return self._newest() >= wanted or self._is_nearest(wanted)
 
     def _is_near(self, wanted: int, taken: ImageTime | None) -> bool:
         """Whether a depth image of this time is to be expected."""
         if taken is not None and self._stands(taken):
             return bool(self._images) and taken.arrived - self._images[-1].time.arrived < _ALIVE
         return wanted - self._newest() < _ALIVE
+
+    def _note_delay(self, depth: ImageTime) -> None:
+        """Note how much later than the image of its moment a depth image has come."""
+        if depth.stands or not self._expected:
+            return
+        image = min(self._expected, key=lambda wanted: abs(wanted.stamp - depth.stamp))
+        if abs(image.stamp - depth.stamp) <= _SAME_MOMENT:
+            self._delays.append(max(0, depth.arrived - image.arrived))
+
+    def _is_nearest(self, wanted: int) -> bool:
+        """Whether an image is there than which none that comes can be nearer: where depth is not
+        taken at the images' moments, but between them.
+        """
+        stamps = [kept.time.stamp for kept in list(self._images)[-_PERIODS:] if kept.time.reliable]
+        periods = [after - before for before, after in itertools.pairwise(stamps) if after > before]
+        if len(periods) < _PERIODS - 1:
+            return False
+        return 0 <= wanted - stamps[-1] < 0.45 * min(periods)
 
     def _newest(self) -> float:
         """The newest stamp; stray ones do not count, but 0 does."""

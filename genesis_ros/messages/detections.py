@@ -5,8 +5,11 @@ vision_msgs is optional: AVAILABLE says whether it is installed.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from geometry_msgs.msg import Point, Pose, Quaternion
 
+from genesis_core.perception.scene_objects import Box
 from genesis_ros.msg import ObjectMask, ObjectMasks
 
 try:
@@ -34,19 +37,24 @@ MISSING = (
 _CLASSES = {ObjectMask.KIND_OBJECT: "object", ObjectMask.KIND_UNKNOWN: "unknown"}
 
 
-def to_detections_2d(message: ObjectMasks) -> Detection2DArray:
+def to_detections_2d(message: ObjectMasks, boxes: Sequence[Box]) -> Detection2DArray:
     """The box, score and id of each object; neither background nor the robot are among them.
 
     A box covers whole pixels: its centre is that of x to x + width, as vision_msgs' own
     createAABB2D has it. `id` is the track id, "" if untracked.
+
+    Args:
+        boxes: around the pixels of each of the message's objects. Their ``roi`` is larger: it also
+            holds what other objects are likelier to cover.
     """
+    around = {item.label: box for item, box in zip(message.objects, boxes, strict=True)}
     return Detection2DArray(
         header=message.header,
         detections=[
             Detection2D(
                 header=message.header,
                 results=[_hypothesis(item)],
-                bbox=_box_2d(item),
+                bbox=_box_2d(around[item.label]),
                 id=_id(item),
             )
             for item in _things(message)
@@ -88,11 +96,10 @@ def _hypothesis(item: ObjectMask) -> ObjectHypothesisWithPose:
     return result
 
 
-def _box_2d(item: ObjectMask) -> BoundingBox2D:
-    roi = item.roi
-    box = BoundingBox2D(size_x=float(roi.width), size_y=float(roi.height))
-    box.center.position.x = roi.x_offset + roi.width / 2
-    box.center.position.y = roi.y_offset + roi.height / 2
+def _box_2d(around: Box) -> BoundingBox2D:
+    box = BoundingBox2D(size_x=float(around.width), size_y=float(around.height))
+    box.center.position.x = around.x + around.width / 2
+    box.center.position.y = around.y + around.height / 2
     return box
 
 

@@ -14,13 +14,10 @@ import numpy.typing as npt
 from sensor_msgs.msg import CameraInfo
 
 from genesis_bags.decoding.pixels import ImageError, shown
-from genesis_core.perception import depth
+from genesis_core.perception.depth import intrinsics_fault, scale_intrinsics
 from genesis_core.perception.lens import COEFFICIENTS, Distortion, describe_models
 
 _RECTIFIED = re.compile(r"(^|[/_])(rect|rectified)([/_]|$)")
-# Focal length by the image's width, of a view of 170 degrees and of one of 1 degree.
-_WIDEST, _NARROWEST = 0.04, 60.0
-_MOST_SQUEEZED = 3.0  # between the focal lengths in x and y
 
 
 class Intrinsics(NamedTuple):
@@ -65,7 +62,7 @@ def read_intrinsics(
     k = np.array(info.k, np.float64).reshape(3, 3)
     p = np.array(info.p, np.float64).reshape(3, 4)[:, :3]
     size = info.height or height, info.width or width
-    bad_k, bad_p = _fault(k, size), _fault(p, size)
+    bad_k, bad_p = intrinsics_fault(k, size), intrinsics_fault(p, size)
     if use_projection == "auto":
         rectified = is_rectified(topic)
         undistorted = not any(info.d)
@@ -109,26 +106,7 @@ def _adapt(
 ) -> npt.NDArray[np.float64]:
     part = matrix.copy()
     part[:2, 2] -= offset
-    return depth.scale_intrinsics(part, scale)
-
-
-def _fault(matrix: npt.NDArray[np.float64], size: tuple[int, int]) -> str | None:
-    """Why a matrix (3, 3) cannot be that of a camera with images of this size (H, W) [px]."""
-    height, width = size
-    (focal_x, focal_y), (centre_x, centre_y) = np.diagonal(matrix)[:2], matrix[:2, 2]
-    told = f"fx {focal_x:g}, fy {focal_y:g}, cx {centre_x:g}, cy {centre_y:g}"
-    if not np.isfinite(matrix).all():
-        return f"{told}: not finite"
-    if not (focal_x > 0 and focal_y > 0):
-        return f"{told}: no focal length"
-    if not (
-        _WIDEST <= focal_x / width <= _NARROWEST
-        and 1 / _MOST_SQUEEZED <= focal_x / focal_y <= _MOST_SQUEEZED
-    ):
-        return f"{told}: no camera of {width}x{height} pixels has such focal lengths"
-    if not (-width <= centre_x <= 2 * width and -height <= centre_y <= 2 * height):
-        return f"{told}: the centre is far outside of {width}x{height} pixels"
-    return None
+    return scale_intrinsics(part, scale)
 
 
 def _distortion(info: CameraInfo) -> Distortion | None:

@@ -30,7 +30,6 @@ from genesis_ros.node.subscription import (
 )
 from genesis_ros.pipeline import CameraMessage
 
-_DEPTH_WAIT = 0.02  # s; a model on a GPU may be faster than the depth image is registered
 # The newest only: an image that waits in a queue costs time, and is old when it is taken out.
 _QUEUE = 1
 
@@ -51,7 +50,7 @@ class _PairedDepth:
     ) -> None:
         self._camera, self._stamp, self._tolerance = camera, stamp, tolerance
         self._taken = taken
-        self._patience = _DEPTH_WAIT
+        self._patience = camera.wait
 
     def __call__(self) -> DepthImage:
         patience, self._patience = self._patience, 0.0
@@ -178,6 +177,8 @@ class CameraInput:
             facts["depth unit"] = "millimetres, by the values"
         if self._depth is not None and (choice := self._depth.intrinsics_choice):
             facts["intrinsics"] = choice
+        if self._depth is not None and (delay := self._depth.delay) is not None:
+            facts["depth behind its image [ms]"] = f"{delay * 1e3:.0f}"
         return facts
 
     def new_depth_problems(self) -> list[str]:
@@ -234,7 +235,7 @@ class CameraInput:
 
     def _lost(self, event: QoSMessageLostInfo) -> None:
         publisher, number = self._last
-        if number is not None:
+        if publisher is not None and number is not None:
             return  # _count_missing() knows
         if not self._images.reliable:
             self.statistics.lose(event.total_count_change)

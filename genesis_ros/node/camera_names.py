@@ -23,13 +23,23 @@ def camera_names(topics: Sequence[str], given: Sequence[str]) -> list[str]:
 
     Args:
         given: a name for each topic; "" for one after the topic.
+
+    Raises:
+        ValueError: two cameras would be called the same.
     """
     short = [name or _name_after(topic) for topic, name in zip(topics, given, strict=True)]
     long = [topic.strip("/").replace("/", "_") for topic in topics]
-    return [
+    names = [
         name if given[index] or short.count(name) == 1 else long[index]
         for index, name in enumerate(short)
     ]
+    for name, topic in zip(names, topics, strict=True):
+        if names.count(name) > 1:
+            raise ValueError(
+                f"several cameras would be called {name}, {topic} one of them: give each a name of "
+                "its own by the parameter camera_names, and a topic of its own"
+            )
+    return names
 
 
 def resolve_image_topic(node: Node, topic: str) -> str:

@@ -41,6 +41,7 @@ def resident_memory() -> int:
 
 def camera_status(
     name: str,
+    topic: str,
     source: str,
     publishers: int,
     report: Report,
@@ -56,6 +57,8 @@ def camera_status(
     """Status of one camera over one period.
 
     Args:
+        topic: of the camera, after which the status is called: it stays the same whichever
+            transport is listened to.
         source: the topic that is subscribed to.
         depth: why there are no positions; None: there are, or nobody asked for them.
         transform: why positions are not in the target frame, too.
@@ -93,7 +96,7 @@ def camera_status(
         values["slots maximum"] = max(report.slots)
     for number, (problem, count) in enumerate(report.problems.most_common(_SHOWN_PROBLEMS), 1):
         values[f"problem {number}"] = f"{count} x {problem}"
-    return _status(f"{name}: {source}", level, text, source, values)
+    return _status(f"{name}: {topic}", level, text, topic, values)
 
 
 def _input(report: Report) -> str:

@@ -402,6 +402,20 @@ class NodeSettings:
                 "carries either images or depth"
             )
 
+    def unused(self) -> list[str]:
+        """What is given and has no effect, and why."""
+        if any(self.depth_topics):
+            return []
+        given = {
+            "target_frame": self.target_frame,
+            "camera_info_topics": any(self.camera_info_topics),
+        }
+        return [
+            f"parameter {name} has no effect, as there is no depth: give depth_topics, too"
+            for name, value in given.items()
+            if value
+        ]
+
     def perception(self) -> PerceptionSettings:
         """Those that decide what is found in an image."""
         names = [item.name for item in fields(PerceptionSettings)]
@@ -526,6 +540,8 @@ class NodeParameters:
         for parameter in parameters:
             name = parameter.name
             if name.startswith("qos_overrides.") and self._node.has_parameter(name):
+                if parameter.value == self._node.get_parameter(name).value:
+                    continue  # a dump of all parameters that is loaded again
                 reason = f"parameter {name} is read when the node starts; give it then"
                 return SetParametersResult(successful=False, reason=reason)
             if name not in RULES:

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from rclpy.lifecycle import LifecycleNode, LifecyclePublisher
-from rclpy.qos import QoSProfile
+from rclpy.qos import DurabilityPolicy, QoSProfile
 
 from genesis_ros.node.qos import with_overrides
 from genesis_ros.outputs import Output, Result
@@ -31,6 +31,7 @@ class Publishers:
         self._outputs = outputs
         self._several = len(cameras) > 1
         self._publishers: dict[str, LifecyclePublisher[Any]] = {}
+        self._latched: set[str] = set()  # topics whose last messages those get who come later
         for output in outputs:
             for camera in cameras:
                 for topic in output.topics(camera, several=self._several):
@@ -41,9 +42,13 @@ class Publishers:
                         qos = with_overrides(node, node.resolve_topic_name(topic), "publisher", qos)
                         publisher = node.create_lifecycle_publisher(output.kind, topic, qos)
                         self._publishers[topic] = publisher
+                        if qos.durability == DurabilityPolicy.TRANSIENT_LOCAL:
+                            self._latched.add(topic)
 
     def publish(self, result: Result, overlay_alpha: float) -> None:
-        """Publish a camera's result; a message is made only if somebody listens to it."""
+        """Publish a camera's result; a message is made only if somebody listens to it, or may later
+        and gets it then.
+        """
         for output in self._outputs:
             if wanted := self._wanted(output, result.camera):
                 make = output.write or output.make
@@ -52,13 +57,17 @@ class Publishers:
                     publisher.publish(message)
 
     def are_wanted(self, camera: str) -> bool:
-        """Whether somebody listens to anything about this camera."""
+        """Whether somebody listens to anything about this camera, or may later and gets it then."""
         return any(self._wanted(output, camera) for output in self._outputs)
 
     def _wanted(self, output: Output, camera: str) -> list[LifecyclePublisher[Any]]:
         topics = output.topics(camera, several=self._several)
-        publishers = [self._publishers[topic] for topic in topics]
-        return [item for item in publishers if item.get_subscription_count()]
+        return [
+            publisher
+            for topic in topics
+            if (publisher := self._publishers[topic]).get_subscription_count()
+            or topic in self._latched
+        ]
 
     def rivals(self) -> dict[str, list[str]]:
         """Other nodes that publish on these topics, too: the topics by the nodes' names."""

@@ -25,7 +25,8 @@ _PATIENCE = 1.0  # s to wait for the thread to let go of a subscription
 _PAUSE = 0.1  # s after an error, so that one that comes again and again leaves time for the rest
 
 _Callback: TypeAlias = Callable[[Any, Any], None]
-_Taken: TypeAlias = tuple[Subscription[Any], Callable[..., Any], tuple[Any, ...]]
+# In quotes, as Jazzy's subscriptions and publishers take no type in brackets while the node runs.
+_Taken: TypeAlias = "tuple[Subscription[Any], Callable[..., Any], tuple[Any, ...]]"
 
 
 class _NotTheExecutors(CallbackGroup):

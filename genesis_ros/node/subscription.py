@@ -14,7 +14,13 @@ from rclpy.event_handler import (
     SubscriptionEventCallbacks,
 )
 from rclpy.node import Node
-from rclpy.qos import DurabilityPolicy, HistoryPolicy, QoSProfile, ReliabilityPolicy
+from rclpy.qos import (
+    DurabilityPolicy,
+    HistoryPolicy,
+    QoSPolicyKind,
+    QoSProfile,
+    ReliabilityPolicy,
+)
 from rclpy.subscription import Subscription
 from sensor_msgs.msg import Image
 
@@ -246,11 +252,25 @@ class FollowingSubscription:
             self._node.get_logger().warning(f"dropped a message of {self.topic}: {error}")
 
     def _incompatible(self, event: QoSRequestedIncompatibleQoSInfo) -> None:
-        if self._wanted != "auto":  # else follow_publishers() puts it right
+        topic, policy = self.topic, _POLICY_NAMES.get(event.last_policy_kind, "")
+        if policy and is_overridden(self._node, topic, "subscription", policy):
+            self._node.get_logger().warning(
+                f"a publisher of {topic} offers less {policy} than the parameter "
+                f"qos_overrides.{topic}.subscription.{policy} asks for, nothing is heard of it: "
+                "leave that out, or give what the publisher offers"
+            )
+        elif self._wanted != "auto":  # else follow_publishers() puts it right
             self._node.get_logger().warning(
                 f"a publisher of {self.topic} offers best effort only, nothing is heard of it: "
                 "set the parameter qos_reliability to auto or best_effort"
             )
+
+
+_POLICY_NAMES = {
+    QoSPolicyKind.RELIABILITY: "reliability",
+    QoSPolicyKind.DURABILITY: "durability",
+}
+"""Of which a subscription may ask for more than a publisher offers."""
 
 
 class LatchedSubscription:

@@ -52,6 +52,8 @@ def test_golden_forward_pass_and_losses(name: str, golden: Golden) -> None:
     model = load_model(
         path.with_suffix(".ckpt"), num_slots=settings["K_steps"], kernel=settings["kernel"]
     )
+    assert not model.config.mask_loss  # weights do not show it
+    model.config = dataclasses.replace(model.config, mask_loss=settings["klm_loss"])
     assert model.config.image_size == settings["img_size"]
     assert model.config.feature_dim == settings["feat_dim"]
     assert model.config.semi_conv == settings["semiconv"]

@@ -242,13 +242,15 @@ def test_cuda_graphs_of_up_to_eight_images(precision: str, make_model: ModelFact
     """All of a prepared size, fewer than that, and more, which run without a graph."""
     pixels = torch.randint(0, 256, (9, 32, 32, 3), dtype=torch.uint8)
     graphs = Inference(
-        make_model(mask_thumbnail=8, colour_thumbnail=6).cuda(), precision=precision, decode=False
+        make_model(mask_thumbnail=8, colour_thumbnail=6, image_thumbnail=8).cuda(),
+        precision=precision,
+        decode=False,
     )
     graphs.prepare(8, OPTIONS[0])
     for count in (8, 1, 5, 9):
         check(
             graphs(Pixels(pixels[:count]), OPTIONS[0]),
-            make_model(mask_thumbnail=8, colour_thumbnail=6),
+            make_model(mask_thumbnail=8, colour_thumbnail=6, image_thumbnail=8),
             pixels[:count],
             OPTIONS[0],
             decode=False,
@@ -297,7 +299,9 @@ def test_cuda_forward_pass_never_waits_for_the_device(
     thumbnail: int, decode: bool, threshold: float | None, make_model: ModelFactory, images: Tensor
 ) -> None:
     model, images = (
-        make_model(mask_thumbnail=thumbnail, colour_thumbnail=thumbnail).cuda(),
+        make_model(
+            mask_thumbnail=thumbnail, colour_thumbnail=thumbnail, image_thumbnail=thumbnail
+        ).cuda(),
         images.cuda(),
     )
     randomness = model.inference_randomness(4, 4)
@@ -315,7 +319,9 @@ def test_cuda_training_step_never_waits_for_the_device(
     make_model: ModelFactory, images: Tensor
 ) -> None:
     model = (
-        make_model(mask_loss=True, latent_dim=7, mask_thumbnail=4, colour_thumbnail=4)
+        make_model(
+            mask_loss=True, latent_dim=7, mask_thumbnail=4, colour_thumbnail=4, image_thumbnail=4
+        )
         .cuda()
         .train()
     )

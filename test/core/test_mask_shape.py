@@ -5,11 +5,17 @@ from pathlib import Path
 
 import pytest
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from genesis_core import ConfigError, GenesisV2, GenesisV2Config, Segmenter, save_model
 from genesis_core.models.losses import readable_latents
-from genesis_core.models.mask_shape import MOMENTS, mask_colours, mask_shape, slot_frames
+from genesis_core.models.mask_shape import (
+    MOMENTS,
+    mask_colours,
+    mask_shape,
+    masked_image,
+    slot_frames,
+)
 
 
 def rectangle(top: int, left: int, height: int, width: int, size: int = 96) -> Tensor:
@@ -84,35 +90,85 @@ def test_colours_are_those_in_the_mask_wherever_it_is() -> None:
     assert first[1].max() < 0.05 and second[1].max() < 0.05
 
 
-def _model(side: int, colours: int = 0) -> GenesisV2:
+def test_a_masked_image_shows_each_slot_where_it_is() -> None:
+    """Two images of four by four quarters; a mask covers the upper left one, half of it another."""
+    images = torch.zeros(2, 3, 24, 24)
+    images[:, 0] = 1  # red
+    images[1, :, 12:] = torch.tensor([0.0, 0.0, 1.0])[:, None, None]  # blue below
+    masks = torch.zeros(2, 2, 24, 24)
+    masks[0, 0, :12, :12], masks[1, 1, 6:18, 12:] = 1, 0.5
+    seen = masked_image(images, masks, 2).unflatten(2, (4, 2, 2))
+    assert seen.shape == (2, 2, 4, 2, 2)
+    red, nothing = torch.tensor([0.5, -0.5, -0.5, 0.5]), torch.tensor([0.0, 0.0, 0.0, -0.5])
+    expected = nothing[None, None, :, None, None].repeat(2, 2, 1, 2, 2)
+    expected[0, 0, :, 0, 0] = red
+    # Half of each right quarter, by half: a quarter of its colour, and of its mask.
+    expected[1, 1, :, 0, 1] = torch.tensor([0.125, -0.125, -0.125, -0.25])
+    expected[1, 1, :, 1, 1] = torch.tensor([-0.125, -0.125, 0.125, -0.25])
+    torch.testing.assert_close(seen, expected)
+
+
+def test_a_masked_image_has_any_side() -> None:
+    """Of pixels that it does not divide: their mean stays what it is."""
+    images, masks = torch.rand(1, 3, 24, 24), torch.rand(1, 2, 24, 24)
+    seen = masked_image(images, masks, 7).unflatten(2, (4, 49))
+    assert seen.shape == (1, 2, 4, 49)
+    torch.testing.assert_close(seen[:, :, 3].mean(2), masks.mean((2, 3)) - 0.5, atol=0.02, rtol=0)
+
+
+def _model(side: int, colours: int = 0, whole: int = 0) -> GenesisV2:
     torch.manual_seed(0)
     config = GenesisV2Config(
         image_size=32, num_slots=3, feature_dim=8, latent_dim=8,
-        mask_thumbnail=side, colour_thumbnail=colours,
+        mask_thumbnail=side, colour_thumbnail=colours, image_thumbnail=whole,
     )  # fmt: skip
     return GenesisV2(config).eval()
 
 
 @pytest.mark.parametrize("side", [0, 4])
-def test_latents_know_what_is_where_in_their_mask(side: int) -> None:
+@pytest.mark.parametrize("kind", ["colour", "image"])
+def test_latents_know_what_is_where_in_their_mask(kind: str, side: int) -> None:
     """The same features and masks: only the image can tell."""
-    plain, model = _model(side), _model(side, 6)
+    plain = _model(side)
+    model = _model(side, 6) if kind == "colour" else _model(side, 0, 6)
     model.load_state_dict({**model.state_dict(), **plain.state_dict()})
     features, masks = torch.ones(1, 8, 32, 32), rectangle(6, 6, 20, 20, 32)[None, None]
     images = torch.zeros(1, 3, 32, 32)
     images[:, :, :16] = 1  # bright above
     with torch.no_grad():
         before = plain.posterior(features, masks)
-        # A new colour head is zero.
+        # A new head is zero.
         torch.testing.assert_close(model.posterior(features, masks, images), before)
-        assert model.colour_head is not None
-        model.colour_head[-1].weight.normal_()
+        _last(model, kind).weight.normal_()
         above, below = (
             model.posterior(features, masks, each)[0] for each in (images, images.flip(2))
         )
     assert (above - below).abs().max() > 0.01
     with pytest.raises(ValueError, match="computed from the images, too"):
         model.posterior(features, masks)
+
+
+def _last(model: GenesisV2, kind: str) -> nn.Linear:
+    """The last layer of the head of a kind of thumbnail."""
+    head = model.get_submodule(f"{kind}_head")
+    last = head[-1] if isinstance(head, nn.Sequential) else head
+    assert isinstance(last, nn.Linear)
+    return last
+
+
+def test_a_posterior_can_be_set_whatever_its_heads_learned() -> None:
+    model = _model(4, 6, 6)
+    for kind in ("shape", "colour", "image"):
+        torch.nn.init.normal_(_last(model, kind).weight)
+        torch.nn.init.normal_(_last(model, kind).bias)
+    given = torch.rand(1, 8, 32, 32), torch.rand(1, 3, 32, 32), torch.rand(1, 3, 32, 32)
+    with torch.no_grad():
+        before = model.posterior(*given)
+        model.set_posterior_std(0.25)
+        mean, std = model.posterior(*given)
+    torch.testing.assert_close(mean, before[0])
+    torch.testing.assert_close(std, torch.full_like(std, 0.25))
+    assert (before[1] - 0.25).abs().max() > 0.1
 
 
 def test_latents_know_the_shape_of_their_mask() -> None:
@@ -132,31 +188,31 @@ def test_latents_know_the_shape_of_their_mask() -> None:
     assert (mean[:, 0] - mean[:, 1]).abs().max() > 0.01
 
 
-@pytest.mark.parametrize("kind", ["shape", "colour"])
+@pytest.mark.parametrize("kind", ["shape", "colour", "image"])
 def test_the_gradient_reaches_masks_by_the_features_alone(kind: str) -> None:
     images = torch.rand(1, 3, 32, 32, requires_grad=True)
     features, gradients = torch.rand(1, 8, 32, 32), []
     soft = torch.rand(1, 2, 32, 32)
     for weight in (0.0, 1.0):
-        model = _model(8) if kind == "shape" else _model(0, 8)
-        head = model.get_submodule(f"{kind}_head")
-        last = head[-1]  # type: ignore[index]
+        sides = {"shape": (8, 0, 0), "colour": (0, 8, 0), "image": (0, 0, 8)}
+        model = _model(*sides[kind])
+        last = _last(model, kind)
         model.latent_head[1].weight.data.abs_()  # so that no hidden unit is off
         model.latent_head[1].bias.data.fill_(100)
         last.weight.data.fill_(weight)
         masks = soft.clone().requires_grad_()
         model.posterior(features, masks, images)[0].sum().backward()
         gradients.append(masks.grad)
-        assert last.weight.grad.abs().max() > 0
+        assert last.weight.grad is not None and last.weight.grad.abs().max() > 0
     assert images.grad is None
     torch.testing.assert_close(gradients[0], gradients[1])
 
 
 def test_parts_of_a_batch_have_latents_of_their_own_images() -> None:
     """Where only some images are encoded, and fewer decoded, as in training."""
-    model = _model(4, 6)
-    assert model.colour_head is not None
-    model.colour_head[-1].weight.data.normal_()
+    model = _model(4, 6, 8)
+    for kind in ("colour", "image"):
+        _last(model, kind).weight.data.normal_()
     images, drawn = torch.rand(4, 3, 32, 32), model.inference_randomness(4, 3)
     with torch.no_grad():
         whole = model(images, **drawn)
@@ -167,9 +223,9 @@ def test_parts_of_a_batch_have_latents_of_their_own_images() -> None:
 
 
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])
-@pytest.mark.parametrize("colours", [0, 6])
+@pytest.mark.parametrize("colours, whole", [(0, 0), (6, 0), (0, 16), (6, 16)])
 def test_a_segmenter_gives_latents_that_know_shapes(
-    colours: int, precision: str, tmp_path: Path
+    colours: int, whole: int, precision: str, tmp_path: Path
 ) -> None:
     """Those of the model itself, from a file, with the other encoder and slots left out."""
     torch.manual_seed(0)
@@ -178,11 +234,12 @@ def test_a_segmenter_gives_latents_that_know_shapes(
             image_size=64, num_slots=4, feature_dim=8, latent_dim=8, mask_thumbnail=8,
             encoder="efficientnet_lite0", decoder_size=16, decoder_dim=8,
             pooling_exponent=2.0, small_slots="skip", colour_thumbnail=colours,
+            image_thumbnail=whole,
         )
     ).eval()  # fmt: skip
-    for head in (model.shape_head, model.colour_head):
-        if head is not None:
-            torch.nn.init.normal_(head[-1].weight)
+    for kind, side in (("shape", 8), ("colour", colours), ("image", whole)):
+        if side:
+            torch.nn.init.normal_(_last(model, kind).weight, std=1.0 if kind != "image" else 0.1)
     save_model(model, tmp_path / "model.safetensors", {"mask_source": "attention"})
     segmenter = Segmenter(tmp_path / "model.safetensors", device="cpu", precision=precision)
     image = torch.randint(0, 256, (64, 64, 3), dtype=torch.uint8)
@@ -212,7 +269,7 @@ def test_a_thumbnail_misses_nothing_between_its_points() -> None:
 
 
 @pytest.mark.parametrize("side", [1, 33, -2, 2.5, True])
-@pytest.mark.parametrize("name", ["mask_thumbnail", "colour_thumbnail"])
+@pytest.mark.parametrize("name", ["mask_thumbnail", "colour_thumbnail", "image_thumbnail"])
 def test_sides_that_thumbnails_cannot_have_are_refused(name: str, side: float) -> None:
     with pytest.raises(ConfigError, match=f"{name} is"):
         GenesisV2Config(**{name: side})  # type: ignore[arg-type]

@@ -295,12 +295,19 @@ def test_depth_that_the_model_cannot_use_costs_the_depth_only(with_depth: Percep
     )
     assert isinstance(double, Perceived) and double.used_depth
     assert isinstance(unusable, Perceived) and not unusable.used_depth
-    assert unusable.depth_problem is not None and "focal lengths" in unusable.depth_problem
+    assert unusable.depth_problem is not None and "no camera's" in unusable.depth_problem
 
 
 @pytest.mark.parametrize(
     ("place", "number"),
-    [((0, 0), 3e38), ((1, 1), 1e-30), ((1, 1), -1.0), ((0, 2), math.inf), ((1, 2), -1e30)],
+    [
+        ((0, 0), 3e38),
+        ((1, 1), 1e-30),
+        ((1, 1), -1.0),
+        ((0, 2), math.inf),
+        ((1, 2), -1e30),
+        ((0, 0), 1.0),
+    ],
 )
 def test_intrinsics_of_no_camera_give_no_positions(
     place: tuple[int, int], number: float, with_depth: Perception
@@ -311,5 +318,5 @@ def test_intrinsics_of_no_camera_give_no_positions(
     matrix[place] = number
     (found,) = with_depth([View(image(), given._replace(intrinsics=matrix))])
     assert isinstance(found, Perceived)
-    assert found.depth_problem is not None and "focal lengths" in found.depth_problem
+    assert found.depth_problem is not None and "no camera's" in found.depth_problem
     assert not any(found.measurements)

@@ -475,9 +475,11 @@ def mean_noise() -> dict[str, Tensor]:
         (np.ones((30, 40), np.float32), camera(), ValueError, r"\(30, 40\); expected the image's"),
         (np.ones((60, 80, 1), np.float32), camera(), ValueError, r"shape \(60, 80, 1\)"),
         (np.ones((60, 80), np.float32), None, ValueError, r"depth 0 needs intrinsics \(3, 3\)"),
-        (np.ones((60, 80), np.float32), np.ones(4), ValueError, r"pixels of the image, not \(4,\)"),
-        (np.ones((60, 80), np.float32), camera(-60.0), ValueError, "focal lengths"),
-        (np.ones((60, 80), np.float32), camera(math.nan), ValueError, "expected positive"),
+        (np.ones((60, 80), np.float32), np.ones(4), ValueError, r"are \(4,\); expected an array"),
+        (np.ones((60, 80), np.float32), [[1.0]], ValueError, "are list; expected an array"),
+        (np.ones((60, 80), np.float32), camera(-60.0), ValueError, "no focal length"),
+        (np.ones((60, 80), np.float32), camera(math.nan), ValueError, "not finite"),
+        (np.ones((60, 80), np.float32), np.eye(3), ValueError, "no camera of 80x60 pixels has"),
     ],
 )  # fmt: skip
 def test_depth_and_intrinsics_of_another_form_are_refused(

@@ -312,6 +312,15 @@ def test_depth_of_another_shape_is_refused() -> None:
         locate(labels, [1], depth, matrix)
 
 
+def test_millimetres_and_matrices_of_no_camera_are_refused() -> None:
+    labels, depth, matrix = rectangle()
+    with pytest.raises(TypeError, match="depth is uint16; expected float32 in metres"):
+        locate(labels, [1], (depth * 1000).astype(np.uint16), matrix)  # type: ignore[arg-type]
+    for unusable in (np.eye(3), np.zeros((3, 3)), matrix[:2]):
+        with pytest.raises(ValueError, match="the intrinsics are"):
+            locate(labels, [1], depth, unusable)
+
+
 def test_points_of_an_object() -> None:
     _, depth, matrix = rectangle(slope=0.5)
     points = to_points(depth, matrix)

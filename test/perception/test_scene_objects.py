@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Callable
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 import pytest
 
 from genesis_core.ops import mask_operations
+from genesis_core.perception import draw_overlay
 from genesis_core.perception.scene_objects import SceneObjects, find_objects
 
 HEIGHT, WIDTH = 60, 80
@@ -107,6 +111,8 @@ def test_everything_agrees(seed: int, floor: float, min_area: float) -> None:
     for mask, item in zip(masks, found.objects, strict=True):
         rows, columns = np.nonzero(found.labels == item.label)
         assert item.area == len(rows)
+        assert item.own_box[:2] == (columns.min(), rows.min())
+        assert item.own_box[2:] == (np.ptp(columns) + 1, np.ptp(rows) + 1)
         assert item.centroid == pytest.approx((columns.mean(), rows.mean()))
         rows, columns = np.nonzero(mask)
         assert item.box[:2] == (columns.min(), rows.min())
@@ -270,3 +276,31 @@ def test_kinds_decide_where_the_model_tells_them() -> None:
         ("", True),
         ("", False),
     ]
+
+
+@pytest.mark.parametrize(
+    "given", [{"min_area": 50}, {"mask_floor": 20}, {"clutter_score": -0.1}, {"min_area": math.nan}]
+)
+def test_what_is_no_share_is_refused(given: dict[str, float]) -> None:
+    with pytest.raises(ValueError, match=f"{next(iter(given))} is .*; expected a share, 0 to 1"):
+        find_objects(table_scene(), **given)
+
+
+def test_an_area_is_a_share_of_what_the_model_saw() -> None:
+    """Of an image of which only a quarter was seen, the box covers four times as much."""
+    masks = table_scene().masks
+    wide = np.zeros((3, HEIGHT, 4 * WIDTH), np.float32)
+    wide[:, :, :WIDTH] = masks
+    share = 200 / (HEIGHT * WIDTH)
+    for factor, count in ((0.9, 2), (1.1, 1)):
+        assert len(find_objects(Scene(wide), min_area=factor * share).objects) == count
+
+
+@pytest.mark.parametrize("turn", [lambda image: np.rot90(image), np.asfortranarray])
+def test_an_overlay_of_an_image_in_any_order_of_memory(turn: Callable[..., Any]) -> None:
+    image = np.random.default_rng(0).integers(0, 256, (HEIGHT, WIDTH, 3), np.uint8)
+    given = turn(image)
+    masks = np.ones((1, *given.shape[:2]), np.float32)
+    found = find_objects(Scene(masks), **ALL)
+    expected = draw_overlay(np.ascontiguousarray(given), found, 0.5)
+    np.testing.assert_array_equal(draw_overlay(given, found, 0.5), expected)

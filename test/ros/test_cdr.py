@@ -220,6 +220,7 @@ def scene_object(random: np.random.Generator, label: int) -> SceneObject:
         area=int(random.integers(1, 2**20)),
         centroid=(float(random.random() * 640), float(random.random() * 480)),
         box=Box(x, y, width, height),
+        own_box=Box(x, y, width, height),
         mask=image[y : y + height, x : x + width],
         latent_mean=random.standard_normal(values).astype(np.float32),
         latent_std=random.random(values).astype(np.float32),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+import time
 from array import array
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -273,6 +274,40 @@ def test_where_stamps_stand_still_arrivals_say_what_is_kept() -> None:
     for number in range(12):
         pairing.add_image(depth_image(0, 1 + number, (3000, 4000)), round((100 + number) * 1e9))
     assert pairing.depth_image(stamp(0), 0.1, taken=taken).depth[0, 0] == pytest.approx(4.0)
+
+
+def test_depth_is_waited_for_as_long_as_it_is_late() -> None:
+    """By the newest images; 20 ms at least, and 150 at most."""
+
+    def waited(late: float) -> tuple[float | None, float]:
+        pairing = DepthPairing(TOPIC, INFO_TOPIC)
+        for number in range(20):
+            arrived = 100 + number / 10
+            pairing.expect(stamp(number / 10), round(arrived * 1e9))
+            pairing.add_image(depth_image(number / 10), round((arrived + late) * 1e9))
+        return pairing.delay, pairing.wait
+
+    assert waited(0.06) == (pytest.approx(0.06, abs=1e-3), pytest.approx(0.077, abs=2e-3))
+    assert waited(0.004) == (pytest.approx(0.004, abs=1e-3), 0.02)
+    assert waited(0.4)[1] == 0.15
+    pairing = DepthPairing(TOPIC, INFO_TOPIC)
+    pairing.expect(stamp(1.0), round(100e9))
+    pairing.add_image(depth_image(2.0), round(100.3e9))  # of another moment
+    assert (pairing.delay, pairing.wait) == (None, 0.02)
+
+
+def test_nobody_waits_where_no_depth_can_come_nearer() -> None:
+    """Depth 8 ms before the images, 30 times a second: the next one is 25 ms after them."""
+    pairing = DepthPairing(TOPIC, INFO_TOPIC)
+    pairing.add_info(camera_info())
+    for number in range(8):
+        pairing.add_image(depth_image(10 + number / 30), round((100 + number / 30) * 1e9))
+    newest = 10 + 7 / 30
+    assert pairing.has_reached(stamp(newest + 0.008))
+    assert not pairing.has_reached(stamp(newest + 1 / 30))  # its own is to come
+    began = time.monotonic()
+    pairing.nearest(stamp(newest + 0.008), TOLERANCE, timeout=5.0)
+    assert time.monotonic() - began < 2
 
 
 def test_the_reason_is_not_the_tolerance_where_depth_was_forgotten_or_lost() -> None:

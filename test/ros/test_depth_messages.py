@@ -60,6 +60,19 @@ def test_floats_that_cannot_be_metres_are_millimetres() -> None:
         np.testing.assert_allclose(depth_metres(in_floats(values)), values, rtol=1e-6)
 
 
+@pytest.mark.parametrize("given", [0.0, 1.0])
+@pytest.mark.parametrize("far", [65504.0, 1000.0])
+def test_a_far_number_for_the_sky_is_no_distance(far: float, given: float) -> None:
+    """Two thirds of the image, and something at 0.8 m."""
+    values = np.full((48, 64), far, np.float32)
+    values[32:] = np.linspace(0.7, 0.9, 16 * 64).reshape(16, 64)
+    metres = depth_metres(in_floats(values), DepthUnit(given))
+    np.testing.assert_array_equal(metres[32:], values[32:])
+    assert not metres[:32].any()
+    assert check_unit(metres)
+    assert values.max() == far  # what was given stays
+
+
 def test_what_the_pipeline_refuses_as_metres_is_read_as_millimetres() -> None:
     """genesis_bags knows genesis_core's limits by number only: here they are the same."""
     for far in (FARTHEST * 1.001, FARTHEST * 40):

@@ -43,3 +43,16 @@ def test_images_are_decoded_without_ros_and_without_the_model() -> None:
     assert "genesis_bags.decoding.images" in names and "genesis_bags.topics" in names
     others = ("torch", "scipy", "genesis_core", "genesis_sim", "training")
     assert loaded(f"import {', '.join(names)}", (*ROS, *others)) == set()
+
+
+@pytest.mark.parametrize("module", ["perception_node", "camera_node", "segment_bag", "demo"])
+def test_nodes_start_where_rclpy_takes_no_types_in_brackets(module: str) -> None:
+    """As Jazzy's does not: Subscription[Image] is an error there, wherever it is evaluated."""
+    plain = (
+        "import rclpy.node, rclpy.lifecycle, rclpy.publisher, rclpy.subscription\n"
+        "class Plain: pass\n"
+        "rclpy.subscription.Subscription = rclpy.publisher.Publisher = Plain\n"
+        "rclpy.node.Subscription = rclpy.node.Publisher = Plain\n"
+        "rclpy.lifecycle.LifecyclePublisher = Plain\n"
+    )
+    assert loaded(f"{plain}import genesis_ros.{module}", ("genesis_ros",)) == {"genesis_ros"}

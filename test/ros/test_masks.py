@@ -5,6 +5,7 @@ from __future__ import annotations
 from array import array
 from dataclasses import fields
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -19,6 +20,7 @@ from std_msgs.msg import Header
 from genesis_bags.decoding.pixels import ImageError
 from genesis_core.perception import Box, Measurement, SceneObject
 from genesis_ros.masks import full_mask, full_masks, label_image, objects, point_subset, targets
+from genesis_ros.messages.images import to_message
 from genesis_ros.messages.object_masks import to_object_masks
 from genesis_ros.msg import ObjectMasks
 
@@ -37,6 +39,7 @@ def make_message(kinds: tuple[str, str] = ("", ""), **more: Any) -> ObjectMasks:
             area=5,
             centroid=(3.25, 1.5),
             box=box,
+            own_box=box,
             mask=mask,
             latent_mean=np.array([0.5, -2.0], np.float32),
             latent_std=np.array([0.25, 1.0], np.float32),
@@ -208,6 +211,32 @@ def test_messages_of_version_0_1(tmp_path: Path) -> None:
         deserialize_message(raw, ObjectMasks)
 
 
+def _fields(message: Any) -> dict[str, Any]:
+    return {name: getattr(message, name) for name in message.get_fields_and_field_types()}
+
+
+def test_a_box_is_that_of_an_objects_own_pixels() -> None:
+    """The mask reaches where another object is likelier."""
+    message = make_message()
+    wide = message.objects[1]
+    for crop, item in ((np.zeros((6, 8), np.uint8), wide), (None, message.objects[0])):
+        if crop is not None:
+            crop[1:5, 1:7] = 60
+            crop[2:4, 3:6] = 200
+            item.roi.x_offset = item.roi.y_offset = 0
+            item.roi.width, item.roi.height = 8, 6
+            item.mask = to_message(crop, message.header)
+        else:
+            item.mask = to_message(255 - crop_of(wide), message.header)
+    table, found = objects(message)
+    assert found.box == (3, 2, 3, 2) and found.mask[2:4, 3:6].all() and found.mask.sum() == 6
+    assert table.box == (0, 0, 8, 6)
+
+
+def crop_of(item: Any) -> np.ndarray:
+    return np.frombuffer(bytes(item.mask.data), np.uint8).reshape(item.mask.height, -1)
+
+
 def test_points_of_an_object() -> None:
     _, item = objects(make_message())
     points = np.random.default_rng(0).normal(size=(6, 8, 3)).astype(np.float32)
@@ -226,6 +255,10 @@ def test_points_of_an_object() -> None:
         data=points.tobytes(),
     )
     np.testing.assert_array_equal(point_subset(cloud, item), expected)
+    # As rosbags reads it; and a driver that sends its own place for points that it does not know.
+    np.testing.assert_array_equal(point_subset(SimpleNamespace(**_fields(cloud)), item), expected)  # type: ignore[arg-type]
+    points[2, 3] = 0
+    np.testing.assert_array_equal(point_subset(points, item), expected[[0, 2]])
     cloud.height, cloud.width, cloud.row_step = 1, 48, 576
     with pytest.raises(ImageError, match="not organised: 48x1"):
         point_subset(cloud, item)

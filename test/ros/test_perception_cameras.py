@@ -332,3 +332,7 @@ def test_names_of_cameras() -> None:
     assert camera_names(topics, ["", ""]) == ["a_head_image", "b_head_image"]
     assert camera_names(topics, ["first", ""]) == ["first", "head"]
     assert camera_names(["/image_raw"], [""]) == ["camera"]
+    # A name of one's own that another camera would get; one topic for two cameras.
+    for topics, given in ((["/x/image_raw", "/left"], ["left", ""]), (["/a/image"] * 2, ["", ""])):
+        with pytest.raises(ValueError, match=r"several cameras would be called .*camera_names"):
+            camera_names(topics, given)

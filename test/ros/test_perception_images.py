@@ -165,6 +165,7 @@ def test_masks_label_image_and_overlay_agree(
             area=item.area,
             centroid=(item.centroid_x, item.centroid_y),
             box=None,  # type: ignore[arg-type]
+            own_box=None,  # type: ignore[arg-type]
             mask=None,  # type: ignore[arg-type]
             latent_mean=None,  # type: ignore[arg-type]
             latent_std=None,  # type: ignore[arg-type]

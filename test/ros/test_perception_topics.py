@@ -230,6 +230,7 @@ def test_qos_overrides(client: Any, start: Start, answer: Any, photo: np.ndarray
         assert subscription.qos_profile.reliability == ReliabilityPolicy.BEST_EFFORT
         for name, value in overrides.items():
             assert client.get_parameter(NODE, name) == value
+            assert client.set_parameter(NODE, name, value).successful  # it changes nothing
         refused = client.set_parameter(NODE, next(iter(overrides)), "reliable")
         assert not refused.successful and "when the node starts" in refused.reason
         # A reliable publisher changes nothing.
@@ -245,6 +246,46 @@ def test_qos_overrides(client: Any, start: Start, answer: Any, photo: np.ndarray
             assert client.transition(NODE, transition)
             if transition == "deactivate":
                 client.until(lambda: not client.node.count_subscribers(TOPIC), "unsubscription")
+
+
+def test_who_comes_late_gets_the_masks_of_an_image_that_nobody_listened_to(
+    client: Any, start: Start, photo: np.ndarray
+) -> None:
+    start(
+        image_topics=[TOPIC], **{f"qos_overrides.{MASKS}.publisher.durability": "transient_local"}
+    )
+    with client.listen(DiagnosticArray, "/diagnostics") as reports:
+        client.publisher(Image, TOPIC).publish(image(photo))
+
+        def processed() -> bool:
+            return int(client.status(reports[-1], f"{NODE}: {TOPIC}")[1]["frames processed"]) == 1
+
+        client.until(lambda: reports and processed(), "the image is processed")
+    latched: list[ObjectMasks] = []
+    qos = QoSProfile(depth=1, durability=DurabilityPolicy.TRANSIENT_LOCAL)
+    late = client.node.create_subscription(ObjectMasks, MASKS, latched.append, qos)
+    client.until(lambda: latched, "the masks published before")
+    client.node.destroy_subscription(late)
+
+
+@pytest.mark.parametrize(
+    ("policy", "value"), [("reliability", "reliable"), ("durability", "transient_local")]
+)
+def test_an_override_that_asks_for_more_than_the_camera_offers_is_named(
+    policy: str, value: str, client: Any, start: Start
+) -> None:
+    name = f"qos_overrides.{TOPIC}.subscription.{policy}"
+    node = start(image_topics=[TOPIC], **{name: value})
+    best_effort = QoSProfile(depth=5, reliability=ReliabilityPolicy.BEST_EFFORT)
+    client.publisher(Image, TOPIC, best_effort, heard=False)
+    node.wait_for_log(
+        f"a publisher of {TOPIC} offers less {policy} than the parameter {name} asks for"
+    )
+
+
+def test_what_needs_depth_is_named_where_there_is_none(client: Any, start: Start) -> None:
+    node = start(image_topics=[TOPIC], camera_info_topics=["/topics_test/camera_info"])
+    node.wait_for_log("parameter camera_info_topics has no effect, as there is no depth")
 
 
 @pytest.mark.slow

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import re
+import signal
 import subprocess
 import sys
 import tarfile
 import time
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -79,6 +83,48 @@ def test_a_command_that_takes_too_long_is_ended(
     assert command.wait(time.monotonic()) is None
     assert time.monotonic() < began + 40
     assert command.log.read_text().count("saved") == (1 if stubborn else 2)
+
+
+SLEEPER = """
+import sys, time
+from pathlib import Path
+from scripts.gpu_checks import Command
+script = "import os, time; print('pid', os.getpid(), flush=True); time.sleep(60)"
+command = Command(Path(sys.argv[1]), "timeit", "-n", "1", "-r", "1", script)
+command.wait(time.monotonic() + 60)
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGKILL])
+def test_a_command_ends_with_the_process_that_waits_for_it(number: int, tmp_path: Path) -> None:
+    log = tmp_path / "log"
+    parent = subprocess.Popen([sys.executable, "-c", SLEEPER, str(log)], cwd=ROOT)
+    pid = _wait_for(lambda: re.search(r"^pid (\d+)", log.read_text() if log.exists() else "", re.M))
+    parent.send_signal(number)
+    parent.wait(30)
+    _wait_for(lambda: not Path(f"/proc/{pid[1]}").exists())
+
+
+def _wait_for(condition: Callable[[], Any]) -> Any:
+    end = time.monotonic() + 30
+    while not (found := condition()):
+        assert time.monotonic() < end
+        time.sleep(0.1)
+    return found
+
+
+def test_without_the_device_nothing_is_begun(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Rendering for a training that cannot run would take minutes."""
+    out = tmp_path / "out"
+    with pytest.raises(SystemExit) as error:
+        gpu_checks.main(
+            ["--device", "cuda:77", "--output", str(out), "--work", str(tmp_path / "w")]
+        )
+    assert error.value.code == 2 and "cuda:77" in capsys.readouterr().err
+    assert not out.exists()
 
 
 TESTS = """

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shlex
 from pathlib import Path
 from typing import Any
 
@@ -219,6 +220,14 @@ def test_the_launched_node_sees_images_as_they_were_prepared(
     adapted = adapt.Adapted(Path("before"), Path("after"), scores(0.5, 0.6), scores(0.5, 0.5))
     adapt.conclude(adapted, "test", Path("out"), fit)
     assert ("fit:=crop" in capsys.readouterr().out) == (fit == "crop")
+
+
+def test_the_line_that_launches_it_can_be_pasted(capsys: pytest.CaptureFixture[str]) -> None:
+    model = Path("/home/me/my photos/model.safetensors")
+    adapted = adapt.Adapted(Path("before"), model, scores(0.5, 0.6), scores(0.5, 0.5))
+    adapt.conclude(adapted, "test", Path("out"), "resize")
+    line = capsys.readouterr().out.splitlines()[-1]
+    assert shlex.split(line)[-1] == f"checkpoint:={model}"
 
 
 def test_an_input_that_is_not_there_is_named(tmp_path: Path) -> None:

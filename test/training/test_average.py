@@ -74,6 +74,7 @@ def test_latents_and_decoder_come_from_a_third_model(tmp_path: Path) -> None:
             latent_dim=16,
             mask_thumbnail=4,
             colour_thumbnail=6,
+            image_thumbnail=8,
         )
     )
     third.metadata = {"trained": {"steps": 3, "masks_only": False}}

@@ -295,7 +295,7 @@ def test_the_elbo_of_monet_is_of_its_decoded_masks(dataset: PreparedDataset) -> 
 
 
 def test_different_models_share_a_table(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    data = write_dataset(tmp_path / "data", dataset="shapestacks")
+    data = write_dataset(tmp_path / "data", dataset="shapestacks", size=64)
     names = ("genesis_v2", *BASELINES)
     for name in names:
         model = tiny_model() if name == "genesis_v2" else baseline(name)
@@ -402,7 +402,7 @@ def test_samples_and_images_are_compared_in_equal_numbers(dataset: PreparedDatas
 def test_command_prints_the_papers_tables_and_writes_json(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    data = write_dataset(tmp_path / "data", dataset="objects_room")
+    data = write_dataset(tmp_path / "data", dataset="objects_room", size=64)
     for seed in (0, 1):
         (tmp_path / f"seed_{seed}").mkdir()
         save_model(tiny_model(seed), tmp_path / f"seed_{seed}" / "model.safetensors")
@@ -513,6 +513,10 @@ def test_data_without_masks_still_gives_elbo_and_slots(
     [
         (
             ["--checkpoint", "absent.ckpt"],
+            "evaluate.py: error: checkpoint absent.ckpt does not exist",
+        ),
+        (  # before anything is measured of the first
+            ["--checkpoint", "tabletop_small", "absent.ckpt", "--num-images", "0"],
             "evaluate.py: error: checkpoint absent.ckpt does not exist",
         ),
         (["--data", "nowhere"], "evaluate.py: error: nowhere is not a directory"),

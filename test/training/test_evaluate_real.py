@@ -21,6 +21,7 @@ from training.evaluate_real import (
     found_objects,
     measure,
     measure_inputs,
+    run,
     summarise_groups,
     table,
     worst,
@@ -81,6 +82,13 @@ def test_labels_in_colours_are_refused(tmp_path: Path) -> None:
     (found,) = find_labelled(tmp_path)
     with pytest.raises(DatasetError, match="one grey value for each pixel, found colours"):
         found.read_labels(HEIGHT, WIDTH)
+
+
+def test_a_folder_without_anything_to_score_is_refused(tmp_path: Path) -> None:
+    """Such as one of usual binary masks, where 255 would be the object."""
+    write_image(tmp_path, "x", np.where(TRUTH > 0, 255, 0).astype(np.uint8))
+    with pytest.raises(DatasetError, match=r"no image of .* shows an object to score.*255 is not"):
+        run(tmp_path, ["tabletop_small"])
 
 
 def test_images_with_labels_beside_them_are_found(tmp_path: Path) -> None:

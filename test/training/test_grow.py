@@ -95,12 +95,13 @@ def test_wider_heads_of_latents_compute_the_same() -> None:
     model = GenesisV2(
         GenesisV2Config(
             image_size=32, num_slots=4, feature_dim=8, latent_dim=8,
-            mask_thumbnail=4, colour_thumbnail=6,
+            mask_thumbnail=4, colour_thumbnail=6, image_thumbnail=8,
         )
     ).eval()  # fmt: skip
     assert model.shape_head is not None and model.colour_head is not None
-    for head in (model.shape_head, model.colour_head):
-        torch.nn.init.normal_(head[-1].weight)
+    assert model.image_head is not None
+    for layer in (model.shape_head[-1], model.colour_head[-1], model.image_head):
+        torch.nn.init.normal_(layer.weight)
     wide = widen_latents(model, 40).eval()
     assert wide.config == replace(model.config, latent_width=40)
     images = torch.rand(2, 3, 32, 32)

@@ -69,7 +69,7 @@ def test_what_a_model_is_used_with_is_carried_on(data: Path, start: Path, tmp_pa
     assert train(data, tmp_path / "run", steps=2, init=start, resume="true")["stop_threshold"] == 12
 
 
-@pytest.mark.parametrize("kind", ["mask", "colour"])
+@pytest.mark.parametrize("kind", ["mask", "colour", "image"])
 def test_a_thumbnail_starts_as_if_it_was_not_there(
     kind: str, data: Path, start: Path, tmp_path: Path
 ) -> None:
@@ -88,8 +88,8 @@ def test_a_thumbnail_starts_as_if_it_was_not_there(
     train(data, tmp_path / "other", steps=2, **given, **{"optimizer.lr": 1e-2})
     learned = load_model(tmp_path / "other" / MODEL)
     assert isinstance(learned, GenesisV2)
-    head = learned.shape_head if kind == "mask" else learned.colour_head
-    assert head is not None and head[-1].weight.abs().max() > 1e-4
+    last = {"mask": "shape_head.2", "colour": "colour_head.2", "image": "image_head"}[kind]
+    assert learned.state_dict()[f"{last}.weight"].abs().max() > 1e-4
     with pytest.raises(SystemExit, match="does not fit the model"):
         train(data, tmp_path / "none", steps=1, init=start, **{"model.kinds": "true"})
 

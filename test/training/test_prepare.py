@@ -153,6 +153,27 @@ def test_sketchy_splits_by_the_order_of_names(archives: Path, tmp_path: Path) ->
     assert found["train"] == [value for n in range(2, 12) for value in [n, n + 100] * (1 + n % 2)]
 
 
+def test_sketchy_that_has_grown_is_noticed(
+    archives: Path, tmp_path: Path, tfrecords: Build, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A second download beside the first; what was prepared before this was told stays."""
+    out, size = tmp_path / "out", ("--image-size", "16")
+    prepare("sketchy", archives, out, *size)
+    prepare("sketchy", archives, out, *size)
+    assert "is prepared already" in capsys.readouterr().out
+    infos = [(path, json.loads(path.read_text())) for path in out.glob("*/info.json")]
+    for path, info in infos:
+        told = {name: value for name, value in info["options"].items() if name != "files"}
+        path.write_text(json.dumps(info | {"options": told}))
+    prepare("sketchy", archives, out, *size)
+    assert "is prepared already" in capsys.readouterr().out
+    for path, info in infos:
+        path.write_text(json.dumps(info))
+    write_archive(archives / "stack.tar.bz2", {"new": next(iter(episodes(tfrecords).values()))})
+    message = error_of(capsys, "sketchy", archives, out, *size)
+    assert "files of the source were added, removed or changed since; remove it first" in message
+
+
 @pytest.mark.slow
 def test_sketchy_is_the_same_by_whatever_way(
     archives: Path, tmp_path: Path, tfrecords: Build, capsys: pytest.CaptureFixture[str]
@@ -384,11 +405,14 @@ GREENS = np.array([[0, 0, 0], [0, 128, 0], [0, 255, 0]], np.uint8)
     ],
     ids=["palette", "green", "blue", "16 bits"],
 )
-def test_apc_masks_of_any_format_are_instances(
+def test_apc_segments_of_any_format_are_instances(
     apc: Path, tmp_path: Path, mask: bytes, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    for path in apc.rglob("*.mask.png"):
-        path.write_bytes(mask)
+    for path in list(apc.rglob("*.mask.png")):
+        segments = path.parent.with_name("segm") / path.name.replace(".mask.", ".segm.")
+        segments.parent.mkdir(exist_ok=True)
+        segments.write_bytes(mask)
+        path.unlink()
     prepare("apc", apc, tmp_path / "out", "--image-size", "64")
     for split in SPLITS:
         dataset = PreparedDataset(tmp_path / "out", split)
@@ -398,6 +422,32 @@ def test_apc_masks_of_any_format_are_instances(
                 assert np.unique(labels[:, :28]) == 1 and np.unique(labels[:, 36:]) == 2
         assert 0.8 < dataset.info["label_share"] <= 1
     assert "labelled pixels: " in capsys.readouterr().out
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "mask",
+    [
+        encode(np.array([0, 128, 255], np.uint8)[two_objects()]),
+        encode(cv2.blur(np.array([0, 255, 255], np.uint8)[two_objects()], (9, 9))),
+        encode(GREENS[two_objects()]),
+    ],
+    ids=["greys", "smoothed", "green"],
+)
+def test_apc_masks_show_one_object_whatever_their_values(
+    apc: Path, tmp_path: Path, mask: bytes
+) -> None:
+    for path in apc.rglob("*.mask.png"):
+        path.write_bytes(mask)
+    prepare("apc", apc, tmp_path / "out", "--image-size", "64")
+    dataset = PreparedDataset(tmp_path / "out", "train")
+    assert dataset.masks is not None
+    shown = [labels for image, labels in zip(dataset.images, dataset.masks, strict=True)
+             if image[0, 0, 0] != 255]  # fmt: skip
+    for labels in shown:
+        assert (labels[:, :28] == 1).all() and (labels[:, 36:] == 1).all()
+        assert not labels[:, 32].any()
+    assert len(shown) > 10
 
 
 @pytest.mark.slow
@@ -531,6 +581,19 @@ def test_objects_room(tmp_path: Path, tfrecords: Build) -> None:
             np.testing.assert_array_equal(
                 mask, np.maximum(np.arange(64) * 7 // 64 - 3, 0)[:, None] + np.zeros(64, int)
             )
+
+
+def test_objects_room_downloaded_anew_is_noticed(
+    tmp_path: Path, tfrecords: Build, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = tmp_path / "objects_room_train.tfrecords"
+    content = tfrecords([room(number, 7) for number in range(6)], compress=True)
+    path.write_bytes(content[: len(content) // 2])  # the download was cut off
+    options = ("--test", "1", "--val", "1")
+    prepare("objects_room", tmp_path, tmp_path / "out", *options, "--on-error", "skip")
+    path.write_bytes(content)
+    message = error_of(capsys, "objects_room", tmp_path, tmp_path / "out", *options)
+    assert "files of the source were added, removed or changed since" in message
 
 
 @pytest.mark.slow

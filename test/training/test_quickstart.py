@@ -39,3 +39,12 @@ def test_generates_trains_evaluates_and_draws(
 
     main(["--output", str(tmp_path), "--images", "40", "--steps", "2"])  # continues: nothing to do
     assert "is prepared already" in capsys.readouterr().out
+
+
+def test_one_that_a_signal_stopped_does_not_say_that_it_is_done(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("training.train.main", lambda arguments: False)  # what a signal makes of it
+    with pytest.raises(SystemExit) as stopped:
+        main(["--output", str(tmp_path), "--images", "40", "--steps", "2"])
+    assert stopped.value.code == 130

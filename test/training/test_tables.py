@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import json
 import os
 from pathlib import Path
@@ -10,8 +11,8 @@ from typing import Any
 import pytest
 
 from genesis_core import MODELS
-from training import paper
-from training.tables import main
+from training import evaluate, paper
+from training.tables import main, report
 
 
 def write(
@@ -26,15 +27,21 @@ def write(
     checkpoint: str | None = None,
     config: dict[str, Any] | None = None,
     trained: dict[str, Any] | None = None,
+    images: int = 320,
     fid: float | None = None,
+    fid_images: int = 10_000,
     flexible: dict[str, Any] | None = None,
+    stop_threshold: float | None = None,
     **fixed: Any,
 ) -> None:
     """A result file as evaluate.py writes it; ``fixed`` are metrics of the fixed slots."""
     settings = MODELS[model].config_class().to_dict() | (config or {})
-    metrics = {"images": 320, "fixed": fixed, "flexible": flexible}
+    metrics = {"images": images, "image_size": settings["image_size"], "fixed": fixed}
+    metrics |= {"flexible": flexible}
+    if flexible is not None:
+        metrics["stop_threshold"] = stop_threshold or paper.stop_threshold(dataset)
     if fid is not None:
-        metrics["fid"] = fid
+        metrics |= {"fid": fid, "fid_images": fid_images}
     entry = {
         "checkpoint": checkpoint or str(path.with_suffix(".safetensors")),
         "config": settings,
@@ -152,8 +159,9 @@ def test_slots_are_tabulated_with_and_without_the_mask_loss(tmp_path: Path) -> N
 def test_generation_and_real_images(tmp_path: Path) -> None:
     for seed, elbo in enumerate((-7000.4, -7010.4)):
         write(tmp_path / f"{seed}.json", model="monet", elbo=elbo, fid=100.0 + 10 * seed)
-    write(tmp_path / "apc.json", dataset="apc", decoder=scores(0.8, 0.6), fid=99.96)
-    write(tmp_path / "sketchy.json", dataset="sketchy", fid=210.0)
+    real: dict[str, Any] = {"image_size": 128}
+    write(tmp_path / "apc.json", dataset="apc", **real, decoder=scores(0.8, 0.6), fid=99.96)
+    write(tmp_path / "sketchy.json", dataset="sketchy", **real, fid=210.0)
     text = tables(tmp_path)
     # Deviations: 10 / sqrt(2) = 7.07.
     row = ["MONet-G", "ours: 1,000 steps of 16, 2 seeds", "-7005 ± 7", "105.0 ± 7.1", "—", "—"]
@@ -277,6 +285,171 @@ def test_files_about_one_model_are_put_together(tmp_path: Path) -> None:
     os.utime(tmp_path / "model.json", (1, 1))
     row = ["GENESIS-V2", "ours: 1,000 steps of 16, 1 seed", "-2", "50.0", "—", "—"]
     assert row in rows(tables(tmp_path), 3)
+
+
+def test_fids_of_other_numbers_of_images_have_rows_of_their_own(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for seed, (fid, images) in enumerate([(150.0, 200), (50.0, 10_000), (54.0, 10_000)]):
+        trained = {"steps": 10, "batch_size": 2, "seed": seed}
+        about: dict[str, Any] = {"trained": trained, "fid": fid, "fid_images": images}
+        write(tmp_path / f"{seed}.json", **about, elbo=-7.0, decoder=scores(0.5, 0.5))
+        write(tmp_path / f"apc_{seed}.json", dataset="apc", image_size=128, **about)
+    text = tables(tmp_path)
+    ours = [row[1:4] for row in rows(text, 3) if row[1].startswith("ours: ")]
+    assert ours == [
+        ["ours: 10 steps of 2, 2 seeds", "-7 ± 0", "52.0 ± 2.8"],
+        ["ours: 10 steps of 2, 1 seed; FID of 200 images", "-7", "150.0"],
+    ]
+    ours = [[row[1], row[3]] for row in rows(text, 5) if row[1].startswith("ours: ")]
+    assert ours == [
+        ["ours: 10 steps of 2, 2 seeds", "52.0 ± 2.8"],
+        ["ours: 10 steps of 2, 1 seed; FID of 200 images", "150.0"],
+    ]
+    in_table_1 = [row[1] for row in rows(text, 1) if row[1].startswith("ours: ")]
+    assert in_table_1 == ["ours: 10 steps of 2, 3 seeds"], "the scores of masks do compare"
+
+    # One model has one FID: the later one, and the earlier is not dropped unsaid.
+    assert "left out" not in capsys.readouterr().err
+    later: dict[str, Any] = {"trained": {"steps": 10, "batch_size": 2, "seed": 0}, "elbo": -7.0}
+    write(tmp_path / "again.json", **later, fid=56.0, decoder=scores(0.5, 0.5))
+    os.utime(tmp_path / "0.json", (1, 1))
+    ours = [row[1:4] for row in rows(tables(tmp_path), 3) if row[1].startswith("ours: ")]
+    assert ours == [["ours: 10 steps of 2, 3 seeds", "-7 ± 0", "53.3 ± 3.1"]]
+    err = capsys.readouterr().err
+    assert "again.json has the same model and seed with other figures" in err
+
+
+def test_a_fid_that_is_not_shown_is_not_spoken_of(tmp_path: Path) -> None:
+    """Of a decoder that was not trained."""
+    trained = {"steps": 10, "batch_size": 2, "masks_only": True, "mask_supervision": 1.0}
+    write(tmp_path / "a.json", trained=trained, fid=300.0, fid_images=200)
+    assert "FID of" not in tables(tmp_path)
+
+
+def test_other_stop_thresholds_than_the_papers_have_rows_of_their_own(tmp_path: Path) -> None:
+    """Only of the flexible slots, and the paper's is another one for each data set."""
+    for dataset, papers in (("objects_room", 70.0), ("shapestacks", 20.0), ("tabletop", 20.0)):
+        for seed, threshold, slots in ((0, papers, 5.0), (1, papers, 6.0), (1, 8.0, 7.0)):
+            about: dict[str, Any] = {"dataset": dataset, "stop_threshold": threshold}
+            about["trained"] = {"steps": 10, "batch_size": 2, "seed": seed}
+            path = tmp_path / f"{dataset}_{seed}_{threshold:g}.json"
+            write(path, **about, slots=9.0, flexible={"slots": slots})
+    text = tables(tmp_path)
+    names = {"ObjectsRoom", "ShapeStacks", "tabletop"}
+    found = [row for row in rows(text, 2) if row[0] in names and row[3].startswith("ours: ")]
+    for name in names:
+        assert [[row[2], row[3], row[5]] for row in found if row[0] == name] == [
+            ["fixed", "ours: 10 steps of 2, 2 seeds", "9.0 ± 0.0"],
+            ["flexible", "ours: 10 steps of 2, 2 seeds", "5.5 ± 0.7"],
+            ["flexible", "ours: 10 steps of 2, 1 seed; stop threshold 8 px", "7.0"],
+        ]
+    assert "stop threshold" not in text.split("### Table 2")[0] + text.split("### Table 3")[1]
+
+
+def test_scores_of_other_numbers_of_images_have_rows_of_their_own(tmp_path: Path) -> None:
+    """A short trial of the same model does not take the place of what it was evaluated to."""
+    write(tmp_path / "long.json", elbo=-7.0, fid=50.0, decoder=scores(0.5, 0.5), slots=7.0)
+    about: dict[str, Any] = {"checkpoint": str(tmp_path / "long.safetensors"), "slots": 7.0}
+    write(tmp_path / "short.json", images=8, **about, elbo=-9.0, decoder=scores(0.9, 0.9))
+    os.utime(tmp_path / "long.json", (1, 1))
+    text = tables(tmp_path)
+    sources = ["ours: 1,000 steps of 16, 1 seed"]
+    sources.append(f"{sources[0]}; evaluated on 8 images")
+    for table in (1, 2, 3, 6):
+        column = rows(text, table)[0].index("Source")
+        ours = [row for row in rows(text, table) if row[column].startswith("ours: ")]
+        assert {row[column] for row in ours} == set(sources)
+    found = {row[1]: row[3] for row in rows(text, 1)}
+    assert [found[source] for source in sources] == ["0.50", "0.90"]
+    found = {row[1]: " ".join(row[2:4]) for row in rows(text, 3)}
+    assert [found[source] for source in sources] == ["-7 50.0", "-9 —"]
+
+
+def test_checkpoints_reported_together_have_no_mean_over_stop_thresholds(tmp_path: Path) -> None:
+    """As evaluate.py prints them; a calibrated checkpoint carries its own threshold."""
+    values: dict[str, Any] = {"slots": 6.0, "slots_mae": 1.0, "decoder": scores(0.5, 0.5)}
+    for name, threshold in (("plain", 70.0), ("calibrated", 8.0)):
+        write(tmp_path / f"{name}.json", stop_threshold=threshold, flexible=values, **values)
+    contents = [
+        json.loads((tmp_path / f"{name}.json").read_text()) for name in ("plain", "calibrated")
+    ]
+    both = {**contents[0], "models": [content["models"][0] for content in contents]}
+    text = report(both)
+    assert "Table 2: slots (flexible: down to 8/70 px at 64x64)" in text
+    lines = [line for line in text.splitlines() if "decoder" in line and "paper" not in line]
+    flexible = [line for line in lines if " flexible " in line]
+    assert ["calibrated.safetensors (stop threshold 8 px)" in line for line in flexible] == [0, 1]
+    assert "plain.safetensors  " in flexible[0]
+    assert not any("mean of" in line for line in flexible)
+    assert len([line for line in lines if " fixed " in line and "mean of 2" in line]) == 1
+    assert "mean of 2" in text.split("Table 2")[0]
+
+
+def test_what_is_called_the_papers_is_what_evaluate_takes_by_default() -> None:
+    defaults = inspect.signature(evaluate.run).parameters
+    assert defaults["num_images"].default == paper.IMAGES
+    assert defaults["num_fid_images"].default == paper.FID_IMAGES
+
+
+@pytest.mark.parametrize(
+    ("dataset", "image_size", "options", "title"),
+    [
+        ("objects_room", 64, {"variant": "six_objects"}, "ObjectsRoom, variant six_objects"),
+        (
+            "objects_room",
+            64,
+            {"variant": "identical_color"},
+            "ObjectsRoom, variant identical_color",
+        ),
+        ("shapestacks", 128, {}, "ShapeStacks, 128 px"),
+    ],
+)
+def test_the_papers_figures_stand_beside_its_own_data_alone(
+    tmp_path: Path, dataset: str, image_size: int, options: dict[str, Any], title: str
+) -> None:
+    """Others of the name have columns and rows of their own, with or without results on these."""
+    flexible = {"slots": 5.0, "decoder": scores(0.4, 0.3)}
+    values: dict[str, Any] = {"elbo": -7.0, "fid": 50.0, "decoder": scores(0.25, 0.35)}
+    about: dict[str, Any] = {"dataset": dataset, "flexible": flexible, **values, "slots": 9.0}
+    name = title.partition(",")[0]
+    write(tmp_path / "other.json", **about, image_size=image_size, options=options)
+    text = tables(tmp_path)
+    for table, ours in ((1, "0.25"), (3, "-7"), (6, "0.25")):
+        header, *found = rows(text, table)
+        metric = "ELBO" if table == 3 else "ARI-FG"
+        source = header.index("Source")
+        standard, other = header.index(f"{name} {metric}"), header.index(f"{title} {metric}")
+        assert {row[other] for row in found if row[source] == "paper"} == {"—"}
+        assert {row[standard] for row in found if row[source] == "paper"} != {"—"}
+        with_ours = [row for row in found if row[source].startswith("ours: ")]
+        assert [(row[standard], row[other]) for row in with_ours] == [("—", ours)]
+    sources = {row[3] for row in rows(text, 2) if row[0] == title}
+    assert sources == {"ours: 1,000 steps of 16, 1 seed"}
+    assert {row[3] for row in rows(text, 2) if row[0] == name} == {"paper", "ours"}
+
+    printed = report(json.loads((tmp_path / "other.json").read_text()))
+    assert printed.startswith(f"{title.replace(name, dataset)}, test split: 320 images at 64x64")
+    assert "paper  " not in printed
+
+    standard_options = {"variant": "train"} if options else {}
+    write(tmp_path / "standard.json", **about, options=standard_options)
+    header, *found = rows(tables(tmp_path), 1)
+    (other,) = [place for place, head in enumerate(header) if head == f"{title} ARI-FG"]
+    (theirs,) = [row for row in found if row[:2] == ["GENESIS-V2", "paper"]]
+    assert theirs[other] == "—"
+    assert theirs[other - 2] == ("0.85 ± 0.01" if options else "0.81 ± 0.01")
+    assert "paper  " in report(json.loads((tmp_path / "standard.json").read_text()))
+
+
+def test_real_images_of_another_size_are_not_the_papers(tmp_path: Path) -> None:
+    write(tmp_path / "apc.json", dataset="apc", image_size=64, decoder=scores(0.8, 0.6), fid=99.0)
+    text = tables(tmp_path)
+    header, *found = rows(text, 4)
+    assert header[3:] == ["APC ARI", "APC MSC", "APC, 64 px ARI", "APC, 64 px MSC"]
+    assert ["GENESIS-V2", "paper", "decoder", "0.55", "0.67", "—", "—"] in found
+    assert rows(text, 5)[0][2:] == ["Sketchy FID", "APC FID", "APC, 64 px FID"]
+    assert ["GENESIS-V2", "paper", "208.1", "245.6", "—"] in rows(text, 5)
 
 
 def test_what_does_not_compare_is_left_out_and_named(

@@ -50,6 +50,7 @@ from training.datasets.prepared import PreparedDataset
 from training.datasets.sprites import render_range
 from training.evaluate import evaluate
 from training.objective import Objective, ObjectiveConfig
+from training.report import PAGE
 from training.run_folder import CHECKPOINT, METRICS, MODEL, RunFolder, read_metrics
 from training.train import Trainer, main
 from training.train_config import OptimizerConfig, TrainConfig, parse
@@ -1062,6 +1063,11 @@ def test_a_finished_run_is_left_as_it_is(
     assert {path.name: path.read_bytes() for path in finished_run.iterdir()} == before
     assert {name: (finished_run / name).stat().st_mtime_ns for name in written} == written
     assert f"{finished_run} is finished at step 4: nothing is left" in capsys.readouterr().out
+    # A run that was killed while it drew its page gets one.
+    page = finished_run / PAGE
+    page.unlink()
+    assert main(arguments({**same, "run": finished_run, "data.path": data}))
+    assert "Validation at step 4" in page.read_text()
 
 
 def test_data_may_move_but_not_change(finished_run: Path, data: Path, tmp_path: Path) -> None:

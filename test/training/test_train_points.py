@@ -206,6 +206,18 @@ def test_a_robots_weight_without_a_robot_is_said_to_do_nothing(
     assert f"robot_weight is 3, and of no effect: {unnamed} does not say which label" in said
 
 
+@pytest.mark.parametrize(("distance", "taught"), [(0.0, False), (0.1, True)])
+def test_kinds_that_nothing_teaches_are_frozen(
+    distance: float, taught: bool, data: Path, tmp_path: Path
+) -> None:
+    """Or else several processes would wait for their gradients for ever."""
+    given = {"model.kind_distance": distance, "objective.kind_supervision": 0}
+    train(tmp_path / "one", data, {**given, "steps": 1})
+    train(tmp_path / "two", data, {**given, "steps": 2})
+    changed = {name.split(".")[0] for name in differing(tmp_path / "one", tmp_path / "two")}
+    assert "embedding" in changed and ("kind_head" in changed) == taught
+
+
 def test_what_depth_adds_learns_alone(data: Path, tmp_path: Path) -> None:
     """Without depth, the model finds what it found before, bit by bit."""
     train(tmp_path / "start", data, {**PRETRAINED, **OVERLAP, "steps": 2})

@@ -275,3 +275,30 @@ def test_mistakes_are_named(tmp_path: Path, data: str, message: str) -> None:
     with pytest.raises(SystemExit, match=r"visualise\.py: error: .*" + message):
         main([*command, "--output", str(tmp_path / "out"), "--device", "cpu"])
     assert not (tmp_path / "out").exists()
+
+
+def test_pictures_are_of_what_the_node_sees(tmp_path: Path) -> None:
+    """With the depth that a data set has, and as many slots as the checkpoint says."""
+    torch.manual_seed(0)
+    config = GenesisV2Config(
+        image_size=32, feature_dim=8, latent_dim=8, num_slots=SLOTS, points=True
+    )
+    checkpoint = tmp_path / "model.safetensors"
+    save_model(GenesisV2(config), checkpoint, {"stop_threshold": 5000.0})  # one slot is left
+    sheets = []
+    for far, options in ((1000, []), (3000, []), (1000, ["--stop-threshold", "0"])):
+        split = tmp_path / str(len(sheets)) / "test"
+        split.mkdir(parents=True)
+        rng = np.random.default_rng(0)
+        np.save(split / "images.npy", rng.integers(0, 255, (2, 32, 32, 3), np.uint8))
+        depth = np.full((2, 32, 32), 1000, np.uint16)
+        depth[:, 16:] = far
+        np.save(split / "depths.npy", depth)
+        np.save(split / "intrinsics.npy", np.tile(np.float32([40, 40, 16, 16]), (2, 1)))
+        info = {"format": 1, "dataset": "sprites", "split": "test", "count": 2, "image_size": 32}
+        (split / "info.json").write_text(json.dumps(info))
+        out = tmp_path / f"out {len(sheets)}"
+        command = ["--checkpoint", str(checkpoint), "--data", str(split.parent), *options]
+        main([*command, "--output", str(out), "--device", "cpu", "--num-images", "2"])
+        sheets.append((out / "reconstructions.png").read_bytes())
+    assert len(set(sheets)) == 3

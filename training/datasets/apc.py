@@ -21,7 +21,7 @@ from training.datasets.images import (
     resize_labels,
 )
 from training.datasets.inputs import is_clutter
-from training.datasets.instance_masks import read_instance_mask
+from training.datasets.instance_masks import read_instance_mask, read_object_mask
 from training.datasets.layout import SPLITS, DatasetError, UInt8, check_at_least
 from training.datasets.parts import PartWriter
 from training.datasets.tasks import Chunk, chunks
@@ -33,10 +33,10 @@ EMPTY_SCENE = "scene-empty"
 class Apc:
     """Shelf and tote images of the Amazon Picking Challenge, with a mask of the one object.
 
-    SOURCE/**/scene-*/frame-*.color.png with masks/frame-*.mask.png beside them; scene-empty has
-    none and is all background. Masks of several objects, segm/frame-*.segm.png, are read too. In
-    both each value or colour is an object, but 0 and black. Scenes are split 80/10/10 in a fixed
-    random order.
+    SOURCE/**/scene-*/frame-*.color.png with masks/frame-*.mask.png beside them, which are 0 but on
+    the object; scene-empty has none and is all background. Masks of several objects,
+    segm/frame-*.segm.png, are read too: in these each value or colour is an object, but 0 and
+    black. Scenes are split 80/10/10 in a fixed random order.
 
     Args:
         source: the extracted training set
@@ -125,10 +125,11 @@ def read_labels(image: Path) -> UInt8:
     """
     scene, frame = image.parent, image.name.removesuffix(".color.png")
     mask = scene / "masks" / f"{frame}.mask.png"
-    for path in (mask, scene / "segm" / f"{frame}.segm.png"):
+    segments = scene / "segm" / f"{frame}.segm.png"
+    for path, read in ((mask, read_object_mask), (segments, read_instance_mask)):
         if path.exists():
             try:
-                return read_instance_mask(path)
+                return read(path)
             except ValueError as error:
                 raise ValueError(f"its mask {path}: {error}") from error
     if scene.name == EMPTY_SCENE:

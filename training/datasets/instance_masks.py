@@ -24,6 +24,9 @@ _VOID = (224, 224, 192)
 """RGB of the outline around objects in Pascal VOC: it is nobody's."""
 
 
+_LOSSY = "it is stored with loss (JPEG or lossy WebP): its labels are not exact"
+
+
 def read_instance_mask(path: Path) -> UInt8:
     """Instance labels (H, W) of an image file, see ``decode_instance_mask``.
 
@@ -31,6 +34,21 @@ def read_instance_mask(path: Path) -> UInt8:
         ValueError, OSError: it cannot be read, or is no instance mask; the message says why.
     """
     return decode_instance_mask(path.read_bytes())
+
+
+def read_object_mask(path: Path) -> UInt8:
+    """The mask (H, W) of one object: 1 where an image file is not 0 or black, whatever it is there.
+
+    Raises:
+        ValueError, OSError: it cannot be read, or was stored with loss.
+    """
+    data = path.read_bytes()
+    if _is_lossy(data):
+        raise ValueError(_LOSSY)
+    image = _decode(data)
+    if image.ndim == 3:
+        image = image[..., :3].any(axis=2)
+    return (image > 0).astype(np.uint8)
 
 
 def decode_instance_mask(data: bytes) -> UInt8:
@@ -45,7 +63,7 @@ def decode_instance_mask(data: bytes) -> UInt8:
             instances, or does not hold whole numbers.
     """
     if _is_lossy(data):
-        raise ValueError("it is stored with loss (JPEG or lossy WebP): its labels are not exact")
+        raise ValueError(_LOSSY)
     palette = _palette(data)
     if palette is None:
         return _labels(_values(_decode(data)))

@@ -15,6 +15,7 @@ import numpy as np
 from training.datasets.inputs import is_clutter
 from training.datasets.layout import DatasetError, UInt8, check_at_least
 from training.datasets.parts import PartWriter
+from training.datasets.recordings import fingerprint
 from training.datasets.tasks import CHUNK, FileTask, chunk_key, follow
 from training.tfrecord import Record, RecordError, parse_example, read_file
 
@@ -46,6 +47,7 @@ class ObjectsRoom:
     test: int = 10_000
     val: int = 10_000
 
+    untold_before: ClassVar[frozenset[str]] = frozenset({"files"})
     name: ClassVar[str] = "objects_room"
     unit: ClassVar[str] = "B"
 
@@ -55,10 +57,21 @@ class ObjectsRoom:
     def options(self) -> dict[str, Any]:
         """All that shapes the arrays."""
         splits = {"test": self.test, "val": self.val} if self.variant == "train" else {}
-        return {"image_size": SIZE, "variant": self.variant, **splits}
+        path = self._path()
+        files = fingerprint([path], path.parent)
+        return {"image_size": SIZE, "variant": self.variant, **splits, "files": files}
 
     def tasks(self) -> list[FileTask]:
         """The file of the variant: a GZIP stream can only be read from its beginning."""
+        path = self._path()
+        return [FileTask.of(path, path.parent)]
+
+    def _path(self) -> Path:
+        """The file of the variant.
+
+        Raises:
+            DatasetError: there is none, or several.
+        """
         if self.source.is_file():
             found = [self.source]
         else:
@@ -72,7 +85,7 @@ class ObjectsRoom:
                 f"{self.source} has {len(found) or 'no'} files *{self.variant}*.tfrecords; "
                 "expected one, as downloaded from multi_object_datasets"
             )
-        return [FileTask.of(found[0], found[0].parent)]
+        return found[0]
 
     def run(self, task: FileTask, parts: PartWriter) -> None:
         """Write all parts of the file."""

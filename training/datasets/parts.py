@@ -370,14 +370,24 @@ def _count_clutter(source: Path) -> int:
     return len(clutter)
 
 
+_FINGERPRINTS = {
+    "files": "files of the source were added, removed or changed since",
+    "mask_files": "masks were added, removed or changed since",
+}
+"""What a change of options means that tell whether files are the same."""
+
+
 def changed_options(dataset: Dataset[TaskT], settled: dict[str, Any]) -> str:
     """How a data set's name and options differ from those written down; empty if they don't."""
     # As they read back: tuples as lists, for one.
     options = json.loads(json.dumps({"dataset": dataset.name, **dataset.options()}))
     settled = getattr(dataset, "former_options", {}) | settled
+    untold = getattr(dataset, "untold_before", frozenset()) - settled.keys()
     return "; ".join(
-        f"{name} was {settled.get(name)!r}, now {options.get(name)!r}"
-        for name in sorted(settled.keys() | options.keys())
+        _FINGERPRINTS[name]
+        if settled.get(name) and options.get(name) and name in _FINGERPRINTS
+        else f"{name} was {settled.get(name)!r}, now {options.get(name)!r}"
+        for name in sorted((settled.keys() | options.keys()) - untold)
         if settled.get(name) != options.get(name)
     )
 

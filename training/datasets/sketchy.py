@@ -21,6 +21,7 @@ from training.datasets.images import centre_crop, check_size, decode_rgb
 from training.datasets.inputs import input_files, is_clutter
 from training.datasets.layout import DatasetError, UInt8, check_at_least
 from training.datasets.parts import PartWriter
+from training.datasets.recordings import fingerprint
 from training.datasets.tasks import FileTask, follow
 from training.tfrecord import Record, RecordError, parse_example, read_file, read_records
 
@@ -49,6 +50,7 @@ class Sketchy:
     source: Path
     image_size: int = 128
 
+    untold_before: ClassVar[frozenset[str]] = frozenset({"files"})
     name: ClassVar[str] = "sketchy"
     unit: ClassVar[str] = "B"
 
@@ -57,15 +59,19 @@ class Sketchy:
 
     def options(self) -> dict[str, Any]:
         """All that shapes the arrays."""
-        return {"image_size": self.image_size}
+        files = fingerprint(self._paths(), self.source)
+        return {"image_size": self.image_size, "files": files}
 
-    def tasks(self) -> list[FileTask]:
-        """Archives and extracted episodes in the order of their names."""
-        paths = [
+    def _paths(self) -> list[Path]:
+        return [
             path
             for path in input_files(self.source)[0]
             if path.name.endswith(_ARCHIVE) or path.suffix in _EPISODE_SUFFIXES
         ]
+
+    def tasks(self) -> list[FileTask]:
+        """Archives and extracted episodes in the order of their names."""
+        paths = self._paths()
         if not paths:
             raise DatasetError(
                 f"{self.source} has no Sketchy data; expected *{_ARCHIVE} as downloaded, or the "
