@@ -73,6 +73,8 @@ class Data:
         if name == "tabletop" and options.get("mode") == "varied":
             del options["mode"]  # the number of objects, which no other mode has, says it all
             options = {"min_objects": OBJECTS[0], "max_objects": OBJECTS[1]} | options
+        if name in paper.DATASETS:
+            options.pop("files", None)  # the same data, archived or extracted
         facts = {
             option: f"{option} {value}"
             for option, value in sorted(options.items())

@@ -28,11 +28,11 @@ from numpy.typing import NDArray
 from training.datasets.images import read_grey, read_rgb
 from training.datasets.inputs import is_clutter
 from training.datasets.layout import DatasetError, UInt8
+from training.object_scores import IGNORED
 
 INDEX = "index.json"
 LABEL, DEPTH = ".label.png", ".depth.png"
 IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".webp")
-NOT_SCORED = 255
 GUESSED_FOCAL_LENGTH = 0.9
 """Of a camera whose intrinsics are unknown, in widths of its image."""
 
@@ -71,7 +71,7 @@ class LabelledImage:
     def shows_object(self) -> bool:
         """Whether something in it is to be found."""
         labels = np.unique(_read(self.label, read_grey)).tolist()
-        return any(label not in {0, NOT_SCORED, *self.robot} for label in labels)
+        return any(label not in {0, IGNORED, *self.robot} for label in labels)
 
     def read_depth(self, height: int, width: int) -> NDArray[np.float32]:
         """Metres along the optical axis at the image's pixels, float32 (H, W); 0 = unknown."""

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import numpy.typing as npt
 
@@ -11,15 +13,17 @@ MILLIMETRE = 0.001
 _NEAREST, _FARTHEST = 0.02, 150.0
 _SAMPLED = 8  # px
 _FEW = 16  # fewer known pixels may be whole numbers by chance
+_FAR_SHARE = 0.05  # of the known pixels, at least, have the number that stands for far away
 
 
 class DepthUnit:
     """Brings the depth images of one camera to metres.
 
     Integers are millimetres and floats metres (REP 118), unless a unit is given. Floats that cannot
-    be metres, as nearly all of them would be beyond 150 m or all are whole numbers of 20 and more,
-    are millimetres; so are those that follow, until they cannot be that, either. What is beyond
-    150 m is unknown: some cameras, and simulators, give a far number where they see nothing.
+    be metres, as half of them would be beyond 150 m or all are whole numbers of 20 and more, are
+    millimetres; so are those that follow, until they cannot be that, either. Some cameras, and
+    simulators, give one far number where they see nothing: it says nothing about the unit, and
+    what is beyond 150 m is unknown.
 
     Args:
         given: metres that 1 stands for; 0: as above.
@@ -37,58 +41,54 @@ class DepthUnit:
 
         May be the array that was given.
         """
-        unit = self.given or self._unit(values)
-        with np.errstate(all="ignore"):  # whatever the bits of unknown depth are
-            if unit == 1.0 and values.dtype == np.float32:
-                depth = values.astype(np.float32, copy=False)
-            else:
-                depth = np.multiply(values, np.float32(unit), dtype=np.float32)
-            far = depth[::_SAMPLED, ::_SAMPLED] > _FARTHEST
-            # Where all is far away the unit is wrong, and whoever uses the depth says so.
-            if far.any() and not far[_known(depth[::_SAMPLED, ::_SAMPLED])].all():
-                depth = np.where(depth > _FARTHEST, np.float32(0), depth)
+        if values.dtype == np.uint16:
+            return self._scaled(values, self.given or MILLIMETRE)
+        floats = values.astype(np.float32, copy=False)
+        sample = _sample(floats)
+        seen = _without_far_number(sample)
+        unit = self.given or self._unit(seen)
+        depth = floats if unit == 1.0 else self._scaled(floats, unit)
+        # Where most of it is far away the unit is wrong, and whoever uses the depth says so.
+        in_reach = not len(seen) or float(np.median(seen)) * unit <= _FARTHEST
+        if in_reach and len(sample) and float(sample.max()) * unit > _FARTHEST:
+            depth = np.where(depth > _FARTHEST, np.float32(0), depth)
         return depth
 
-    def _unit(self, values: npt.NDArray[np.uint16] | npt.NDArray[np.float32]) -> float:
-        if values.dtype == np.uint16:
-            return MILLIMETRE
-        floats = values.astype(np.float32, copy=False)
-        median = _median(floats)
-        if median is not None:
-            if _nearer_ones(floats) > _FARTHEST or _are_millimetres(floats, median):
+    @staticmethod
+    def _scaled(values: npt.NDArray[Any], unit: float) -> npt.NDArray[np.float32]:
+        with np.errstate(all="ignore"):  # whatever the bits of unknown depth are
+            return np.multiply(values, np.float32(unit), dtype=np.float32)
+
+    def _unit(self, seen: npt.NDArray[np.float32]) -> float:
+        if len(seen):
+            median = float(np.median(seen))
+            if median > _FARTHEST or _are_millimetres(seen, median):
                 self.noticed = True
             elif median * MILLIMETRE < _NEAREST:
                 self.noticed = False
         return MILLIMETRE if self.noticed else 1.0
 
 
-def _are_millimetres(values: npt.NDArray[np.float32], median: float) -> bool:
+def _are_millimetres(seen: npt.NDArray[np.float32], median: float) -> bool:
     """Whether these are whole numbers, as 16UC1 has them, that would be far away as metres."""
     if median * MILLIMETRE < _NEAREST:
         return False
+    return len(seen) >= _FEW and bool((seen == np.round(seen)).all())
+
+
+def _sample(values: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
+    """Known distances (N,) of some pixels; of all where few of these are known: sparse depth."""
     sample = values[::_SAMPLED, ::_SAMPLED]
     sample = sample[_known(sample)]
-    if len(sample) < _FEW:  # sparse depth, such as a lidar's
-        sample = values[_known(values)]
-    return len(sample) >= _FEW and bool((sample == np.round(sample)).all())
+    return sample if len(sample) >= _FEW else values[_known(values)]
 
 
-def _nearer_ones(values: npt.NDArray[np.float32]) -> float:
-    """What a tenth of the known distances, at least one of which there is, does not exceed."""
-    sample = values[::_SAMPLED, ::_SAMPLED]
-    sample = sample[_known(sample)]
-    if not len(sample):
-        sample = values[_known(values)]
-    return float(np.quantile(sample, 0.1))
-
-
-def _median(values: npt.NDArray[np.float32]) -> float | None:
-    """About the median of the known distances; None: none is known."""
-    sample = values[::_SAMPLED, ::_SAMPLED]
-    sample = sample[_known(sample)]
-    if not len(sample):  # sparse depth
-        sample = values[_known(values)]
-    return float(np.median(sample)) if len(sample) else None
+def _without_far_number(sample: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
+    """Known distances without the one far number that stands where nothing is seen, if any."""
+    if not len(sample) or (far := sample.max()) <= _FARTHEST:
+        return sample
+    is_far = sample == far
+    return sample[~is_far] if is_far.mean() >= _FAR_SHARE else sample
 
 
 def _known(values: npt.NDArray[np.float32]) -> npt.NDArray[np.bool_]:

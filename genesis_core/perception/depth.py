@@ -132,6 +132,8 @@ def check_depth(depth: npt.NDArray[np.float32]) -> None:
     Raises:
         ValueError: it has another shape, no known pixel, or another unit than metres.
     """
+    if not np.issubdtype(depth.dtype, np.floating):
+        raise ValueError(f"the depth is {depth.dtype}; expected float32 in metres")
     if depth.ndim != 2 or depth.size == 0:
         raise ValueError(f"the depth has shape {depth.shape}; expected (H, W) with H, W >= 1")
     if not check_unit(depth):

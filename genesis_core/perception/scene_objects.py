@@ -97,12 +97,12 @@ def find_objects(
     - or clutter: its score is below clutter_score and more than three quarters of its mask lie
       where other slots win. Such a slot is what the others have left over.
 
-    What is said of the image and its border is said of what the model saw of it (``fit``).
+    Its border is that of what the model saw of the image, and so are its width and height.
 
     Args:
         scene: a quantised one is much faster; its masks are used up: they become the objects'.
-        min_area: slots that win a smaller share of that are left out; their pixels go to the next
-            best slot. (0..1)
+        min_area: slots that win a smaller share of the whole image are left out; their pixels go to
+            the next best slot. (0..1)
         mask_floor: smaller probabilities become 0, which keeps the crops small; the pixel's best
             slot takes them, so that masks still sum to one. (0..1)
         background_border, background_span, clutter_score: see above; a span of 1, like a score of
@@ -128,8 +128,7 @@ def find_objects(
         )
     masks = scene.masks if scene.masks.dtype == np.uint8 else _quantise(scene.masks)
     winners = scene.labels.astype(np.uint8)  # -1 becomes 255, NOBODY
-    seen_area = height * width - np.count_nonzero(_equal(winners, NOBODY))
-    kept = drop_small(masks, winners, min_area * seen_area)
+    kept = drop_small(masks, winners, min_area * height * width)
     threshold = int(np.ceil(mask_floor * 255.0)) - 1
     settled = settle(masks, winners, kept, threshold)
 

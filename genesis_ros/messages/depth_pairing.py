@@ -147,6 +147,8 @@ class DepthPairing:
             wanted = _Wanted(nanoseconds(stamp), arrived)
             self._waiting.append(wanted)
             self._expected.append(wanted)
+            if any(abs(kept.time.stamp - wanted.stamp) <= _SAME_MOMENT for kept in self._images):
+                self._delays.append(0)  # its depth came first
 
     def hold(self, stamp: Time, arrived: int) -> None:
         """Keep the depth of the image that the model looks at now."""
@@ -166,8 +168,11 @@ class DepthPairing:
             self.frame_id = message.header.frame_id
             taken = self._clock.read(message.header.stamp, arrived)
             self._images.append(_Kept(message, taken))
-            self._note_delay(taken)
             if taken.restarted:  # a bag that is played in a loop
+                self._expected.clear()
+                self._delays.clear()
+            self._note_delay(taken)
+            if taken.restarted:
                 while len(self._images) > 2:
                     self._images.popleft()
             self._forget_old()
@@ -271,7 +276,7 @@ class DepthPairing:
         """
         wanted = nanoseconds(stamp)
         with self._arrived:
-            if timeout > 0 and self._is_near(wanted, taken):
+            if timeout > 0 and self._is_near(wanted, taken) and self._may_come(wanted, tolerance):
                 self._arrived.wait_for(lambda: self._reaches(wanted, taken), timeout)
             images, info = list(self._images), self._info
             stands = self._stands(taken)
@@ -386,19 +391,38 @@ class DepthPairing:
         """Note how much later than the image of its moment a depth image has come."""
         if depth.stands or not self._expected:
             return
-        image = min(self._expected, key=lambda wanted: abs(wanted.stamp - depth.stamp))
-        if abs(image.stamp - depth.stamp) <= _SAME_MOMENT:
-            self._delays.append(max(0, depth.arrived - image.arrived))
+        newest_first = reversed(self._expected)
+        image = min(newest_first, key=lambda wanted: abs(wanted.stamp - depth.stamp))
+        delay = max(0, depth.arrived - image.arrived)
+        if abs(image.stamp - depth.stamp) <= _SAME_MOMENT and delay < _ALIVE:
+            self._delays.append(delay)
 
     def _is_nearest(self, wanted: int) -> bool:
         """Whether an image is there than which none that comes can be nearer: where depth is not
         taken at the images' moments, but between them.
         """
+        newest, periods = self._periods()
+        return bool(periods) and 0 <= wanted - newest < 0.45 * min(periods)
+
+    def _may_come(self, wanted: int, tolerance: float) -> bool:
+        """Whether a depth image near enough may still come: not where depth comes at a lower rate
+        than images, between two of its own.
+        """
+        newest, periods = self._periods()
+        if not periods or max(periods) > 1.3 * min(
+            periods
+        ):  # nobody knows when the next one is due
+            return True
+        period = sum(periods) / len(periods)
+        steps = max(1, round((wanted - newest) / period))
+        apart = abs(newest + steps * period - wanted)
+        return apart <= tolerance * 1e9 + 0.1 * period
+
+    def _periods(self) -> tuple[int, list[int]]:
+        """The newest depth image's stamp, and the times between the newest; [] if they are few."""
         stamps = [kept.time.stamp for kept in list(self._images)[-_PERIODS:] if kept.time.reliable]
         periods = [after - before for before, after in itertools.pairwise(stamps) if after > before]
-        if len(periods) < _PERIODS - 1:
-            return False
-        return 0 <= wanted - stamps[-1] < 0.45 * min(periods)
+        return (stamps[-1], periods) if len(periods) == _PERIODS - 1 else (0, [])
 
     def _newest(self) -> float:
         """The newest stamp; stray ones do not count, but 0 does."""

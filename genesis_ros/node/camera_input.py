@@ -46,14 +46,20 @@ class _PairedDepth:
     """The depth of an image. It is waited for the first time only that somebody asks."""
 
     def __init__(
-        self, camera: DepthCamera, stamp: Time, tolerance: float, taken: ImageTime
+        self,
+        camera: DepthCamera,
+        stamp: Time,
+        tolerance: float,
+        taken: ImageTime,
+        received: float,
     ) -> None:
         self._camera, self._stamp, self._tolerance = camera, stamp, tolerance
         self._taken = taken
-        self._patience = camera.wait
+        # From when the image came: its wait for the model, or for other cameras' depth, counts.
+        self._until = received + camera.wait
 
     def __call__(self) -> DepthImage:
-        patience, self._patience = self._patience, 0.0
+        patience, self._until = max(0.0, self._until - time.monotonic()), 0.0
         return self._camera.depth_image(self._stamp, self._tolerance, patience, taken=self._taken)
 
 
@@ -221,7 +227,7 @@ class CameraInput:
         if (camera := self._depth) is not None:
             camera.unit.given = settings.depth_unit
             camera.hold(stamp, received)
-            depth = _PairedDepth(camera, stamp, settings.depth_tolerance, taken)
+            depth = _PairedDepth(camera, stamp, settings.depth_tolerance, taken, image.received)
         return CameraMessage(
             image.message, received, self.name, depth, self._tracker, taken.seconds, self._reader
         )

@@ -252,7 +252,7 @@ class FollowingSubscription:
             self._node.get_logger().warning(f"dropped a message of {self.topic}: {error}")
 
     def _incompatible(self, event: QoSRequestedIncompatibleQoSInfo) -> None:
-        topic, policy = self.topic, _POLICY_NAMES.get(event.last_policy_kind, "")
+        topic, policy = self.topic, _POLICY_NAMES.get(int(event.last_policy_kind), "")
         if policy and is_overridden(self._node, topic, "subscription", policy):
             self._node.get_logger().warning(
                 f"a publisher of {topic} offers less {policy} than the parameter "
@@ -266,7 +266,7 @@ class FollowingSubscription:
             )
 
 
-_POLICY_NAMES = {
+_POLICY_NAMES: dict[int, str] = {
     QoSPolicyKind.RELIABILITY: "reliability",
     QoSPolicyKind.DURABILITY: "durability",
 }

@@ -286,16 +286,6 @@ def test_what_is_no_share_is_refused(given: dict[str, float]) -> None:
         find_objects(table_scene(), **given)
 
 
-def test_an_area_is_a_share_of_what_the_model_saw() -> None:
-    """Of an image of which only a quarter was seen, the box covers four times as much."""
-    masks = table_scene().masks
-    wide = np.zeros((3, HEIGHT, 4 * WIDTH), np.float32)
-    wide[:, :, :WIDTH] = masks
-    share = 200 / (HEIGHT * WIDTH)
-    for factor, count in ((0.9, 2), (1.1, 1)):
-        assert len(find_objects(Scene(wide), min_area=factor * share).objects) == count
-
-
 @pytest.mark.parametrize("turn", [lambda image: np.rot90(image), np.asfortranarray])
 def test_an_overlay_of_an_image_in_any_order_of_memory(turn: Callable[..., Any]) -> None:
     image = np.random.default_rng(0).integers(0, 256, (HEIGHT, WIDTH, 3), np.uint8)

@@ -73,10 +73,36 @@ def test_a_far_number_for_the_sky_is_no_distance(far: float, given: float) -> No
     assert values.max() == far  # what was given stays
 
 
+def test_an_image_of_the_sky_alone_decides_no_unit() -> None:
+    unit = DepthUnit()
+    assert not depth_metres(in_floats(np.full((48, 64), 1000.0)), unit).any()  # nothing is known
+    outdoors = np.full((48, 64), 1000.0, np.float32)
+    outdoors[20:] = np.linspace(2.5, 30, 28 * 64).reshape(28, 64)
+    np.testing.assert_array_equal(depth_metres(in_floats(outdoors), unit)[20:], outdoors[20:])
+
+
+def test_millimetres_of_something_near_stay_millimetres() -> None:
+    """A gripper over an eighth of the image; who says that these are metres is not believed."""
+    values = np.linspace(300.25, 900.25, 48 * 64).reshape(48, 64).astype(np.float32)
+    values[:6] = np.linspace(60.25, 140.25, 6 * 64).reshape(6, 64)
+    np.testing.assert_allclose(depth_metres(in_floats(values)), values / 1000, rtol=1e-5)
+    with pytest.raises(ValueError, match="are these millimetres"):
+        check_unit(depth_metres(in_floats(values), DepthUnit(1.0)))
+
+
+def test_infinite_depth_is_passed_on_as_it_comes() -> None:
+    values = np.full((48, 64), 1.25, np.float32)
+    values[:20] = np.inf
+    assert DepthUnit().metres(values) is values  # no copy of every image of a simulator
+    values[:10] = 200.0
+    metres = DepthUnit().metres(values)
+    assert not metres[:20].any() and (metres[20:] == 1.25).all()
+
+
 def test_what_the_pipeline_refuses_as_metres_is_read_as_millimetres() -> None:
     """genesis_bags knows genesis_core's limits by number only: here they are the same."""
     for far in (FARTHEST * 1.001, FARTHEST * 40):
-        values = np.full((48, 64), far + 0.0005, np.float32)
+        values = np.linspace(far, far * 1.01, 48 * 64, dtype=np.float32).reshape(48, 64)
         with pytest.raises(ValueError, match="are these millimetres"):
             check_unit(values)
         assert check_unit(depth_metres(in_floats(values)))

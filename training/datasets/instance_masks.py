@@ -46,9 +46,8 @@ def read_object_mask(path: Path) -> UInt8:
     if _is_lossy(data):
         raise ValueError(_LOSSY)
     image = _decode(data)
-    if image.ndim == 3:
-        image = image[..., :3].any(axis=2)
-    return (image > 0).astype(np.uint8)
+    colours = image[..., :3] if image.ndim == 3 else image[..., np.newaxis]
+    return np.asarray(colours.any(axis=2), np.uint8)
 
 
 def decode_instance_mask(data: bytes) -> UInt8:

@@ -351,12 +351,18 @@ def settle_options(dataset: Dataset[TaskT], folder: Path) -> None:
         }
         write_json(path, begun)
     settled = read_json(path)
+    # Files of the same folder may have been mended since: what was made of them is made again.
+    mended = _untold(dataset) if settled["source"] == str(dataset.source) else set()
+    of_files = {name: dataset.options()[name] for name in mended}
+    settled["options"] |= of_files
     changes = changed_options(dataset, {"dataset": settled["dataset"], **settled["options"]})
     if changes:
         raise DatasetError(
             f"{folder} was begun with other options or another source: {changes}. Use the "
             f"same again, another --output, or remove {folder}"
         )
+    if of_files:
+        write_json(path, settled)
 
 
 def _count_clutter(source: Path) -> int:
@@ -377,12 +383,17 @@ _FINGERPRINTS = {
 """What a change of options means that tell whether files are the same."""
 
 
+def _untold(dataset: Dataset[TaskT]) -> set[str]:
+    """Options that were not written down for data which were prepared earlier."""
+    return set(getattr(dataset, "untold_before", ()))
+
+
 def changed_options(dataset: Dataset[TaskT], settled: dict[str, Any]) -> str:
     """How a data set's name and options differ from those written down; empty if they don't."""
     # As they read back: tuples as lists, for one.
     options = json.loads(json.dumps({"dataset": dataset.name, **dataset.options()}))
     settled = getattr(dataset, "former_options", {}) | settled
-    untold = getattr(dataset, "untold_before", frozenset()) - settled.keys()
+    untold = _untold(dataset) - settled.keys()
     return "; ".join(
         _FINGERPRINTS[name]
         if settled.get(name) and options.get(name) and name in _FINGERPRINTS
