@@ -142,7 +142,7 @@ def test_an_index_says_groups_cameras_and_the_robot(tmp_path: Path) -> None:
         (lambda folder: (folder / "x.label.png").unlink(), "holds no labelled images: expected"),
         (lambda folder: (folder / "x.png").write_bytes(b"?"), r"x\.png: the image cannot be deco"),
         (
-            lambda folder: cv2.imwrite(str(folder / "x.label.png"), np.zeros((9, 8), np.uint8)),
+            lambda folder: cv2.imwrite(str(folder / "x.label.png"), np.ones((9, 8), np.uint8)),
             r"x\.label\.png is 8x9 pixels, but its image 60x40",
         ),
         (
