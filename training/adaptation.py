@@ -30,10 +30,10 @@ from genesis_core.models.efficientnet import Block
 from genesis_core.models.genesis_v2 import GenesisV2
 from training.calibrate import depth_of, score, segmenter_of, true_objects
 from training.datasets.images import resize_image
-from training.datasets.layout import DatasetError
+from training.datasets.layout import IGNORED, DatasetError
 from training.datasets.prepared import PreparedDataset
 from training.evaluate_real import found_objects
-from training.object_scores import IGNORED, MIN_AREA, score_objects
+from training.object_scores import MIN_AREA, score_objects
 
 STRENGTHS = (0.1, 0.2, 0.3)
 """How much of the way between the means is tried."""

@@ -30,10 +30,9 @@ from genesis_core.perception import find_objects
 from training.collected import short_names
 from training.command_line import call
 from training.datasets.images import Fit, resize_image, seen_part
-from training.datasets.layout import DatasetError
+from training.datasets.layout import IGNORED, DatasetError
 from training.labelled_images import LabelledImage, find_labelled
 from training.object_scores import (
-    IGNORED,
     MIN_AREA,
     KindScores,
     ObjectScores,

@@ -27,8 +27,7 @@ from numpy.typing import NDArray
 
 from training.datasets.images import read_grey, read_rgb
 from training.datasets.inputs import is_clutter
-from training.datasets.layout import DatasetError, UInt8
-from training.object_scores import IGNORED
+from training.datasets.layout import IGNORED, DatasetError, UInt8
 
 INDEX = "index.json"
 LABEL, DEPTH = ".label.png", ".depth.png"

@@ -20,9 +20,8 @@ from scipy.optimize import linear_sum_assignment
 
 from genesis_core.kinds import KINDS, OBJECT, ROBOT, SURROUNDINGS
 from genesis_core.metrics import adjusted_rand_index
+from training.datasets.layout import IGNORED
 
-IGNORED = 255
-"""The label of pixels that are not scored."""
 BOUNDARY_TOLERANCE = 0.003
 """How far boundaries may lie apart: the share of the image's diagonal, as in UOIS-Net."""
 MIN_AREA = 0.0005

@@ -87,7 +87,7 @@ def prepare(dataset: Dataset[TaskT], run: Run) -> None:
         print(f"{run.output} is prepared already")
         return
     if is_planned(run.output):
-        settle_options(dataset, run.output / PARTS)
+        settle_options(dataset, run.output / PARTS, planned=True)
     else:
         make_parts(dataset, run.output, workers=workers, on_error=run.on_error, ray=run.ray)
     _report(dataset, run.output, assemble(run.output))

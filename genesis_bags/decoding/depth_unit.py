@@ -13,6 +13,7 @@ MILLIMETRE = 0.001
 _NEAREST, _FARTHEST = 0.02, 150.0
 _SAMPLED = 8  # px
 _FEW = 16  # fewer known pixels may be whole numbers by chance
+_NEARER = 0.25  # quantile: what is near in a scene that reaches far
 _FAR_SHARE = 0.05  # of the known pixels, at least, have the number that stands for far away
 
 
@@ -20,7 +21,7 @@ class DepthUnit:
     """Brings the depth images of one camera to metres.
 
     Integers are millimetres and floats metres (REP 118), unless a unit is given. Floats that cannot
-    be metres, as half of them would be beyond 150 m or all are whole numbers of 20 and more, are
+    be metres, as most of them would be beyond 150 m or all are whole numbers of 20 and more, are
     millimetres; so are those that follow, until they cannot be that, either. Some cameras, and
     simulators, give one far number where they see nothing: it says nothing about the unit, and
     what is beyond 150 m is unknown.
@@ -41,7 +42,7 @@ class DepthUnit:
 
         May be the array that was given.
         """
-        if values.dtype == np.uint16:
+        if values.dtype == np.uint16 and (self.given or MILLIMETRE) * 65535 <= _FARTHEST:
             return self._scaled(values, self.given or MILLIMETRE)
         floats = values.astype(np.float32, copy=False)
         sample = _sample(floats)
@@ -49,7 +50,7 @@ class DepthUnit:
         unit = self.given or self._unit(seen)
         depth = floats if unit == 1.0 else self._scaled(floats, unit)
         # Where most of it is far away the unit is wrong, and whoever uses the depth says so.
-        in_reach = not len(seen) or float(np.median(seen)) * unit <= _FARTHEST
+        in_reach = not len(seen) or float(np.quantile(seen, _NEARER)) * unit <= _FARTHEST
         if in_reach and len(sample) and float(sample.max()) * unit > _FARTHEST:
             depth = np.where(depth > _FARTHEST, np.float32(0), depth)
         return depth
@@ -61,8 +62,8 @@ class DepthUnit:
 
     def _unit(self, seen: npt.NDArray[np.float32]) -> float:
         if len(seen):
-            median = float(np.median(seen))
-            if median > _FARTHEST or _are_millimetres(seen, median):
+            nearer, median = map(float, np.quantile(seen, (_NEARER, 0.5)))
+            if nearer > _FARTHEST or _are_millimetres(seen, median):
                 self.noticed = True
             elif median * MILLIMETRE < _NEAREST:
                 self.noticed = False

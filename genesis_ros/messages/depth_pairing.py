@@ -147,7 +147,10 @@ class DepthPairing:
             wanted = _Wanted(nanoseconds(stamp), arrived)
             self._waiting.append(wanted)
             self._expected.append(wanted)
-            if any(abs(kept.time.stamp - wanted.stamp) <= _SAME_MOMENT for kept in self._images):
+            if any(
+                abs(kept.time.stamp - wanted.stamp) <= _SAME_MOMENT and not kept.time.stands
+                for kept in self._images
+            ):
                 self._delays.append(0)  # its depth came first
 
     def hold(self, stamp: Time, arrived: int) -> None:
@@ -168,11 +171,8 @@ class DepthPairing:
             self.frame_id = message.header.frame_id
             taken = self._clock.read(message.header.stamp, arrived)
             self._images.append(_Kept(message, taken))
-            if taken.restarted:  # a bag that is played in a loop
-                self._expected.clear()
-                self._delays.clear()
             self._note_delay(taken)
-            if taken.restarted:
+            if taken.restarted:  # a bag that is played in a loop
                 while len(self._images) > 2:
                     self._images.popleft()
             self._forget_old()
@@ -276,7 +276,7 @@ class DepthPairing:
         """
         wanted = nanoseconds(stamp)
         with self._arrived:
-            if timeout > 0 and self._is_near(wanted, taken) and self._may_come(wanted, tolerance):
+            if timeout > 0 and self._is_near(wanted, taken):
                 self._arrived.wait_for(lambda: self._reaches(wanted, taken), timeout)
             images, info = list(self._images), self._info
             stands = self._stands(taken)
@@ -403,20 +403,6 @@ class DepthPairing:
         """
         newest, periods = self._periods()
         return bool(periods) and 0 <= wanted - newest < 0.45 * min(periods)
-
-    def _may_come(self, wanted: int, tolerance: float) -> bool:
-        """Whether a depth image near enough may still come: not where depth comes at a lower rate
-        than images, between two of its own.
-        """
-        newest, periods = self._periods()
-        if not periods or max(periods) > 1.3 * min(
-            periods
-        ):  # nobody knows when the next one is due
-            return True
-        period = sum(periods) / len(periods)
-        steps = max(1, round((wanted - newest) / period))
-        apart = abs(newest + steps * period - wanted)
-        return apart <= tolerance * 1e9 + 0.1 * period
 
     def _periods(self) -> tuple[int, list[int]]:
         """The newest depth image's stamp, and the times between the newest; [] if they are few."""

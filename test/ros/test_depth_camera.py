@@ -313,26 +313,6 @@ def test_delays_are_forgotten_where_depth_comes_first_and_where_a_bag_begins_ane
     assert pairing.delay == pytest.approx(0.01, abs=1e-3)
 
 
-def test_nobody_waits_between_two_depth_images_of_a_slower_camera() -> None:
-    """Images 30 times a second, depth 15 times, 60 ms late."""
-    pairing = DepthPairing(TOPIC, INFO_TOPIC)
-    pairing.add_info(camera_info())
-    for number in range(8):
-        arrived = 100 + number / 15
-        pairing.expect(stamp(10 + number / 15), round(arrived * 1e9))
-        pairing.add_image(depth_image(10 + number / 15), round((arrived + 0.06) * 1e9))
-
-    def waited(seconds: float) -> float:
-        began = time.monotonic()
-        with pytest.raises(DepthError):
-            pairing.nearest(stamp(seconds), TOLERANCE, timeout=0.5)
-        return time.monotonic() - began
-
-    newest = 10 + 7 / 15
-    assert waited(newest + 1 / 30) < 0.4  # between two
-    assert waited(newest + 1 / 15) > 0.4  # the next one
-
-
 def test_nobody_waits_where_no_depth_can_come_nearer() -> None:
     """Depth 8 ms before the images, 30 times a second: the next one is 25 ms after them."""
     pairing = DepthPairing(TOPIC, INFO_TOPIC)

@@ -90,6 +90,23 @@ def test_millimetres_of_something_near_stay_millimetres() -> None:
         check_unit(depth_metres(in_floats(values), DepthUnit(1.0)))
 
 
+def test_what_reaches_far_is_no_millimetres() -> None:
+    unit = DepthUnit()
+    values = np.linspace(20.5, 400.5, 48 * 64, dtype=np.float32).reshape(48, 64)
+    metres = depth_metres(in_floats(values), unit)
+    np.testing.assert_array_equal(metres, np.where(values > FARTHEST, 0, values))
+    assert not unit.noticed and check_unit(metres)
+
+
+def test_a_coarse_unit_makes_no_distance_of_the_largest_number() -> None:
+    """65535 for unknown, in centimetres."""
+    values = np.full((48, 64), 6.55350, np.float64) * 10  # as depth_image() takes millimetres
+    values[:8] = 0.120
+    metres = depth_metres(depth_image(values, "16UC1"), DepthUnit(0.01))
+    np.testing.assert_allclose(metres[:8], 1.2)
+    assert not metres[8:].any()
+
+
 def test_infinite_depth_is_passed_on_as_it_comes() -> None:
     values = np.full((48, 64), 1.25, np.float32)
     values[:20] = np.inf

@@ -35,6 +35,8 @@ DEPTH_RANGE = 2.0
 """The distance in metres that a depth of 255 stands for."""
 RGB, RGBD = 3, 4
 """Numbers of channels."""
+IGNORED = 255
+"""In label images of real cameras: a pixel that is not scored."""
 SPLITS = ("train", "val", "test")
 IMAGES, MASKS, INFO = "images.npy", "masks.npy", "info.json"
 DEPTHS, INTRINSICS = "depths.npy", "intrinsics.npy"

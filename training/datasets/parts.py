@@ -332,11 +332,12 @@ def report(message: str) -> None:
     tqdm.write(message, file=sys.stderr)
 
 
-def settle_options(dataset: Dataset[TaskT], folder: Path) -> None:
+def settle_options(dataset: Dataset[TaskT], folder: Path, *, planned: bool = False) -> None:
     """Write down the options of a preparation, or refuse where it was begun with others.
 
     Args:
         folder: with the parts.
+        planned: whether these are being joined, so that none is made any more.
 
     Raises:
         DatasetError: it was.
@@ -351,8 +352,9 @@ def settle_options(dataset: Dataset[TaskT], folder: Path) -> None:
         }
         write_json(path, begun)
     settled = read_json(path)
-    # Files of the same folder may have been mended since: what was made of them is made again.
-    mended = _untold(dataset) if settled["source"] == str(dataset.source) else set()
+    # Files of the same folder may have been mended since: parts with problems are made again.
+    same_folder = settled["source"] == str(dataset.source)
+    mended = _untold(dataset) if same_folder and not planned else set()
     of_files = {name: dataset.options()[name] for name in mended}
     settled["options"] |= of_files
     changes = changed_options(dataset, {"dataset": settled["dataset"], **settled["options"]})
