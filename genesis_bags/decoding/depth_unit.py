@@ -50,8 +50,8 @@ class DepthUnit:
         unit = self.given or self._unit(seen)
         depth = floats if unit == 1.0 else self._scaled(floats, unit)
         # Where most of it is far away the unit is wrong, and whoever uses the depth says so.
-        in_reach = not len(seen) or float(np.quantile(seen, _NEARER)) * unit <= _FARTHEST
-        if in_reach and len(sample) and float(sample.max()) * unit > _FARTHEST:
+        in_reach = len(seen) > 0 and float(np.quantile(seen, _NEARER)) * unit <= _FARTHEST
+        if in_reach and float(sample.max()) * unit > _FARTHEST:
             depth = np.where(depth > _FARTHEST, np.float32(0), depth)
         return depth
 
@@ -85,11 +85,14 @@ def _sample(values: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
 
 
 def _without_far_number(sample: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
-    """Known distances without the one far number that stands where nothing is seen, if any."""
+    """Known distances without the one far number that stands where nothing is seen, if any.
+
+    It is a distance where there is no other one: of a wall or a floor in millimetres.
+    """
     if not len(sample) or (far := sample.max()) <= _FARTHEST:
         return sample
     is_far = sample == far
-    return sample[~is_far] if is_far.mean() >= _FAR_SHARE else sample
+    return sample[~is_far] if _FAR_SHARE <= is_far.mean() < 1 else sample
 
 
 def _known(values: npt.NDArray[np.float32]) -> npt.NDArray[np.bool_]:

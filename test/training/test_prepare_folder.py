@@ -191,7 +191,8 @@ def test_new_photos_are_another_data_set(tmp_path: Path) -> None:
     prepare(tmp_path / "in", tmp_path / "out", *SIZE)
     prepare(tmp_path / "in", tmp_path / "out", *SIZE)
     photos(tmp_path / "in", [7])
-    assert "holds another data set: files was" in error_of(tmp_path / "in", tmp_path / "out", *SIZE)
+    message = error_of(tmp_path / "in", tmp_path / "out", *SIZE)
+    assert "holds another data set: files of the source were added, removed or changed" in message
 
 
 def test_another_fit_is_another_data_set(tmp_path: Path) -> None:
@@ -247,7 +248,7 @@ def test_masks_that_were_mended_are_another_data_set(tmp_path: Path, place: str)
     mask.write_bytes(content)
     assert mask.stat().st_size == size
     message = error_of(source, tmp_path / "out", *options)
-    assert "holds another data set: mask_files was" in message
+    assert "holds another data set: masks were added, removed or changed since" in message
     prepare(source, tmp_path / "no masks", *SIZE, "--use-masks", "ignore")
     mask.touch()
     prepare(source, tmp_path / "no masks", *SIZE, "--use-masks", "ignore")

@@ -443,7 +443,7 @@ def test_lerobot_recorded_anew_is_another_data_set(tmp_path: Path) -> None:
     shutil.rmtree(root)
     write_lerobot(root, [range(5, 12)], dtype="image")
     message = error_of("lerobot", root, tmp_path / "out")
-    assert "holds another data set" in message and "files was" in message
+    assert "holds another data set" in message and "files of the source were added" in message
 
 
 # --- RLDS

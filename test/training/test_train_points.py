@@ -211,7 +211,8 @@ def test_kinds_that_nothing_teaches_are_frozen(
     distance: float, taught: bool, data: Path, tmp_path: Path
 ) -> None:
     """Or else several processes would wait for their gradients for ever."""
-    given = {"model.kind_distance": distance, "objective.kind_supervision": 0}
+    train(tmp_path / "start", data, {"model.kind_distance": distance, "steps": 1})
+    given = {"init": tmp_path / "start" / MODEL, "objective.kind_supervision": 0}
     train(tmp_path / "one", data, {**given, "steps": 1})
     train(tmp_path / "two", data, {**given, "steps": 2})
     changed = {name.split(".")[0] for name in differing(tmp_path / "one", tmp_path / "two")}
