@@ -49,6 +49,7 @@ from training.scoring import (
     Metrics,
     ScoredBatch,
     batches,
+    carried_threshold,
     choose_images,
     load_images,
     mean_over_images,
@@ -106,9 +107,9 @@ def evaluate(
         raise ValueError(
             f"num_images is {num_images} and batch_size {batch_size}; expected at least 1 of each"
         )
-    carried = model.metadata.get("stop_threshold") if model.flexible_slots else None
+    carried = carried_threshold(model)
     if stop_threshold is None:
-        stop_threshold = float(carried or default_stop_threshold(dataset))
+        stop_threshold = carried or default_stop_threshold(dataset)
     elif not stop_threshold > 0:
         raise ValueError(f"stop_threshold is {stop_threshold}; expected a number above 0")
     _check_hard_masks(model, hard_masks)

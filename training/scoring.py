@@ -130,6 +130,12 @@ def load_images(dataset: PreparedDataset, indices: NDArray[np.int64], model: Slo
     return torch.from_numpy(images).to(device).permute(0, 3, 1, 2).float() / 255
 
 
+def carried_threshold(model: SlotModel) -> float | None:
+    """Where a flexible number of slots stops by what the checkpoint says; None: it says nothing."""
+    carried = model.metadata.get("stop_threshold") if model.flexible_slots else None
+    return float(carried) if carried else None
+
+
 def load_masks(
     dataset: PreparedDataset, indices: NDArray[np.int64], model: SlotModel
 ) -> NDArray[np.uint8] | None:

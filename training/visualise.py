@@ -23,6 +23,7 @@ from training.labelled_images import DEPTH, LABEL
 from training.report import Report, data_uri, model_results, read_curves
 from training.scoring import (
     ScoredBatch,
+    carried_threshold,
     choose_images,
     load_images,
     load_masks,
@@ -131,8 +132,8 @@ def run(
     checkpoint = find_checkpoint(str(checkpoint))
     model: SlotModel = load_model(checkpoint, num_slots=num_slots, kernel=kernel, device=device)
     names, batch = _load(data, split, num_images, seed, fit, model)
-    carried = model.metadata.get("stop_threshold") if model.flexible_slots else None
-    threshold = (carried if stop_threshold is None else stop_threshold) or None
+    # 0 asks for a fixed number, which is None for the model.
+    threshold = carried_threshold(model) if stop_threshold is None else stop_threshold or None
     decode = decoder_is_trained(model.metadata.get("trained"))
     with torch.no_grad():
         out = model(batch.images, **batch.inputs, stop_threshold=threshold, decode=decode)

@@ -342,12 +342,12 @@ def settle_options(dataset: Dataset[TaskT], folder: Path, *, planned: bool = Fal
     Raises:
         DatasetError: it was.
     """
-    path = folder / OPTIONS
+    path, options = folder / OPTIONS, dataset.options()
     if not path.exists():
         begun = {
             "dataset": dataset.name,
             "source": None if dataset.source is None else str(dataset.source),
-            "options": dataset.options(),
+            "options": options,
             "skipped": 0 if dataset.source is None else _count_clutter(dataset.source),
         }
         write_json(path, begun)
@@ -355,7 +355,7 @@ def settle_options(dataset: Dataset[TaskT], folder: Path, *, planned: bool = Fal
     # Files of the same folder may have been mended since: parts with problems are made again.
     same_folder = settled["source"] == str(dataset.source)
     mended = _untold(dataset) if same_folder and not planned else set()
-    of_files = {name: dataset.options()[name] for name in mended}
+    of_files = {name: options[name] for name in mended}
     settled["options"] |= of_files
     changes = changed_options(dataset, {"dataset": settled["dataset"], **settled["options"]})
     if changes:
