@@ -4,7 +4,8 @@ A managed (lifecycle) node. configure loads and warms up the model, activate sub
 cameras, deactivate and cleanup undo that. One thread takes the cameras' messages; another one leads
 images through the pipeline (message -> RGB -> slots -> objects -> tracks and 3D -> messages). So
 the node answers services while the model runs. The newest images of all cameras, and those that
-somebody asked about, share one pass of the model.
+somebody asked about, share one pass of the model. With target_frame a third thread waits for
+transforms, so that the next image does not.
 """
 
 from __future__ import annotations
@@ -24,7 +25,7 @@ from collections import deque
 from collections.abc import Hashable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
-from typing import Any, TypeAlias
+from typing import Any, NamedTuple, TypeAlias
 
 import rclpy
 import torch
@@ -80,6 +81,14 @@ _NO_COLOUR = re.compile(r"depth|/(label_image|overlay)(/|$)", re.IGNORECASE)
 _Job: TypeAlias = CameraImage | Request
 
 
+class _Seen(NamedTuple):
+    """What was found in an image of a camera with depth, and the settings it was found with."""
+
+    camera: CameraInput
+    result: Result
+    settings: NodeSettings
+
+
 class PerceptionNode(LifecycleNode):
     """See the module's text; parameters.py lists the parameters."""
 
@@ -96,6 +105,7 @@ class PerceptionNode(LifecycleNode):
         self._trackers: dict[str, Tracker] = {}
         self._receiver: Receiver | None = None
         self._worker: LatestJobWorker[_Job] | None = None
+        self._poser: LatestJobWorker[_Seen] | None = None  # with the parameter target_frame
         self._paused = False
         self._finalized = False
         self.end_requested: Future[None] = Future()
@@ -163,6 +173,10 @@ class PerceptionNode(LifecycleNode):
         self._paused = False
         try:
             self._worker = LatestJobWorker(self._process, self._drop, self._report_bug, "inference")
+            if self._transforms is not None:
+                self._poser = LatestJobWorker(
+                    self._deliver_poses, lambda seen: None, self._report_bug, "poses"
+                )
             self._receiver = Receiver(self, self._report_bug)
             for index, name in enumerate(self._names(settings)):
                 tracker = self._trackers.setdefault(name, Tracker())
@@ -263,6 +277,9 @@ class PerceptionNode(LifecycleNode):
             if not self._worker.close(timeout) and not self.end_requested.done():
                 self.get_logger().warning("the model did not finish its last frame in time")
             self._worker = None
+        if self._poser is not None:
+            self._poser.close(timeout)
+            self._poser = None
 
     def _free(self) -> None:
         """Free publishers and model."""
@@ -382,12 +399,10 @@ class PerceptionNode(LifecycleNode):
         self, delivered: Sequence[tuple[CameraInput, Result]], settings: NodeSettings
     ) -> None:
         """Poses and pictures, once all masks are out: poses may wait, pictures are large."""
-        for camera, result in delivered:
-            if camera.has_depth:
-                try:
-                    self._deliver_in_target_frame(camera, result, settings)
-                except Exception as error:  # noqa: BLE001 - the other cameras go on
-                    self._miss(camera, "poses", error)
+        if (poser := self._poser) is not None:
+            for camera, result in delivered:
+                if camera.has_depth:
+                    poser.submit(camera.name, _Seen(camera, result, settings))
         pictures = self._pictures
         for camera, result in delivered:
             try:
@@ -412,6 +427,14 @@ class PerceptionNode(LifecycleNode):
             total=now - job.received,
         )
         job.camera.statistics.process(times, perceived.slots, with_depth=perceived.used_depth)
+
+    def _deliver_poses(self, seen: Sequence[_Seen]) -> None:
+        """Poses of the newest image of each camera (poses' thread)."""
+        for camera, result, settings in seen:
+            try:
+                self._deliver_in_target_frame(camera, result, settings)
+            except Exception as error:  # noqa: BLE001 - the other cameras go on
+                self._miss(camera, "poses", error)
 
     def _deliver_in_target_frame(
         self, camera: CameraInput, result: Result, settings: NodeSettings

@@ -179,6 +179,14 @@ class Eye:
 
     def see(self, stamp: float, masks: list[ObjectMasks]) -> ObjectMasks:
         """Send an image of this time and wait for its masks."""
+        before = len(masks)
+        header = self.show(stamp, settle=0.3)
+        self.client.until(lambda: len(masks) > before, "masks")
+        assert masks[-1].header == header
+        return masks[-1]
+
+    def show(self, stamp: float, settle: float = 0.0) -> Header:
+        """Send an image of this time, so long [s] after its depth."""
         header = Header(frame_id="eye_optical")
         header.stamp.sec, header.stamp.nanosec = int(stamp), round(stamp % 1 * 1e9)
         picture = np.full((HEIGHT, WIDTH, 3), 30, np.uint8)
@@ -186,12 +194,10 @@ class Eye:
         depth = np.full((HEIGHT, WIDTH), 0.8, np.float32)
         self.publishers[INFO].publish(camera_info(MATRIX, (HEIGHT, WIDTH), header))
         self.publishers[DEPTH].publish(depth_message(depth, header))
-        self.client.spin(0.3)
-        before = len(masks)
+        if settle:
+            self.client.spin(settle)
         self.publishers[IMAGE].publish(to_message(picture, header))
-        self.client.until(lambda: len(masks) > before, "masks")
-        assert masks[-1].header == header
-        return masks[-1]
+        return header
 
 
 def parameters(checkpoint: Path, **more: Any) -> dict[str, Any]:
@@ -269,6 +275,43 @@ def test_poses_are_those_of_the_image_s_time(
             assert client.transition("/genesis/perception", name)
         client.until(lambda: not client.node.count_subscribers("/tf"), "nobody listens to /tf")
         assert not client.node.count_publishers(POSES)
+
+
+@pytest.mark.slow
+def test_masks_wait_for_no_transform(
+    installed: None, client: Any, node_process: Any, tiny_checkpoint: Path, tmp_path: Path
+) -> None:
+    """Each transform comes after the next image: images get masks all the same."""
+    given = parameters(tiny_checkpoint, target_frame="base_link")
+    with (
+        node_process(HERE / "stand_in.py", tmp_path / "node", given) as node,
+        broadcaster() as send,
+        client.listen(ObjectMasks, "/genesis/object_masks", heard=False) as masks,
+        client.listen(ObjectPoses, POSES, heard=False) as poses,
+    ):
+        node.wait_for_log("active: ")
+        client.until(lambda: client.node.count_publishers(POSES), "a publisher of poses")
+        eye = Eye(client)
+        client.spin(1.0)
+        send("base_link", "eye_optical", (0.2, 0.0, 0.0), FORWARD, 300.0)
+        client.spin(0.5)
+        eye.see(300.0, masks)
+        client.until(lambda: poses, "poses")
+        stamps = [300.0 + 0.03 * number for number in range(1, 41)]
+        for number, stamp in enumerate(stamps):
+            eye.show(stamp)
+            client.spin(0.03)
+            if number:
+                send("base_link", "eye_optical", (0.2, 0.0, 0.0), FORWARD, stamps[number - 1])
+        client.spin(0.5)
+        # Waiting for transforms, the model would look at every other image.
+        assert len(masks) > len(stamps) * 2 / 3
+        seen = len(poses)
+        for stamp in (302.0, 303.0):
+            send("base_link", "eye_optical", (0.2, 0.0, 0.0), FORWARD, stamp)
+        client.spin(0.5)
+        eye.see(302.5, masks)
+        client.until(lambda: len(poses) > seen, "poses again")
 
 
 @pytest.mark.slow
