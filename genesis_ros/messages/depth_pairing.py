@@ -7,6 +7,7 @@ do: a wrong position is worse than none.
 from __future__ import annotations
 
 import itertools
+import statistics
 import threading
 import time
 from collections import deque
@@ -42,6 +43,8 @@ _SHORTEST_WAIT, _LONGEST_WAIT = 0.02, 0.15
 _DELAYS = 8  # newest depth images whose delays count
 _SAME_MOMENT = 20_000_000  # ns between the stamps of an image and its depth, to tell their delay
 _PERIODS = 6  # newest depth images whose stamps tell the period
+_STEADY = 1.5  # the longest period beside the shortest, of a camera that keeps its rate
+_JITTER = 0.1  # of a period: how far from its time a depth image may be taken
 
 
 class DepthError(ImageError):
@@ -266,7 +269,8 @@ class DepthPairing:
             tolerance: largest difference of the stamps [s].
             timeout: how long to wait for a depth image that is as new as the stamp [s]; its sensor,
                 or its registration, may be slower than colour. Nobody waits for a sensor that has
-                not sent anything for a second, or where none that comes can be nearer.
+                not sent anything for a second, or where none that comes can be nearer, or near
+                enough.
             taken: what the colour camera's clock says about its image. Where stamps do not advance,
                 the depth image that arrived nearest to the colour image is taken; so it is where a
                 stray stamp finds none. Without it the newest of equal stamps is taken.
@@ -276,7 +280,7 @@ class DepthPairing:
         """
         wanted = nanoseconds(stamp)
         with self._arrived:
-            if timeout > 0 and self._is_near(wanted, taken):
+            if timeout > 0 and self._is_near(wanted, taken, tolerance):
                 self._arrived.wait_for(lambda: self._reaches(wanted, taken), timeout)
             images, info = list(self._images), self._info
             stands = self._stands(taken)
@@ -381,11 +385,11 @@ class DepthPairing:
             return bool(self._images) and self._images[-1].time.arrived >= taken.arrived
         return self._newest() >= wanted or self._is_nearest(wanted)
 
-    def _is_near(self, wanted: int, taken: ImageTime | None) -> bool:
+    def _is_near(self, wanted: int, taken: ImageTime | None, tolerance: float) -> bool:
         """Whether a depth image of this time is to be expected."""
         if taken is not None and self._stands(taken):
             return bool(self._images) and taken.arrived - self._images[-1].time.arrived < _ALIVE
-        return wanted - self._newest() < _ALIVE
+        return wanted - self._newest() < _ALIVE and not self._is_between(wanted, tolerance)
 
     def _note_delay(self, depth: ImageTime) -> None:
         """Note how much later than the image of its moment a depth image has come."""
@@ -403,6 +407,16 @@ class DepthPairing:
         """
         newest, periods = self._periods()
         return bool(periods) and 0 <= wanted - newest < 0.45 * min(periods)
+
+    def _is_between(self, wanted: int, tolerance: float) -> bool:
+        """Whether the depth images that come, at a lower rate than images, miss an image's time."""
+        newest, periods = self._periods()
+        if not periods or max(periods) > _STEADY * min(periods):
+            return False
+        period = statistics.median(periods)
+        coming = max(1, round((wanted - newest) / period))
+        apart = abs(wanted - newest - coming * period)
+        return apart > tolerance * 1e9 + _JITTER * period
 
     def _periods(self) -> tuple[int, list[int]]:
         """The newest depth image's stamp, and the times between the newest; [] if they are few."""

@@ -327,6 +327,29 @@ def test_nobody_waits_where_no_depth_can_come_nearer() -> None:
     assert time.monotonic() - began < 2
 
 
+def test_nobody_waits_between_depth_images_of_a_lower_rate() -> None:
+    """Images 30 times a second, depth 15 times: every other image has none of its time."""
+    pairing = DepthPairing(TOPIC, INFO_TOPIC)
+    pairing.add_info(camera_info())
+
+    def add(number: int) -> None:
+        pairing.add_image(depth_image(10 + number / 15), round((100 + number / 15) * 1e9))
+
+    for number in range(8):
+        add(number)
+    newest = 10 + 7 / 15
+    for behind in (1, 3):  # images; of the second, the depth image before it has not come either
+        began = time.monotonic()
+        with pytest.raises(DepthError, match="no depth image of the image's time"):
+            pairing.nearest(stamp(newest + behind / 30), TOLERANCE, timeout=5.0)
+        assert time.monotonic() - began < 2
+    soon = threading.Timer(0.2, add, [8])
+    soon.start()
+    found = pairing.nearest(stamp(newest + 2 / 30), TOLERANCE, timeout=20.0)  # its own comes
+    assert found.image.header.stamp == stamp(10 + 8 / 15)
+    soon.join()
+
+
 def test_the_reason_is_not_the_tolerance_where_depth_was_forgotten_or_lost() -> None:
     pairing = DepthPairing(TOPIC, INFO_TOPIC)
     large_images(pairing, 6, apart=1.0)
