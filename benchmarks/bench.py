@@ -6,8 +6,7 @@
 Every number stands beside that of a plain model of our own (float32, eager, NCHW; plain.py), run in
 turn with it, and beside a floor: its arithmetic at the speed of a matrix product, as measured in
 this run. Ratios within a run can be compared; milliseconds of different runs can not. Needs
-PyTorch and NumPy, for camera images and data loading OpenCV, for the node ROS; what cannot be
-measured is left out, with the reason.
+requirements/core.txt, for the node ROS; what cannot be measured is left out, with the reason.
 """
 
 from __future__ import annotations

@@ -175,6 +175,11 @@ class CameraNode(Node):
         self._choice("transport", TRANSPORTS)
         if self._choice("source", SOURCES) == "path":
             return open_path(self._value("path"), topic=self._value("bag_topic"), warn=warn)
+        if path := self._value("path"):
+            raise SourceError(
+                f"parameter path is {path!r}, but source is 'tabletop', which renders scenes: set "
+                "source to path, or leave path out"
+            )
         return open_scenes(
             width=self._value("width"),
             height=self._value("height"),

@@ -9,7 +9,7 @@
     sprites    the paper's objective on sprites (config/training/sprites_unsupervised.yaml)
     tabletop   and on generated scenes (tabletop_unsupervised.yaml)
 
-The benchmark needs PyTorch, NumPy and OpenCV, the tests pytest, too; the rest needs
+The benchmark needs requirements/core.txt, the tests pytest, too; the rest needs
 requirements/training.txt. Nothing needs a network. A stage that fails or takes too long does not
 cost the next. OUTPUT holds a report, the models and details.tar.gz (logs, scores, curves), all of
 them up to date after each stage; --work keeps what a second call goes on with.

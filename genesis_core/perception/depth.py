@@ -47,7 +47,7 @@ _THIN = 0.02  # of the fullest bin's pixels; an emptier bin is a gap
 _MOST_BINS = 10_000
 _FRAGMENT = 0.1  # of a mask's largest part; smaller parts of it are stray
 _TRIM = 0.002  # share of the points that does not count at either end of an axis
-_SAMPLES = 4096  # px; of a larger object, every second, third... row and column is looked at
+_SAMPLES = 4096  # px; of a larger object, every second, third... row and column may be enough
 
 
 class Measurement(NamedTuple):
@@ -315,12 +315,27 @@ def _library() -> ctypes.CDLL | None:
 def _measure(
     mask: npt.NDArray[np.bool_], depth: npt.NDArray[np.float32], rays: Rays, focal_length: float
 ) -> Measurement | None:
-    x, y, width, height = cv2.boundingRect(mask.view(np.uint8))
-    if not width:
+    step = math.ceil(math.sqrt(cv2.countNonZero(mask.view(np.uint8)) / _SAMPLES))
+    if not step:
         return None
+    measured = _measure_each(step, mask, depth, rays, focal_length)
+    if measured is None and step > 1 and np.count_nonzero(mask & known(depth)) >= MIN_PIXELS:
+        # Sparse depth: the pixels that are known may lie between those that were looked at.
+        measured = _measure_each(1, mask, depth, rays, focal_length)
+    return measured
+
+
+def _measure_each(
+    step: int,
+    mask: npt.NDArray[np.bool_],
+    depth: npt.NDArray[np.float32],
+    rays: Rays,
+    focal_length: float,
+) -> Measurement | None:
+    """With each second, third... row and column, as step says."""
+    x, y, width, height = cv2.boundingRect(mask.view(np.uint8))
     # One more on each side shows whether depth jumps at the mask's edge.
     top, left = max(y - 1, 0), max(x - 1, 0)
-    step = math.ceil(math.sqrt(cv2.countNonZero(mask.view(np.uint8)) / _SAMPLES))
     crop = slice(top, y + height + 1, step), slice(left, x + width + 1, step)
     sampled = np.ascontiguousarray(depth[crop])
     rays_x, rays_y = (np.broadcast_to(part, depth.shape)[crop] for part in rays)

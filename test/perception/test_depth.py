@@ -277,6 +277,19 @@ def test_too_few_known_pixels_give_nothing() -> None:
     assert found is not None and found.position[2] == pytest.approx(1.0)
 
 
+def test_sparse_depth_of_a_large_object_counts_wherever_it_is() -> None:
+    """A few pixels of a lidar; of so large a mask every sixth row and column is looked at first."""
+    labels, depth, matrix = rectangle()
+    labels[:] = 0
+    labels[100:400, 100:500] = 1
+    depth[:] = np.nan
+    for count, is_enough in ((MIN_PIXELS - 1, False), (MIN_PIXELS, True)):
+        depth[250, 301 : 301 + 6 * count : 6] = 1.0
+        (found,) = locate(labels, [1], depth, matrix)
+        assert (found is not None) == is_enough, count
+    assert found is not None and found.position[2] == pytest.approx(1.0)
+
+
 def test_empty_mask_and_unknown_depth_give_nothing() -> None:
     labels, depth, matrix = rectangle()
     assert locate(labels, [], depth, matrix) == []

@@ -202,6 +202,7 @@ def test_bad_parameters_end_it_with_the_reason(
     for parameters, texts in (
         ({"source": "webcam"}, ("source", "webcam", "tabletop, path")),
         ({"source": "path"}, ("no path given",)),
+        ({"path": "/clip.mp4"}, ("parameter path is '/clip.mp4'", "set source to path")),
         ({"source": "path", "path": "/no/such/bag"}, ("/no/such/bag", "no such file")),
         ({"source": "path", "path": tmp_path / "nothing"}, ("nothing", "neither a bag")),
         ({"mode": "kitchen"}, ("mode", "kitchen", "sketchy")),

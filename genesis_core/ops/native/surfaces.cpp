@@ -61,7 +61,8 @@ std::vector<Box> find_boxes(const Image& image) {
   return boxes;
 }
 
-// An object's pixels, each second, third... row and column of a large one's, and a few around them.
+// An object's pixels, each second, third... row and column of a large one's where these tell enough,
+// and a few around them.
 template <typename Ray>
 class Surface {
  public:
@@ -73,16 +74,33 @@ class Surface {
   // Writes position, size and centre of the box, three numbers each; false: too few pixels.
   bool measure(uint8_t label, const Box& box, double* result) {
     if (!box.area) return false;
-    sample(label, box);
+    const int64_t step =
+        static_cast<int64_t>(std::ceil(std::sqrt(static_cast<double>(box.area) / rules_.samples)));
+    if (measure_each(step, label, box, result)) return true;
+    // Sparse depth: the pixels that are known may lie between those that were looked at.
+    return step > 1 && knows_enough(label, box) && measure_each(1, label, box, result);
+  }
+
+ private:
+  // With each second, third... row and column, as step says.
+  bool measure_each(int64_t step, uint8_t label, const Box& box, double* result) {
+    sample(step, label, box);
     drop_fragments();
     keep_main_range();
     return describe(result);
   }
 
- private:
-  void sample(uint8_t label, const Box& box) {
-    const int64_t step =
-        static_cast<int64_t>(std::ceil(std::sqrt(static_cast<double>(box.area) / rules_.samples)));
+  bool knows_enough(uint8_t label, const Box& box) const {
+    int64_t count = 0;
+    for (int64_t y = box.top; y <= box.bottom; ++y) {
+      for (int64_t n = y * image_.width + box.left; n <= y * image_.width + box.right; ++n) {
+        count += image_.labels[n] == label && is_known(image_.depth[n]);
+      }
+    }
+    return count >= rules_.least_pixels;
+  }
+
+  void sample(int64_t step, uint8_t label, const Box& box) {
     const int64_t top = std::max<int64_t>(box.top - 1, 0), left = std::max<int64_t>(box.left - 1, 0);
     const int64_t bottom = std::min(box.bottom + 2, image_.height);
     const int64_t right = std::min(box.right + 2, image_.width);
@@ -148,9 +166,11 @@ class Surface {
     return run;
   }
 
-  bool known(int64_t n) const {
-    return depth_[n] > 0 && depth_[n] < std::numeric_limits<float>::infinity();
+  static bool is_known(float depth) {
+    return depth > 0 && depth < std::numeric_limits<float>::infinity();
   }
+
+  bool known(int64_t n) const { return is_known(depth_[n]); }
 
   // Whether depth changes more around a pixel than on any surface that a camera can see.
   bool jumps(int64_t n) const {
