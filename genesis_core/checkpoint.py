@@ -144,7 +144,8 @@ def load_model(
         )
     config = replace(config, **given)
     try:
-        model = build_model(config)
+        with torch.device("cpu"):  # whatever devices and types others have set as the default
+            model = build_model(config).float()
         model.load_state_dict(weights)
     except RuntimeError as error:
         raise CheckpointError(f"checkpoint {path} does not fit its config: {error}") from error
@@ -177,7 +178,9 @@ def _read_own(path: Path) -> _Content:
         info = dict(json.loads(header.get(_INFO_KEY, "{}")))
         return config_from_dict(values), weights, info
     except (KeyError, TypeError, AttributeError, ValueError) as error:
-        raise CheckpointError(f"checkpoint {path} has a broken config: {error}") from error
+        raise CheckpointError(
+            f"checkpoint {path} has a broken config, or one of a newer genesis_ros: {error}"
+        ) from error
 
 
 # Reference checkpoints
@@ -186,11 +189,13 @@ def _read_own(path: Path) -> _Content:
 def _is_torch_file(path: Path) -> bool:
     try:
         with path.open("rb") as file:
-            head = file.read(4)
+            head = file.read(9)
     except OSError as error:
         raise CheckpointError(f"checkpoint {path} cannot be read: {error}") from error
+    if head[8:] == b"{":  # safetensors: the header's length, which may begin with anything, then it
+        return False
     # A zip archive (torch >= 1.6) or the older bare pickle stream.
-    return head == b"PK\x03\x04" or head[:2] in (b"\x80\x02", b"\x80\x03", b"\x80\x04")
+    return head[:4] == b"PK\x03\x04" or head[:2] in (b"\x80\x02", b"\x80\x03", b"\x80\x04")
 
 
 def _read_reference(path: Path, given: Collection[str]) -> _Content:

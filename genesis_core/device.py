@@ -40,7 +40,9 @@ def resolve_precision(precision: str, device: torch.device) -> str:
     if precision != "auto":
         return precision
     if device.type == "cuda":
-        return "bf16" if torch.cuda.is_bf16_supported(including_emulation=False) else "fp16"
+        with torch.cuda.device(device):  # the current one is asked
+            native = torch.cuda.is_bf16_supported(including_emulation=False)
+        return "bf16" if native else "fp16"
     # Without AMX or AVX-512 BF16, bfloat16 on a CPU is emulated and slower than float32.
     return "bf16" if _cpu_has_bf16() else "fp32"
 

@@ -107,7 +107,7 @@ class Inference:
 
     def _black(self, batch_size: int) -> Pixels:
         size = self.model.config.image_size
-        return Pixels(torch.zeros(batch_size, size, size, 3, dtype=torch.uint8))
+        return Pixels(torch.zeros(batch_size, size, size, 3, dtype=torch.uint8, device="cpu"))
 
     def _record(self, batch_size: int, options: Options) -> Pass:
         pixels = self._with_room_for_depth(self._black(batch_size))
@@ -134,7 +134,10 @@ class Inference:
         if pixels.depth is not None:
             return pixels
         batch, *size, _ = pixels.colours.shape
-        return Pixels(pixels.colours, torch.zeros(batch, *size), torch.ones(batch, 4))
+        like = {"dtype": torch.float32, "device": pixels.colours.device}
+        return Pixels(
+            pixels.colours, torch.zeros(batch, *size, **like), torch.ones(batch, 4, **like)
+        )
 
     def _pass(self, batch_size: int, options: Options) -> Pass:
         """The forward pass for batches of one size; on CUDA it does not wait for the device."""
@@ -170,6 +173,9 @@ class Inference:
         return work
 
 
+_RECORDING = threading.Lock()  # a process records one graph at a time
+
+
 class Graphs:
     """The graphs of the batch sizes that were prepared, with the options of today.
 
@@ -183,11 +189,10 @@ class Graphs:
         self._sizes: tuple[int, ...] = ()  # from small to large
         self._graphs: dict[tuple[int, Options], Pass] = {}
         self._failed: set[tuple[int, Options]] = set()
-        self._recording = threading.Lock()
 
     def prepare(self, batch_size: int, options: Options) -> None:
         """Record a graph for such batches now, if it can be done."""
-        with self._recording:
+        with _RECORDING:
             self._sizes = tuple(sorted({*self._sizes, batch_size}))
             self._failed.discard((batch_size, options))  # there may be more memory by now
         self.find(batch_size, options)
@@ -205,7 +210,7 @@ class Graphs:
         graph = self._graphs.get(key)
         if graph is not None or key in self._failed:
             return graph
-        with self._recording:
+        with _RECORDING:
             if key in self._graphs:  # another thread was faster
                 return self._graphs[key]
             for former in [other for other in self._graphs if other[0] == size]:
@@ -244,7 +249,8 @@ class _Graph:
             # A recording that fails leaves its own stream the current one; this puts it right.
             with (
                 torch.cuda.stream(torch.cuda.current_stream()),
-                torch.cuda.graph(self._graph, capture_error_mode="thread_local"),
+                # Without a stream it is one of the process, on the first device that recorded.
+                torch.cuda.graph(self._graph, stream=stream, capture_error_mode="thread_local"),
             ):
                 self._found = work(self._pixels)
         self._host = _pinned_like(self._found)

@@ -22,6 +22,7 @@ from genesis_core.perception.depth import (
     Measurement,
     check_depth,
     check_intrinsics,
+    check_same_view,
     check_unit,
     known,
     locate,
@@ -396,6 +397,7 @@ def _fit(image: DepthImage, shape: tuple[int, ...]) -> DepthImage:
     Raises:
         ValueError: that would distort it; or the pixels that are left are in no known unit.
     """
+    check_same_view(image.depth.shape, shape)
     depth = resize_nearest(image.depth, shape)
     check_unit(depth)
     scale = np.array([shape[1] / image.depth.shape[1], shape[0] / image.depth.shape[0]])

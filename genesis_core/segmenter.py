@@ -55,10 +55,10 @@ class Segmenter:
     """Finds the objects in images of any size, with a model from a checkpoint.
 
     Where the model tells kinds, all slots that are surroundings are given as one, the largest of
-    them: its mask is their sum, its latent is its own. Where masks of attention are coarser than
-    the model's image, their borders move to edges of the image that are near (``ops.edges``). And
-    pieces of an object that lie apart and are smaller than a tenth of its largest go to the slot
-    around them.
+    them: its mask is their sum, its latent is its own. With such a model, masks of attention that
+    are coarser than its image also get their borders from edges of the image that are near
+    (``ops.edges``), and pieces of an object that lie apart and are smaller than a tenth of its
+    largest go to the slot around them.
 
     May be called and configured from several threads. The checkpoint decides the model; what the
     two kinds of masks are:
@@ -248,7 +248,7 @@ class Segmenter:
     def warm_up(self, batch_size: int = 1) -> None:
         """Prepare for batches of this size, so that the first real one does not pay for set-up.
 
-        On CUDA only batches of such a size run as a graph.
+        On CUDA only batches of such a size, and smaller ones, run as a graph.
         """
         mask_operations.prepare()
         if self.has_kinds and self.mask_source == "attention":

@@ -43,7 +43,11 @@ class CudaRecorder:
             torch.cuda.synchronize()
             graph = torch.cuda.CUDAGraph()
             # A recording that fails leaves its own stream the current one; this puts it right.
-            with torch.cuda.stream(torch.cuda.current_stream()), torch.cuda.graph(graph):
+            # Without a stream it is one of the process, on the first device that recorded.
+            with (
+                torch.cuda.stream(torch.cuda.current_stream()),
+                torch.cuda.graph(graph, stream=self._side),
+            ):
                 terms = step()
 
         def replay() -> dict[str, Tensor]:

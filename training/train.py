@@ -103,16 +103,31 @@ class Trainer:
                 "or name another folder with --run"
             )
         self.loaders, offsets = self._build_loaders()
+        if (
+            getattr(config.model, "points", False)
+            and not self._has_depth
+            and not (config.init or resuming)
+        ):
+            raise ConfigError(
+                f"model.points is true, but {config.data.path} has no depth, so that the model "
+                "would read depth by chance: prepare data with depth (--sensor_depth true), set "
+                "model.points to false, or start from a model that reads it (init)"
+            )
         self.offsets = torch.tensor(offsets, device=self.device)
         self.validation = None
         if self.processes.is_main and (config.eval_every or config.picture_every):
-            dataset = PreparedDataset(config.data.path, "val")
+            try:
+                dataset = PreparedDataset(config.data.path, "val")
+            except DatasetError as error:
+                raise DatasetError(
+                    f"{error}. To train without validation: --eval_every 0 --picture_every 0"
+                ) from error
             self.validation = Validation(dataset, config.objective, config.eval_images)
         torch.manual_seed(config.seed)
         self.model = self._build_model(start_new=not resuming)
-        self.best_mask_source = "attention"
+        self.best_mask_source = "attention"  # until labels say otherwise
         if not config.objective.masks_only:
-            self.best_mask_source = self.model.default_mask_source
+            self.best_mask_source = self.start_mask_source or self.model.default_mask_source
         self.geco = self._build_geco()
         self.optimizer = self._build_optimizer()
         self.trained = [p for group in self.optimizer.param_groups for p in group["params"]]
@@ -129,12 +144,9 @@ class Trainer:
         elif resume and self.processes.is_main:
             tqdm.write(f"{config.run} holds no checkpoint: starting at step 0")
         labelled = self.loaders[0]
-        weight = config.objective.robot_weight
-        if weight != 1 and labelled.dataset.robot_label is None and self.processes.is_main:
-            tqdm.write(
-                f"objective.robot_weight is {weight:g}, and of no effect: {config.data.path} does "
-                "not say which label is the robot's"
-            )
+        if self.processes.is_main:
+            for problem in self._without_effect():
+                tqdm.write(problem)
         objective = Objective(
             self.model,
             config.objective,
@@ -142,8 +154,8 @@ class Trainer:
             robot_label=labelled.dataset.robot_label,
         )
         # Nothing reaches what reads points, where there are none.
-        seen = any(loader.dataset.depths is not None for loader in self.loaders)
-        module = self.processes.wrap(objective, partly=self.model.takes_points and not seen)
+        partly = self.model.takes_points and not self._has_depth
+        module = self.processes.wrap(objective, partly=partly)
         self.objective = torch.compile(module) if config.compile else module
         self.captured = self._build_captured()
 
@@ -154,10 +166,13 @@ class Trainer:
         init = config.init if start_new else None
         model = build_model(config.model)
         self.started_from: dict[str, Any] | None = None
+        self.start_mask_source: str | None = None
+        self.init = config.init
         self.stop_threshold = 0.0  # what the model is used with afterwards
         if init:
             start = load_model(find_checkpoint(init), num_slots=config.model.num_slots)
             self.started_from = start.metadata.get("trained")
+            self.start_mask_source = start.metadata.get("mask_source")
             self.stop_threshold = float(start.metadata.get("stop_threshold", 0))
             if (
                 isinstance(model, GenesisV2)
@@ -693,6 +708,7 @@ class Trainer:
             "best_mask_source": self.best_mask_source,
             "started_from": self.started_from,
             "stop_threshold": self.stop_threshold,
+            "init": self.init,
             "settings": fixed_settings(self.config),
             "data": self._data_identity(),
         }
@@ -701,6 +717,32 @@ class Trainer:
     def _data_identity(self) -> list[str]:
         """The training sets, wherever they lie: the order of images depends on their number."""
         return [f"{len(d)} images of {d.info.get('dataset')}" for d in self._datasets]
+
+    @property
+    def _has_depth(self) -> bool:
+        return any(dataset.depths is not None for dataset in self._datasets)
+
+    def _without_effect(self) -> Iterator[str]:
+        """Settings that do nothing with these data."""
+        config, labelled = self.config, self._datasets[0]
+        weight = config.objective.robot_weight
+        if weight != 1 and labelled.robot_label is None:
+            yield (
+                f"objective.robot_weight is {weight:g}, and of no effect: {config.data.path} does "
+                "not say which label is the robot's"
+            )
+        augment = config.data.augment
+        for name in ("recolour", "texture"):
+            if (value := getattr(augment, name)) and labelled.masks is None:
+                yield (
+                    f"data.augment.{name} is {value:g}, and of no effect: {config.data.path} has "
+                    "no instance masks"
+                )
+        if self.model.takes_points and not self._has_depth:
+            yield (
+                f"{config.data.path} has no depth: the model goes on learning without it, and "
+                "reads depth as it has learned before, which may fit less and less"
+            )
 
     @property
     def _datasets(self) -> list[PreparedDataset]:
@@ -758,6 +800,13 @@ class Trainer:
         self.best_mask_source = state["best_mask_source"]
         self.started_from = state["started_from"]
         self.stop_threshold = state.get("stop_threshold", 0.0)
+        self.init = state.get("init", self.init)  # runs of before do not say
+        if self.init != self.config.init and self.processes.is_main:
+            tqdm.write(
+                f"the run in {self.config.run} started from {self.init or 'a new model'} and goes "
+                f"on from there; init {self.config.init} is not read. For a start from it, name "
+                "another folder with --run"
+            )
 
 
 class _Stopwatch:

@@ -202,7 +202,10 @@ class TrainConfig:
             )
         self._check_kinds()
         if self.encoder_weights and self.init:
-            raise ConfigError("init has the encoder's weights already: leave encoder_weights out")
+            raise ConfigError(
+                "init has the encoder's weights already: leave encoder_weights out, or, where a "
+                "config file names them, set --encoder_weights null"
+            )
         if objective.noise_warmup_steps and not model.generative:
             raise ConfigError(
                 f"objective.noise_warmup_steps is {objective.noise_warmup_steps}, but model {name} "

@@ -103,7 +103,9 @@ class Draw(NamedTuple):
         """(batch, *shape) float32 drawn where the generator lives, moved to the device."""
         source = device if generator is None else generator.device
         sampler = torch.rand if self.distribution == "uniform" else torch.randn
-        return sampler((batch, *self.shape), generator=generator, device=source).to(device)
+        shape = (batch, *self.shape)
+        drawn = sampler(shape, generator=generator, dtype=torch.float32, device=source)
+        return drawn.to(device)
 
     def fixed(self, batch: int, device: torch.device) -> Tensor:
         """(batch, *shape): the same numbers for every image, in every process, on every device."""
@@ -284,7 +286,7 @@ class SlotModel(nn.Module):
         """All that a forward pass draws, by argument, to segment with: always the same."""
         device = next(self.parameters()).device
         return {
-            name: torch.zeros(batch, *draw.shape, device=device)
+            name: torch.zeros(batch, *draw.shape, dtype=torch.float32, device=device)
             if draw.mean_at_inference
             else draw.fixed(batch, device)
             for name, draw in self.draws(num_slots).items()

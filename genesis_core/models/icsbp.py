@@ -232,7 +232,8 @@ def _skip_small(masks: Tensor, pixels_needed: float) -> tuple[Tensor, Tensor, Te
     """
     shares = masks.exp()
     large = ~(shares.sum(dim=2) < pixels_needed)  # what is no number stays, and is seen
-    total = (large.to(shares.dtype)[:, None] @ shares)[:, 0]  # (B, HW), what those kept have
+    with torch.autocast(masks.device.type, enabled=False):  # it would halve the precision
+        total = (large.to(shares.dtype)[:, None] @ shares)[:, 0]  # (B, HW), what those kept have
     nowhere = total == 0
     smallest = torch.finfo(total.dtype).tiny
     kept = masks - total.clamp_min(smallest).log()[:, None]

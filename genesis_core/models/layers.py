@@ -23,8 +23,8 @@ GROUP_NORM_GROUPS = 8
 
 def pixel_coordinates(height: int, width: int, device: torch.device | None = None) -> Tensor:
     """Row and column of every pixel, each from -1 to 1: (2, H, W)."""
-    rows = torch.linspace(-1, 1, height, device=device)
-    columns = torch.linspace(-1, 1, width, device=device)
+    rows = torch.linspace(-1, 1, height, dtype=torch.float32, device=device)
+    columns = torch.linspace(-1, 1, width, dtype=torch.float32, device=device)
     return torch.stack(torch.meshgrid(rows, columns, indexing="ij"))
 
 

@@ -49,7 +49,7 @@ class SlotFrames(NamedTuple):
         three times ``side``. A spread counts as ``least`` at least.
         """
         fine = _PLACES * side
-        steps = torch.linspace(-_REACH, _REACH, fine, device=self.row.device)
+        steps = torch.linspace(-_REACH, _REACH, fine, dtype=self.row.dtype, device=self.row.device)
         rows, columns = (
             centre[..., None] + spread.clamp_min(least)[..., None] * steps
             for centre, spread in (
@@ -73,7 +73,10 @@ def slot_frames(weights: Tensor) -> SlotFrames:
         weights = weights.float()
         # By rows and by columns: sums of H + W numbers are cheaper than three of H * W.
         of_rows, of_columns = weights.sum(dim=3), weights.sum(dim=2)  # (B, K, H), (B, K, W)
-        rows, columns = (torch.linspace(-1, 1, n, device=weights.device) for n in (height, width))
+        rows, columns = (
+            torch.linspace(-1, 1, n, dtype=weights.dtype, device=weights.device)
+            for n in (height, width)
+        )
         mass = of_rows.sum(dim=2)
         centres, spreads = [], []
         for sums, places in ((of_rows, rows), (of_columns, columns)):

@@ -53,7 +53,7 @@ def native_gaussian_steps(
         log_masks=pixels.new_empty(batch, steps + 1, count),
         log_scopes=pixels.new_empty(batch, steps + 1, count),
         log_alpha=pixels.new_empty(batch, steps, count),
-        seeds=torch.empty(batch, steps, dtype=torch.int64),
+        seeds=pixels.new_empty(batch, steps, dtype=torch.int64),
     )
     library.icsbp(
         *pointers(pixels, scores),
@@ -83,8 +83,8 @@ def native_skip_small(
         return None
     batch, slots, count = log_masks.shape
     kept = torch.empty_like(log_masks)
-    order = torch.empty(batch, slots - 1, dtype=torch.int64)
-    used = torch.empty(batch, dtype=torch.int64)
+    order = log_masks.new_empty(batch, slots - 1, dtype=torch.int64)
+    used = log_masks.new_empty(batch, dtype=torch.int64)
     library.skip_small(
         *pointers(log_masks),
         *sizes(batch, slots, count),

@@ -70,7 +70,13 @@ def runs_native(x: Tensor) -> bool:
 
 
 def pointers(*tensors: Tensor) -> list[ctypes.c_void_p]:
-    """Arguments of a C function: where the numbers of contiguous tensors are."""
+    """Arguments of a C function: where the numbers of contiguous tensors are.
+
+    Raises:
+        ValueError: a tensor is on another device than the CPU.
+    """
+    if elsewhere := [tensor.device for tensor in tensors if tensor.device.type != "cpu"]:
+        raise ValueError(f"a tensor is on {elsewhere[0]}; expected cpu")
     return [ctypes.c_void_p(tensor.data_ptr()) for tensor in tensors]
 
 

@@ -95,6 +95,7 @@ def locate(
             "camera: depth.astype(numpy.float32) / 1000)"
         )
     check_intrinsics(intrinsics, depth.shape)
+    check_same_view(depth.shape, labels.shape)
     labels = resize_nearest(labels, depth.shape)
     rays = pixel_rays(intrinsics, distortion, depth.shape)
     focal_length = float(intrinsics[0, 0])
@@ -223,15 +224,31 @@ def resize_nearest(image: npt.NDArray[_Pixel], shape: tuple[int, ...]) -> npt.ND
     if image.shape == tuple(shape):
         return image
     (height, width), (new_height, new_width) = image.shape, shape
-    if not 0.98 <= (new_width * height) / (new_height * width) <= 1.02:
+    if not _is_alike((width, height), (new_width, new_height)):
         raise ValueError(
-            f"the depth is {new_width}x{new_height}, the image {width}x{height}: they cannot show "
-            "the same view; register the depth to the colour camera"
+            f"an image of {width}x{height} would be distorted at {new_width}x{new_height}"
         )
     # Pixel centres; OpenCV's nearest neighbour takes the upper left of the pixels in question.
     rows = ((np.arange(new_height) + 0.5) * (height / new_height)).astype(int)
     columns = ((np.arange(new_width) + 0.5) * (width / new_width)).astype(int)
     return image[rows[:, np.newaxis], columns]
+
+
+def check_same_view(depth: tuple[int, ...], image: tuple[int, ...]) -> None:
+    """Check by their shapes, (H', W') and (H, W), that a depth image may show what an image does.
+
+    Raises:
+        ValueError: their aspect ratios differ by more than 2%.
+    """
+    if not _is_alike(depth, image):
+        raise ValueError(
+            f"the depth is {depth[1]}x{depth[0]}, the image {image[1]}x{image[0]}: they cannot "
+            "show the same view; register the depth to the colour camera"
+        )
+
+
+def _is_alike(one: tuple[int, ...], other: tuple[int, ...]) -> bool:
+    return 0.98 <= (one[0] * other[1]) / (one[1] * other[0]) <= 1.02
 
 
 def scale_intrinsics(

@@ -109,8 +109,8 @@ def find_objects(
             0, switches the comparison off. (0..1)
 
     Raises:
-        ValueError: masks are not finite, there are more slots than labels, or a value is not in
-            0..1.
+        ValueError: masks are not finite, or of another size than the labels, there are more slots
+            than labels, or a value is not in 0..1.
     """
     for name, value in (
         ("min_area", min_area),
@@ -126,7 +126,14 @@ def find_objects(
         raise ValueError(
             f"{num_slots} slots; a mono8 label image holds at most {MAX_OBJECTS} objects"
         )
+    if scene.labels.shape != (height, width):
+        raise ValueError(
+            f"labels are {scene.labels.shape}, masks {scene.masks.shape}; expected the same height "
+            "and width"
+        )
     masks = scene.masks if scene.masks.dtype == np.uint8 else _quantise(scene.masks)
+    if not masks.flags.writeable:  # of a file, perhaps
+        masks = masks.copy()
     winners = scene.labels.astype(np.uint8)  # -1 becomes 255, NOBODY
     kept = drop_small(masks, winners, min_area * height * width)
     threshold = int(np.ceil(mask_floor * 255.0)) - 1

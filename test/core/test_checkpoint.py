@@ -100,6 +100,22 @@ def test_metadata_travels_with_the_model(make_model: ModelFactory, tmp_path: Pat
     assert load_model(second).metadata == {"data": "tabletop"}
 
 
+@pytest.mark.parametrize("start", [0x280, 0x380, 0x480])
+def test_a_checkpoint_is_known_however_long_its_header_is(
+    start: int, make_model: ModelFactory, tmp_path: Path
+) -> None:
+    """The file begins with that length; some look like the first bytes of a pickle."""
+    model, path = make_model(), tmp_path / "model.safetensors"
+
+    def length(filling: int) -> int:
+        save_model(model, path, {"note": "x" * filling})
+        return int.from_bytes(path.read_bytes()[:8], "little")
+
+    filling = 65_536 + start - length(0) // 8 * 8
+    assert length(filling) % 65_536 == start
+    assert load_model(path).metadata["note"] == "x" * filling
+
+
 def test_channels_last_weights_are_saved_plainly(make_model: ModelFactory, tmp_path: Path) -> None:
     model = make_model().to(memory_format=torch.channels_last)
     path = tmp_path / "model.safetensors"

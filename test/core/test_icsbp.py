@@ -512,6 +512,19 @@ def test_clustering_on_cuda_never_waits_for_the_device(threshold: float | None) 
     torch.testing.assert_close(found.log_masks.exp().cpu(), expected.log_masks.exp())
 
 
+@pytest.mark.parametrize("precision", [torch.bfloat16, torch.float16])
+def test_masks_sum_to_one_in_half_precision(precision: torch.dtype) -> None:
+    """Where they are computed in PyTorch: with gradients, without a compiler, on a GPU."""
+    embeddings, scores = random_case(5)
+    icsbp = ICSBP(5, "gaussian")
+    icsbp.small_slots = "skip"
+    with torch.autocast("cpu", precision):
+        found = icsbp(embeddings, scores, stop_threshold=200.0)
+    assert found.num_slots.min() < 5  # some were skipped
+    total = found.log_masks.detach().exp().sum(dim=1)
+    torch.testing.assert_close(total, torch.ones_like(total), rtol=0, atol=1e-5)
+
+
 @pytest.mark.usefixtures("compiler", "threads")
 @pytest.mark.parametrize("needed", [0.0, 5.0, 9.0, 1e6])
 @pytest.mark.parametrize("pixels", [7, 300, 1024])

@@ -1,5 +1,7 @@
 """From images of every kind to scenes."""
 
+import subprocess
+import sys
 import threading
 from collections.abc import Callable
 from pathlib import Path
@@ -20,6 +22,8 @@ from genesis_core import (
     save_model,
 )
 from genesis_core.device import resolve_precision
+
+ROOT = Path(__file__).resolve().parents[2]
 
 ModelFactory = Callable[..., GenesisV2]
 Image = NDArray[np.uint8]
@@ -366,6 +370,32 @@ def test_bad_options_are_refused_by_name(
 ) -> None:
     with pytest.raises(error, match=message):
         Segmenter(checkpoint, **options)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("changed", ["device", "dtype"])
+@pytest.mark.parametrize("name", ["tabletop", "tabletop_unsupervised"])
+def test_what_others_have_set_as_the_default_does_not_matter(changed: str, name: str) -> None:
+    """In a process of its own: tensors on another device than their reader takes crash it."""
+    program = f"""
+import numpy as np, torch
+from genesis_core import Segmenter
+image = np.random.default_rng(0).integers(0, 255, (48, 64, 3), dtype=np.uint8)
+depth, matrix = np.full((48, 64), 0.8, np.float32), np.diag([60.0, 60.0, 1.0])
+first = Segmenter({name!r}, device="cpu", precision="fp32")
+given = (depth, matrix) if first.uses_depth else ()
+expected = first(image, *given)
+torch.set_default_{changed}({"torch.device('meta')" if changed == "device" else "torch.float64"})
+for segmenter in (first, Segmenter({name!r}, device="cpu", precision="fp32")):
+    segmenter.warm_up()
+    found = segmenter(image, *given)
+    np.testing.assert_array_equal(found.masks, expected.masks)
+    np.testing.assert_array_equal(found.latent_mean, expected.latent_mean)
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr
 
 
 def test_bad_checkpoints_are_refused(tmp_path: Path) -> None:

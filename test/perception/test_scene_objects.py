@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -199,6 +200,24 @@ def test_masks_that_are_not_numbers_are_refused() -> None:
     scene.masks[2, 5, 7] = np.nan
     with pytest.raises(ValueError, match="not finite"):
         find_objects(scene, **ALL)
+
+
+def test_masks_that_are_not_to_be_changed_stay_as_they_are(tmp_path: Path) -> None:
+    scene = random_scene(0)
+    expected = find_objects(scene, min_area=0.12, mask_floor=0.3)
+    quantised = np.maximum(np.rint(scene.masks * 255 - 0.4999), 0).astype(np.uint8)
+    np.save(tmp_path / "masks.npy", quantised)
+    scene.masks = np.load(tmp_path / "masks.npy", mmap_mode="r")
+    found = find_objects(scene, min_area=0.12, mask_floor=0.3)
+    np.testing.assert_array_equal(full_masks(found), full_masks(expected))
+    np.testing.assert_array_equal(scene.masks, quantised)
+
+
+def test_labels_of_another_size_than_the_masks_are_refused() -> None:
+    scene = random_scene(0)
+    scene.labels = scene.labels[:-1]
+    with pytest.raises(ValueError, match="expected the same height and width"):
+        find_objects(scene)
 
 
 def test_more_slots_than_labels_are_refused() -> None:

@@ -309,7 +309,7 @@ def test_depth_that_does_not_fit_costs_the_positions_only(
     wall = np.full(SHAPE, 2.0, np.float32)
     for metres, late, problem in (
         (wall, 100_000, "no depth image of the image's time"),
-        (np.full((48, 48), 2.0, np.float32), 0, "cannot show the same view"),
+        (np.full((48, 48), 2.0, np.float32), 0, "the depth is 48x48, the image 64x48: they"),
         (np.full(SHAPE, np.nan, np.float32), 0, None),
     ):
         with client.listen(DiagnosticArray, "/diagnostics") as reports:

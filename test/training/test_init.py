@@ -69,6 +69,32 @@ def test_what_a_model_is_used_with_is_carried_on(data: Path, start: Path, tmp_pa
     assert train(data, tmp_path / "run", steps=2, init=start, resume="true")["stop_threshold"] == 12
 
 
+def test_masks_come_from_where_the_start_takes_them_until_labels_say_otherwise(
+    data: Path, tmp_path: Path
+) -> None:
+    for source in ("attention", "decoder"):
+        torch.manual_seed(0)
+        model = GenesisV2(GenesisV2Config(image_size=32, num_slots=3, feature_dim=8, latent_dim=8))
+        save_model(model, tmp_path / "start.safetensors", {"mask_source": source})
+        given = {"init": tmp_path / "start.safetensors", "objective.masks_only": "false"}
+        assert train(data, tmp_path / source, steps=1, **given)["mask_source"] == source
+        given["resume"] = "true"
+        assert train(data, tmp_path / source, steps=2, **given)["mask_source"] == source
+
+
+def test_another_start_of_a_run_that_goes_on_is_named(
+    data: Path, start: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    other = tmp_path / "other.safetensors"
+    other.write_bytes(start.read_bytes())
+    train(data, tmp_path / "run", steps=1, init=start)
+    train(data, tmp_path / "run", steps=2, init=start, resume="true")
+    assert "started from" not in "".join(capfd.readouterr())
+    train(data, tmp_path / "run", steps=3, init=other, resume="true")
+    said = "".join(capfd.readouterr())
+    assert f"started from {start} and goes on from there; init {other} is not read" in said
+
+
 @pytest.mark.parametrize("kind", ["mask", "colour", "image"])
 def test_a_thumbnail_starts_as_if_it_was_not_there(
     kind: str, data: Path, start: Path, tmp_path: Path

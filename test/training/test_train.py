@@ -441,6 +441,30 @@ def test_a_runs_settings_are_a_config_for_the_same_run(watched_run: Path, tmp_pa
     assert differences(checkpoint(watched_run), checkpoint(tmp_path / "again")) == []
 
 
+def test_without_images_to_validate_on_the_way_out_is_named(data: Path, tmp_path: Path) -> None:
+    shutil.copytree(data, tmp_path / "data")
+    shutil.rmtree(tmp_path / "data" / "val")
+    error = error_of(tmp_path / "run", tmp_path / "data", {"eval_every": 1, "steps": 1})
+    assert f"{tmp_path / 'data' / 'val'}" in error
+    without = ["--eval_every", "0", "--picture_every", "0"]
+    assert " ".join(without) in error
+    given = {"steps": 1, "eval_every": 0, "picture_every": 0}
+    train(tmp_path / "run", tmp_path / "data", given)
+    assert checkpoint(tmp_path / "run")["step"] == 1
+
+
+def test_changes_of_instances_without_masks_are_said_to_do_nothing(
+    data: Path, unlabelled: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    given = {"steps": 1, "data.augment.recolour": 0.1, "data.augment.texture": 0.2}
+    train(tmp_path / "labelled", data, given)
+    assert "of no effect" not in "".join(capfd.readouterr())
+    train(tmp_path / "unlabelled", unlabelled, given)
+    said = "".join(capfd.readouterr())
+    assert f"data.augment.recolour is 0.1, and of no effect: {unlabelled} has no instance" in said
+    assert f"data.augment.texture is 0.2, and of no effect: {unlabelled} has no instance" in said
+
+
 def test_validation_scores_as_evaluation_does(data: Path, tmp_path: Path) -> None:
     """The split val has 6 images, each counted once, with evaluate.py's seed scores and noise."""
     train(tmp_path, data, {"steps": 1, "eval_every": 1})

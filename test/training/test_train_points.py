@@ -285,8 +285,11 @@ def test_slots_stop_in_training_validation_and_use_alike(data: Path, tmp_path: P
 @pytest.mark.slow
 def test_two_processes_train_what_takes_points_without_any(tmp_path: Path) -> None:
     """The part that reads points gets no gradient, for which processes would wait."""
+    with_depth = write_data(tmp_path / "with_depth")
+    train(tmp_path / "start", with_depth, {**PRETRAINED, "steps": 1})
     data = write_data(tmp_path / "data", depth=False)
-    settings = given(tmp_path / "two", data, {**PRETRAINED, "steps": 3})
+    init = {"init": tmp_path / "start" / MODEL}
+    settings = given(tmp_path / "two", data, {**PRETRAINED, **init, "steps": 3})
     start = ["torch.distributed.run", "--standalone", "--nproc-per-node=2", "-m", "--"]
     command = [sys.executable, "-m", *start, "training.train", *settings]
     result = subprocess.run(
@@ -295,7 +298,7 @@ def test_two_processes_train_what_takes_points_without_any(tmp_path: Path) -> No
     )  # fmt: skip
     assert result.returncode == 0, result.stderr
     # And one process goes on with it.
-    train(tmp_path / "two", data, {**PRETRAINED, "steps": 4, "resume": True})
+    train(tmp_path / "two", data, {**PRETRAINED, **init, "steps": 4, "resume": True})
     assert [line["step"] for line in read_metrics(tmp_path / "two" / METRICS)] == [1, 2, 3, 4]
 
 
@@ -338,8 +341,7 @@ def test_data_with_and_without_depth_train_together(
         unlabelled = write_data(tmp_path / "depth", masks=False)
     mixed = {"data.unlabelled_path": unlabelled, "data.unlabelled_fraction": 0.5, "steps": 2}
     train(tmp_path / "mixed", labelled, mixed)
-    without = write_data(tmp_path / "none", depth=False)
-    train(tmp_path / "other", without, {**mixed, "data.unlabelled_path": flat})
+    train(tmp_path / "other", labelled, {**mixed, "data.augment.depth_drop": 1})
     # The same pictures: what differs is depth.
     assert differing(tmp_path / "mixed", tmp_path / "other") != []
 
@@ -350,6 +352,22 @@ def test_depth_is_left_aside_by_models_that_do_not_take_it(data: Path, tmp_path:
     train(tmp_path / "first", data, settings)
     train(tmp_path / "second", without, settings)
     assert differing(tmp_path / "first", tmp_path / "second") == []
+
+
+def test_depth_that_nothing_teaches_is_refused_or_named(
+    data: Path, flat: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """A new model would read depth by chance; one to start from has learned it."""
+    without = write_data(tmp_path / "without", depth=False)
+    error = error_of(tmp_path / "new", without, {"steps": 1})
+    assert f"model.points is true, but {without} has no depth" in error
+    assert not (tmp_path / "new").exists()
+    train(tmp_path / "start", data, {"steps": 1})
+    assert "has no depth" not in "".join(capfd.readouterr())
+    init = {"init": tmp_path / "start" / MODEL}
+    train(tmp_path / "on", without, {**init, "steps": 1})
+    assert f"{without} has no depth" in "".join(capfd.readouterr())
+    train(tmp_path / "on", without, {**init, "steps": 2, "resume": True})
 
 
 def test_kinds_are_those_of_the_labels(data: Path) -> None:
