@@ -134,9 +134,11 @@ class Inference:
         if pixels.depth is not None:
             return pixels
         batch, *size, _ = pixels.colours.shape
-        like = {"dtype": torch.float32, "device": pixels.colours.device}
+        dtype, device = torch.float32, pixels.colours.device
         return Pixels(
-            pixels.colours, torch.zeros(batch, *size, **like), torch.ones(batch, 4, **like)
+            pixels.colours,
+            torch.zeros(batch, *size, dtype=dtype, device=device),
+            torch.ones(batch, 4, dtype=dtype, device=device),
         )
 
     def _pass(self, batch_size: int, options: Options) -> Pass:

@@ -207,6 +207,7 @@ class CameraNode(Node):
         for parameter in parameters:
             if parameter.name == "rate":
                 self._timer.timer_period_ns = int(0.5e9 / parameter.value)
+                self._timer.reset()  # else the period that has begun goes on
 
     def _image_publishers(self) -> list[Publisher[Any]]:
         return [publisher for publisher in (self._raw, self._compressed) if publisher is not None]

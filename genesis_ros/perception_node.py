@@ -50,11 +50,11 @@ from genesis_ros.messages import detections
 from genesis_ros.node.camera_input import CameraImage, CameraInput
 from genesis_ros.node.camera_names import camera_names, resolve_image_topic
 from genesis_ros.node.cores import FreeCores
-from genesis_ros.node.diagnostics import camera_status, node_status, resident_memory
+from genesis_ros.node.diagnostics import camera_status, hanging, node_status, resident_memory
 from genesis_ros.node.frame_statistics import Times
 from genesis_ros.node.parameters import NodeParameters, NodeSettings
 from genesis_ros.node.publishers import Publishers
-from genesis_ros.node.qos import report_unused_overrides, with_overrides
+from genesis_ros.node.qos import QoSError, report_unused_overrides, with_overrides
 from genesis_ros.node.receiver import Receiver
 from genesis_ros.node.services import Request, Services
 from genesis_ros.node.throttle import Throttle
@@ -71,6 +71,10 @@ _WARNING_PERIOD = 5.0  # s between two warnings about the same problem
 _FOLLOW_PERIOD = 0.25  # s between two looks at who publishes images
 _DEACTIVATE_TIMEOUT = 10.0  # s to wait for the frame in work
 _END_TIMEOUT = 1.0  # s; a frame that takes longer does not hold up the end of the process
+
+# s after its start in which a namesake may be this node of before, that was killed: the middleware
+# remembers it for 20 s.
+_GHOST_PERIOD = 25.0
 
 _IMAGES = {"sensor_msgs/msg/Image", "sensor_msgs/msg/CompressedImage"}
 _NAMED_TOPICS = 5  # that a warning names, at most
@@ -111,6 +115,7 @@ class PerceptionNode(LifecycleNode):
         self.end_requested: Future[None] = Future()
         self._failure: str | None = None
         self._rivals: set[str] = set()  # nodes that publish on our topics, too
+        self._began = time.monotonic()
         self._may_warn = Throttle(_WARNING_PERIOD)
         self._threads = torch.get_num_threads()  # that share a pass on the CPU
         self._cores = FreeCores(most=self._threads)
@@ -289,7 +294,10 @@ class PerceptionNode(LifecycleNode):
             self._transforms.close()
         self._outputs = self._pictures = self._target_outputs = None
         self._transforms = self._perception = None
-        free_memory()
+        try:
+            free_memory()
+        except RuntimeError as error:  # of a GPU that is lost; the node can still be configured
+            self.get_logger().error(f"cannot free the device's memory: {error}")
 
     def _all_outputs(self) -> list[Publishers]:
         every = (self._outputs, self._pictures, self._target_outputs)
@@ -308,6 +316,7 @@ class PerceptionNode(LifecycleNode):
         period = round(settings.diagnostics_period * 1e9)
         if self._diagnostics_timer.timer_period_ns != period:
             self._diagnostics_timer.timer_period_ns = period
+            self._diagnostics_timer.reset()  # else the period that has begun goes on
 
     # What the services ask for; RuntimeError if the node is not active
 
@@ -516,6 +525,10 @@ class PerceptionNode(LifecycleNode):
                     f"no image on {camera.source} for {silence:.1f} s: {found}; no masks are "
                     "published until one arrives"
                 )
+            hangs = camera.statistics.unanswered(time.monotonic(), self._settings.stale_timeout)
+            if hangs is not None and not camera.hangs:
+                self.get_logger().error(f"{camera.source}: {hanging(hangs)}")
+            camera.hangs = hangs is not None
             for problem in camera.new_depth_problems():
                 self.get_logger().warning(problem)
 
@@ -541,6 +554,8 @@ class PerceptionNode(LifecycleNode):
         for outputs in self._all_outputs():
             for name, topics in outputs.rivals().items():
                 rivals.setdefault(name, []).extend(topics)
+        if time.monotonic() - self._began < _GHOST_PERIOD:
+            rivals.pop(self.get_fully_qualified_name(), None)
         for name in rivals.keys() - self._rivals:
             self.get_logger().warning(
                 f"another node, {name}, publishes on {', '.join(rivals[name])}, too: end one of "
@@ -562,7 +577,7 @@ class PerceptionNode(LifecycleNode):
                     camera.topic,
                     camera.source,
                     camera.publishers(),
-                    camera.statistics.report(now),
+                    camera.statistics.report(now, self._settings.stale_timeout),
                     self._settings.stale_timeout,
                     depth=camera.depth_problem,
                     transform=camera.transform_problem,
@@ -631,7 +646,13 @@ def main(args: list[str] | None = None) -> int:
     end_on_signals()
     keep_freed_memory()
     rclpy.init(args=args, signal_handler_options=SignalHandlerOptions.NO)
-    node = PerceptionNode()
+    try:
+        node = PerceptionNode()
+    except QoSError as error:
+        rclpy.logging.get_logger("perception").fatal(str(error))
+        rclpy.try_shutdown()
+        leave(1)
+        return 1
     end_with(node.request_end)
     node.start()
     rclpy.spin_until_future_complete(node, node.end_requested)

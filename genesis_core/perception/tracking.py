@@ -129,7 +129,9 @@ class Tracker:
         else:
             tracks.extend(begun)
             if len(tracks.ids) > _MOST_TRACKS:
-                tracks.keep(np.isin(tracks.ids, ids))
+                # The newest, and of a clock that stands still those that are seen now.
+                order = np.lexsort((tracks.last_seen, np.isin(tracks.ids, ids)))
+                tracks.keep(np.isin(np.arange(len(order)), order[-_MOST_TRACKS:]))
         return tuple(ids.tolist())
 
     def _learn_scale(self, distance: float) -> None:

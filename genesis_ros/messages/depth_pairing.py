@@ -33,7 +33,9 @@ _KEPT_BYTES = 32_000_000
 _KEPT_BYTES_AT_FIRST = 160_000_000
 _FORGOTTEN = 60  # stamps that are remembered, to say why there is no depth
 _KEPT_LEAST, _KEPT_MOST = 3, 60
-_ALIVE = 1_000_000_000  # ns; see DepthPairing.nearest
+# ns; a depth camera that sent nothing for so long is dead, unless the image before had its depth:
+# then images are as rare.
+_ALIVE = 1_000_000_000
 # s; images of one moment arrive this far apart at most: registering depth takes its time, and slow
 # depth cameras send five images a second. A depth camera that is dead for longer ends positions.
 _ARRIVAL_TOLERANCE = 0.3
@@ -269,8 +271,8 @@ class DepthPairing:
             tolerance: largest difference of the stamps [s].
             timeout: how long to wait for a depth image that is as new as the stamp [s]; its sensor,
                 or its registration, may be slower than colour. Nobody waits for a sensor that has
-                not sent anything for a second, or where none that comes can be nearer, or near
-                enough.
+                sent nothing for a second and nothing for the image before, or where none that comes
+                can be nearer, or near enough.
             taken: what the colour camera's clock says about its image. Where stamps do not advance,
                 the depth image that arrived nearest to the colour image is taken; so it is where a
                 stray stamp finds none. Without it the newest of equal stamps is taken.
@@ -388,8 +390,15 @@ class DepthPairing:
     def _is_near(self, wanted: int, taken: ImageTime | None, tolerance: float) -> bool:
         """Whether a depth image of this time is to be expected."""
         if taken is not None and self._stands(taken):
-            return bool(self._images) and taken.arrived - self._images[-1].time.arrived < _ALIVE
-        return wanted - self._newest() < _ALIVE and not self._is_between(wanted, tolerance)
+            newest = self._images[-1].time.arrived if self._images else -np.inf
+            earlier = (i.arrived for i in self._expected if i.arrived < taken.arrived)
+            previous = max(earlier, default=-np.inf) - _ARRIVAL_TOLERANCE * 1e9
+            return taken.arrived - newest < _ALIVE or newest >= previous
+        newest = self._newest()
+        earlier = (i.stamp for i in self._expected if i.stamp < wanted)
+        previous = max(earlier, default=-np.inf) - _SAME_MOMENT
+        is_alive = wanted - newest < _ALIVE or newest >= previous
+        return is_alive and not self._is_between(wanted, tolerance)
 
     def _note_delay(self, depth: ImageTime) -> None:
         """Note how much later than the image of its moment a depth image has come."""

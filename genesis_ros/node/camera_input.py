@@ -17,16 +17,18 @@ from genesis_bags.decoding.pixels import ImageError
 from genesis_core import Perceived
 from genesis_core.perception import Tracker
 from genesis_core.pipeline import DepthImage
-from genesis_ros.messages.image_clock import ImageClock, ImageTime
+from genesis_ros.messages.image_clock import ImageClock, ImageTime, nanoseconds
 from genesis_ros.node.camera_names import resolve_image_topic
 from genesis_ros.node.depth_camera import DepthCamera
 from genesis_ros.node.frame_statistics import FrameStatistics
 from genesis_ros.node.parameters import COMPRESSED_SUFFIX, NodeSettings
+from genesis_ros.node.qos import type_name
 from genesis_ros.node.receiver import Receiver
 from genesis_ros.node.subscription import (
     Candidate,
     FollowingSubscription,
     image_candidate,
+    is_published,
 )
 from genesis_ros.pipeline import CameraMessage
 
@@ -93,6 +95,7 @@ class CameraInput:
         self.topic = resolve_image_topic(node, settings.image_topics[index])
         self.statistics = FrameStatistics(time.monotonic())
         self.stale = False  # whether its silence has been reported
+        self.hangs = False  # whether it has been reported that no image comes to an end
         self.depth_problem: str | None = None  # why the last image got no positions
         self.transform_problem: str | None = None  # why its positions got no further
         self._node = node
@@ -118,6 +121,8 @@ class CameraInput:
                 transport=settings.image_transport,
             )
             self._depth.use_projection = settings.use_projection
+        # Topic and stamp of the newest image.
+        self._newest: tuple[str, int] | None = None
         # Publisher of the newest image and its number there.
         self._last: tuple[object, int | None] = None, None
         self._images = FollowingSubscription(
@@ -152,6 +157,9 @@ class CameraInput:
     def wrong_type(self) -> str | None:
         """What is published in place of images, if that is why there are none."""
         wrong = self._images.unexpected_types()
+        compressed = image_candidate(self.topic + COMPRESSED_SUFFIX, CompressedImage)
+        if self._transport == "raw" and is_published(self._node, compressed):
+            wrong.append(f"{compressed.topic}: {type_name(compressed.kind)}")
         expected = f"image_transport {self._transport} takes none of that type"
         return f"{', '.join(wrong)} ({expected})" if wrong else None
 
@@ -249,6 +257,10 @@ class CameraInput:
             self.statistics.skip(event.total_count_change)
 
     def _receive(self, message: ImageMessage, info: Mapping[str, Any]) -> None:
+        newest = self.source, nanoseconds(message.header.stamp)
+        before, self._newest = self._newest, newest
+        if before is not None and before[0] != newest[0] and before[1] == newest[1]:
+            return  # the same image, from the topic that stood in for this one
         arrived = self._note_arrival(info)
         if self._depth is not None:
             self._depth.expect(message.header.stamp, round(arrived * 1e9))

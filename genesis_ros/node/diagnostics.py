@@ -108,10 +108,12 @@ def _input(report: Report) -> str:
 
 def _judge(report: Report, found: str, source: str, stale_timeout: float) -> tuple[bytes, str]:
     period = report.period
+    if report.unanswered is not None:
+        return DiagnosticStatus.ERROR, hanging(report.unanswered)
     if period.failed:
-        return DiagnosticStatus.ERROR, f"{period.failed} frames lost: {_last(report)}"
+        return DiagnosticStatus.ERROR, f"{period.failed} frames lost: {report.newest_failure}"
     if period.refused:
-        return DiagnosticStatus.WARN, f"{period.refused} unusable frames: {_last(report)}"
+        return DiagnosticStatus.WARN, f"{period.refused} unusable frames: {report.newest_refusal}"
     if period.lost:
         return DiagnosticStatus.WARN, (
             f"{period.lost} frames lost on the way: see qos_reliability, or enlarge the "
@@ -123,8 +125,9 @@ def _judge(report: Report, found: str, source: str, stale_timeout: float) -> tup
     return DiagnosticStatus.OK, f"{report.rate:.1f} Hz"
 
 
-def _last(report: Report) -> str:
-    return next(reversed(report.problems))
+def hanging(seconds: float) -> str:
+    """What is said of images that arrive and of which none comes to an end."""
+    return f"images arrive, and for {seconds:.1f} s none has come to an end: the model hangs"
 
 
 def _status(

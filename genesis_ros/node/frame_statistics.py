@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import threading
 from collections import Counter
 from collections.abc import Sequence
@@ -9,6 +10,8 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 import numpy as np
+
+_FIRST_FRAME = 2.0  # s; what a frame may take before one is known
 
 
 class Times(NamedTuple):
@@ -45,6 +48,9 @@ class Report:
     with_depth: int  # processed frames whose depth the model saw
     age: float | None  # s since the last frame arrived; None: none so far
     problems: Counter[str]  # what was wrong with refused and failed frames, in this period
+    newest_failure: str  # of these the last failed frame's, "" without one
+    newest_refusal: str  # and the last refused one's
+    unanswered: float | None  # s since frames arrive of which none comes to an end; None: they do
 
     @property
     def rate(self) -> float:
@@ -75,6 +81,8 @@ class FrameStatistics:
     def __init__(self, now: float) -> None:
         self._started = now
         self._last_received: float | None = None
+        self._unanswered: float | None = None  # when the first frame came after the last that ended
+        self._usual = _FIRST_FRAME  # how long the last frame took [s]
         self._total = Counts()
         self._lock = threading.Lock()
         self._start_period(now)
@@ -83,6 +91,8 @@ class FrameStatistics:
         """A frame arrived."""
         with self._lock:
             self._last_received = now
+            if self._unanswered is None:
+                self._unanswered = now
             self._add("received")
 
     def lose(self, count: int) -> None:
@@ -104,19 +114,24 @@ class FrameStatistics:
     def pause(self) -> None:
         """A frame was left aside, as the node is paused."""
         with self._lock:
+            self._unanswered = None
             self._add("paused")
 
     def refuse(self, problem: str) -> None:
         """A frame was no usable image."""
         with self._lock:
+            self._unanswered = None
             self._add("refused")
             self._problems[problem] += 1
+            self._newest_refusal = problem
 
     def fail(self, problem: str) -> None:
         """A frame was lost to an error."""
         with self._lock:
+            self._unanswered = None
             self._add("failed")
             self._problems[problem] += 1
+            self._newest_failure = problem
 
     def process(self, times: Times, slots: int, *, with_depth: bool = False) -> None:
         """A frame's objects were published.
@@ -125,6 +140,8 @@ class FrameStatistics:
             with_depth: the model saw its depth, too.
         """
         with self._lock:
+            self._unanswered = None
+            self._usual = times.total
             self._add("processed")
             self._times.append(times)
             self._slots.append(slots)
@@ -135,8 +152,25 @@ class FrameStatistics:
         with self._lock:
             return now - (self._started if self._last_received is None else self._last_received)
 
-    def report(self, now: float) -> Report:
-        """Everything since the last report, which ends the period."""
+    def unanswered(self, now: float, patience: float) -> float | None:
+        """Seconds since frames arrive of which none comes to an end; None: they do.
+
+        Args:
+            patience: how much longer that may take than five usual frames [s].
+        """
+        with self._lock:
+            return self._hangs(now, patience)
+
+    def _hangs(self, now: float, patience: float) -> float | None:
+        since = 0.0 if self._unanswered is None else now - self._unanswered
+        return since if since > patience + 5 * self._usual else None
+
+    def report(self, now: float, patience: float = math.inf) -> Report:
+        """Everything since the last report, which ends the period.
+
+        Args:
+            patience: see `unanswered`.
+        """
         with self._lock:
             age = None if self._last_received is None else now - self._last_received
             report = Report(
@@ -148,6 +182,9 @@ class FrameStatistics:
                 with_depth=self._with_depth,
                 age=age,
                 problems=self._problems,
+                newest_failure=self._newest_failure,
+                newest_refusal=self._newest_refusal,
+                unanswered=self._hangs(now, patience),
             )
             self._start_period(now)
             return report
@@ -163,3 +200,4 @@ class FrameStatistics:
         self._slots: list[int] = []
         self._with_depth = 0
         self._problems: Counter[str] = Counter()
+        self._newest_failure = self._newest_refusal = ""

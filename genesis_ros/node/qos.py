@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import weakref
 from collections.abc import Iterable, Mapping
 from typing import Any, Literal
 
@@ -21,6 +22,9 @@ _POLICIES: dict[str, Any] = {
     "reliability": rclpy.qos.ReliabilityPolicy,
     "durability": rclpy.qos.DurabilityPolicy,
 }
+
+# The parameters that may override something, by node.
+_known: weakref.WeakKeyDictionary[Node, set[str]] = weakref.WeakKeyDictionary()
 
 
 class QoSError(ValueError):
@@ -59,8 +63,8 @@ def choose_reliability(node: Node, topic: str, kind: type[Any], wanted: str) -> 
 def with_overrides(node: Node, topic: str, side: Side, qos: QoSProfile) -> QoSProfile:
     """The profile, changed by the parameters qos_overrides.<topic>.<side>.<policy> given at start.
 
-    Declares these parameters, which then say what is used, as rclpy's QoSOverridingOptions do.
-    Those would keep the values of the first subscription to a topic for all later ones.
+    Declares the parameters that were given, and no others: a file that `ros2 param dump` writes
+    would make an override of each, and what is chosen by who publishes now would be fixed.
 
     Args:
         topic: resolved.
@@ -69,16 +73,17 @@ def with_overrides(node: Node, topic: str, side: Side, qos: QoSProfile) -> QoSPr
         QoSError: a value is not allowed.
     """
     for policy in _POLICIES:
-        given = _given(node, topic, side, policy)
-        if given is not None:
-            setattr(qos, policy, given)
         name = _parameter(topic, side, policy)
+        _known.setdefault(node, set()).add(name)
+        given = _given(node, topic, side, policy)
+        if given is None:
+            continue
+        setattr(qos, policy, given)
         if node.has_parameter(name):
             node.undeclare_parameter(name)
-        used = getattr(qos, policy)
         node.declare_parameter(
             name,
-            used if isinstance(used, int) and _POLICIES[policy] is None else used.name.lower(),
+            given if _POLICIES[policy] is None else given.name.lower(),
             ParameterDescriptor(description=f"{policy} of the {side} of {topic}; read at start"),
             ignore_override=True,
         )
@@ -102,13 +107,15 @@ def report_unused_overrides(node: Node, subscriptions: Iterable[str] = ()) -> No
     Args:
         subscriptions: topics (resolved) that the node may subscribe to later on.
     """
-    used = set(node.get_parameters_by_prefix(_PREFIX))
-    used |= {f"{topic}.subscription.{policy}" for topic in subscriptions for policy in _POLICIES}
+    used = _known.get(node, set()) | {
+        _parameter(topic, "subscription", policy) for topic in subscriptions for policy in _POLICIES
+    }
+    names = sorted(name.removeprefix(f"{_PREFIX}.") for name in used)
     for parameter in sorted(_overrides(node)):
         prefix, _, name = parameter.partition(".")
-        if prefix != _PREFIX or name in used:
+        if prefix != _PREFIX or parameter in used:
             continue
-        similar = difflib.get_close_matches(name, sorted(used), n=1, cutoff=0.8)
+        similar = difflib.get_close_matches(name, names, n=1, cutoff=0.8)
         hint = f"; did you mean {_PREFIX}.{similar[0]}?" if similar else ""
         node.get_logger().warning(
             f"ignored the parameter {parameter}: there is no such topic or policy{hint}"

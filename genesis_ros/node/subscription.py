@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
+from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import Any, NamedTuple
@@ -57,11 +58,39 @@ def image_candidate(topic: str, kind: type[Any]) -> Candidate:
     return Candidate(topic, kind, read_image if kind is Image else read_compressed_image)
 
 
+def is_published(node: Node, candidate: Candidate) -> bool:
+    """Whether somebody publishes this type on this topic."""
+    return any(
+        publisher.topic_type == type_name(candidate.kind)
+        for publisher in node.get_publishers_info_by_topic(candidate.topic)
+    )
+
+
+class _Rhythm:
+    """How far apart a topic's messages come."""
+
+    def __init__(self) -> None:
+        self._last: float | None = None
+        self._gaps: deque[float] = deque([0.0], maxlen=3)
+
+    def note(self, now: float) -> None:
+        """A message has come [s]."""
+        if self._last is not None:
+            self._gaps.append(now - self._last)
+        self._last = now
+
+    @property
+    def longest(self) -> float:
+        """The longest of the newest gaps [s]; 0 before there are two messages."""
+        return max(self._gaps)
+
+
 class FollowingSubscription:
     """Subscribes to the first of some candidates that is published.
 
     One that is published but silent is passed over, if another topic is published, until it is
-    heard again.
+    heard again. Silent is what rests for three times as long as it did lately, and for longer than
+    the node is patient.
 
     Args:
         receiver: takes the messages.
@@ -100,6 +129,7 @@ class FollowingSubscription:
         # Of the receiver's thread and the executor's: who is listened to.
         self._choosing = threading.Lock()
         self._silent: list[Candidate] = []  # those passed over; they are still subscribed to
+        self._rhythms: dict[Candidate, _Rhythm] = {}
         for candidate in candidates:  # else one would fail when it is its turn
             check_overrides(node, candidate.topic, "subscription")
         self._current = candidates[0]
@@ -176,7 +206,8 @@ class FollowingSubscription:
         if not self._is_published(self._current):
             self._heard = now  # it can be silent only from when it is published
         silence = now - self._heard
-        if silence <= patience:
+        rhythm = self._rhythms.get(self._current)
+        if silence <= max(patience, 3 * rhythm.longest if rhythm else 0.0):
             return
         # The middleware does not take one topic with two types at a time.
         topics = {self._current.topic, *(candidate.topic for candidate in self._silent)}
@@ -206,10 +237,7 @@ class FollowingSubscription:
         return choose_reliability(self._node, candidate.topic, candidate.kind, self._wanted)
 
     def _is_published(self, candidate: Candidate) -> bool:
-        return any(
-            publisher.topic_type == type_name(candidate.kind)
-            for publisher in self._node.get_publishers_info_by_topic(candidate.topic)
-        )
+        return is_published(self._node, candidate)
 
     def _subscribe(self, candidate: Candidate) -> None:
         qos = QoSProfile(
@@ -229,6 +257,7 @@ class FollowingSubscription:
         )
 
     def _take(self, candidate: Candidate, message: Any, info: Mapping[str, Any]) -> None:
+        self._rhythms.setdefault(candidate, _Rhythm()).note(time.monotonic())
         if candidate in self._silent:
             self._return_to(candidate)
         if candidate == self._current:

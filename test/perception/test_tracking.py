@@ -285,6 +285,21 @@ def without_latents(item: SceneObject, value: float) -> SceneObject:
     return item._replace(latent_mean=np.full_like(item.latent_mean, value))
 
 
+def test_many_tracks_do_not_make_it_forget_what_was_seen_lately() -> None:
+    view = View(max_age=3600.0, min_similarity=0.9)
+
+    def pass_by(numbers: range) -> None:
+        for number in numbers:  # ever other things at ever other places
+            box = (number * 37 % 130, number * 53 % 90, 8 + number % 7, 8 + number % 5)
+            view.see(draw({2 + number % 200: box}))
+
+    pass_by(range(400))
+    mug = draw({1: (140, 100, 18, 18)})
+    first = view.see(mug)[1]
+    pass_by(range(400, 800))
+    assert view.see(mug)[1] == first
+
+
 def test_memory_stays_bounded_when_the_clock_stands_still() -> None:
     """Without time nothing expires; a camera that stamps everything alike shows ever new things."""
     view = View()

@@ -32,7 +32,12 @@ from diagnostic_msgs.msg import DiagnosticArray, DiagnosticStatus
 from lifecycle_msgs.msg import Transition
 from lifecycle_msgs.srv import ChangeState, GetState
 from rcl_interfaces.msg import SetParametersResult
-from rcl_interfaces.srv import DescribeParameters, GetParameters, SetParameters
+from rcl_interfaces.srv import (
+    DescribeParameters,
+    GetParameters,
+    ListParameters,
+    SetParameters,
+)
 from rclpy.executors import SingleThreadedExecutor
 from rclpy.node import Node
 from rclpy.parameter import Parameter
@@ -223,6 +228,10 @@ class Client:
         request = GetParameters.Request(names=[name])
         value = self.call(GetParameters, f"{node}/get_parameters", request).values[0]
         return rclpy.parameter.parameter_value_to_python(value)
+
+    def list_parameters(self, node: str) -> list[str]:
+        request = ListParameters.Request()
+        return list(self.call(ListParameters, f"{node}/list_parameters", request).result.names)
 
     def describe_parameters(self, node: str, names: list[str]) -> list[Any]:
         request = DescribeParameters.Request(names=names)

@@ -327,6 +327,29 @@ def test_nobody_waits_where_no_depth_can_come_nearer() -> None:
     assert time.monotonic() - began < 2
 
 
+@pytest.mark.parametrize("apart", [0.5, 5.0])
+def test_rare_images_wait_for_their_depth_too(apart: float) -> None:
+    """A camera that is triggered; every depth image comes 0.1 s after its image."""
+    pairing = DepthPairing(TOPIC, INFO_TOPIC)
+    pairing.add_info(camera_info())
+    for number in range(4):
+        seconds, arrived = 10 + number * apart, 100 + number * apart
+        pairing.expect(stamp(seconds), round(arrived * 1e9))
+        depth = depth_image(seconds), round((arrived + 0.1) * 1e9)
+        soon = threading.Timer(0.1, pairing.add_image, depth)
+        soon.start()
+        found = pairing.nearest(stamp(seconds), TOLERANCE, timeout=20.0)
+        assert found.image.header.stamp == stamp(seconds)
+        soon.join()
+    # When the depth camera is dead, one image waits in vain, and no other.
+    pairing.expect(stamp(90), round(190e9))
+    pairing.expect(stamp(95), round(195e9))
+    began = time.monotonic()
+    with pytest.raises(DepthError):
+        pairing.nearest(stamp(95), TOLERANCE, timeout=5.0)
+    assert time.monotonic() - began < 2
+
+
 def test_nobody_waits_between_depth_images_of_a_lower_rate() -> None:
     """Images 30 times a second, depth 15 times: every other image has none of its time."""
     pairing = DepthPairing(TOPIC, INFO_TOPIC)

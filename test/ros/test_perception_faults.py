@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import pytest
-from diagnostic_msgs.msg import DiagnosticArray
+from diagnostic_msgs.msg import DiagnosticArray, DiagnosticStatus
 from lifecycle_msgs.msg import Transition
 from lifecycle_msgs.srv import ChangeState
 from sensor_msgs.msg import Image
@@ -137,6 +137,39 @@ def test_a_hundred_lives_leave_nothing_behind(client: Any, node: Any, photo: np.
     for name in ("threads", "files"):
         assert min(getattr(u, name) for u in last) <= max(getattr(u, name) for u in settled), name
     assert last[-1].memory - settled[-1].memory < 10  # 100 models that stay would be 200 MiB
+
+
+def test_a_model_that_hangs_is_an_error(
+    client: Any, node_process: Any, tiny_checkpoint: Path, tmp_path: Path
+) -> None:
+    given = {
+        "checkpoint": str(tiny_checkpoint), "device": "cpu", "image_topics": [TOPIC],
+        "diagnostics_period": 60.0, "stale_timeout": 0.5,
+    }  # fmt: skip
+    slow = {"STAND_IN_SECONDS": "600"}
+    stand_in = Path(__file__).parent / "stand_in.py"
+    with node_process(stand_in, tmp_path, given, environment=slow) as node:
+        node.wait_for_log("active: listening to")
+        # A new period begins at once, not after the one of before.
+        assert client.set_parameter(NODE, "diagnostics_period", 0.2).successful
+        publisher = client.publisher(Image, TOPIC)
+        message = to_message(np.zeros((48, 64, 3), np.uint8), Image().header)
+        with client.listen(DiagnosticArray, "/diagnostics") as reports:
+
+            def told() -> bool:
+                publisher.publish(message)
+                client.spin(0.1)
+                if not reports:
+                    return False
+                status = client.status(reports[-1], f"{NODE}: {TOPIC}")[0]
+                hangs = "none has come to an end: the model hangs" in status.message
+                return hangs and status.level == DiagnosticStatus.ERROR
+
+            client.until(told, "an error")
+        node.wait_for_log("the model hangs")
+        client.spin(0.6)
+        assert node.log.count("the model hangs") == 1
+        node.end(signal.SIGKILL)
 
 
 def test_a_signal_in_the_middle_of_a_long_frame(client: Any, start: Any, tmp_path: Path) -> None:

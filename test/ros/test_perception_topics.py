@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 from array import array
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -144,6 +145,30 @@ def test_compressed_pictures_are_those_of_the_raw_topics(
 
 
 @pytest.mark.slow
+def test_one_result_for_an_image_that_comes_raw_and_compressed(
+    client: Any, start: Start, photo: np.ndarray
+) -> None:
+    """A camera that is triggered, with compressed images before raw ones, as drivers send them."""
+    node = start(image_topics=[TOPIC])
+    raw = client.publisher(Image, TOPIC)
+    compressed = client.publisher(CompressedImage, f"{TOPIC}/compressed", heard=False)
+    pause = 2 * PATIENCE
+    with client.listen(ObjectMasks, MASKS) as masks:
+        for number in range(1, 5):
+            client.spin(pause)
+            both = jpeg(photo), image(photo)
+            for message in both:
+                message.header.stamp.sec = number
+            compressed.publish(both[0])
+            client.spin(0.2)
+            raw.publish(both[1])
+            client.until(lambda: len(masks) >= number, "masks")  # noqa: B023
+            client.spin(0.5)
+            assert [item.header.stamp.sec for item in masks] == list(range(1, number + 1))
+    assert node.log.count("until something does") <= 2  # then its pace is known
+
+
+@pytest.mark.slow
 def test_both_silent(client: Any, start: Start, answer: Any, photo: np.ndarray) -> None:
     node = start(image_topics=[TOPIC])
     raw = client.publisher(Image, TOPIC)
@@ -182,6 +207,17 @@ def test_a_wrong_type_is_named(client: Any, start: Start) -> None:
         client.until(lambda: expected in str(reports), "a report that names the type")
 
 
+@pytest.mark.slow
+def test_compressed_images_are_named_where_raw_ones_alone_are_taken(
+    client: Any, start: Start
+) -> None:
+    client.publisher(CompressedImage, f"{TOPIC}/compressed", heard=False)
+    node = start(image_topics=[TOPIC], image_transport="raw")
+    node.wait_for_log(f"no image on {TOPIC} for")
+    expected = f"{TOPIC}/compressed: sensor_msgs/msg/CompressedImage (image_transport raw takes"
+    assert expected in node.log
+
+
 def test_other_topics_with_images_are_named_where_there_is_none(client: Any, start: Start) -> None:
     """Neither the node's own, nor depth, pictures of other nodes, or topics without publishers."""
     client.publisher(Image, "/other/depth/image_raw", heard=False)
@@ -204,8 +240,29 @@ def test_the_same_node_twice_is_noticed(client: Any, start: Start) -> None:
     first = start(image_topics=[TOPIC])
     assert "publishes on" not in first.log
     second = start(image_topics=[TOPIC])
-    for node in (first, second):
+    for node in (first, second):  # not at once: it might be the node of before, that was killed
         node.wait_for_log(f"another node, {NODE}, publishes on {MASKS}")
+
+
+@pytest.mark.slow
+def test_a_node_that_was_killed_is_no_rival_of_its_successor(client: Any, start: Start) -> None:
+    first = start(image_topics=[TOPIC])
+    first.end(signal.SIGKILL)
+    second = start(image_topics=[TOPIC])
+    client.spin(5.0)
+    assert "another node" not in second.log
+
+
+@pytest.mark.slow
+def test_what_is_dumped_overrides_nothing(client: Any, start: Start) -> None:
+    """Of a running node's parameters: what it chose is no user's choice."""
+    given = f"qos_overrides.{MASKS}.publisher.depth"
+    start(image_topics=[TOPIC], depth_topics=["/topics_test/depth"], **{given: 3})
+    names = client.list_parameters(NODE)
+    own = [
+        name for name in names if name.startswith(("qos_overrides./topics", "qos_overrides./ge"))
+    ]
+    assert own == [given] and "checkpoint" in names
 
 
 def test_qos_overrides(client: Any, start: Start, answer: Any, photo: np.ndarray) -> None:
@@ -297,6 +354,17 @@ def test_a_bad_override_is_refused_by_name(
     with node_process("genesis_ros.perception_node", tmp_path, given) as node:
         node.wait_for_log(f"cannot configure: parameter {name} is 'perfect'; expected one of ")
         assert "best_effort" in node.log and "Traceback" not in node.log
+
+
+@pytest.mark.slow
+def test_a_bad_override_of_diagnostics_ends_it_with_the_reason(
+    client: Any, node_process: Any, tmp_path: Path
+) -> None:
+    name = "qos_overrides./diagnostics.publisher.reliability"
+    with node_process("genesis_ros.perception_node", tmp_path, {name: "perfect"}) as node:
+        client.until(lambda: not node.alive, "the node ends")
+        assert node.exit_status == 1 and "Traceback" not in node.log
+        assert f"parameter {name} is 'perfect'; expected one of " in node.log
 
 
 @pytest.mark.slow

@@ -60,6 +60,32 @@ def test_a_camera_that_starts_late_is_given_its_time(
     assert "nothing has come" in capfd.readouterr().err
 
 
+def test_a_camera_that_rests_between_its_images_is_not_silent(
+    client: Any, subscription: FollowingSubscription, taken: list[str]
+) -> None:
+    first = client.publisher(Header, FIRST)
+    client.publisher(Header, SECOND, heard=False)
+
+    def after_resting(message: str) -> None:
+        deadline = time.monotonic() + 1.5 * PATIENCE
+        while time.monotonic() < deadline:
+            subscription.follow_publishers(PATIENCE)
+            client.spin(0.05)
+        first.publish(Header(frame_id=message))
+        client.until(lambda: message in taken, "the message")
+
+    after_resting("passed over before it was heard")
+    after_resting("and once more, until its pace is known")
+    for number in range(3):
+        after_resting(f"number {number}")
+        assert subscription.topic == FIRST
+        subscription.follow_publishers(PATIENCE)
+    client.until(  # it may be dead, all the same
+        lambda: subscription.follow_publishers(PATIENCE), "the first is passed over", 10
+    )
+    assert subscription.topic == SECOND
+
+
 def test_a_topic_that_was_passed_over_is_heard_with_best_effort_too(
     client: Any, subscription: FollowingSubscription, taken: list[str]
 ) -> None:
