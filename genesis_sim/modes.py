@@ -32,19 +32,23 @@ class SceneRenderer(Protocol):
         """Free the OpenGL context. Safe to call twice."""
 
 
-def check_num_objects(num_objects: tuple[int, int], mode: SceneMode) -> None:
+def check_num_objects(num_objects: tuple[int, int] | None, mode: SceneMode) -> None:
     """Check that scenes of a mode can have these numbers of objects.
 
     Args:
-        num_objects: fewest and most.
+        num_objects: fewest and most; None: the mode's own.
         mode: of the scenes.
 
     Raises:
         ValueError: they cannot.
     """
-    if HOUSEHOLD_SHARES.get(mode, 1) < 1 and num_objects != OBJECTS:
-        raise ValueError(f"num_objects is {num_objects}: only for modes varied and household")
-    if mode != "household" and mode != "general" and mode != "balanced":
+    if num_objects is None:
+        return
+    if mode not in ("varied", "household"):
+        raise ValueError(
+            f"num_objects is {num_objects}: only for modes varied and household, not {mode}"
+        )
+    if mode == "varied":
         sampling.check_num_objects(num_objects, mode)
     elif not 0 <= num_objects[0] <= num_objects[1] <= MOST_OBJECTS:
         raise ValueError(
@@ -56,7 +60,7 @@ def make_renderer(
     width: int,
     height: int,
     mode: SceneMode,
-    num_objects: tuple[int, int] = OBJECTS,
+    num_objects: tuple[int, int] | None = None,
     assets: Path | None = None,
 ) -> SceneRenderer:
     """The renderer of a mode.
@@ -64,7 +68,7 @@ def make_renderer(
     Args:
         width, height: of the images in pixels.
         mode: of the scenes.
-        num_objects: fewest and most objects; the default is the mode's own mixture.
+        num_objects: fewest and most objects; None: the mode's own mixture.
         assets: an asset pack for household scenes, by default the one that is found.
 
     Raises:
@@ -74,10 +78,9 @@ def make_renderer(
         raise ValueError(f"mode is {mode!r}; expected one of {', '.join(SCENE_MODES)}")
     check_num_objects(num_objects, mode)
     if mode != "household" and mode != "general" and mode != "balanced":
-        return TabletopRenderer(width, height, mode, num_objects)
+        return TabletopRenderer(width, height, mode, num_objects or OBJECTS)
     pack = find_pack() if assets is None else load_pack(assets)
-    own = None if num_objects == OBJECTS else num_objects
-    household = HouseholdRenderer(width, height, num_objects=own, assets=pack)
+    household = HouseholdRenderer(width, height, num_objects=num_objects, assets=pack)
     if mode == "household":
         return household
     mixed = TabletopRenderer(width, height, "mixed")

@@ -732,11 +732,12 @@ def test_tabletop_with_depth_and_more_objects(
             # 255 stands for two metres and more.
             expected = np.minimum(frame.depth * 127.5, 255)
             np.testing.assert_allclose(image[..., 3], expected, atol=0.5001)
-    message = error_of(capsys, "tabletop", None, tmp_path / "mixed", *sizes, "--min-objects", "9")
+    many = ("--mode", "varied", "--min-objects", "9")
+    message = error_of(capsys, "tabletop", None, tmp_path / "many", *sizes, *many)
     assert "num_objects is (9, 6); expected 1 <= fewest <= most" in message
-    few = ("--min-objects", "2")
-    message = error_of(capsys, "tabletop", None, tmp_path / "mixed", *sizes, *few)
-    assert "num_objects is (2, 6): only for mode varied, not mixed" in message
+    for given in ("--min-objects", "2"), ("--max-objects", "6"):
+        message = error_of(capsys, "tabletop", None, tmp_path / "mixed", *sizes, *given)
+        assert "6): only for modes varied and household, not mixed" in message
 
 
 @pytest.mark.slow
@@ -831,6 +832,34 @@ def test_new_options_leave_data_valid_that_was_made_before_them() -> None:
     assert "depth" not in Tabletop().options() and "max_objects" not in Tabletop().options()
     assert Tabletop().options()["mode"] == "mixed"
     assert Tabletop(depth=True).options()["depth"] is True
+
+
+def test_the_usual_numbers_of_objects_are_obeyed_where_they_are_asked_for() -> None:
+    """Household scenes have none to 20 by themselves."""
+    for given in ({"max_objects": 6}, {"min_objects": 1}, {"min_objects": 1, "max_objects": 6}):
+        source = Tabletop(mode="household", **given)
+        assert source.num_objects == (1, 6)
+        assert source.options()["min_objects"] == 1 and source.options()["max_objects"] == 6
+        # As before: those are varied scenes' own.
+        assert "max_objects" not in Tabletop(mode="varied", **given).options()
+    household = Tabletop(mode="household")
+    assert household.num_objects is None and "max_objects" not in household.options()
+    few = Tabletop(mode="varied", min_objects=1, max_objects=4)
+    assert few.options() == Tabletop(mode="varied", max_objects=4).options()
+    assert few.num_objects == (1, 4) and few.options()["max_objects"] == 4
+
+
+@pytest.mark.slow
+def test_household_scenes_have_as_many_objects_as_asked_for(tmp_path: Path) -> None:
+    try:
+        TabletopRenderer(32, 32).close()
+    except RenderingError as error:
+        pytest.skip(str(error))
+    sizes = ("--image-size", "32", "--train", "12", "--val", "1", "--test", "1")
+    given = ("--mode", "household", "--min-objects", "1", "--max-objects", "6")
+    prepare("tabletop", None, tmp_path / "out", *sizes, *given)
+    masks = PreparedDataset(tmp_path / "out", "train").masks
+    assert masks is not None and max(len(np.unique(mask)) for mask in masks) <= 2 + 6
 
 
 # --- All data sets

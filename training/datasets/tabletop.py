@@ -45,8 +45,10 @@ class Tabletop:
             tables, floors and shelves and in bins, robots of several kinds), general (three
             quarters household, one eighth each varied and sketchy) or balanced (40% household, 30%
             each varied and sketchy)
-        min_objects: fewest objects in a scene, with mode varied (from 1) or household (from 0)
-        max_objects: most objects in a scene, with mode varied (up to 16) or household (up to 24)
+        min_objects: fewest objects in a scene, with mode varied (from 1) or household (from 0); by
+            default the mode's own mixture, or 1 where max_objects is given
+        max_objects: most objects in a scene, with mode varied (up to 16) or household (up to 24);
+            by default the mode's own mixture, or 6 where min_objects is given
         assets: asset pack for mode household (docs/assets.md); by default the one that
             GENESIS_SIM_ASSETS names or that is in the cache, procedural shapes alone without one
         depth: add the depth as a fourth channel
@@ -63,8 +65,8 @@ class Tabletop:
 
     image_size: int = 128
     mode: SceneMode = "mixed"
-    min_objects: int = OBJECTS[0]
-    max_objects: int = OBJECTS[1]
+    min_objects: int | None = None
+    max_objects: int | None = None
     assets: Path | None = None
     depth: bool = False
     sensor_depth: bool = False
@@ -79,12 +81,20 @@ class Tabletop:
     source: ClassVar[Path | None] = None
 
     def __post_init__(self) -> None:
-        check_num_objects((self.min_objects, self.max_objects), self.mode)
+        check_num_objects(self.num_objects, self.mode)
         if self.assets is not None and self.mode not in HOUSEHOLD_SHARES:
             modes = ", ".join(HOUSEHOLD_SHARES)
             raise ValueError(f"assets is only for modes {modes}, not {self.mode}")
         if not 0 <= self.exposure < 1:
             raise ValueError(f"exposure is {self.exposure}; expected 0 to below 1")
+
+    @property
+    def num_objects(self) -> tuple[int, int] | None:
+        """Fewest and most objects; None: the mode's own mixture."""
+        fewest, most = self.min_objects, self.max_objects
+        if fewest is None and most is None:
+            return None
+        return OBJECTS[0] if fewest is None else fewest, OBJECTS[1] if most is None else most
 
     def options(self) -> dict[str, Any]:
         """All that shapes the arrays.
@@ -99,6 +109,14 @@ class Tabletop:
             if (value := getattr(self, name)) != getattr(type(self), name) or name not in newer
         }
         del options["assets"]
+        if (asked := self.num_objects) is not None:
+            numbers = zip(("min_objects", "max_objects"), asked, OBJECTS, strict=True)
+            # Of household scenes both are named where both are the usual ones of varied scenes.
+            whole = self.mode == "household" and asked == OBJECTS
+            for name, value, usual in numbers:
+                options.pop(name, None)
+                if value != usual or whole:
+                    options[name] = value
         if self.mode in HOUSEHOLD_SHARES:
             pack = self.assets or default_path()
             options["assets"] = pack and hashlib.sha256(pack.read_bytes()).hexdigest()[:16]
@@ -122,7 +140,7 @@ class Tabletop:
                     mode=self.mode,
                     split=task.split,
                     seed=self.seed,
-                    num_objects=(self.min_objects, self.max_objects),
+                    num_objects=self.num_objects,
                     assets=self.assets,
                     depth=self.depth,
                     sensor_depth=self.sensor_depth,
@@ -167,7 +185,7 @@ def render_range(
     mode: SceneMode,
     split: str,
     seed: int = 0,
-    num_objects: tuple[int, int] = OBJECTS,
+    num_objects: tuple[int, int] | None = None,
     assets: Path | None = None,
     depth: bool = False,
     sensor_depth: bool = False,
@@ -182,7 +200,7 @@ def render_range(
         image_size: height and width of the images in pixels.
         mode, seed, assets, depth, exposure: see ``Tabletop``.
         split: train, val or test.
-        num_objects: fewest and most objects in a scene.
+        num_objects: fewest and most objects in a scene; None: the mode's own mixture.
         sensor_depth: fill depths and intrinsics; the images stay the same.
 
     Raises:
