@@ -1,4 +1,4 @@
-"""What is needed of an image message.
+"""What is needed of an image message, and of its camera's.
 
 Whatever has these fields can be read: rclpy's messages, those of rosbags, and views of the bytes
 that arrived (genesis_ros/messages/cdr.py).
@@ -54,6 +54,34 @@ class AnyCompressedImage(_Message, Protocol):
     @property
     def format(self) -> str:
         """How it is compressed, in the words of image_transport."""
+
+
+class AnyCameraInfo(Protocol):
+    """The fields of a sensor_msgs/CameraInfo that say what its camera sees."""
+
+    @property
+    def height(self) -> int:
+        """Rows of all that the sensor sees; 0: unknown."""
+
+    @property
+    def width(self) -> int:
+        """Columns of it."""
+
+    @property
+    def d(self) -> Any:
+        """The lens's distortion; empty or zeros: none."""
+
+    @property
+    def k(self) -> Any:
+        """Matrix (9,) of the image as it comes from the sensor."""
+
+    @property
+    def p(self) -> Any:
+        """Matrix (12,) of the rectified image."""
+
+    @property
+    def roi(self) -> Any:
+        """A sensor_msgs/RegionOfInterest: the part that the image shows; without size: all."""
 
 
 ImageMessage: TypeAlias = AnyImage | AnyCompressedImage

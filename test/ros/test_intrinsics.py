@@ -6,9 +6,11 @@ import numpy as np
 import pytest
 from sensor_msgs.msg import CameraInfo, RegionOfInterest
 
+from genesis_bags.decoding.intrinsics import choose_matrix, intrinsics_fault, is_rectified
 from genesis_bags.decoding.pixels import ImageError
+from genesis_core.perception import depth
 from genesis_core.perception.lens import Distortion
-from genesis_ros.messages.intrinsics import is_rectified, read_intrinsics
+from genesis_ros.messages.intrinsics import read_intrinsics
 
 K = [600.0, 0, 319.5, 0, 610.0, 239.5, 0, 0, 1.0]
 # As calibration gives it for a wide lens, cropped to valid pixels, with the baseline of a stereo
@@ -173,6 +175,30 @@ def test_unusable_intrinsics_are_refused(index: int, value: float) -> None:
     with pytest.raises(ImageError, match=r"no usable intrinsics .*calibrate") as error:
         read_intrinsics(info, 480, 640)
     assert error.value.kind == "intrinsics"
+
+
+@pytest.mark.parametrize(
+    ("place", "value"),
+    [
+        *[((0, 0), value) for value in (np.nan, 0.0, -1.0, 25.5, 25.7, 38_300.0, 38_500.0)],
+        *[((1, 1), value) for value in (0.0, 199.0, 201.0, 1799.0, 1801.0)],
+        *[((0, 2), value) for value in (-641.0, -639.0, 1279.0, 1281.0, np.inf)],
+        *[((1, 2), value) for value in (-481.0, -479.0, 959.0, 961.0)],
+    ],
+)
+def test_bags_and_positions_have_the_same_rules(place: tuple[int, int], value: float) -> None:
+    """They stand twice, as reading bags needs no PyTorch."""
+    matrix = K_MATRIX.copy()
+    matrix[place] = value
+    if place == (0, 0):
+        matrix[1, 1] = value
+    fault = intrinsics_fault(matrix, (480, 640))
+    assert fault == depth.intrinsics_fault(matrix, (480, 640))
+
+
+def test_images_are_scaled_as_positions_scale_them() -> None:
+    expected = depth.scale_intrinsics(K_MATRIX, np.array([0.5, 0.5]))
+    np.testing.assert_array_equal(choose_matrix(camera_info(), 240, 320).matrix, expected)
 
 
 def test_camera_info_of_another_camera_is_refused() -> None:

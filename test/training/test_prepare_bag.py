@@ -189,7 +189,30 @@ def test_all_colour_cameras_are_taken_and_nothing_else(
     prepare(source, tmp_path / "one", *options, "--topics", "[/eye/image_raw]")
     assert numbers(tmp_path / "one")["train"] == list(range(0, 20, 2))
     message = error_of(source, tmp_path / "bad", "--topics", "[/nose]")
-    assert "has none of /nose; its image topics: /eye/image_raw, " in message
+    assert "has none of /nose (--topics); its image topics: /eye/image_raw, " in message
+
+
+def test_topics_that_are_misspelt_beside_others(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    record(tmp_path / "in" / "a", with_depth())
+    record(tmp_path / "in" / "b", camera(4, topic="/hand/image_raw"))
+    source, output = tmp_path / "in", tmp_path / "out"
+    images, depths = "/eye/color/image_raw", "/eye/aligned/image_raw"
+    there = "its image topics: /eye/aligned/image_raw, /eye/color/image_raw, /eye/depth/image_rect"
+    message = error_of(source, output, "--topics", f"[{images}, /eye/colour/image_raw]")
+    assert f"has none of /eye/colour/image_raw (--topics); {there}" in message
+    chosen = ("--topics", f"[{images}, /hand/image_raw]")
+    message = error_of(source, output, *chosen, "--depth-topics", f"[{depths}, /hand/depht]")
+    assert f"has none of /hand/depht (--depth-topics); {there}" in message
+    # A topic of another bag is none that is misspelt.
+    options = ("--depth-topics", f"[{depths}, {depths}]", "--val", "0", "--test", "0")
+    prepare(source, output, *chosen, *options)
+    # Of bags that cannot be read nobody knows the topics.
+    (file,) = (source / "b").glob("*.mcap")
+    file.write_bytes(b"nothing that could be read")
+    prepare(source, tmp_path / "damaged", *chosen, "--on-error", "skip")
+    assert "has none of /hand/image_raw (--topics); its" in capsys.readouterr().err
 
 
 def test_encodings_and_near_duplicates(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -434,6 +457,94 @@ def test_intrinsics_of_images_that_were_made_smaller(tmp_path: Path) -> None:
     data = PreparedDataset(tmp_path / "out", "train")
     assert data.intrinsics is not None
     np.testing.assert_allclose(data.intrinsics[:, :2], np.tile([50, 52], (20, 1)))
+
+
+P = np.array([40, 0, 30.5, -4, 0, 41, 22.5, 0, 0, 0, 1, 0.0])  # of the rectified image
+
+
+@pytest.mark.parametrize(
+    ("name", "use_p", "in_size"),
+    [("image_rect_color", True, 64), ("image_rect", True, 128), ("image_raw", False, 64)],
+)
+def test_intrinsics_are_those_of_the_image_as_in_the_node(
+    tmp_path: Path, name: str, use_p: bool, in_size: int
+) -> None:
+    topic, scale = f"/eye/color/{name}", 64 / in_size
+    messages = []
+    for sent in with_depth():
+        if sent.type == INFO:
+            sent = info(sent.topic, 0, "eye", width=in_size)
+            sent.message.p = P
+            sent.message.d = np.array([-0.3, 0.1, 0, 0, 0])
+        colour = sent.topic == "/eye/color/image_raw"
+        messages.append(sent._replace(topic=topic) if colour else sent)
+    source = record(tmp_path / "in", messages)
+    prepare(source, tmp_path / "out", "--rate", "0", "--val", "0", "--test", "0")
+    found = PreparedDataset(tmp_path / "out", "train").intrinsics
+    assert found is not None
+    k = next(sent.message.k for sent in messages if sent.type == INFO).reshape(3, 3)
+    matrix = P.reshape(3, 4)[:, :3] if use_p else k
+    centre = (matrix[:2, 2] + 0.5) * scale - 0.5 - [8, 0]  # the central square
+    expected = [matrix[0, 0] * scale, matrix[1, 1] * scale, *centre]
+    np.testing.assert_allclose(found, np.tile(expected, (20, 1)), rtol=1e-5)
+
+
+def test_intrinsics_of_a_region_of_interest(tmp_path: Path) -> None:
+    messages = [m for m in with_depth() if m.type != INFO]
+    sent = info("/eye/color/camera_info", 0, "eye", width=128)
+    roi = sent.message.roi
+    roi.x_offset, roi.y_offset, roi.width, roi.height = 40, 30, 64, 48
+    source = record(tmp_path / "in", [*messages, sent])
+    prepare(source, tmp_path / "out", "--rate", "0", "--val", "0", "--test", "0")
+    found = PreparedDataset(tmp_path / "out", "train").intrinsics
+    assert found is not None
+    expected = [100, 104, 63 - 40 - 8, 47 - 30]
+    np.testing.assert_allclose(found, np.tile(expected, (20, 1)))
+
+
+def test_images_before_the_first_camera_info_have_its_intrinsics(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    messages = [m for m in with_depth() if m.type != INFO]
+    late = [info("/eye/color/camera_info", seconds, "eye") for seconds in (0.75, 1.25)]
+    late[1].message.k = late[1].message.k * [2, 1, 1, 1, 1, 1, 1, 1, 1]
+    source = record(tmp_path / "in", [*messages, *late])
+    prepare(source, tmp_path / "out", "--rate", "0", "--val", "0", "--test", "0")
+    found = PreparedDataset(tmp_path / "out", "train").intrinsics
+    assert found is not None
+    # Images wait for their depth, which comes 20 ms later.
+    np.testing.assert_allclose(found[:, 0], [50] * 13 + [100] * 7)
+    assert "of a usual camera" not in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("kind", "told"),
+    [
+        ("none", "there is no camera_info beside the images"),
+        ("zeros", "camera_info holds none that can be used"),
+        ("other shape", "camera_info is of images of another shape"),
+    ],
+)
+def test_intrinsics_that_are_guessed_are_counted(
+    tmp_path: Path, kind: str, told: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    messages = with_depth()
+    for sent in messages:
+        if sent.type == INFO and kind == "zeros":
+            sent.message.k = np.zeros(9)
+        elif sent.type == INFO:
+            sent.message.height = 90
+    if kind == "none":
+        messages = [m for m in messages if m.type != INFO]
+    source = record(tmp_path / "in", messages)
+    prepare(source, tmp_path / "out", "--rate", "0", "--val", "0", "--test", "0")
+    data = PreparedDataset(tmp_path / "out", "train")
+    assert data.intrinsics is not None
+    np.testing.assert_allclose(data.intrinsics[:, 2:], np.tile([31.5 - 8, 23.5], (20, 1)))
+    expected = f"left out: 18 intrinsics, as {told}: those of a usual camera stand for them"
+    assert expected in capsys.readouterr().out  # two of the images have no depth
+    prepare(source, tmp_path / "flat", "--rate", "0", "--depth", "false")
+    assert "of a usual camera" not in capsys.readouterr().out
 
 
 def test_cameras_without_depth_beside_one_with_it(tmp_path: Path) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import json
+import shutil
 import struct
 import time
 from pathlib import Path
@@ -14,10 +15,12 @@ import numpy as np
 import pytest
 
 from training.datasets import assembly
+from training.datasets.folder import Folder
 from training.datasets.images import resize_image
 from training.datasets.inputs import input_files
 from training.datasets.layout import DatasetError
 from training.datasets.prepared import PreparedDataset
+from training.datasets.recordings import fingerprint
 from training.prepare import main, reader_for
 
 SPLITS = ("train", "val", "test")
@@ -368,7 +371,15 @@ def halves(height: int = 48, width: int = 64) -> np.ndarray:
 
 @pytest.mark.parametrize(
     "name",
-    ["{}.label.png", "{}.mask.png", "{}_mask.png", "masks/{}.png", "../masks/{}.png"],
+    [
+        *("{}.label.png", "{}.mask.png", "{}_mask.png", "masks/{}.png", "../masks/{}.png"),
+        *("{}_seg.png", "{}-segmentation.png", "{}_instance.png", "{}.png"),
+        *("../instance_masks/{}.png", "../InstanceMasks/{}.png", "../object masks/{}.png"),
+        *("../gt/{}.png", "../seg/{}.png", "../instance/{}.png", "../GroundTruth/{}.png"),
+        *("../SegmentationObject/{}.png", "../semantic_instance/{}.png"),
+        # With words that say nothing of masks, if the files are called as the images are.
+        *("../sam_masks/{}.png", "../masks2024/{}.png", "../masks_pred/{}_mask.png"),
+    ],
 )
 def test_grey_masks_beside_images_or_in_a_folder(tmp_path: Path, name: str) -> None:
     folder = tmp_path / "in" / "images"
@@ -378,6 +389,239 @@ def test_grey_masks_beside_images_or_in_a_folder(tmp_path: Path, name: str) -> N
     source = tmp_path / "in" if name.startswith("..") else folder
     prepare(source, tmp_path / "out", *SIZE)
     check_halves(tmp_path / "out")
+
+
+def left_out(output: Path) -> dict[str, int]:
+    found: dict[str, int] = json.loads((output / "train" / "info.json").read_text())["left_out"]
+    return found
+
+
+@pytest.mark.parametrize("word", ["train", "left", "0"])
+def test_further_words_of_a_folder_tell_its_images(tmp_path: Path, word: str) -> None:
+    """Images of another camera have the same names."""
+    source, other = tmp_path / "in", {"train": "more", "left": "right", "0": "1"}[word]
+    for number, name in enumerate((word, other)):
+        photos(source / f"rgb_{name}", range(6 * number, 6 * number + 6))
+        for place in range(6):
+            path = source / f"rgb_{name}" / f"{6 * number + place}.png"
+            path.rename(path.with_name(f"{place}.png"))
+            mask = halves() if name == word else halves()[:, ::-1]
+            write(source / f"{name}_masks" / f"{place}.png", mask)
+            depth = np.full((48, 64), 1000 * (1 + number), np.uint16)
+            write(source / f"depth_{name}" / f"{place}.png", depth)
+    prepare(source, tmp_path / "out", *SIZE, "--val", "0", "--test", "0")
+    data = PreparedDataset(tmp_path / "out", "train")
+    assert data.masks is not None and data.depths is not None and len(data) == 12
+    known = {tuple(quarters(photo(number))[0, 0]): number for number in range(12)}
+    for image, mask, depth in zip(data.images, data.masks, data.depths, strict=True):
+        is_other = known[tuple(quarters(image)[0, 0])] >= 6
+        assert (mask[0, 3], mask[0, 28]) == ((2, 1) if is_other else (1, 2))
+        assert (depth == (2000 if is_other else 1000)).all()
+
+
+def voc(folder: Path) -> Path:
+    """What labelme2voc writes, which is Pascal VOC's layout."""
+    palette = np.zeros((256, 3), np.uint8)
+    palette[[7, 19]] = (128, 0, 0), (0, 128, 0)
+    for number in range(6):
+        name = f"2007_{number:06d}"
+        write(folder / "JPEGImages" / f"{name}.jpg", photo(number))
+        write(folder / "SegmentationObject" / f"{name}.png", palette[halves()])
+        one_class = (halves() > 0).astype(np.uint8)
+        write(folder / "SegmentationClass" / f"{name}.png", palette[7 * one_class])
+        np.save(folder / "SegmentationClass" / f"{name}.npy", one_class)
+        for kind in ("Class", "Object"):
+            drawing = folder / f"Segmentation{kind}Visualization" / f"{name}.jpg"
+            write(drawing, photo(number) // 2 + palette[halves()] // 2)
+        (folder / "Annotations").mkdir(exist_ok=True)
+        (folder / "Annotations" / f"{name}.xml").write_text("<annotation/>")
+    return folder
+
+
+def test_the_layout_of_pascal_voc(tmp_path: Path) -> None:
+    source = voc(tmp_path / "VOC")
+    prepare(source, tmp_path / "out", *SIZE)
+    assert sum(len(PreparedDataset(tmp_path / "out", split)) for split in SPLITS) == 6
+    check_halves(tmp_path / "out", 2, 1)  # in the order of colours
+    assert left_out(tmp_path / "out") == {
+        "masks of classes, which do not tell one object from another": 12,
+        "drawings of masks or depth (visualisations)": 12,
+        "files of another kind (.xml)": 6,
+    }
+
+
+@pytest.mark.parametrize("source", ["VOC", "VOC/JPEGImages", "."])
+def test_a_folder_with_masks_that_is_named(tmp_path: Path, source: str) -> None:
+    masks = voc(tmp_path / "in" / "VOC") / "SegmentationObject"
+    options = (*SIZE, "--masks", str(masks))
+    prepare(tmp_path / "in" / source, tmp_path / "out", *options)
+    assert sum(len(PreparedDataset(tmp_path / "out", split)) for split in SPLITS) == 6
+    check_halves(tmp_path / "out", 2, 1)
+
+
+@pytest.mark.parametrize("name", ["drawn", "SegmentationClass"])
+def test_masks_that_are_named_are_wanted_and_no_images(tmp_path: Path, name: str) -> None:
+    source = voc(tmp_path / "in")
+    shutil.rmtree(source / "SegmentationClass")
+    (source / "SegmentationObject").rename(source / name)
+    prepare(source, tmp_path / "out", *SIZE, "--masks", str(source / name))
+    assert sum(len(PreparedDataset(tmp_path / "out", split)) for split in SPLITS) == 6
+    check_halves(tmp_path / "out", 2, 1)
+
+
+def bop(scene: Path, overlap: int = 0) -> None:
+    """A scene in BOP's layout: two objects, the right one in front, and one that is hidden."""
+    left, right = halves() == 7, halves() == 19
+    whole = left.copy()
+    whole[:, 32 : 32 + overlap] = True
+    for number in range(6):
+        write(scene / "rgb" / f"{number:06d}.png", photo(number))
+        write(scene / "depth" / f"{number:06d}.png", np.full((48, 64), 500, np.uint16))
+        masks = {"mask": (right, whole, left), "mask_visib": (right, left, left & right)}
+        for folder, of_objects in masks.items():
+            for place, mask in enumerate(of_objects):
+                path = scene / folder / f"{number:06d}_{place:06d}.png"
+                write(path, 255 * mask.astype(np.uint8))
+    (scene / "scene_gt.json").write_text('{"0": []}')
+
+
+def test_the_layout_of_bop(tmp_path: Path) -> None:
+    for place in range(2):
+        bop(tmp_path / "in" / f"{place:06d}", overlap=9)
+    prepare(tmp_path / "in", tmp_path / "out", *SIZE, "--depth-unit", "0.0001", "--min-change", "0")
+    check_halves(tmp_path / "out", 2, 1)
+    data = PreparedDataset(tmp_path / "out", "train")
+    assert data.depths is not None and (data.depths == 50).all()
+    told = left_out(tmp_path / "out")
+    hidden = "masks of objects with their hidden parts, as there are those of the visible ones"
+    assert told[hidden] == 36 and told["JSON files that are neither COCO's nor labelme's"] == 2
+    assert sum(len(PreparedDataset(tmp_path / "out", split)) for split in SPLITS) == 12
+    # A hidden part of an object is not known to be hidden.
+    masks = ("--masks", str(tmp_path / "in" / "000001" / "mask"))
+    message = error_of(tmp_path / "in" / "000001", tmp_path / "whole", *SIZE, *masks)
+    assert "overlaps masks of other objects: which one is in front is not known" in message
+
+
+@pytest.mark.parametrize("place", ["in the source", "named"])
+def test_masks_of_single_objects(tmp_path: Path, place: str) -> None:
+    source = tmp_path / "in"
+    photos(source / "images", range(6), ".jpg")
+    masks = source / "masks" if place == "in the source" else tmp_path / "drawn"
+    for number in range(6):
+        for label in (7, 19):
+            write(masks / f"{number}_{label}.png", (halves() == label).astype(np.uint8))
+    options = [] if place == "in the source" else ["--masks", str(masks)]
+    prepare(source, tmp_path / "out", *SIZE, *options)
+    check_halves(tmp_path / "out")
+    assert not left_out(tmp_path / "out")
+    # Where images are numbered in this way, a number tells no object.
+    write(source / "images" / "0_1.jpg", photo(8))
+    error = error_of(source, tmp_path / "other", *SIZE, *options)
+    assert "5 of 7 images have a mask" in error
+    write(masks / "1_30.png", np.ones((24, 32), np.uint8))
+    (source / "images" / "0_1.jpg").unlink()
+    error = error_of(source, tmp_path / "sizes", *SIZE, *options)
+    assert "1.jpg: the masks of its objects differ in size" in error
+
+
+@pytest.mark.parametrize(
+    ("names", "expected"),
+    [
+        (("objects/{}.png", "images_gt/{}.png"), 12),
+        (("instance_images/{}.png", "class_images/{}.png"), 12),
+        (("class_1/{}.png", "class_2/{}.png"), 12),
+        (("shipping_labels/{}.png", "boxes/{}.png"), 12),
+        (("images/{}.jpg", "face_masks/{}.jpg"), 12),
+        (("seg_01/{}.jpg", "seg_02/{}.jpg"), 12),
+        (("gt/{}.png",), 6),
+        (("images/{}.jpg", "gt/{}.jpg"), 12),
+        (("vis/{}.png", "ir/{}.png"), 12),
+        (("color_aligned_to_depth/{}.png", "depth_of_field/{}.png"), 12),
+        (("orange_seg{}.png", "orange_{}_seg.png"), 12),
+        (("gt/images/{}.png", "images/{}.png"), 12),
+    ],
+)
+def test_photos_in_folders_of_many_names(
+    tmp_path: Path, names: tuple[str, ...], expected: int
+) -> None:
+    numbers = iter(range(20))
+    for name in names:
+        for place in range(6):
+            write(tmp_path / "in" / name.format(place), photo(next(numbers)))
+    prepare(tmp_path / "in", tmp_path / "out", *SIZE, "--min-change", "0")
+    assert sum(len(PreparedDataset(tmp_path / "out", split)) for split in SPLITS) == expected
+    assert PreparedDataset(tmp_path / "out", "train").masks is None
+
+
+def test_drawings_alone_are_no_images(tmp_path: Path) -> None:
+    photos(tmp_path / "in" / "mask_overlay", range(6))
+    message = error_of(tmp_path / "in", tmp_path / "out", *SIZE)
+    assert "has no images" in message and "found 6 drawings of masks or depth" in message
+
+
+def test_two_masks_of_an_image(tmp_path: Path) -> None:
+    source = tmp_path / "in"
+    photos(source / "images", range(6))
+    for number in range(6):
+        write(source / "masks" / f"{number}.png", halves())
+        write(source / "gt" / f"{number}.png", halves()[:, ::-1])
+    message = error_of(source, tmp_path / "out", *SIZE)
+    gt, masks = source / "gt" / "0.png", source / "masks" / "0.png"
+    assert f"{gt} and {masks} both may be the mask of one image: name the folder" in message
+    prepare(source, tmp_path / "gt", *SIZE, "--masks", str(source / "gt"))
+    check_halves(tmp_path / "gt", 2, 1)
+    prepare(source, tmp_path / "none", *SIZE, "--use-masks", "ignore")
+    assert sum(len(PreparedDataset(tmp_path / "none", split)) for split in SPLITS) == 6
+
+
+@pytest.mark.parametrize("kind", ["colour", "depth", "webp", "grey"])
+def test_images_of_one_name(tmp_path: Path, kind: str) -> None:
+    source = tmp_path / "in"
+    photos(source, range(6), ".jpg")
+    for number in range(6):
+        if kind == "depth":
+            ramp = np.arange(48 * 64, dtype=np.uint16).reshape(48, 64)
+            write(source / f"{number}.png", ramp)
+        elif kind == "grey":  # a photo
+            noise = np.random.default_rng(number).integers(0, 256, (48, 64), np.uint8)
+            write(source / f"{number}.png", noise)
+        else:
+            suffix = ".png" if kind == "colour" else ".webp"
+            write(source / f"{number}{suffix}", photo(number))
+    message = error_of(source, tmp_path / "out", *SIZE)
+    other = "0.webp" if kind == "webp" else "0.png"
+    assert f"{source / '0.jpg'} and {other} have one name" in message
+    assert "call it 0.label.png or 0.depth.png; otherwise rename it" in message
+
+
+def test_which_image_a_mask_belongs_to(tmp_path: Path) -> None:
+    source = tmp_path / "in"
+    for number in range(3):
+        write(source / f"{number}.png", photo(number))
+        write(source / f"{number}.color.png", photo(number + 3))
+    prepare(source, tmp_path / "out", *SIZE, "--min-change", "0")
+    write(source / "1.label.png", halves())
+    message = error_of(source, tmp_path / "out2", *SIZE)
+    assert f"{source / '1.color.png'} and 1.png: either may be the image that a mask" in message
+
+
+def test_what_was_prepared_before_stays_valid(tmp_path: Path) -> None:
+    """Of layouts that were understood, no option has changed."""
+    source, masks = tmp_path / "in", tmp_path / "in" / "masks"
+    photos(source / "images", range(6))
+    listed = [write(masks / f"{number}.png", halves()) for number in range(6)]
+    for number in range(6):
+        write(source / "depth" / f"{number}.png", np.ones((48, 64), np.uint16))
+    (source / "gt").mkdir()
+    (source / "gt" / "gt.txt").write_text("boxes")
+    (source / "masks.txt").write_text("1.png")
+    options = Folder(source).options()
+    assert "names" not in options and options["decoding"] == 2
+    assert options["mask_files"] == fingerprint(listed, source, times=True)
+    assert Folder(source / "images").options()["mask_files"] is None
+    # What was taken for photos is not.
+    masks.rename(source / "instance_masks")
+    assert Folder(source).options()["names"] == "by words"
 
 
 def test_colour_masks_elsewhere(tmp_path: Path) -> None:
@@ -637,7 +881,14 @@ def test_a_mask_drawn_on_the_photo_as_it_is_stored(tmp_path: Path) -> None:
 # --- depth
 
 
-@pytest.mark.parametrize("kind", ["png", "npy", "npy in millimetres", "tif", "folder"])
+@pytest.mark.parametrize(
+    "kind",
+    [
+        *("png", "npy", "npy in millimetres", "tif", "depth/{}.png"),
+        *("depth_raw/{}.png", "Depth16/{}.png", "aligned_depth_to_color/{}.png"),
+        *("depth_images/{}.png", "kinect_depth/{}.png"),
+    ],
+)
 def test_depth(tmp_path: Path, kind: str) -> None:
     source = tmp_path / "in"
     photos(source, range(5))
@@ -652,12 +903,13 @@ def test_depth(tmp_path: Path, kind: str) -> None:
         elif kind == "tif":
             write(source / f"{number}.depth.tif", metres)
         else:
-            name = f"depth/{number}.png" if kind == "folder" else f"{number}.depth.png"
-            write(source / name, (5000 * metres).astype(np.uint16))
+            name = "{}.depth.png" if kind == "png" else kind
+            write(source / name.format(number), (5000 * metres).astype(np.uint16))
     camera = ("--intrinsics", "[60, 61, 31.5, 23.5]", "--depth-unit", "0.0002")
     prepare(source, tmp_path / "out", *SIZE, *camera)
     train = PreparedDataset(tmp_path / "out", "train")
-    assert train.depths is not None and train.intrinsics is not None
+    assert train.depths is not None and train.intrinsics is not None and len(train) == 3
+    assert not left_out(tmp_path / "out")
     for depth in train.depths:
         assert (depth[5:, :14] == 1500).all() and (depth[5:, 18:] == 750).all()
         assert not depth[:3].any()
@@ -666,6 +918,19 @@ def test_depth(tmp_path: Path, kind: str) -> None:
     # An image without depth is unknown everywhere.
     test = PreparedDataset(tmp_path / "out", "test")
     assert test.depths is not None and not test.depths.any()
+
+
+def test_a_camera_that_is_guessed_is_said(tmp_path: Path) -> None:
+    source = tmp_path / "in"
+    photos(source, range(6))
+    for number in range(4):
+        write(source / "depth" / f"{number}.png", np.full((48, 64), 900, np.uint16))
+        write(source / "depth_colormap" / f"{number}.png", photo(number))
+    prepare(source, tmp_path / "out", *SIZE)
+    assert left_out(tmp_path / "out") == {
+        "drawings of masks or depth (visualisations)": 4,
+        "intrinsics, as none were given: those of a usual camera stand for them": 4,
+    }
 
 
 def test_all_of_an_image_squeezed(tmp_path: Path) -> None:

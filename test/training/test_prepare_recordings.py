@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gzip
 import json
+import re
 import shutil
 import sys
 from collections.abc import Callable, Sequence
@@ -435,6 +436,59 @@ def test_lerobot_without_one_of_its_videos(tmp_path: Path) -> None:
     options = ("--on-error", "skip", "--val", "0", "--test", "0", "--rate", "0")
     prepare("lerobot", root, tmp_path / "out2", *options)
     assert numbers(tmp_path / "out2")["train"] == [*range(4), *range(10, 14), *range(20, 24)]
+
+
+def cut_off(path: Path, share: float) -> None:
+    """Keep the beginning of a video that has its index in front: it opens, and just ends early.
+
+    The cut lies between two packets, so that none is damaged.
+    """
+    streamed = path.with_name(f"streamed_{path.name}")
+    with av.open(str(path)) as source:
+        options = {"movflags": "faststart"}
+        with av.open(str(streamed), "w", options=options) as target:
+            stream = target.add_stream_from_template(source.streams.video[0])
+            for packet in source.demux(video=0):
+                if packet.dts is not None:
+                    packet.stream = stream
+                    target.mux(packet)
+    with av.open(str(streamed)) as container:
+        ends = [packet.pos + packet.size for packet in container.demux(video=0) if packet.size]
+    path.write_bytes(streamed.read_bytes()[: ends[round(share * len(ends)) - 1]])
+    streamed.unlink()
+
+
+@pytest.mark.parametrize(("share", "episode"), [(0.6, 1), (0.3, 0)])
+def test_lerobot_with_a_video_that_was_cut_off(tmp_path: Path, share: float, episode: int) -> None:
+    root = write_lerobot(tmp_path / "in", [range(20), range(100, 120)])
+    options = ("--val", "0", "--test", "0", "--rate", "0")
+    (file,) = root.rglob("*.mp4")
+    cut_off(file, share)
+    # When exactly: the codec stores some frames before those that they are made from.
+    told = re.escape(f"{file}: cut off after ") + rf"\d\.\d of 4\.0 s, in episode {episode}\b"
+    assert re.search(told, error_of("lerobot", root, tmp_path / "out", *options))
+    prepare("lerobot", root, tmp_path / "out2", *options, "--on-error", "skip")
+    assert re.search(told, (tmp_path / "out2" / "problems.txt").read_text())
+    assert len(numbers(tmp_path / "out2")["train"]) == round(share * 40)
+
+
+def test_lerobot_with_a_video_that_was_cut_off_before_its_only_episode(tmp_path: Path) -> None:
+    root = write_lerobot(tmp_path / "in", [range(100), range(100, 104)])
+    (listed,) = root.rglob("meta/episodes/**/*.parquet")
+    rows = parquet.read_table(listed).to_pylist()
+    parquet.write_table(pa.Table.from_pylist(rows[1:]), listed)
+    (file,) = root.rglob("*.mp4")
+    cut_off(file, 0.5)
+    message = error_of("lerobot", root, tmp_path / "out")
+    assert f"{file}: cut off before 10.0 of 10.4 s, in episode 1" in message
+
+
+def test_lerobot_that_ends_a_few_frames_early_is_whole(tmp_path: Path) -> None:
+    root = write_lerobot(tmp_path / "in", [range(20), range(100, 120)])
+    (file,) = root.rglob("*.mp4")
+    cut_off(file, 0.85)
+    prepare("lerobot", root, tmp_path / "out", "--val", "0", "--test", "0", "--rate", "0")
+    assert len(numbers(tmp_path / "out")["train"]) == 34
 
 
 def test_lerobot_recorded_anew_is_another_data_set(tmp_path: Path) -> None:

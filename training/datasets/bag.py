@@ -10,12 +10,11 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any, ClassVar, Literal, NamedTuple
 
-import numpy as np
-
 from genesis_bags.decoding.depth import depth_metres, holds_depth
 from genesis_bags.decoding.depth_unit import DepthUnit
 from genesis_bags.decoding.images import ImageReader, Reading
-from genesis_bags.decoding.messages import ImageMessage
+from genesis_bags.decoding.intrinsics import choose_matrix
+from genesis_bags.decoding.messages import AnyCameraInfo, ImageMessage
 from genesis_bags.decoding.pixels import ImageError
 from genesis_bags.reader import BagError, BagMessage, BagReader, find_bags, storage_files
 from genesis_bags.topics import (
@@ -37,11 +36,16 @@ from training.datasets.recordings import (
     named_split,
     natural_order,
 )
-from training.datasets.shots import Camera, Shot
+from training.datasets.shots import GUESSED, Camera, Shot
 from training.datasets.video import BETWEEN_SAMPLES
 
 _PATIENCE = 500_000_000  # ns of the bag's time that an image waits for its depth
 _NO_CAMERA = "bags without images of a colour camera"
+_NO_INFO = f"intrinsics, as there is no camera_info beside the images{GUESSED}"
+_UNUSABLE_INFO = {  # by the kind of error
+    "intrinsics": f"intrinsics, as camera_info holds none that can be used{GUESSED}",
+    "info size": f"intrinsics, as camera_info is of images of another shape{GUESSED}",
+}
 _KEPT_DEPTHS = 30  # images
 _SECOND = 1_000_000_000  # ns
 
@@ -76,7 +80,8 @@ class Bag(OwnData):
     """Recordings of ROS 2 (.mcap, .db3) and ROS 1 (.bag): one, or all in a folder; without masks.
 
     From ten bags on, whole ones are val and test; of fewer, the end of each is. Bags in sub-folders
-    train, val and test are what these say. Intrinsics come from camera_info beside the images.
+    train, val and test are what these say. Intrinsics come from camera_info beside the images: P
+    for rectified ones, as in the node.
 
     Args:
         topics: image topics to take; by default those of all colour cameras
@@ -140,12 +145,7 @@ class Bag(OwnData):
         named = [named_split(name) for name in names]
         rest = self.shares.rest(named)
         contents = [self._look_into(path) for path in self._bags]
-        if not any(content.cameras or content.problem for content in contents):
-            there = sorted({topic for content in contents for topic in content.others})
-            wanted = "none of " + ", ".join(self.topics) if self.topics else "no colour camera"
-            raise DatasetError(
-                f"{self.source} has {wanted}; its image topics: {', '.join(there) or 'none'}"
-            )
+        self._check_topics(contents)
         depths = any(camera.depth for content in contents for camera in content.cameras)
         return [
             BagTask(
@@ -178,6 +178,32 @@ class Bag(OwnData):
         except BagError as error:
             parts.problem(str(error))
 
+    def _check_topics(self, contents: Sequence[_Content]) -> None:
+        """Check that there is a camera, and that some bag has each topic that was named.
+
+        Raises:
+            DatasetError: there is none, or a topic is misspelt.
+        """
+        there = sorted({topic for content in contents for topic in content.topics})
+        lacking = [
+            f"none of {', '.join(missing)} ({option})"
+            for option, names in (
+                ("--topics", self.topics),
+                ("--depth-topics", self.depth_topics if self.depth else ()),
+            )
+            if (missing := [name for name in names if name not in there])
+        ]
+        if not (lacking or any(content.cameras for content in contents)):
+            lacking = ["no colour camera"]
+        if not lacking:
+            return
+        told = f"{self.source} has {', '.join(lacking)}; "
+        told += f"its image topics: {', '.join(there) or 'none'}"
+        if not any(content.problem for content in contents):
+            raise DatasetError(told)
+        if self.topics:
+            report(f"{told}, besides those of bags that cannot be read")
+
     def _look_into(self, path: Path) -> _Content:
         """What there is to take in a bag."""
         try:
@@ -190,13 +216,12 @@ class Bag(OwnData):
                 depths = self._depths(reader, names, path)
                 for name in sorted(left_out.keys() - set(depths)):
                     report(f"{path}: {name} left out: {left_out[name]}")
-                if not names:
-                    return _Content(others=tuple(known))
                 cameras = tuple(
                     BagCamera(name, _info_topic(name), depth)
                     for name, depth in zip(names, depths, strict=True)
                 )
-                return _Content(cameras, sum(known[name].size for name in names))
+                size = sum(known[name].size for name in names)
+                return _Content(tuple(known), cameras, size)
         except BagError as error:
             return _Content(problem=str(error))
 
@@ -233,13 +258,13 @@ class Bag(OwnData):
 
 
 class _Content(NamedTuple):
+    topics: tuple[str, ...] = ()
+    """All with images."""
     cameras: tuple[BagCamera, ...] = ()
     size: int = 0
     """Messages of the cameras."""
     problem: str | None = None
     """Why the bag cannot be read."""
-    others: tuple[str, ...] = ()
-    """Image topics, where none is taken."""
 
 
 class _Depth(NamedTuple):
@@ -257,9 +282,8 @@ class _CameraState:
     camera: BagCamera
     recorded: Recorded
     sampler: Sampler
-    matrix: Camera | None = None
-    width: int = 0
-    """Of the images that the intrinsics are for [px]; 0: unknown."""
+    info: AnyCameraInfo | None = None
+    """The newest one; before the first, that one."""
     waiting: deque[tuple[BagMessage, ImageMessage]] = field(default_factory=deque)
     depths: deque[_Depth] = field(default_factory=lambda: deque(maxlen=_KEPT_DEPTHS))
     part: str = ""
@@ -285,6 +309,7 @@ class _Run:
                 camera,
                 Recorded(parts, f"{task.name}:{camera.topic}", task.shares, form),
                 Sampler(dataset.rate),
+                _first_info(reader, camera.info),
             )
             for camera in task.cameras
         ]
@@ -327,12 +352,7 @@ class _Run:
             state.depths.append(_Depth(_stamp(message, item), message, item))
 
     def _take_info(self, state: _CameraState, item: BagMessage) -> None:
-        message = self._read(item)
-        if message is None:
-            return
-        fx, _, cx, _, fy, cy, *_ = (float(value) for value in message.k)
-        if np.isfinite([fx, fy, cx, cy]).all() and fx > 0 and fy > 0:
-            state.matrix, state.width = (fx, fy, cx, cy), int(message.width)
+        state.info = self._read(item) or state.info
 
     def _read(self, item: BagMessage) -> Any:
         """The message; None: it cannot be read, which is reported."""
@@ -364,7 +384,8 @@ class _Run:
         depth = self._depth(state, stamp)
         try:
             image = state.reader(message, stamp / _SECOND)
-            state.recorded.add(Shot(image, None, depth, _camera(state, image)))
+            camera, no_camera = _camera(state, image)
+            state.recorded.add(Shot(image, None, depth, camera, no_camera=no_camera))
         except ValueError as error:
             self._problem(item, error)
 
@@ -390,13 +411,16 @@ class _Run:
             return None
 
 
-def _camera(state: _CameraState, image: UInt8) -> Camera | None:
-    """The intrinsics of an image, which may be smaller than the camera says."""
-    if state.matrix is None:
-        return None
-    scale = image.shape[1] / (state.width or image.shape[1])
-    fx, fy, cx, cy = state.matrix
-    return fx * scale, fy * scale, (cx + 0.5) * scale - 0.5, (cy + 0.5) * scale - 0.5
+def _camera(state: _CameraState, image: UInt8) -> tuple[Camera | None, str]:
+    """The intrinsics of an image, None where they are unknown, and why they would be."""
+    if state.info is None:
+        return None, _NO_INFO
+    try:
+        chosen = choose_matrix(state.info, *image.shape[:2], topic=state.camera.topic)
+    except ImageError as error:
+        return None, _UNUSABLE_INFO[error.kind]
+    (fx, _, cx), (_, fy, cy), _ = chosen.matrix.tolist()
+    return (fx, fy, cx, cy), _NO_INFO
 
 
 def _stamp(message: ImageMessage, item: BagMessage) -> int:
@@ -405,8 +429,17 @@ def _stamp(message: ImageMessage, item: BagMessage) -> int:
     return int(stamp.sec * _SECOND + stamp.nanosec) or item.stamp
 
 
-def _first_message(reader: BagReader, topic: str) -> ImageMessage | None:
-    """The first one that can be read."""
+def _first_info(reader: BagReader, topic: str) -> AnyCameraInfo | None:
+    """The first camera_info of a topic, so that images before it have one, too."""
+    known = reader.topics.get(topic)
+    if known is None or known.type != CAMERA_INFO:
+        return None
+    info: AnyCameraInfo | None = _first_message(reader, topic)
+    return info
+
+
+def _first_message(reader: BagReader, topic: str) -> Any:
+    """The first one that can be read, or None."""
     for item in reader.first(topic, LOOKED_AT):
         with suppress(ImageError):
             return read_message(item)

@@ -7,7 +7,10 @@
     photos/instances.json           or the masks of all images in COCO's format
 
 Masks and depth may lie in folders of their own instead: images/table.jpg, masks/table.png and
-depth/table.png. Depth may also be a .tif or .npy file with metres.
+depth/table.png. Such a folder is known by the words of its name: so are Pascal VOC's
+SegmentationObject beside JPEGImages, and depth_raw. As in BOP, each object may have a mask of its
+own: rgb/000001.png, mask_visib/000001_000000.png. Depth may also be a .tif or .npy file with
+metres.
 """
 
 from __future__ import annotations
@@ -15,8 +18,9 @@ from __future__ import annotations
 import json
 import re
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path, PurePath
 from typing import Any, ClassVar, Literal, NamedTuple
 
@@ -28,6 +32,7 @@ from genesis_bags.decoding.jpeg import whole_jpeg
 from training.datasets.annotations import (
     Annotation,
     CocoImage,
+    Labels,
     coco_images,
     is_coco,
     is_labelme,
@@ -35,6 +40,7 @@ from training.datasets.annotations import (
 )
 from training.datasets.images import decode_rgb
 from training.datasets.inputs import input_files
+from training.datasets.instance_masks import decode_instance_mask, read_object_mask
 from training.datasets.layout import SPLITS, DatasetError, Float32, UInt8
 from training.datasets.parts import PartWriter
 from training.datasets.recordings import (
@@ -55,30 +61,79 @@ SUFFIXES = frozenset(
 )
 _DECODING = 2  # files are read in another way than by earlier versions
 _JSON_READING = "outlines"  # those with boxes alone are no masks, as they were in earlier versions
+_OBJECTS_READING = "objects"  # masks of single objects were left out by earlier versions
 _HEIC = frozenset({".heic", ".heif"})
-_MASK_FOLDERS = frozenset(
+_JPEG = frozenset({".jpe", ".jpeg", ".jpg"})
+_PNG, _GREY_OR_PALETTE = b"\x89PNG\r\n\x1a\n", (0, 3)  # the colour types of one channel
+_DEPTH_SUFFIXES = frozenset({".npy", ".png", ".tif", ".tiff"})
+
+Kind = Literal["image", "mask", "depth", "classes", "drawing"]
+_LEFT_OUT: dict[Kind, str] = {
+    "classes": "masks of classes, which do not tell one object from another",
+    "drawing": "drawings of masks or depth (visualisations)",
+}
+_OF_NO_IMAGE = "masks or depths that belong to no image"
+_WHOLE_OBJECTS = "masks of objects with their hidden parts, as there are those of the visible ones"
+
+# Words of folders' names.
+_MASKS = frozenset(
     {"annotation", "annotations", "instances", "label", "labels", "mask", "masks"}
     | {"segm", "segmentation", "segmentations"}
 )
-_DEPTH_FOLDERS = frozenset({"depth", "depths"})
-_IMAGE_FOLDERS = frozenset({"color", "colour", "image", "images", "img", "imgs", "rgb"})
-Kind = Literal["image", "mask", "depth"]
+_PERHAPS_MASKS = frozenset({"groundtruth", "gt", "instance", "seg", "truth"})
+_CLASSES = frozenset({"categories", "category", "class", "classes", "sem"})
+_CLASS_MASKS = frozenset({"panoptic", "semantic", "semantics"})
+_OBJECTS = frozenset({"instance", "instances", "obj", "object", "objects"})
+_DEPTHS = frozenset({"depth", "depthmap", "depthmaps", "depths"})
+_DRAWINGS = frozenset(
+    {"colored", "colorized", "colormap", "coloured", "overlay", "overlays", "preview", "previews"}
+    | {"vis", "viz", "visualisation", "visualisations", "visualization", "visualizations"}
+)
+_COLOURS = frozenset({"color", "colour", "rgb"})
+_IMAGES = _COLOURS | {"image", "images", "img", "imgs"}
+_VISIBLE = frozenset({"visib", "visible"})
+_SUFFIX_WORDS = frozenset({"jpeg", "jpg", "npy", "png", "tif", "tiff"})
+# Those that say neither what is in a folder nor which images it belongs to.
+_SILENT = (_OBJECTS | _VISIBLE | _SUFFIX_WORDS) | (
+    {"aligned", "binary", "bit", "coarse", "fine", "ground", "id", "ids", "map", "maps", "mm"}
+    | {"raw", "rect", "rectified", "registered"}
+)
+_TELLING = (
+    _MASKS | _PERHAPS_MASKS | _CLASSES | _CLASS_MASKS | _DEPTHS | _DRAWINGS | _IMAGES | _SILENT
+)
+_KNOWN_BEFORE = _MASKS | {"depth", "depths"}
+"""Names of folders that earlier versions knew."""
+# SegmentationObject, JPEGImages, mask_visib, depth16
+_WORD = re.compile(r"[A-Z]+(?![a-z])|[A-Z]?[a-z]+|[0-9]+|[^\W\d_]+")
+
+_LATER_ENDINGS = frozenset({"instance", "seg", "segmentation"})
 _ENDINGS: dict[str, Kind] = {
     **dict.fromkeys(("label", "labels", "mask", "masks", "segm", "instances"), "mask"),
+    **dict.fromkeys(_LATER_ENDINGS, "mask"),
     "depth": "depth",
     **dict.fromkeys(("color", "colour", "rgb"), "image"),
 }
 _ENDING = re.compile(f"[._-]({'|'.join(_ENDINGS)})$", re.IGNORECASE)
-_DEPTH_SUFFIXES = frozenset({".npy", ".png", ".tif", ".tiff"})
+_NUMBERED = re.compile(r"(.+)_\d+")  # 000001_000000: an object of 000001
+_TRIED_PAIRS = 20
+_MOST_COVERED = 0.05  # of an object by others, if its mask shows all of it
 
 MaskUse = Literal["auto", "need", "ignore"]
+
+
+class ObjectMasks(NamedTuple):
+    """The masks of an image that has one for each object."""
+
+    files: tuple[Path, ...]
+    visible: bool
+    """Whether they show the parts of the objects that can be seen."""
 
 
 class Item(NamedTuple):
     """An image and the files that belong to it."""
 
     image: Path
-    mask: Annotation | None = None
+    mask: Annotation | ObjectMasks | None = None
     depth: Path | None = None
 
 
@@ -103,8 +158,8 @@ class Folder(OwnData):
 
     Sub-folders train, val and test are the splits. Otherwise, from ten sub-folders on, whole ones
     are val and test; of fewer, the last images of each. A mask is NAME.label.png or NAME.mask.png
-    beside NAME.jpg, masks/NAME.png, NAME.json of labelme, or in a COCO file; a depth is
-    NAME.depth.png or depth/NAME.png.
+    beside NAME.jpg, masks/NAME.png, NAME.json of labelme, or in a COCO file; with one for each
+    object masks/NAME_0.png, masks/NAME_1.png. A depth is NAME.depth.png or depth/NAME.png.
 
     Args:
         masks: folder with masks, or a COCO file, if they are not in the source
@@ -132,6 +187,7 @@ class Folder(OwnData):
     def options(self) -> dict[str, Any]:
         """All that shapes the arrays."""
         files = _listing(self.source)
+        names = _Names(_others(files, self.source, self.masks))
         return {
             **self.own_options(),
             "masks": None if self.masks is None else str(self.masks),
@@ -140,12 +196,14 @@ class Folder(OwnData):
             "decoding": _DECODING,
             "intrinsics": self.intrinsics,
             "files": fingerprint(files, self.source),
-            "mask_files": self._mask_files(files),
+            "mask_files": self._mask_files(files, names),
+            # So data in which masks were taken for photos are no longer up to date.
+            **({"names": "by words"} if names.are_new else {}),
         }
 
     def tasks(self) -> list[FolderTask]:
         """Chunks of the images of each split."""
-        found = scan(self.source, self.masks)
+        found = scan(self.source, self.masks, self.use_masks)
         with_masks, items, left_out = self._choose(found)
         depths = any(item.depth for item in items)
         splits = self._split(items)
@@ -183,17 +241,26 @@ class Folder(OwnData):
                 parts.problem(f"{item.image}: {error}")
         part.write()
 
-    def _mask_files(self, files: Sequence[Path]) -> str | None:
+    def _mask_files(self, files: Sequence[Path], names: _Names) -> str | None:
         """What tells whether the masks are the same; None where there are none, or none is used.
 
         Args:
             files: of the source.
+            names: what their paths say.
         """
         if self.use_masks == "ignore":
             return None
-        inside = [path for path in files if _may_be_mask(path.relative_to(self.source))]
+        relative = {path: path.relative_to(self.source) for path in files}
+        pairs = {path for path in _pairs(files) if names(relative[path]).kind == "image"}
+        inside = [path for path in files if path in pairs or names.may_be_mask(relative[path])]
         told = [fingerprint(inside, self.source, times=True)] if inside else []
         beside = [] if self.masks is None else _mask_listing(self.masks)
+        drawn = [relative[path] for path in inside]
+        if self.masks is not None:
+            drawn += [path.relative_to(self.masks) for path in beside]
+        keys = {names(path).key for path in drawn if path.suffix.lower() in SUFFIXES}
+        if {names.owner(key) for key in keys} - keys - {None}:
+            told.append(_OBJECTS_READING)
         if any(path.suffix.lower() == ".json" for path in (*inside, *beside)):
             told.append(_JSON_READING)
         if self.masks is not None:
@@ -216,12 +283,15 @@ class Folder(OwnData):
         camera: Camera | None = self.intrinsics
         if not task.masks or item.mask is None:
             return Shot(image, None, depth, camera)
-        labels = read_annotation(item.mask)
+        mask = item.mask
+        labels = _join(mask) if isinstance(mask, ObjectMasks) else read_annotation(mask)
         if labels.shape != image.shape[:2]:
             # Some programs draw on photos as they are stored, lying on their side.
             lying = _decode_lying(data)
             image = lying if lying.shape[:2] == labels.shape else image
-        drawn = isinstance(item.mask, CocoImage) or item.mask.suffix.lower() == ".json"
+        drawn = isinstance(mask, CocoImage) or (
+            isinstance(mask, Path) and mask.suffix.lower() == ".json"
+        )
         return Shot(image, labels, depth, camera, is_blank=drawn and not labels.any())
 
     def _choose(self, found: Found) -> tuple[bool, list[Item], Counter[str]]:
@@ -287,54 +357,58 @@ def _listing(source: Path) -> list[Path]:
     return sorted(input_files(source)[0], key=natural_order)
 
 
-def scan(source: Path, masks: Path | None) -> Found:
+def scan(source: Path, masks: Path | None, use_masks: MaskUse = "auto") -> Found:
     """The images of a folder, and what belongs to each.
 
     Raises:
-        DatasetError: there are none, or a mask or a COCO file belongs to no image.
+        DatasetError: there are none, a COCO file belongs to no image, or two files may be the mask
+            or the depth of an image, or the image itself.
     """
+    relative = _others(_listing(source), source, masks)
+    names = _Names(relative)
     left_out: Counter[str] = Counter()
     images: dict[str, list[Path]] = {}
-    besides: dict[Kind, dict[str, Path]] = {"mask": {}, "depth": {}}
+    besides: dict[Kind, dict[str, list[Path]]] = {"mask": {}, "depth": {}}
     jsons: list[Path] = []
-    for path in _listing(source):
-        suffix = path.suffix.lower()
-        kind, key = _kind(path.relative_to(source))
+    for inside in relative:
+        path, suffix, told = source / inside, inside.suffix.lower(), names(inside)
         if suffix == ".json":
             jsons.append(path)
-        elif suffix in (_DEPTH_SUFFIXES if kind == "depth" else SUFFIXES):
-            if kind == "image":
-                images.setdefault(key, []).append(path)
-            else:
-                besides[kind][key] = path
+        elif told.kind in _LEFT_OUT and suffix in SUFFIXES | _DEPTH_SUFFIXES:
+            left_out[_LEFT_OUT[told.kind]] += 1
+        elif suffix in (_DEPTH_SUFFIXES if told.kind == "depth" else SUFFIXES):
+            kinds = images if told.kind == "image" else besides[told.kind]
+            kinds.setdefault(told.key, []).append(path)
         elif suffix in _HEIC:
             left_out["HEIC photos, which cannot be read: convert them to JPEG"] += 1
         elif suffix in VIDEO_SUFFIXES:
             left_out["videos, which prepare video takes"] += 1
         else:
             left_out[f"files of another kind ({suffix or 'without a suffix'})"] += 1
-    mask_files, depth_files = besides["mask"], besides["depth"]
-    for key, path in [*mask_files.items(), *depth_files.items()]:
-        # shipping-label.jpg is a photo, if there is no shipping.jpg.
-        alone = key not in images and _folder_kind(path.relative_to(source)) == "image"
-        if alone and path.suffix.lower() in SUFFIXES:
-            images[key] = [path]
-            mask_files.pop(key, None)
-            depth_files.pop(key, None)
     if not images:
-        told = "; ".join(f"{count} {reason}" for reason, count in left_out.items())
+        told_of = "; ".join(f"{count} {reason}" for reason, count in left_out.items())
         raise DatasetError(
             f"{source} has no images; expected files such as .jpg or .png"
-            + (f", found {told}" if told else "")
+            + (f", found {told_of}" if told_of else "")
         )
-    annotations: dict[str, Annotation] = dict(mask_files)
+    for key, path in _masks_called_as_images(images):
+        besides["mask"].setdefault(key, []).append(path)
+    lost = Counter[str]()
+    # What --masks names settles which of several masks is meant.
+    decide = masks is None and use_masks != "ignore"
+    annotations = _masks_of(besides["mask"], names, lost, decide=decide)
     if masks is not None:
-        annotations |= _masks_elsewhere(masks, jsons)
+        elsewhere = _masks_elsewhere(masks, source, jsons, names, left_out)
+        annotations |= _masks_of(elsewhere, names, lost, decide=use_masks != "ignore")
     coco: list[tuple[Path, dict[str, CocoImage]]] = []
     for path in jsons:
         content = _json(path)
         if is_labelme(content):
-            annotations.setdefault(_labelme_key(path, content, source, images), path)
+            key = _labelme_key(path, content, source, names)
+            if key in images:
+                annotations.setdefault(key, path)
+            else:
+                lost[_OF_NO_IMAGE] += 1
         elif is_coco(content):
             entries = coco_images(path, content)
             if without := sum(entry.without for entry in entries.values()):
@@ -342,17 +416,21 @@ def scan(source: Path, masks: Path | None) -> Found:
             coco.append((path, entries))
         else:
             left_out["JSON files that are neither COCO's nor labelme's"] += 1
-    every = sorted((path for paths in images.values() for path in paths), key=natural_order)
+    depths: dict[str, Path] = {}
+    for key, paths in besides["depth"].items():
+        if key in images:
+            depths[key] = _only(paths, "depth", "move one out of the source")
+        else:
+            lost[_OF_NO_IMAGE] += len(paths)
+    _check_meant(images, annotations.keys() | depths.keys())
+    keys = {path: key for key, paths in images.items() for path in paths}
+    every = sorted(keys, key=natural_order)
     drawn = _match_coco(coco, every)
-    items = []
-    for path in every:
-        _, key = _kind(path.relative_to(source))
-        items.append(Item(path, drawn.get(path) or annotations.get(key), depth_files.get(key)))
-    lost = [str(annotations[key]) for key in annotations.keys() - images.keys()]
-    lost += [str(path) for key, path in depth_files.items() if key not in images]
-    if lost:
-        left_out["masks or depths that belong to no image"] += len(lost)
-    return Found(items, dict(left_out))
+    items = [
+        Item(path, drawn.get(path) or annotations.get(keys[path]), depths.get(keys[path]))
+        for path in every
+    ]
+    return Found(items, dict(left_out + lost))
 
 
 def read_depth(path: Path, unit: float, floats: DepthUnit) -> Float32:
@@ -383,28 +461,409 @@ def _decode_lying(data: bytes) -> UInt8:
     return cv2.cvtColor(image, cv2.COLOR_BGR2RGB)
 
 
-def _folder_kind(relative: PurePath) -> Kind:
-    """What the folders of a file say that it is."""
-    names = {part.lower() for part in relative.parts[:-1]}
-    if names & _MASK_FOLDERS:
-        return "mask"
-    return "depth" if names & _DEPTH_FOLDERS else "image"
+class _FolderName(NamedTuple):
+    """What the name of a folder says.
+
+    Attributes:
+        kind: of the files in it; None: it does not say.
+        needs: what else must hold, so that they are, see ``_Names``: for a name of several
+            meanings that there are "images", for one with further words that its files "match".
+        rest: the further words.
+        with_images: whether it speaks of images.
+    """
+
+    kind: Kind | None
+    needs: Literal["nothing", "images", "match"]
+    rest: str
+    with_images: bool
 
 
-def _kind(relative: PurePath) -> tuple[Kind, str]:
-    """What a file is by its path, and what it shares with those that belong to the same image."""
-    kind, stem = _folder_kind(relative), relative.stem
-    told = _MASK_FOLDERS | _DEPTH_FOLDERS | _IMAGE_FOLDERS
-    kept = [folder for folder in relative.parts[:-1] if folder.lower() not in told]
-    while ending := _ENDING.search(stem):  # scene.color.label: a mask of scene.color
-        stem = stem[: ending.start()]
-        kind = _ENDINGS[ending[1].lower()] if kind == "image" else kind
-    return kind, "/".join([*kept, stem])
+@cache
+def _words(folder: str) -> tuple[str, ...]:
+    """SegmentationObject: segmentation, object."""
+    if folder.lower() in _TELLING:
+        return (folder.lower(),)
+    return tuple(word.lower() for word in _WORD.findall(folder))
 
 
-def _may_be_mask(relative: PurePath) -> bool:
-    """Whether a file of the source is a mask, or a JSON file that may hold some."""
-    return relative.suffix.lower() == ".json" or _kind(relative)[0] == "mask"
+@cache
+def _read_name(folder: str) -> _FolderName:
+    words = list(_words(folder))
+    if "to" in words and not _DEPTHS.isdisjoint(words[: words.index("to")]):
+        del words[words.index("to") :]  # depth_to_color is depth
+    found = set(words)
+    rest = "_".join(word for word in words if word not in _TELLING)
+    sure = bool(found & (_MASKS | _DEPTHS))
+    kind: Kind | None = None
+    if found & _DEPTHS:
+        if found & _DRAWINGS or words[-1] in _COLOURS:
+            kind = "drawing"
+        elif not found & _COLOURS:  # color_depth may hold both
+            kind = "depth"
+    elif found & (_MASKS | _PERHAPS_MASKS) or (found & _CLASS_MASKS and not rest):
+        if found & _DRAWINGS:
+            kind = "drawing"
+        elif found & (_CLASSES | _CLASS_MASKS) and not found & _OBJECTS:
+            kind = "classes"
+        elif found & (_MASKS | {"seg"}) or not found & _IMAGES:
+            kind = "mask"  # gt_images and instance_images are photos
+    elif found & _IMAGES and found <= _IMAGES | _SUFFIX_WORDS:
+        kind = "image"
+    needs: Literal["nothing", "images", "match"] = "nothing"
+    if kind in ("mask", "depth") and (rest or not sure):
+        needs = "match" if rest else "images"
+    return _FolderName(kind, needs, rest, bool(found & _IMAGES))
+
+
+class _Told(NamedTuple):
+    """What a path says of its file.
+
+    Attributes:
+        kind: what it is.
+        key: what it shares with the files that belong to the same image.
+        ending: that of its name which says that it is a mask or depth; "": none does.
+    """
+
+    kind: Kind
+    key: str
+    ending: str
+
+
+class _Names:
+    """What the paths of a source say of its files.
+
+    A folder called masks holds masks. Names of several meanings (gt, instance, seg) say masks only
+    if there are images besides, and no JPEGs in it. A name with further words (old_masks,
+    depth_left) may be one of photos: it says so only if no file there is a JPEG, and half of them
+    are called as images are in the folder above, in one that the further words name, or in one
+    called like it (rgb_left).
+
+    Args:
+        files: relative to the source.
+
+    Attributes:
+        images: the keys of those that are images, whatever belongs to them.
+        are_new: whether earlier versions took some for something else.
+    """
+
+    def __init__(self, files: Sequence[PurePath]) -> None:
+        # Folders with names of several meanings that hold photos.
+        self._of_photos = _folders_above(path for path in files if path.suffix.lower() in _JPEG)
+        self._stands_for: dict[PurePath, str] = {}  # folders with further words: that of the images
+        self._by_folder: dict[PurePath, tuple[Kind, str]] = {}
+        self.images = self._images(files)
+        if not self.images:
+            self._of_photos = _folders_above(files)
+            self.images = self._images(files)
+        self._match(files)
+        self.images = self._images(files)
+        self.are_new = any(map(self._is_new, files))
+
+    def __call__(self, relative: PurePath) -> _Told:
+        """What a file is by its path, relative to the source or to a folder with masks."""
+        told = self._read(relative)
+        # shipping-label.jpg is a photo, if there is no shipping.jpg.
+        alone = _may_be_photo(told, relative) and told.key not in self._plain
+        return told._replace(kind="image") if alone else told
+
+    def owner(self, key: str) -> str | None:
+        """The key of the image that a mask belongs to, be it of all objects or of one."""
+        if key in self.images:
+            return key
+        numbered = _NUMBERED.fullmatch(key)
+        # Where images are numbered in this way, cup_3.png is no mask of an object of cup.jpg.
+        if numbered is None or numbered[1] not in self.images or numbered[1] in self._numbered:
+            return None
+        return numbered[1]
+
+    def may_be_mask(self, relative: PurePath) -> bool:
+        """Whether a file of the source is a mask, or a JSON file that may hold some.
+
+        As in earlier versions: whatever is called so, be it a photo or no image.
+        """
+        told, suffix = self(relative), relative.suffix.lower()
+        by_ending = _ENDINGS.get(told.ending) == "mask" and told.ending not in _LATER_ENDINGS
+        if suffix == ".json" or by_ending:
+            return True
+        return told.kind == "mask" and (suffix in SUFFIXES or _was_known(relative))
+
+    def _read(self, relative: PurePath) -> _Told:
+        """What a file is by its path, whatever there is besides."""
+        kind, kept = self._of_folder(relative.parent)
+        stem, said = relative.stem, ""
+        while ending := _ENDING.search(stem):  # scene.color.label: a mask of scene.color
+            stem = stem[: ending.start()]
+            if kind == "image" and _ENDINGS[ending[1].lower()] != "image":
+                said = ending[1].lower()
+                kind = _ENDINGS[said]
+        return _Told(kind, f"{kept}{stem}", said)
+
+    def _images(self, files: Sequence[PurePath]) -> frozenset[str]:
+        """The keys of the images."""
+        self._by_folder.clear()
+        told = [(self._read(path), path) for path in files if path.suffix.lower() in SUFFIXES]
+        self._plain = frozenset(image.key for image, _ in told if image.kind == "image")
+        images = self._plain | {alone.key for alone, path in told if _may_be_photo(alone, path)}
+        numbered = map(_NUMBERED.fullmatch, images)
+        self._numbered = frozenset(found[1] for found in numbered if found)
+        return images
+
+    def _of_folder(self, folder: PurePath) -> tuple[Kind, str]:
+        """What the files of a folder are, and how their keys begin."""
+        if folder not in self._by_folder:
+            self._by_folder[folder] = self._read_folder(folder)
+        return self._by_folder[folder]
+
+    def _read_folder(self, lowest: PurePath) -> tuple[Kind, str]:
+        found: dict[Kind, int] = {}
+        perhaps = -1
+        kept: dict[int, str] = {}
+        for place, folder in enumerate(reversed([lowest, *lowest.parents][:-1])):
+            name = _read_name(folder.name)
+            if name.kind is None or (name.needs == "match" and folder not in self._stands_for):
+                kept[place] = folder.name
+            elif name.needs == "images":
+                kept[place] = folder.name
+                perhaps = perhaps if folder in self._of_photos else place
+            else:
+                found[name.kind] = place
+                kept[place] = self._stands_for.get(folder, "")
+        kinds: tuple[Kind, ...] = ("drawing", "classes", "mask", "depth")
+        kind: Kind = next((kind for kind in kinds if kind in found), "image")
+        # Of gt/images and images/gt the inner folder counts.
+        if kind == "image" and perhaps > found.get("image", -1):
+            kind, kept[perhaps] = "mask", ""
+        return kind, "".join(f"{name}/" for name in kept.values() if name)
+
+    def _match(self, files: Sequence[PurePath]) -> None:
+        """Find the folders with further words whose files belong to images."""
+        below: dict[PurePath, list[PurePath]] = {}
+        folders: dict[PurePath, set[str]] = {}
+        for path in files:
+            for folder in path.parents[:-1]:
+                folders.setdefault(folder.parent, set()).add(folder.name)
+                if _read_name(folder.name).needs == "match":
+                    below.setdefault(folder, []).append(path)
+        for folder, paths in below.items():
+            name = _read_name(folder.name)
+            suffixes = _DEPTH_SUFFIXES if name.kind == "depth" else SUFFIXES
+            own = [path for path in paths if path.suffix.lower() in suffixes]
+            if not own or any(path.suffix.lower() in _JPEG for path in paths):
+                continue
+            like_it = [
+                other
+                for other in sorted(folders[folder.parent])
+                if _read_name(other).kind is None
+                and _read_name(other).with_images
+                and _read_name(other).rest == name.rest
+            ]
+            for other in (*like_it, name.rest, ""):
+                self._stands_for[folder] = other
+                self._by_folder.clear()
+                if 2 * sum(self.owner(self(path).key) is not None for path in own) >= len(own):
+                    break
+            else:
+                del self._stands_for[folder]
+                self._by_folder.clear()
+
+    def _is_new(self, relative: PurePath) -> bool:
+        """Whether earlier versions did not understand what the folders of a file say."""
+        kind, _ = self._of_folder(relative.parent)
+        taken = _DEPTH_SUFFIXES if kind == "depth" else SUFFIXES
+        if kind == "image" or relative.suffix.lower() not in taken:
+            return False
+        return kind in _LEFT_OUT or not _was_known(relative)
+
+
+def _folders_above(files: Iterable[PurePath]) -> set[PurePath]:
+    """All folders that relative paths lead through."""
+    return {folder for path in files for folder in path.parents}
+
+
+def _may_be_photo(told: _Told, path: PurePath) -> bool:
+    """Whether a file whose name ends like a mask's or a depth's is one that may be a photo."""
+    suffixes = _DEPTH_SUFFIXES & SUFFIXES if told.kind == "depth" else SUFFIXES
+    return bool(told.ending) and path.suffix.lower() in suffixes
+
+
+def _was_known(relative: PurePath) -> bool:
+    """Whether earlier versions knew a folder of a file."""
+    return not _KNOWN_BEFORE.isdisjoint(part.lower() for part in relative.parts[:-1])
+
+
+def _others(files: Sequence[Path], source: Path, masks: Path | None) -> list[PurePath]:
+    """The files of the source, relative to it, but for what --masks names."""
+    relative: list[PurePath] = [path.relative_to(source) for path in files]
+    if masks is None or not masks.resolve().is_relative_to(source.resolve()):
+        return relative
+    inside = masks.resolve().relative_to(source.resolve())
+    if inside == PurePath():  # masks and images lie in one folder
+        return relative
+    return [path for path in relative if not path.is_relative_to(inside)]
+
+
+def _pairs(files: Iterable[Path]) -> Iterator[Path]:
+    """PNGs beside a JPEG of the same name."""
+    files = list(files)
+    jpegs = {path.with_suffix("") for path in files if path.suffix.lower() in _JPEG}
+    for path in files:
+        if path.suffix.lower() == ".png" and path.with_suffix("") in jpegs:
+            yield path
+
+
+def _masks_called_as_images(images: dict[str, list[Path]]) -> list[tuple[str, Path]]:
+    """Masks that are called as their image is, 1.png beside 1.jpg: out of the images, with keys.
+
+    Raises:
+        DatasetError: two images have one name, and neither is clearly a mask.
+    """
+    pairs: list[tuple[str, Path, Path]] = []
+    for key, paths in images.items():
+        by_name: dict[Path, list[Path]] = {}
+        for path in paths if len(paths) > 1 else ():
+            by_name.setdefault(path.with_suffix(""), []).append(path)
+        for same in by_name.values():
+            if len(same) < 2:
+                continue
+            png = next(iter(_pairs(same)), None)
+            if len(same) > 2 or png is None or not _is_one_channel(png):
+                raise _one_name(same[0], same[1])
+            pairs.append((key, png, next(path for path in same if path != png)))
+    # The others are looked at when they are read.
+    for _, png, jpeg in pairs[:: 1 + len(pairs) // _TRIED_PAIRS]:
+        try:
+            decode_instance_mask(png.read_bytes())
+        except ValueError as error:
+            raise _one_name(jpeg, png, f"; {png.name} is no mask: {error}") from error
+    for key, png, _ in pairs:
+        images[key].remove(png)
+    return [(key, png) for key, png, _ in pairs]
+
+
+def _is_one_channel(png: Path) -> bool:
+    """Whether a PNG is grey or has a palette, as masks are."""
+    with png.open("rb") as file:
+        head = file.read(26)
+    return head.startswith(_PNG) and len(head) == 26 and head[25] in _GREY_OR_PALETTE
+
+
+def _one_name(one: Path, other: Path, why: str = "") -> DatasetError:
+    stem = one.stem
+    return DatasetError(
+        f"{one} and {other.name} have one name{why}. If one is the mask or the depth of the other, "
+        f"call it {stem}.label.png or {stem}.depth.png; otherwise rename it, or move it out of the "
+        "source"
+    )
+
+
+def _check_meant(images: dict[str, list[Path]], keys: Collection[str]) -> None:
+    """Check that it is clear which image a mask or a depth belongs to.
+
+    Args:
+        keys: those of masks and depths.
+
+    Raises:
+        DatasetError: it may be either of two in a folder, such as 1.png and 1.color.png.
+    """
+    for key in sorted(keys):
+        by_folder: dict[Path, Path] = {}
+        for path in images[key]:
+            if other := by_folder.get(path.parent):
+                raise DatasetError(
+                    f"{other} and {path.name}: either may be the image that a mask or depth of "
+                    f"{key} belongs to; rename one, or move it out of the source"
+                )
+            by_folder[path.parent] = path
+
+
+def _masks_of(
+    files: dict[str, list[Path]], names: _Names, lost: Counter[str], *, decide: bool
+) -> dict[str, Annotation | ObjectMasks]:
+    """The mask of each image, by its key.
+
+    Args:
+        files: by their own keys.
+        lost: takes the reasons for which some are none.
+        decide: whether several masks of an image are an error; otherwise the last one is taken.
+
+    Raises:
+        DatasetError: an image has several.
+    """
+    whole: dict[str, list[Path]] = {}
+    single: dict[str, list[Path]] = {}
+    for key, paths in files.items():
+        owner = names.owner(key)
+        if owner is None:
+            lost[_OF_NO_IMAGE] += len(paths)
+        else:
+            (whole if owner == key else single).setdefault(owner, []).extend(paths)
+    advice = "name the folder that counts by --masks, or move one out of the source"
+    found: dict[str, Annotation | ObjectMasks] = {}
+    for key, paths in whole.items():
+        chosen = [path for path in paths if _is_of_visible(path)] or paths
+        found[key] = _only(chosen, "mask", advice) if decide else chosen[-1]
+    for key, paths in single.items():
+        if key in found:
+            lost["masks of objects, as there is one of the whole image"] += len(paths)
+            continue
+        visible = [path for path in paths if _is_of_visible(path)]
+        chosen = visible or paths
+        lost[_WHOLE_OBJECTS] += len(paths) - len(chosen)
+        folders = {path.parent: path for path in chosen}
+        if decide:
+            _only(list(folders.values()), "mask", advice)
+        files_of_one = [path for path in chosen if path.parent == chosen[-1].parent]
+        found[key] = ObjectMasks(tuple(sorted(files_of_one, key=natural_order)), bool(visible))
+    return found
+
+
+def _is_of_visible(path: Path) -> bool:
+    """Whether a mask shows what can be seen of an object (BOP's mask_visib)."""
+    return not _VISIBLE.isdisjoint(_words(path.parent.name))
+
+
+def _only(paths: Sequence[Path], what: str, advice: str) -> Path:
+    """The file that is meant; of one name in several formats the last.
+
+    Raises:
+        DatasetError: several may be.
+    """
+    names = {path.with_suffix("") for path in paths}
+    if len(names) > 1:
+        raise DatasetError(
+            f"{paths[0]} and {paths[-1]} both may be the {what} of one image: {advice}"
+        )
+    return paths[-1]
+
+
+def _join(masks: ObjectMasks) -> Labels:
+    """The labels 1, 2, ... of objects that have a mask each.
+
+    A smaller object covers a larger one: it lies on it, as far as both are visible.
+
+    Raises:
+        ValueError: one cannot be read, they differ in size, or hidden parts are drawn as well.
+        OSError: one cannot be read.
+    """
+    drawn = []
+    for path in masks.files:
+        try:
+            drawn.append(read_object_mask(path) > 0)
+        except ValueError as error:
+            raise ValueError(f"{path}: {error}") from error
+    sizes = {mask.shape for mask in drawn}
+    if len(sizes) > 1:
+        raise ValueError(f"the masks of its objects differ in size: {masks.files[0]} and others")
+    labels: Labels = np.zeros(drawn[0].shape, np.int32)
+    for place in sorted(range(len(drawn)), key=lambda place: -int(drawn[place].sum())):
+        covered = int(np.count_nonzero(labels[drawn[place]]))
+        if not masks.visible and covered > _MOST_COVERED * np.count_nonzero(drawn[place]):
+            raise ValueError(
+                f"{masks.files[place]} overlaps masks of other objects: which one is in front is "
+                "not known; expected masks of what is visible"
+            )
+        labels[drawn[place]] = place + 1
+    return labels
 
 
 def _mask_listing(masks: Path) -> list[Path]:
@@ -418,8 +877,10 @@ def _mask_listing(masks: Path) -> list[Path]:
     return input_files(masks)[0]
 
 
-def _masks_elsewhere(masks: Path, jsons: list[Path]) -> dict[str, Annotation]:
-    """The masks of a folder beside the source, by what they share with their images.
+def _masks_elsewhere(
+    masks: Path, source: Path, jsons: list[Path], names: _Names, left_out: Counter[str]
+) -> dict[str, list[Path]]:
+    """The masks of a folder that --masks names, by what they share with their images.
 
     A COCO file is added to the JSON files.
     """
@@ -427,16 +888,32 @@ def _masks_elsewhere(masks: Path, jsons: list[Path]) -> dict[str, Annotation]:
     if masks.is_file():
         jsons += files
         return {}
-    found: dict[str, Annotation] = {}
-    for path in files:
-        if path.suffix.lower() in SUFFIXES:
-            found[_kind(path.relative_to(masks))[1]] = path
-        elif path.suffix.lower() == ".json":
-            if is_coco(_json(path)):
-                jsons.append(path)
-            else:
-                found[_kind(path.relative_to(masks))[1]] = path
-    return found
+    root, base = source.resolve(), masks.resolve()
+    if root.is_relative_to(base):  # what lies in the source has been seen
+        seen = root.relative_to(base)
+        files = [path for path in files if not path.relative_to(masks).is_relative_to(seen)]
+    relative = [path.relative_to(masks) for path in files]
+    keys = [names(path).key for path in relative]
+    if base.is_relative_to(root):
+        # VOC/SegmentationObject, where the source holds VOC: its images are VOC/JPEGImages.
+        inside = [names(base.relative_to(root) / path).key for path in relative]
+        keys = max(keys, inside, key=lambda keys: sum(map(bool, map(names.owner, keys))))
+    found: dict[str, tuple[int, list[Path]]] = {}
+    for path, short, key in zip(files, relative, keys, strict=True):
+        kind, suffix = names(short).kind, path.suffix.lower()
+        if suffix == ".json" and (is_coco(_json(path)) or names.owner(key) is None):
+            jsons.append(path)  # one of labelme may name its image
+        elif suffix in SUFFIXES and kind in _LEFT_OUT:
+            left_out[_LEFT_OUT[kind]] += 1
+        elif suffix in SUFFIXES or suffix == ".json":
+            # Copies of the images may lie there: 1.jpg or 1.png beside 1.json or 1.label.png.
+            rank = 2 if suffix == ".json" else 3 if suffix in _JPEG else int(kind != "mask")
+            best, _ = found.setdefault(key, (rank, []))
+            if rank < best:
+                found[key] = rank, []
+            if rank <= best:
+                found[key][1].append(path)
+    return {key: paths for key, (_, paths) in found.items()}
 
 
 def _json(path: Path) -> Any:
@@ -446,16 +923,14 @@ def _json(path: Path) -> Any:
         raise DatasetError(f"{path} is no JSON file: {error}") from error
 
 
-def _labelme_key(
-    path: Path, content: dict[str, Any], source: Path, images: dict[str, list[Path]]
-) -> str:
+def _labelme_key(path: Path, content: dict[str, Any], source: Path, names: _Names) -> str:
     """The key of the image that a labelme file belongs to: that beside it, or the one it names."""
     inside = path.relative_to(source) if path.is_relative_to(source) else PurePath(path.name)
-    _, key = _kind(inside)
-    if key in images:
+    key = names(inside).key
+    if key in names.images:
         return key
     named = PurePath(str(content["imagePath"]).replace("\\", "/")).name
-    return _kind(inside.with_name(named))[1]
+    return names(inside.with_name(named)).key
 
 
 def _match_coco(

@@ -31,6 +31,7 @@ INFO_FILE = Path("meta", "info.json")
 _EPISODES_V2, _EPISODES_V3 = Path("meta", "episodes.jsonl"), Path("meta", "episodes")
 _VERSIONS = ("v2.", "v3.")
 _BATCH = 16  # rows that are decoded at once
+_SECONDS_LOST, _SHARE_LOST = 1.0, 0.1  # of the last episode, as of videos; less is imprecision
 
 
 @dataclass(frozen=True)
@@ -139,10 +140,14 @@ class LeRobot(OwnData):
     def _video(
         self, task: CameraFile, parts: PartWriter
     ) -> Iterator[tuple[Clip, bool, float, Any]]:
-        """Episode, whether it is a sample, time in the episode [s] and frame, of a video file."""
+        """Episode, whether it is a sample, time in the episode [s] and frame, of a video file.
+
+        A file that ends too early is reported: its last frame alone shows that it was cut off.
+        """
         clips = iter(task.clips)
         clip, sampler = next(clips), Sampler(self.rate)
         early = 0.5 / self._fps  # times of frames are rounded
+        seconds = -1.0  # of the last frame
         for seconds, frame in read_frames(task.path, parts.problem, clip.start):
             while seconds >= clip.stop - early:
                 following = next(clips, None)
@@ -152,6 +157,12 @@ class LeRobot(OwnData):
             if seconds >= clip.start - early:
                 within = max(0.0, seconds - clip.start)
                 yield clip, sampler.take(within) is not None, within, frame
+        last = task.clips[-1]
+        imprecise = max(_SECONDS_LOST, _SHARE_LOST * (last.stop - last.start))
+        if seconds < last.start - early or last.stop - seconds > imprecise:
+            place = f"before {clip.start:.1f}" if seconds < 0 else f"after {seconds:.1f}"
+            where = f"{place} of {last.stop:.1f} s, in episode {clip.episode}"
+            parts.problem(f"{task.path}: cut off {where}")
 
     def _images(self, task: CameraFile) -> Iterator[tuple[Clip, bool, float, bytes]]:
         """The same of a Parquet file with encoded images in it."""

@@ -20,6 +20,9 @@ from training.labelled_images import GUESSED_FOCAL_LENGTH
 Camera = tuple[float, float, float, float]
 """fx, fy, cx, cy in pixels, the first pixel's centre at (0, 0)."""
 
+GUESSED = ": those of a usual camera stand for them"
+"""Ends the reason for which an image with depth has intrinsics that are a guess."""
+
 _PART_BYTES = 32_000_000
 _ASPECT = 0.02  # by which the shapes of an image and its depth may differ
 
@@ -34,6 +37,7 @@ class Shot:
         depth: metres along the optical axis (H', W'), of the same view in any resolution; unknown
             where not finite or not positive.
         camera: intrinsics of the image; None takes those of a usual camera.
+        no_camera: why there is none; images with depth are counted under it.
         is_blank: whether somebody said that there is no object, so that labels without any are no
             mistake.
     """
@@ -43,6 +47,7 @@ class Shot:
     depth: Float32 | None = None
     camera: Camera | None = None
     is_blank: bool = False
+    no_camera: str = f"intrinsics, as none were given{GUESSED}"
 
 
 @dataclass(frozen=True)
@@ -152,7 +157,7 @@ class ShotPart:
     def __init__(self, parts: PartWriter, key: str, split: str, form: Form) -> None:
         self.key = key
         self.left_out: Counter[str] = Counter()
-        """Reasons, and how many images were left out for each."""
+        """Reasons, and how many images, or what should come with them, were left out for each."""
         self._parts = parts
         self._split = split
         self._form = form
@@ -182,6 +187,8 @@ class ShotPart:
             self._masks[place] = fitted.labels
         if self._depths is not None and self._cameras is not None:
             self._depths[place], self._cameras[place] = fitted.depth, fitted.camera
+            if shot.depth is not None and shot.camera is None:
+                self.left_out[shot.no_camera] += 1
         self._count += 1
         self._blank += shot.is_blank
 
