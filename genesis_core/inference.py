@@ -175,7 +175,8 @@ class Inference:
         return work
 
 
-_RECORDING = threading.Lock()  # a process records one graph at a time
+# A recording takes in what its process sends to the device meanwhile: one at a time.
+_RECORDING = threading.Lock()
 
 
 class Graphs:

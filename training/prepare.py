@@ -20,8 +20,8 @@ from genesis_bags.reader import find_bags, storage_files
 from training.datasets.apc import Apc
 from training.datasets.assembly import assemble, finished_options, is_planned
 from training.datasets.bag import Bag
-from training.datasets.folder import SUFFIXES as IMAGE_SUFFIXES
 from training.datasets.folder import Folder
+from training.datasets.folder_names import SUFFIXES as IMAGE_SUFFIXES
 from training.datasets.inputs import input_files
 from training.datasets.layout import INFO, DatasetError, check_at_least, read_json
 from training.datasets.lerobot import INFO_FILE, LeRobot

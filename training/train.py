@@ -103,11 +103,7 @@ class Trainer:
                 "or name another folder with --run"
             )
         self.loaders, offsets = self._build_loaders()
-        if (
-            getattr(config.model, "points", False)
-            and not self._has_depth
-            and not (config.init or resuming)
-        ):
+        if config.model.takes_points and not (self._has_depth or config.init or resuming):
             raise ConfigError(
                 f"model.points is true, but {config.data.path} has no depth, so that the model "
                 "would read depth by chance: prepare data with depth (--sensor_depth true), set "
@@ -145,8 +141,8 @@ class Trainer:
             tqdm.write(f"{config.run} holds no checkpoint: starting at step 0")
         labelled = self.loaders[0]
         if self.processes.is_main:
-            for problem in self._without_effect():
-                tqdm.write(problem)
+            for remark in self._remarks():
+                tqdm.write(remark)
         objective = Objective(
             self.model,
             config.objective,
@@ -722,8 +718,8 @@ class Trainer:
     def _has_depth(self) -> bool:
         return any(dataset.depths is not None for dataset in self._datasets)
 
-    def _without_effect(self) -> Iterator[str]:
-        """Settings that do nothing with these data."""
+    def _remarks(self) -> Iterator[str]:
+        """What these settings do not do with these data."""
         config, labelled = self.config, self._datasets[0]
         weight = config.objective.robot_weight
         if weight != 1 and labelled.robot_label is None:
@@ -800,11 +796,12 @@ class Trainer:
         self.best_mask_source = state["best_mask_source"]
         self.started_from = state["started_from"]
         self.stop_threshold = state.get("stop_threshold", 0.0)
-        self.init = state.get("init", self.init)  # runs of before do not say
-        if self.init != self.config.init and self.processes.is_main:
+        self.init = state.get("init")  # of runs of before it is not known
+        given = self.config.init
+        if "init" in state and given and given != self.init and self.processes.is_main:
             tqdm.write(
                 f"the run in {self.config.run} started from {self.init or 'a new model'} and goes "
-                f"on from there; init {self.config.init} is not read. For a start from it, name "
+                f"on from there; init {given} is not read. For a start from it, name "
                 "another folder with --run"
             )
 

@@ -54,7 +54,7 @@ class PositionEmbedding(nn.Module):
     def __init__(self, side: int, channels: int) -> None:
         super().__init__()
         self.linear = nn.Linear(4, channels)
-        ramp = torch.linspace(0, 1, side)
+        ramp = torch.linspace(0, 1, side, dtype=torch.float32)
         near = torch.stack(torch.meshgrid(ramp, ramp, indexing="ij"), dim=2)
         self.register_buffer("grid", torch.cat([near, 1 - near], dim=2), persistent=False)
 

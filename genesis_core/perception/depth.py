@@ -216,18 +216,11 @@ def resize_nearest(image: npt.NDArray[_Pixel], shape: tuple[int, ...]) -> npt.ND
 
     Args:
         image: (H, W) labels, truth values or depth.
-        shape: height and width of the result.
-
-    Raises:
-        ValueError: that would distort the image by more than 2%.
+        shape: height and width of the result, about as wide for its height (`check_same_view`).
     """
     if image.shape == tuple(shape):
         return image
     (height, width), (new_height, new_width) = image.shape, shape
-    if not _is_alike((width, height), (new_width, new_height)):
-        raise ValueError(
-            f"an image of {width}x{height} would be distorted at {new_width}x{new_height}"
-        )
     # Pixel centres; OpenCV's nearest neighbour takes the upper left of the pixels in question.
     rows = ((np.arange(new_height) + 0.5) * (height / new_height)).astype(int)
     columns = ((np.arange(new_width) + 0.5) * (width / new_width)).astype(int)
@@ -240,15 +233,11 @@ def check_same_view(depth: tuple[int, ...], image: tuple[int, ...]) -> None:
     Raises:
         ValueError: their aspect ratios differ by more than 2%.
     """
-    if not _is_alike(depth, image):
+    if not 0.98 <= (depth[0] * image[1]) / (depth[1] * image[0]) <= 1.02:
         raise ValueError(
             f"the depth is {depth[1]}x{depth[0]}, the image {image[1]}x{image[0]}: they cannot "
             "show the same view; register the depth to the colour camera"
         )
-
-
-def _is_alike(one: tuple[int, ...], other: tuple[int, ...]) -> bool:
-    return 0.98 <= (one[0] * other[1]) / (one[1] * other[0]) <= 1.02
 
 
 def scale_intrinsics(

@@ -271,8 +271,8 @@ class DepthPairing:
             tolerance: largest difference of the stamps [s].
             timeout: how long to wait for a depth image that is as new as the stamp [s]; its sensor,
                 or its registration, may be slower than colour. Nobody waits for a sensor that has
-                sent nothing for a second and nothing for the image before, or where none that comes
-                can be nearer, or near enough.
+                sent nothing for a second and nothing for the image before. Nor where no depth image
+                that comes can be nearer, or within the tolerance.
             taken: what the colour camera's clock says about its image. Where stamps do not advance,
                 the depth image that arrived nearest to the colour image is taken; so it is where a
                 stray stamp finds none. Without it the newest of equal stamps is taken.
@@ -422,6 +422,9 @@ class DepthPairing:
         newest, periods = self._periods()
         if not periods or max(periods) > _STEADY * min(periods):
             return False
+        began = newest - sum(periods)
+        if sum(began < image.stamp <= newest for image in self._expected) <= len(periods):
+            return False  # there are no more images than depth images: each has its own
         period = statistics.median(periods)
         coming = max(1, round((wanted - newest) / period))
         apart = abs(wanted - newest - coming * period)

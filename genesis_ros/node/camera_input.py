@@ -158,7 +158,12 @@ class CameraInput:
         """What is published in place of images, if that is why there are none."""
         wrong = self._images.unexpected_types()
         compressed = image_candidate(self.topic + COMPRESSED_SUFFIX, CompressedImage)
-        if self._transport == "raw" and is_published(self._node, compressed):
+        raw = image_candidate(self.topic, Image)
+        if (
+            self._transport == "raw"
+            and is_published(self._node, compressed)
+            and not is_published(self._node, raw)
+        ):
             wrong.append(f"{compressed.topic}: {type_name(compressed.kind)}")
         expected = f"image_transport {self._transport} takes none of that type"
         return f"{', '.join(wrong)} ({expected})" if wrong else None
@@ -259,7 +264,7 @@ class CameraInput:
     def _receive(self, message: ImageMessage, info: Mapping[str, Any]) -> None:
         newest = self.source, nanoseconds(message.header.stamp)
         before, self._newest = self._newest, newest
-        if before is not None and before[0] != newest[0] and before[1] == newest[1]:
+        if before and newest[1] and before[1] == newest[1] and before[0] != newest[0]:
             return  # the same image, from the topic that stood in for this one
         arrived = self._note_arrival(info)
         if self._depth is not None:

@@ -284,7 +284,7 @@ class NodeSettings:
         "How images arrive: raw (sensor_msgs/Image on the topic), compressed "
         "(sensor_msgs/CompressedImage on <topic>/compressed or on the topic itself), or auto: raw "
         "if it is published, else compressed, and compressed while raw is silent for longer than "
-        "stale_timeout.",
+        "stale_timeout, and for more than three times as long as it rested lately.",
         choices=("auto", "raw", "compressed"),
     )
     qos_reliability: str = _parameter(
@@ -380,7 +380,8 @@ class NodeSettings:
     )
     stale_timeout: float = _parameter(
         2.0,
-        "A camera without images for this long is reported as stale [s].",
+        "A camera without images for this long is reported as stale [s], and one of whose images "
+        "none comes to an end for this and five usual images longer as hanging.",
         low=0.1,
         high=3600.0,
         live=True,

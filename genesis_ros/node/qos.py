@@ -24,7 +24,7 @@ _POLICIES: dict[str, Any] = {
 }
 
 # The parameters that may override something, by node.
-_known: weakref.WeakKeyDictionary[Node, set[str]] = weakref.WeakKeyDictionary()
+_overridable: weakref.WeakKeyDictionary[Node, set[str]] = weakref.WeakKeyDictionary()
 
 
 class QoSError(ValueError):
@@ -74,7 +74,7 @@ def with_overrides(node: Node, topic: str, side: Side, qos: QoSProfile) -> QoSPr
     """
     for policy in _POLICIES:
         name = _parameter(topic, side, policy)
-        _known.setdefault(node, set()).add(name)
+        _overridable.setdefault(node, set()).add(name)
         given = _given(node, topic, side, policy)
         if given is None:
             continue
@@ -107,7 +107,7 @@ def report_unused_overrides(node: Node, subscriptions: Iterable[str] = ()) -> No
     Args:
         subscriptions: topics (resolved) that the node may subscribe to later on.
     """
-    used = _known.get(node, set()) | {
+    used = _overridable.get(node, set()) | {
         _parameter(topic, "subscription", policy) for topic in subscriptions for policy in _POLICIES
     }
     names = sorted(name.removeprefix(f"{_PREFIX}.") for name in used)

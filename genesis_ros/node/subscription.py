@@ -130,6 +130,7 @@ class FollowingSubscription:
         self._choosing = threading.Lock()
         self._silent: list[Candidate] = []  # those passed over; they are still subscribed to
         self._rhythms: dict[Candidate, _Rhythm] = {}
+        self._stood_in = 0  # messages that came while another topic was passed over
         for candidate in candidates:  # else one would fail when it is its turn
             check_overrides(node, candidate.topic, "subscription")
         self._current = candidates[0]
@@ -218,6 +219,7 @@ class FollowingSubscription:
         ]
         if others:
             self._silent.append(self._current)
+            self._stood_in = 0
             self._node.get_logger().warning(
                 f"{self._current.topic} is published, but nothing has come for {silence:.1f} s: "
                 f"listening to {others[0].topic} until something does"
@@ -257,9 +259,14 @@ class FollowingSubscription:
         )
 
     def _take(self, candidate: Candidate, message: Any, info: Mapping[str, Any]) -> None:
+        returns = candidate in self._silent
+        if returns and self._stood_in > 1:  # it did not rest: what its camera sent got lost
+            self._rhythms.pop(candidate, None)
         self._rhythms.setdefault(candidate, _Rhythm()).note(time.monotonic())
-        if candidate in self._silent:
+        if returns:
             self._return_to(candidate)
+        elif self._silent:
+            self._stood_in += 1
         if candidate == self._current:
             self._heard = time.monotonic()
             try:

@@ -327,13 +327,17 @@ def test_nobody_waits_where_no_depth_can_come_nearer() -> None:
     assert time.monotonic() - began < 2
 
 
-@pytest.mark.parametrize("apart", [0.5, 5.0])
-def test_rare_images_wait_for_their_depth_too(apart: float) -> None:
+@pytest.mark.parametrize("moments", [
+    [number * 0.5 for number in range(8)],
+    [number * 5.0 for number in range(8)],
+    [0, 0.5, 1, 1.5, 2, 2.5, 3, 3.25, 3.7, 4.2],  # a trigger out of step
+])  # fmt: skip
+def test_rare_images_wait_for_their_depth_too(moments: list[float]) -> None:
     """A camera that is triggered; every depth image comes 0.1 s after its image."""
     pairing = DepthPairing(TOPIC, INFO_TOPIC)
     pairing.add_info(camera_info())
-    for number in range(4):
-        seconds, arrived = 10 + number * apart, 100 + number * apart
+    for moment in moments:
+        seconds, arrived = 10 + moment, 100 + moment
         pairing.expect(stamp(seconds), round(arrived * 1e9))
         depth = depth_image(seconds), round((arrived + 0.1) * 1e9)
         soon = threading.Timer(0.1, pairing.add_image, depth)
@@ -350,6 +354,23 @@ def test_rare_images_wait_for_their_depth_too(apart: float) -> None:
     assert time.monotonic() - began < 2
 
 
+def test_rare_images_whose_stamps_stand_still_wait_for_their_depth_too() -> None:
+    pairing = DepthPairing(TOPIC, INFO_TOPIC)
+    pairing.add_info(camera_info())
+    clock = ImageClock()
+    for number in range(6):
+        arrived = 100 + 5 * number
+        taken = clock.read(stamp(0), round(arrived * 1e9))
+        pairing.expect(stamp(0), round(arrived * 1e9))
+        depth = depth_image(0, 1 + number), round((arrived + 0.1) * 1e9)
+        soon = threading.Timer(0.1, pairing.add_image, depth)
+        soon.start()
+        found = pairing.depth_image(stamp(0), TOLERANCE, 20.0, taken=taken)
+        soon.join()
+        if number > 3:  # then it is known that they do not advance
+            assert found.depth[0, 0] == pytest.approx(1 + number)
+
+
 def test_nobody_waits_between_depth_images_of_a_lower_rate() -> None:
     """Images 30 times a second, depth 15 times: every other image has none of its time."""
     pairing = DepthPairing(TOPIC, INFO_TOPIC)
@@ -359,6 +380,9 @@ def test_nobody_waits_between_depth_images_of_a_lower_rate() -> None:
         pairing.add_image(depth_image(10 + number / 15), round((100 + number / 15) * 1e9))
 
     for number in range(8):
+        for half in (0, 1):
+            seconds = number / 15 + half / 30
+            pairing.expect(stamp(10 + seconds), round((100 + seconds) * 1e9))
         add(number)
     newest = 10 + 7 / 15
     for behind in (1, 3):  # images; of the second, the depth image before it has not come either

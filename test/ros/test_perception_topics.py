@@ -216,6 +216,11 @@ def test_compressed_images_are_named_where_raw_ones_alone_are_taken(
     node.wait_for_log(f"no image on {TOPIC} for")
     expected = f"{TOPIC}/compressed: sensor_msgs/msg/CompressedImage (image_transport raw takes"
     assert expected in node.log
+    # Where raw ones are advertised, too, the transport is not why nothing comes.
+    client.publisher(Image, TOPIC, heard=False)
+    with client.listen(DiagnosticArray, "/diagnostics") as reports:
+        client.until(lambda: reports and "(1 publishers)" in str(reports[-1]), "a report")
+        assert "takes none of that type" not in str(reports[-1])
 
 
 def test_other_topics_with_images_are_named_where_there_is_none(client: Any, start: Start) -> None:

@@ -90,7 +90,11 @@ def test_another_start_of_a_run_that_goes_on_is_named(
     train(data, tmp_path / "run", steps=1, init=start)
     train(data, tmp_path / "run", steps=2, init=start, resume="true")
     assert "started from" not in "".join(capfd.readouterr())
-    train(data, tmp_path / "run", steps=3, init=other, resume="true")
+    shape = {"model.image_size": 32, "model.num_slots": 3, "model.feature_dim": 8}
+    shape |= {"model.latent_dim": 8}
+    train(data, tmp_path / "run", steps=3, resume="true", **shape)  # its start may be gone
+    assert "started from" not in "".join(capfd.readouterr())
+    train(data, tmp_path / "run", steps=4, init=other, resume="true")
     said = "".join(capfd.readouterr())
     assert f"started from {start} and goes on from there; init {other} is not read" in said
 

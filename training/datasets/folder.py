@@ -16,11 +16,9 @@ metres.
 from __future__ import annotations
 
 import json
-import re
 from collections import Counter
 from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from functools import cache
 from pathlib import Path, PurePath
 from typing import Any, ClassVar, Literal, NamedTuple
 
@@ -37,6 +35,16 @@ from training.datasets.annotations import (
     is_coco,
     is_labelme,
     read_annotation,
+)
+from training.datasets.folder_names import (
+    DEPTH_SUFFIXES,
+    JPEG_SUFFIXES,
+    LEFT_OUT,
+    SUFFIXES,
+    Kind,
+    Names,
+    is_of_visible,
+    suffixes_of,
 )
 from training.datasets.images import decode_rgb
 from training.datasets.inputs import input_files
@@ -55,66 +63,13 @@ from training.datasets.shots import Camera, Shot, ShotPart
 from training.datasets.tasks import Chunk, chunk_key
 from training.datasets.video import SUFFIXES as VIDEO_SUFFIXES
 
-SUFFIXES = frozenset(
-    {".avif", ".bmp", ".gif", ".jp2", ".jpeg", ".jpg", ".jpe", ".pbm", ".pgm", ".png", ".pnm"}
-    | {".ppm", ".tif", ".tiff", ".webp"}
-)
 _DECODING = 2  # files are read in another way than by earlier versions
 _JSON_READING = "outlines"  # those with boxes alone are no masks, as they were in earlier versions
 _OBJECTS_READING = "objects"  # masks of single objects were left out by earlier versions
 _HEIC = frozenset({".heic", ".heif"})
-_JPEG = frozenset({".jpe", ".jpeg", ".jpg"})
 _PNG, _GREY_OR_PALETTE = b"\x89PNG\r\n\x1a\n", (0, 3)  # the colour types of one channel
-_DEPTH_SUFFIXES = frozenset({".npy", ".png", ".tif", ".tiff"})
-
-Kind = Literal["image", "mask", "depth", "classes", "drawing"]
-_LEFT_OUT: dict[Kind, str] = {
-    "classes": "masks of classes, which do not tell one object from another",
-    "drawing": "drawings of masks or depth (visualisations)",
-}
 _OF_NO_IMAGE = "masks or depths that belong to no image"
 _WHOLE_OBJECTS = "masks of objects with their hidden parts, as there are those of the visible ones"
-
-# Words of folders' names.
-_MASKS = frozenset(
-    {"annotation", "annotations", "instances", "label", "labels", "mask", "masks"}
-    | {"segm", "segmentation", "segmentations"}
-)
-_PERHAPS_MASKS = frozenset({"groundtruth", "gt", "instance", "seg", "truth"})
-_CLASSES = frozenset({"categories", "category", "class", "classes", "sem"})
-_CLASS_MASKS = frozenset({"panoptic", "semantic", "semantics"})
-_OBJECTS = frozenset({"instance", "instances", "obj", "object", "objects"})
-_DEPTHS = frozenset({"depth", "depthmap", "depthmaps", "depths"})
-_DRAWINGS = frozenset(
-    {"colored", "colorized", "colormap", "coloured", "overlay", "overlays", "preview", "previews"}
-    | {"vis", "viz", "visualisation", "visualisations", "visualization", "visualizations"}
-)
-_COLOURS = frozenset({"color", "colour", "rgb"})
-_IMAGES = _COLOURS | {"image", "images", "img", "imgs"}
-_VISIBLE = frozenset({"visib", "visible"})
-_SUFFIX_WORDS = frozenset({"jpeg", "jpg", "npy", "png", "tif", "tiff"})
-# Those that say neither what is in a folder nor which images it belongs to.
-_SILENT = (_OBJECTS | _VISIBLE | _SUFFIX_WORDS) | (
-    {"aligned", "binary", "bit", "coarse", "fine", "ground", "id", "ids", "map", "maps", "mm"}
-    | {"raw", "rect", "rectified", "registered"}
-)
-_TELLING = (
-    _MASKS | _PERHAPS_MASKS | _CLASSES | _CLASS_MASKS | _DEPTHS | _DRAWINGS | _IMAGES | _SILENT
-)
-_KNOWN_BEFORE = _MASKS | {"depth", "depths"}
-"""Names of folders that earlier versions knew."""
-# SegmentationObject, JPEGImages, mask_visib, depth16
-_WORD = re.compile(r"[A-Z]+(?![a-z])|[A-Z]?[a-z]+|[0-9]+|[^\W\d_]+")
-
-_LATER_ENDINGS = frozenset({"instance", "seg", "segmentation"})
-_ENDINGS: dict[str, Kind] = {
-    **dict.fromkeys(("label", "labels", "mask", "masks", "segm", "instances"), "mask"),
-    **dict.fromkeys(_LATER_ENDINGS, "mask"),
-    "depth": "depth",
-    **dict.fromkeys(("color", "colour", "rgb"), "image"),
-}
-_ENDING = re.compile(f"[._-]({'|'.join(_ENDINGS)})$", re.IGNORECASE)
-_NUMBERED = re.compile(r"(.+)_\d+")  # 000001_000000: an object of 000001
 _TRIED_PAIRS = 20
 _MOST_COVERED = 0.05  # of an object by others, if its mask shows all of it
 
@@ -187,7 +142,7 @@ class Folder(OwnData):
     def options(self) -> dict[str, Any]:
         """All that shapes the arrays."""
         files = _listing(self.source)
-        names = _Names(_others(files, self.source, self.masks))
+        names = Names(_others(files, self.source, self.masks))
         return {
             **self.own_options(),
             "masks": None if self.masks is None else str(self.masks),
@@ -241,7 +196,7 @@ class Folder(OwnData):
                 parts.problem(f"{item.image}: {error}")
         part.write()
 
-    def _mask_files(self, files: Sequence[Path], names: _Names) -> str | None:
+    def _mask_files(self, files: Sequence[Path], names: Names) -> str | None:
         """What tells whether the masks are the same; None where there are none, or none is used.
 
         Args:
@@ -365,7 +320,7 @@ def scan(source: Path, masks: Path | None, use_masks: MaskUse = "auto") -> Found
             or the depth of an image, or the image itself.
     """
     relative = _others(_listing(source), source, masks)
-    names = _Names(relative)
+    names = Names(relative)
     left_out: Counter[str] = Counter()
     images: dict[str, list[Path]] = {}
     besides: dict[Kind, dict[str, list[Path]]] = {"mask": {}, "depth": {}}
@@ -374,9 +329,9 @@ def scan(source: Path, masks: Path | None, use_masks: MaskUse = "auto") -> Found
         path, suffix, told = source / inside, inside.suffix.lower(), names(inside)
         if suffix == ".json":
             jsons.append(path)
-        elif told.kind in _LEFT_OUT and suffix in SUFFIXES | _DEPTH_SUFFIXES:
-            left_out[_LEFT_OUT[told.kind]] += 1
-        elif suffix in (_DEPTH_SUFFIXES if told.kind == "depth" else SUFFIXES):
+        elif told.kind in LEFT_OUT and suffix in SUFFIXES | DEPTH_SUFFIXES:
+            left_out[LEFT_OUT[told.kind]] += 1
+        elif suffix in suffixes_of(told.kind):
             kinds = images if told.kind == "image" else besides[told.kind]
             kinds.setdefault(told.key, []).append(path)
         elif suffix in _HEIC:
@@ -461,236 +416,6 @@ def _decode_lying(data: bytes) -> UInt8:
     return cv2.cvtColor(image, cv2.COLOR_BGR2RGB)
 
 
-class _FolderName(NamedTuple):
-    """What the name of a folder says.
-
-    Attributes:
-        kind: of the files in it; None: it does not say.
-        needs: what else must hold, so that they are, see ``_Names``: for a name of several
-            meanings that there are "images", for one with further words that its files "match".
-        rest: the further words.
-        with_images: whether it speaks of images.
-    """
-
-    kind: Kind | None
-    needs: Literal["nothing", "images", "match"]
-    rest: str
-    with_images: bool
-
-
-@cache
-def _words(folder: str) -> tuple[str, ...]:
-    """SegmentationObject: segmentation, object."""
-    if folder.lower() in _TELLING:
-        return (folder.lower(),)
-    return tuple(word.lower() for word in _WORD.findall(folder))
-
-
-@cache
-def _read_name(folder: str) -> _FolderName:
-    words = list(_words(folder))
-    if "to" in words and not _DEPTHS.isdisjoint(words[: words.index("to")]):
-        del words[words.index("to") :]  # depth_to_color is depth
-    found = set(words)
-    rest = "_".join(word for word in words if word not in _TELLING)
-    sure = bool(found & (_MASKS | _DEPTHS))
-    kind: Kind | None = None
-    if found & _DEPTHS:
-        if found & _DRAWINGS or words[-1] in _COLOURS:
-            kind = "drawing"
-        elif not found & _COLOURS:  # color_depth may hold both
-            kind = "depth"
-    elif found & (_MASKS | _PERHAPS_MASKS) or (found & _CLASS_MASKS and not rest):
-        if found & _DRAWINGS:
-            kind = "drawing"
-        elif found & (_CLASSES | _CLASS_MASKS) and not found & _OBJECTS:
-            kind = "classes"
-        elif found & (_MASKS | {"seg"}) or not found & _IMAGES:
-            kind = "mask"  # gt_images and instance_images are photos
-    elif found & _IMAGES and found <= _IMAGES | _SUFFIX_WORDS:
-        kind = "image"
-    needs: Literal["nothing", "images", "match"] = "nothing"
-    if kind in ("mask", "depth") and (rest or not sure):
-        needs = "match" if rest else "images"
-    return _FolderName(kind, needs, rest, bool(found & _IMAGES))
-
-
-class _Told(NamedTuple):
-    """What a path says of its file.
-
-    Attributes:
-        kind: what it is.
-        key: what it shares with the files that belong to the same image.
-        ending: that of its name which says that it is a mask or depth; "": none does.
-    """
-
-    kind: Kind
-    key: str
-    ending: str
-
-
-class _Names:
-    """What the paths of a source say of its files.
-
-    A folder called masks holds masks. Names of several meanings (gt, instance, seg) say masks only
-    if there are images besides, and no JPEGs in it. A name with further words (old_masks,
-    depth_left) may be one of photos: it says so only if no file there is a JPEG, and half of them
-    are called as images are in the folder above, in one that the further words name, or in one
-    called like it (rgb_left).
-
-    Args:
-        files: relative to the source.
-
-    Attributes:
-        images: the keys of those that are images, whatever belongs to them.
-        are_new: whether earlier versions took some for something else.
-    """
-
-    def __init__(self, files: Sequence[PurePath]) -> None:
-        # Folders with names of several meanings that hold photos.
-        self._of_photos = _folders_above(path for path in files if path.suffix.lower() in _JPEG)
-        self._stands_for: dict[PurePath, str] = {}  # folders with further words: that of the images
-        self._by_folder: dict[PurePath, tuple[Kind, str]] = {}
-        self.images = self._images(files)
-        if not self.images:
-            self._of_photos = _folders_above(files)
-            self.images = self._images(files)
-        self._match(files)
-        self.images = self._images(files)
-        self.are_new = any(map(self._is_new, files))
-
-    def __call__(self, relative: PurePath) -> _Told:
-        """What a file is by its path, relative to the source or to a folder with masks."""
-        told = self._read(relative)
-        # shipping-label.jpg is a photo, if there is no shipping.jpg.
-        alone = _may_be_photo(told, relative) and told.key not in self._plain
-        return told._replace(kind="image") if alone else told
-
-    def owner(self, key: str) -> str | None:
-        """The key of the image that a mask belongs to, be it of all objects or of one."""
-        if key in self.images:
-            return key
-        numbered = _NUMBERED.fullmatch(key)
-        # Where images are numbered in this way, cup_3.png is no mask of an object of cup.jpg.
-        if numbered is None or numbered[1] not in self.images or numbered[1] in self._numbered:
-            return None
-        return numbered[1]
-
-    def may_be_mask(self, relative: PurePath) -> bool:
-        """Whether a file of the source is a mask, or a JSON file that may hold some.
-
-        As in earlier versions: whatever is called so, be it a photo or no image.
-        """
-        told, suffix = self(relative), relative.suffix.lower()
-        by_ending = _ENDINGS.get(told.ending) == "mask" and told.ending not in _LATER_ENDINGS
-        if suffix == ".json" or by_ending:
-            return True
-        return told.kind == "mask" and (suffix in SUFFIXES or _was_known(relative))
-
-    def _read(self, relative: PurePath) -> _Told:
-        """What a file is by its path, whatever there is besides."""
-        kind, kept = self._of_folder(relative.parent)
-        stem, said = relative.stem, ""
-        while ending := _ENDING.search(stem):  # scene.color.label: a mask of scene.color
-            stem = stem[: ending.start()]
-            if kind == "image" and _ENDINGS[ending[1].lower()] != "image":
-                said = ending[1].lower()
-                kind = _ENDINGS[said]
-        return _Told(kind, f"{kept}{stem}", said)
-
-    def _images(self, files: Sequence[PurePath]) -> frozenset[str]:
-        """The keys of the images."""
-        self._by_folder.clear()
-        told = [(self._read(path), path) for path in files if path.suffix.lower() in SUFFIXES]
-        self._plain = frozenset(image.key for image, _ in told if image.kind == "image")
-        images = self._plain | {alone.key for alone, path in told if _may_be_photo(alone, path)}
-        numbered = map(_NUMBERED.fullmatch, images)
-        self._numbered = frozenset(found[1] for found in numbered if found)
-        return images
-
-    def _of_folder(self, folder: PurePath) -> tuple[Kind, str]:
-        """What the files of a folder are, and how their keys begin."""
-        if folder not in self._by_folder:
-            self._by_folder[folder] = self._read_folder(folder)
-        return self._by_folder[folder]
-
-    def _read_folder(self, lowest: PurePath) -> tuple[Kind, str]:
-        found: dict[Kind, int] = {}
-        perhaps = -1
-        kept: dict[int, str] = {}
-        for place, folder in enumerate(reversed([lowest, *lowest.parents][:-1])):
-            name = _read_name(folder.name)
-            if name.kind is None or (name.needs == "match" and folder not in self._stands_for):
-                kept[place] = folder.name
-            elif name.needs == "images":
-                kept[place] = folder.name
-                perhaps = perhaps if folder in self._of_photos else place
-            else:
-                found[name.kind] = place
-                kept[place] = self._stands_for.get(folder, "")
-        kinds: tuple[Kind, ...] = ("drawing", "classes", "mask", "depth")
-        kind: Kind = next((kind for kind in kinds if kind in found), "image")
-        # Of gt/images and images/gt the inner folder counts.
-        if kind == "image" and perhaps > found.get("image", -1):
-            kind, kept[perhaps] = "mask", ""
-        return kind, "".join(f"{name}/" for name in kept.values() if name)
-
-    def _match(self, files: Sequence[PurePath]) -> None:
-        """Find the folders with further words whose files belong to images."""
-        below: dict[PurePath, list[PurePath]] = {}
-        folders: dict[PurePath, set[str]] = {}
-        for path in files:
-            for folder in path.parents[:-1]:
-                folders.setdefault(folder.parent, set()).add(folder.name)
-                if _read_name(folder.name).needs == "match":
-                    below.setdefault(folder, []).append(path)
-        for folder, paths in below.items():
-            name = _read_name(folder.name)
-            suffixes = _DEPTH_SUFFIXES if name.kind == "depth" else SUFFIXES
-            own = [path for path in paths if path.suffix.lower() in suffixes]
-            if not own or any(path.suffix.lower() in _JPEG for path in paths):
-                continue
-            like_it = [
-                other
-                for other in sorted(folders[folder.parent])
-                if _read_name(other).kind is None
-                and _read_name(other).with_images
-                and _read_name(other).rest == name.rest
-            ]
-            for other in (*like_it, name.rest, ""):
-                self._stands_for[folder] = other
-                self._by_folder.clear()
-                if 2 * sum(self.owner(self(path).key) is not None for path in own) >= len(own):
-                    break
-            else:
-                del self._stands_for[folder]
-                self._by_folder.clear()
-
-    def _is_new(self, relative: PurePath) -> bool:
-        """Whether earlier versions did not understand what the folders of a file say."""
-        kind, _ = self._of_folder(relative.parent)
-        taken = _DEPTH_SUFFIXES if kind == "depth" else SUFFIXES
-        if kind == "image" or relative.suffix.lower() not in taken:
-            return False
-        return kind in _LEFT_OUT or not _was_known(relative)
-
-
-def _folders_above(files: Iterable[PurePath]) -> set[PurePath]:
-    """All folders that relative paths lead through."""
-    return {folder for path in files for folder in path.parents}
-
-
-def _may_be_photo(told: _Told, path: PurePath) -> bool:
-    """Whether a file whose name ends like a mask's or a depth's is one that may be a photo."""
-    suffixes = _DEPTH_SUFFIXES & SUFFIXES if told.kind == "depth" else SUFFIXES
-    return bool(told.ending) and path.suffix.lower() in suffixes
-
-
-def _was_known(relative: PurePath) -> bool:
-    """Whether earlier versions knew a folder of a file."""
-    return not _KNOWN_BEFORE.isdisjoint(part.lower() for part in relative.parts[:-1])
-
-
 def _others(files: Sequence[Path], source: Path, masks: Path | None) -> list[PurePath]:
     """The files of the source, relative to it, but for what --masks names."""
     relative: list[PurePath] = [path.relative_to(source) for path in files]
@@ -705,7 +430,7 @@ def _others(files: Sequence[Path], source: Path, masks: Path | None) -> list[Pur
 def _pairs(files: Iterable[Path]) -> Iterator[Path]:
     """PNGs beside a JPEG of the same name."""
     files = list(files)
-    jpegs = {path.with_suffix("") for path in files if path.suffix.lower() in _JPEG}
+    jpegs = {path.with_suffix("") for path in files if path.suffix.lower() in JPEG_SUFFIXES}
     for path in files:
         if path.suffix.lower() == ".png" and path.with_suffix("") in jpegs:
             yield path
@@ -777,7 +502,7 @@ def _check_meant(images: dict[str, list[Path]], keys: Collection[str]) -> None:
 
 
 def _masks_of(
-    files: dict[str, list[Path]], names: _Names, lost: Counter[str], *, decide: bool
+    files: dict[str, list[Path]], names: Names, lost: Counter[str], *, decide: bool
 ) -> dict[str, Annotation | ObjectMasks]:
     """The mask of each image, by its key.
 
@@ -800,13 +525,13 @@ def _masks_of(
     advice = "name the folder that counts by --masks, or move one out of the source"
     found: dict[str, Annotation | ObjectMasks] = {}
     for key, paths in whole.items():
-        chosen = [path for path in paths if _is_of_visible(path)] or paths
+        chosen = [path for path in paths if is_of_visible(path)] or paths
         found[key] = _only(chosen, "mask", advice) if decide else chosen[-1]
     for key, paths in single.items():
         if key in found:
             lost["masks of objects, as there is one of the whole image"] += len(paths)
             continue
-        visible = [path for path in paths if _is_of_visible(path)]
+        visible = [path for path in paths if is_of_visible(path)]
         chosen = visible or paths
         lost[_WHOLE_OBJECTS] += len(paths) - len(chosen)
         folders = {path.parent: path for path in chosen}
@@ -815,11 +540,6 @@ def _masks_of(
         files_of_one = [path for path in chosen if path.parent == chosen[-1].parent]
         found[key] = ObjectMasks(tuple(sorted(files_of_one, key=natural_order)), bool(visible))
     return found
-
-
-def _is_of_visible(path: Path) -> bool:
-    """Whether a mask shows what can be seen of an object (BOP's mask_visib)."""
-    return not _VISIBLE.isdisjoint(_words(path.parent.name))
 
 
 def _only(paths: Sequence[Path], what: str, advice: str) -> Path:
@@ -878,7 +598,7 @@ def _mask_listing(masks: Path) -> list[Path]:
 
 
 def _masks_elsewhere(
-    masks: Path, source: Path, jsons: list[Path], names: _Names, left_out: Counter[str]
+    masks: Path, source: Path, jsons: list[Path], names: Names, left_out: Counter[str]
 ) -> dict[str, list[Path]]:
     """The masks of a folder that --masks names, by what they share with their images.
 
@@ -903,11 +623,11 @@ def _masks_elsewhere(
         kind, suffix = names(short).kind, path.suffix.lower()
         if suffix == ".json" and (is_coco(_json(path)) or names.owner(key) is None):
             jsons.append(path)  # one of labelme may name its image
-        elif suffix in SUFFIXES and kind in _LEFT_OUT:
-            left_out[_LEFT_OUT[kind]] += 1
+        elif suffix in SUFFIXES and kind in LEFT_OUT:
+            left_out[LEFT_OUT[kind]] += 1
         elif suffix in SUFFIXES or suffix == ".json":
             # Copies of the images may lie there: 1.jpg or 1.png beside 1.json or 1.label.png.
-            rank = 2 if suffix == ".json" else 3 if suffix in _JPEG else int(kind != "mask")
+            rank = 2 if suffix == ".json" else 3 if suffix in JPEG_SUFFIXES else int(kind != "mask")
             best, _ = found.setdefault(key, (rank, []))
             if rank < best:
                 found[key] = rank, []
@@ -923,7 +643,7 @@ def _json(path: Path) -> Any:
         raise DatasetError(f"{path} is no JSON file: {error}") from error
 
 
-def _labelme_key(path: Path, content: dict[str, Any], source: Path, names: _Names) -> str:
+def _labelme_key(path: Path, content: dict[str, Any], source: Path, names: Names) -> str:
     """The key of the image that a labelme file belongs to: that beside it, or the one it names."""
     inside = path.relative_to(source) if path.is_relative_to(source) else PurePath(path.name)
     key = names(inside).key

@@ -25,13 +25,12 @@ from training.datasets.recordings import (
     fingerprint,
 )
 from training.datasets.shots import Shot
-from training.datasets.video import BETWEEN_SAMPLES, read_frames, to_rgb
+from training.datasets.video import BETWEEN_SAMPLES, is_cut_off, read_frames, to_rgb
 
 INFO_FILE = Path("meta", "info.json")
 _EPISODES_V2, _EPISODES_V3 = Path("meta", "episodes.jsonl"), Path("meta", "episodes")
 _VERSIONS = ("v2.", "v3.")
 _BATCH = 16  # rows that are decoded at once
-_SECONDS_LOST, _SHARE_LOST = 1.0, 0.1  # of the last episode, as of videos; less is imprecision
 
 
 @dataclass(frozen=True)
@@ -158,8 +157,8 @@ class LeRobot(OwnData):
                 within = max(0.0, seconds - clip.start)
                 yield clip, sampler.take(within) is not None, within, frame
         last = task.clips[-1]
-        imprecise = max(_SECONDS_LOST, _SHARE_LOST * (last.stop - last.start))
-        if seconds < last.start - early or last.stop - seconds > imprecise:
+        unread = last.stop - seconds
+        if seconds < last.start - early or is_cut_off(unread, last.stop - last.start):
             place = f"before {clip.start:.1f}" if seconds < 0 else f"after {seconds:.1f}"
             where = f"{place} of {last.stop:.1f} s, in episode {clip.episode}"
             parts.problem(f"{task.path}: cut off {where}")

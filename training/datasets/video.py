@@ -34,7 +34,7 @@ SUFFIXES = frozenset(
     | {".mts", ".ogv", ".webm", ".wmv"}
 )
 BETWEEN_SAMPLES = "between the samples of --rate"
-_SECONDS_LOST, _SHARE_LOST = 1.0, 0.1  # of a video whose end is missing; less is imprecision
+_SECONDS_LOST, _SHARE_LOST = 1.0, 0.1  # of a recording whose end is missing; less is imprecision
 _MICROSECONDS = 1_000_000  # units of a container's duration in a second
 
 
@@ -90,7 +90,7 @@ class Video(OwnData):
                     recorded.skip(BETWEEN_SAMPLES)
                 elif recorded.wants(seconds / length, task.split):
                     recorded.add(Shot(to_rgb(frame)))
-            if length - seconds > max(_SECONDS_LOST, _SHARE_LOST * length):
+            if is_cut_off(length - seconds, length):
                 parts.problem(f"{task.path}: cut off after {seconds:.1f} of {length:.1f} s")
         except (OSError, ValueError) as error:
             parts.problem(f"{task.path}: {error}")
@@ -145,6 +145,11 @@ def read_frames(
             report(f"{path}: {damaged} of its packets are damaged, {count} frames could be read")
         elif not count and start <= 0:
             raise ValueError("not one frame of the video can be read")
+
+
+def is_cut_off(missing: float, length: float) -> bool:
+    """Whether a recording was cut off, by how much of its length is missing at the end [s]."""
+    return missing > max(_SECONDS_LOST, _SHARE_LOST * length)
 
 
 def to_rgb(frame: av.VideoFrame) -> UInt8:
