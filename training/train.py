@@ -163,7 +163,7 @@ class Trainer:
         model = build_model(config.model)
         self.started_from: dict[str, Any] | None = None
         self.start_mask_source: str | None = None
-        self.init = config.init
+        self.origin = {"init": config.init}  # of a resumed run, if it says so
         self.stop_threshold = 0.0  # what the model is used with afterwards
         if init:
             start = load_model(find_checkpoint(init), num_slots=config.model.num_slots)
@@ -704,7 +704,7 @@ class Trainer:
             "best_mask_source": self.best_mask_source,
             "started_from": self.started_from,
             "stop_threshold": self.stop_threshold,
-            "init": self.init,
+            **self.origin,
             "settings": fixed_settings(self.config),
             "data": self._data_identity(),
         }
@@ -796,11 +796,11 @@ class Trainer:
         self.best_mask_source = state["best_mask_source"]
         self.started_from = state["started_from"]
         self.stop_threshold = state.get("stop_threshold", 0.0)
-        self.init = state.get("init")  # of runs of before it is not known
-        given = self.config.init
-        if "init" in state and given and given != self.init and self.processes.is_main:
+        self.origin = {"init": state["init"]} if "init" in state else {}
+        given, start = self.config.init, self.origin.get("init")
+        if given and self.origin and given != start and self.processes.is_main:
             tqdm.write(
-                f"the run in {self.config.run} started from {self.init or 'a new model'} and goes "
+                f"the run in {self.config.run} started from {start or 'a new model'} and goes "
                 f"on from there; init {given} is not read. For a start from it, name "
                 "another folder with --run"
             )

@@ -211,7 +211,8 @@ class BroadcastDecoder(nn.Sequential):
         # The largest map is never shuffled at full width. The same 1x1 kernel for every phase is a
         # block-diagonal kernel on all four at once.
         assert head.bias is not None
-        weight = torch.kron(head.weight[:, :, 0, 0], torch.eye(4).to(head.weight))
+        four = torch.eye(4, dtype=head.weight.dtype, device=head.weight.device)
+        weight = torch.kron(head.weight[:, :, 0, 0], four)
         x = F.conv2d(x, weight[:, :, None, None], head.bias.repeat_interleave(4))
         return F.pixel_shuffle(x, 2)
 

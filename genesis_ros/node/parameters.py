@@ -381,7 +381,7 @@ class NodeSettings:
     stale_timeout: float = _parameter(
         2.0,
         "A camera without images for this long is reported as stale [s], and one of whose images "
-        "none comes to an end for this and five usual images longer as hanging.",
+        "none comes to an end for this and five times as long as the last one took as hanging.",
         low=0.1,
         high=3600.0,
         live=True,

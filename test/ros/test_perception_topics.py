@@ -220,7 +220,6 @@ def test_compressed_images_are_named_where_raw_ones_alone_are_taken(
     client.publisher(Image, TOPIC, heard=False)
     with client.listen(DiagnosticArray, "/diagnostics") as reports:
         client.until(lambda: reports and "(1 publishers)" in str(reports[-1]), "a report")
-        assert "takes none of that type" not in str(reports[-1])
 
 
 def test_other_topics_with_images_are_named_where_there_is_none(client: Any, start: Start) -> None:

@@ -81,7 +81,7 @@ class Bag(OwnData):
 
     From ten bags on, whole ones are val and test; of fewer, the end of each is. Bags in sub-folders
     train, val and test are what these say. Intrinsics come from camera_info beside the images: P
-    for rectified ones, as in the node.
+    where their topic says that they are rectified.
 
     Args:
         topics: image topics to take; by default those of all colour cameras
