@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 
 from training.datasets import assembly
-from training.datasets.folder import Folder
+from training.datasets.folder import Folder, MaskUse, scan
 from training.datasets.images import resize_image
 from training.datasets.inputs import input_files
 from training.datasets.layout import DatasetError
@@ -574,24 +574,118 @@ def test_two_masks_of_an_image(tmp_path: Path) -> None:
     assert sum(len(PreparedDataset(tmp_path / "none", split)) for split in SPLITS) == 6
 
 
+def lay(source: Path, *names: str) -> None:
+    """Three files of each name: colours, masks where it starts with "mask:", or labelme."""
+    for place, name in enumerate(names):
+        for number in range(3):
+            path = source / name.removeprefix("mask:").format(number)
+            path.parent.mkdir(parents=True, exist_ok=True)
+            if path.suffix == ".json":
+                path.write_text(labelme([], "none.png"))
+            elif path.suffix == ".npy":
+                np.save(path, np.ones((48, 64), np.float32))
+            else:
+                write(path, halves() if name.startswith("mask:") else photo(3 * place + number))
+
+
+def read(source: Path, masks: Path | None = None, use_masks: MaskUse = "auto") -> set[str]:
+    """The images called 0, each with its mask and its depth, if it has these."""
+    found = set()
+    for item in scan(source, masks, use_masks).items:
+        paths = [item.image] if use_masks == "ignore" else [item.image, item.mask]
+        told = [path for path in (*paths, item.depth) if isinstance(path, Path)]
+        found.add(" ".join(str(path.relative_to(source)) for path in told))
+    return {line for line in found if "0" in line.split()[0]}
+
+
+AS_BEFORE = [
+    # A name of telling words alone may be that of a whole data set.
+    {"instance_segmentation/images/{}.jpg": "instance_segmentation/masks/{}.png"},
+    {"instance_segmentation/{}.jpg": "instance_segmentation/{}.json"},
+    {"semantic_segmentation/images/{}.png": "semantic_segmentation/masks/{}.png"},
+    {"semantic/images/{}.png": "semantic/masks/{}.png"},
+    {"semantic/{}.jpg": "semantic/{}.json"},
+    {"label_images/{}.jpg": "label_images/{}.json"},
+    {"depth_images/rgb/{}.png": "depth_images/depth/{}.png"},
+    {"depth_rgb/rgb/{}.png": "depth_rgb/depth/{}.png"},
+    {"object_depth/{}_rgb.png": "object_depth/{}_depth.png"},
+    # Recordings with further words.
+    {"table/rgb/{}.png": "", "table_depth/rgb/{}.png": ""},
+    {"{}.png": "", "label_test/images/{}.png": ""},
+    {
+        "scene/rgb/{}.png": "scene/depth/{}.png",
+        "scene_depth/rgb/{}.png": "scene_depth/depth/{}.png",
+    },
+    {"scene/{}.png": "scene/{}_depth.png", "scene_depth/{}.png": "scene_depth/{}_depth.png"},
+    {"scene/{}_rgb.png": "", "scene_depth/{}_rgb.png": ""},
+    {"images/{}.png": "masks/{}.png", "segm_test/images/{}.png": "segm_test/masks/{}.png"},
+    # Names of several meanings.
+    {"seg/{}.png": "seg/{}.json", "det/{}.png": "det/{}.json"},
+    {"input/{}.png": "", "gt/{}.png": ""},
+    # What an image has besides its mask or depth.
+    {"{}.png": "masks/{}.png", "masks/semantic/{}.png": None},
+    {"{}.png": "masks/{}.png", "masks/mask_overlay/{}.jpg": None},
+    {"{}.png": "masks/{}.png", "masks/instance/{}.png": None},
+    {"{}.png": "depth/{}.png", "depth/depth_color/{}.png": None},
+    {"rgb/{}.png": "depth/{}.png", "depth_raw/{}.npy": None},
+    # Images of one name.
+    {"IMG_{}.jpg": "", "IMG_{}.png": ""},
+    {"{}.jpg": "", "{}.webp": "", "{}.jpeg": ""},
+    {"{}.tif": "", "{}.png": ""},
+    {"{}.jpg": "{}_mask.png", "{}.png": "{}_mask.png"},
+]
+
+
+@pytest.mark.parametrize("use_masks", ["auto", "ignore"])
+@pytest.mark.parametrize("layout", AS_BEFORE, ids=lambda layout: " ".join(layout))
+def test_what_was_read_well_is_read_as_before(
+    tmp_path: Path, layout: dict[str, str | None], use_masks: MaskUse
+) -> None:
+    """The images, what belongs to each, and None where a file is no image."""
+    lay(tmp_path, *layout, *(name for name in layout.values() if name))
+    expected = set()
+    for image, besides in layout.items():
+        if besides is not None:
+            used = besides if use_masks == "auto" or "depth" in besides else ""
+            expected.add(f"{image} {used}".strip().format(0, 0))
+    assert read(tmp_path, use_masks=use_masks) == expected
+    assert Folder(tmp_path, use_masks=use_masks).options()["names"] == "as before"
+
+
+def test_photos_in_the_folder_that_masks_names(tmp_path: Path) -> None:
+    lay(tmp_path, "train/{}.jpg", "train/{}.json", "val/{}.jpg", "{}.png")
+    masks = tmp_path / "train"
+    expected = {"train/0.jpg train/0.json", "val/0.jpg", "0.png"}
+    assert read(tmp_path, masks) == expected
+    (masks / "0.json").unlink()  # and a photo is no mask of itself
+    assert read(tmp_path, masks) == {"train/0.jpg", "val/0.jpg", "0.png"}
+    lay(tmp_path, "day/{}.png", "day/{}.label.png")
+    assert "day/0.png day/0.label.png" in read(tmp_path, tmp_path / "day")
+
+
 @pytest.mark.parametrize("kind", ["colour", "depth", "webp", "grey"])
 def test_images_of_one_name(tmp_path: Path, kind: str) -> None:
+    """Such a pair is two photos, as long as neither is an instance mask."""
     source = tmp_path / "in"
     photos(source, range(6), ".jpg")
     for number in range(6):
         if kind == "depth":
             ramp = np.arange(48 * 64, dtype=np.uint16).reshape(48, 64)
             write(source / f"{number}.png", ramp)
-        elif kind == "grey":  # a photo
+        elif kind == "grey":
             noise = np.random.default_rng(number).integers(0, 256, (48, 64), np.uint8)
             write(source / f"{number}.png", noise)
         else:
             suffix = ".png" if kind == "colour" else ".webp"
-            write(source / f"{number}{suffix}", photo(number))
-    message = error_of(source, tmp_path / "out", *SIZE)
-    other = "0.webp" if kind == "webp" else "0.png"
-    assert f"{source / '0.jpg'} and {other} have one name" in message
-    assert "call it 0.label.png or 0.depth.png; otherwise rename it" in message
+            write(source / f"{number}{suffix}", photo(number + 6))
+    assert len(scan(source, None).items) == 12
+    options = Folder(source).options()
+    assert options["names"] == "as before" and options["mask_files"] is None
+    write(source / "3.png", halves())
+    found = {item.image.name: item.mask for item in scan(source, None).items}
+    assert len(found) == (12 if kind == "webp" else 11)  # 3.webp is a photo still
+    assert found["3.jpg"] == source / "3.png" and found["2.jpg"] is None
+    assert Folder(source).options()["names"] == "by words"
 
 
 def test_which_image_a_mask_belongs_to(tmp_path: Path) -> None:
@@ -603,6 +697,7 @@ def test_which_image_a_mask_belongs_to(tmp_path: Path) -> None:
     write(source / "1.label.png", halves())
     message = error_of(source, tmp_path / "out2", *SIZE)
     assert f"{source / '1.color.png'} and 1.png: either may be the image that a mask" in message
+    assert len(scan(source, None, "ignore").items) == 6
 
 
 def test_what_was_prepared_before_stays_valid(tmp_path: Path) -> None:
@@ -610,18 +705,49 @@ def test_what_was_prepared_before_stays_valid(tmp_path: Path) -> None:
     source, masks = tmp_path / "in", tmp_path / "in" / "masks"
     photos(source / "images", range(6))
     listed = [write(masks / f"{number}.png", halves()) for number in range(6)]
+    listed.append(write(masks / "semantic" / "0.png", halves()))
     for number in range(6):
         write(source / "depth" / f"{number}.png", np.ones((48, 64), np.uint16))
     (source / "gt").mkdir()
     (source / "gt" / "gt.txt").write_text("boxes")
     (source / "masks.txt").write_text("1.png")
     options = Folder(source).options()
-    assert "names" not in options and options["decoding"] == 2
+    assert options["names"] == "as before" and options["decoding"] == 2
     assert options["mask_files"] == fingerprint(listed, source, times=True)
     assert Folder(source / "images").options()["mask_files"] is None
+    # It was not written down.
+    prepare(source, tmp_path / "out", *SIZE)
+    for path in (tmp_path / "out").glob("*/info.json"):
+        info = json.loads(path.read_text())
+        del info["options"]["names"]
+        path.write_text(json.dumps(info))
+    prepare(source, tmp_path / "out", *SIZE)
     # What was taken for photos is not.
     masks.rename(source / "instance_masks")
     assert Folder(source).options()["names"] == "by words"
+    message = error_of(source, tmp_path / "out", *SIZE)
+    assert "files taken for photos by an earlier version are now masks or depth" in message
+
+
+@pytest.mark.parametrize(
+    ("names", "masks", "ignored"),
+    [
+        (("{}.jpg", "{}_seg.png"), None, "by words"),
+        (("{}.jpg", "mask:{}.png"), None, "by words"),
+        (("VOC/JPEGImages/{}.jpg", "VOC/masks/{}.png"), None, "as before"),
+        (("images_jpg/{}.jpg", "images_png/{}.png", "masks/{}.png"), None, "as before"),
+        (("{}.jpg", "../drawn/{}_seg.png"), "drawn", "as before"),
+        (("images/{}.jpg", "drawn/{}.png"), "in/drawn", "by words"),
+    ],
+)
+def test_what_is_read_in_another_way_is_prepared_again(
+    tmp_path: Path, names: tuple[str, ...], masks: str | None, ignored: str
+) -> None:
+    source = tmp_path / "in"
+    lay(source, *names)
+    folder = None if masks is None else tmp_path / masks
+    assert Folder(source, masks=folder).options()["names"] == "by words"
+    assert Folder(source, masks=folder, use_masks="ignore").options()["names"] == ignored
 
 
 def test_colour_masks_elsewhere(tmp_path: Path) -> None:

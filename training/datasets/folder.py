@@ -41,9 +41,11 @@ from training.datasets.folder_names import (
     JPEG_SUFFIXES,
     LEFT_OUT,
     SUFFIXES,
+    Before,
     Kind,
     Names,
     is_of_visible,
+    read_before,
     suffixes_of,
 )
 from training.datasets.images import decode_rgb
@@ -64,14 +66,18 @@ from training.datasets.tasks import Chunk, chunk_key
 from training.datasets.video import SUFFIXES as VIDEO_SUFFIXES
 
 _DECODING = 2  # files are read in another way than by earlier versions
+_NAMES_BEFORE = "as before"  # the paths say what they said to earlier versions
 _JSON_READING = "outlines"  # those with boxes alone are no masks, as they were in earlier versions
 _OBJECTS_READING = "objects"  # masks of single objects were left out by earlier versions
 _HEIC = frozenset({".heic", ".heif"})
 _PNG, _GREY_OR_PALETTE = b"\x89PNG\r\n\x1a\n", (0, 3)  # the colour types of one channel
 _OF_NO_IMAGE = "masks or depths that belong to no image"
+_SPARE = "masks or depths of images that have one in a folder called masks or depth"
 _WHOLE_OBJECTS = "masks of objects with their hidden parts, as there are those of the visible ones"
 _TRIED_PAIRS = 20
 _MOST_COVERED = 0.05  # of an object by others, if its mask shows all of it
+
+_KINDS: tuple[Kind, ...] = ("image", "mask", "depth")
 
 MaskUse = Literal["auto", "need", "ignore"]
 
@@ -133,6 +139,7 @@ class Folder(OwnData):
 
     name: ClassVar[str] = "folder"
     unit: ClassVar[str] = "images"
+    former_options: ClassVar[dict[str, Any]] = OwnData.former_options | {"names": _NAMES_BEFORE}
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -143,6 +150,7 @@ class Folder(OwnData):
         """All that shapes the arrays."""
         files = _listing(self.source)
         names = Names(_others(files, self.source, self.masks))
+        pairs = [path for _, path in _masks_called_as_images(names, self.source)]
         return {
             **self.own_options(),
             "masks": None if self.masks is None else str(self.masks),
@@ -151,9 +159,9 @@ class Folder(OwnData):
             "decoding": _DECODING,
             "intrinsics": self.intrinsics,
             "files": fingerprint(files, self.source),
-            "mask_files": self._mask_files(files, names),
+            "mask_files": self._mask_files(files, names, pairs),
             # So data in which masks were taken for photos are no longer up to date.
-            **({"names": "by words"} if names.are_new else {}),
+            "names": "by words" if pairs or self._are_new(files, names) else _NAMES_BEFORE,
         }
 
     def tasks(self) -> list[FolderTask]:
@@ -196,18 +204,45 @@ class Folder(OwnData):
                 parts.problem(f"{item.image}: {error}")
         part.write()
 
-    def _mask_files(self, files: Sequence[Path], names: Names) -> str | None:
-        """What tells whether the masks are the same; None where there are none, or none is used.
+    def _are_new(self, files: Sequence[Path], names: Names) -> bool:
+        """Whether earlier versions took other files for images, or for the masks or depth of one.
 
         Args:
             files: of the source.
             names: what their paths say.
         """
+        with_masks = self.use_masks != "ignore"
+        before = Before([path.relative_to(self.source) for path in files], with_masks=with_masks)
+        others = _others(files, self.source, self.masks)
+        then, now = before.belonging, names.belonging(others, with_masks=with_masks)
+        if self.masks is not None and self.masks.is_dir() and with_masks:
+            images = names.by_kind["image"]
+            inside = _inside(self.masks, self.source)
+            for path, short, key in _keys_elsewhere(self.masks, self.source, names):
+                if path.suffix.lower() not in SUFFIXES | {".json"}:
+                    continue
+                mask = path if inside is None else inside / short
+                for image in before.images.get(read_before(short)[1], ()):
+                    then[image].add(mask)
+                owner = names.owner(key)
+                if owner is not None and names(short).kind not in LEFT_OUT:
+                    for image in images[owner]:
+                        now[image].add(mask)
+        return then != now
+
+    def _mask_files(self, files: Sequence[Path], names: Names, pairs: Sequence[Path]) -> str | None:
+        """What tells whether the masks are the same; None where there are none, or none is used.
+
+        Args:
+            files: of the source.
+            names: what their paths say.
+            pairs: those that are masks, as they are called as an image is.
+        """
         if self.use_masks == "ignore":
             return None
         relative = {path: path.relative_to(self.source) for path in files}
-        pairs = {path for path in _pairs(files) if names(relative[path]).kind == "image"}
-        inside = [path for path in files if path in pairs or names.may_be_mask(relative[path])]
+        called = set(pairs)
+        inside = [path for path in files if path in called or names.may_be_mask(relative[path])]
         told = [fingerprint(inside, self.source, times=True)] if inside else []
         beside = [] if self.masks is None else _mask_listing(self.masks)
         drawn = [relative[path] for path in inside]
@@ -322,36 +357,38 @@ def scan(source: Path, masks: Path | None, use_masks: MaskUse = "auto") -> Found
     relative = _others(_listing(source), source, masks)
     names = Names(relative)
     left_out: Counter[str] = Counter()
-    images: dict[str, list[Path]] = {}
-    besides: dict[Kind, dict[str, list[Path]]] = {"mask": {}, "depth": {}}
     jsons: list[Path] = []
     for inside in relative:
-        path, suffix, told = source / inside, inside.suffix.lower(), names(inside)
+        suffix, kind = inside.suffix.lower(), names(inside).kind
         if suffix == ".json":
-            jsons.append(path)
-        elif told.kind in LEFT_OUT and suffix in SUFFIXES | DEPTH_SUFFIXES:
-            left_out[LEFT_OUT[told.kind]] += 1
-        elif suffix in suffixes_of(told.kind):
-            kinds = images if told.kind == "image" else besides[told.kind]
-            kinds.setdefault(told.key, []).append(path)
+            jsons.append(source / inside)
+        elif kind in LEFT_OUT and suffix in SUFFIXES | DEPTH_SUFFIXES:
+            left_out[LEFT_OUT[kind]] += 1
+        elif kind not in LEFT_OUT and suffix in suffixes_of(kind):
+            continue
         elif suffix in _HEIC:
             left_out["HEIC photos, which cannot be read: convert them to JPEG"] += 1
         elif suffix in VIDEO_SUFFIXES:
             left_out["videos, which prepare video takes"] += 1
         else:
             left_out[f"files of another kind ({suffix or 'without a suffix'})"] += 1
+    images, masks_inside, depths_inside = (
+        {key: [source / path for path in paths] for key, paths in names.by_kind[kind].items()}
+        for kind in _KINDS
+    )
     if not images:
         told_of = "; ".join(f"{count} {reason}" for reason, count in left_out.items())
         raise DatasetError(
             f"{source} has no images; expected files such as .jpg or .png"
             + (f", found {told_of}" if told_of else "")
         )
-    for key, path in _masks_called_as_images(images):
-        besides["mask"].setdefault(key, []).append(path)
-    lost = Counter[str]()
+    for key, path in _masks_called_as_images(names, source):
+        images[key].remove(path)
+        masks_inside.setdefault(key, []).append(path)
+    lost = Counter[str]({_SPARE: names.spare} if names.spare else {})
     # What --masks names settles which of several masks is meant.
     decide = masks is None and use_masks != "ignore"
-    annotations = _masks_of(besides["mask"], names, lost, decide=decide)
+    annotations = _masks_of(masks_inside, names, lost, decide=decide)
     if masks is not None:
         elsewhere = _masks_elsewhere(masks, source, jsons, names, left_out)
         annotations |= _masks_of(elsewhere, names, lost, decide=use_masks != "ignore")
@@ -372,12 +409,13 @@ def scan(source: Path, masks: Path | None, use_masks: MaskUse = "auto") -> Found
         else:
             left_out["JSON files that are neither COCO's nor labelme's"] += 1
     depths: dict[str, Path] = {}
-    for key, paths in besides["depth"].items():
+    for key, paths in depths_inside.items():
         if key in images:
             depths[key] = _only(paths, "depth", "move one out of the source")
         else:
             lost[_OF_NO_IMAGE] += len(paths)
-    _check_meant(images, annotations.keys() | depths.keys())
+    used = annotations.keys() if use_masks != "ignore" else frozenset[str]()
+    _check_meant(images, used | depths.keys())
     keys = {path: key for key, paths in images.items() for path in paths}
     every = sorted(keys, key=natural_order)
     drawn = _match_coco(coco, every)
@@ -416,15 +454,39 @@ def _decode_lying(data: bytes) -> UInt8:
     return cv2.cvtColor(image, cv2.COLOR_BGR2RGB)
 
 
-def _others(files: Sequence[Path], source: Path, masks: Path | None) -> list[PurePath]:
-    """The files of the source, relative to it, but for what --masks names."""
-    relative: list[PurePath] = [path.relative_to(source) for path in files]
+def _inside(masks: Path | None, source: Path) -> PurePath | None:
+    """The path of --masks relative to the source; None if it is not inside."""
     if masks is None or not masks.resolve().is_relative_to(source.resolve()):
-        return relative
+        return None
     inside = masks.resolve().relative_to(source.resolve())
-    if inside == PurePath():  # masks and images lie in one folder
+    return None if inside == PurePath() else inside  # masks and images may lie in one folder
+
+
+def _others(files: Sequence[Path], source: Path, masks: Path | None) -> list[PurePath]:
+    """The files of the source, relative to it, but for the masks that --masks names.
+
+    Photos may lie beside these: JPEGs, and what has a mask of its own there.
+    """
+    relative: list[PurePath] = [path.relative_to(source) for path in files]
+    inside = _inside(masks, source)
+    if inside is None:
         return relative
-    return [path for path in relative if not path.is_relative_to(inside)]
+    named = [path for path in relative if path.is_relative_to(inside)]
+    names = Names(named)
+    told = {path: names(path) for path in named}
+    with_mask = {
+        told[path].key
+        for path in named
+        if told[path].kind == "mask" or path.suffix.lower() == ".json"
+    }
+
+    def is_photo(path: PurePath) -> bool:
+        kind, key, _ = told[path]
+        suffix = path.suffix.lower()
+        may_be = suffix in JPEG_SUFFIXES or (suffix in SUFFIXES and key in with_mask)
+        return kind == "image" and may_be
+
+    return [path for path in relative if path not in told or is_photo(path)]
 
 
 def _pairs(files: Iterable[Path]) -> Iterator[Path]:
@@ -436,33 +498,30 @@ def _pairs(files: Iterable[Path]) -> Iterator[Path]:
             yield path
 
 
-def _masks_called_as_images(images: dict[str, list[Path]]) -> list[tuple[str, Path]]:
-    """Masks that are called as their image is, 1.png beside 1.jpg: out of the images, with keys.
+def _masks_called_as_images(names: Names, source: Path) -> list[tuple[str, Path]]:
+    """Masks that are called as their image is, 1.png beside 1.jpg, with their keys.
 
-    Raises:
-        DatasetError: two images have one name, and neither is clearly a mask.
+    Such a PNG has one channel, and the image no other mask. What is no mask is a photo.
     """
-    pairs: list[tuple[str, Path, Path]] = []
-    for key, paths in images.items():
-        by_name: dict[Path, list[Path]] = {}
-        for path in paths if len(paths) > 1 else ():
-            by_name.setdefault(path.with_suffix(""), []).append(path)
-        for same in by_name.values():
-            if len(same) < 2:
-                continue
-            png = next(iter(_pairs(same)), None)
-            if len(same) > 2 or png is None or not _is_one_channel(png):
-                raise _one_name(same[0], same[1])
-            pairs.append((key, png, next(path for path in same if path != png)))
-    # The others are looked at when they are read.
-    for _, png, jpeg in pairs[:: 1 + len(pairs) // _TRIED_PAIRS]:
-        try:
-            decode_instance_mask(png.read_bytes())
-        except ValueError as error:
-            raise _one_name(jpeg, png, f"; {png.name} is no mask: {error}") from error
-    for key, png, _ in pairs:
-        images[key].remove(png)
-    return [(key, png) for key, png, _ in pairs]
+    pairs = [
+        (key, png)
+        for key, paths in names.by_kind["image"].items()
+        if len(paths) > 1 and key not in names.by_kind["mask"]
+        for png in _pairs(source / path for path in paths)
+        if _is_one_channel(png)
+    ]
+    # Where all of some are masks, the others are looked at when they are read.
+    if all(_is_mask(png) for _, png in pairs[:: len(pairs) // _TRIED_PAIRS + 1]):
+        return pairs
+    return [(key, png) for key, png in pairs if _is_mask(png)]
+
+
+def _is_mask(png: Path) -> bool:
+    try:
+        decode_instance_mask(png.read_bytes())
+    except ValueError:
+        return False
+    return True
 
 
 def _is_one_channel(png: Path) -> bool:
@@ -472,15 +531,6 @@ def _is_one_channel(png: Path) -> bool:
     return head.startswith(_PNG) and len(head) == 26 and head[25] in _GREY_OR_PALETTE
 
 
-def _one_name(one: Path, other: Path, why: str = "") -> DatasetError:
-    stem = one.stem
-    return DatasetError(
-        f"{one} and {other.name} have one name{why}. If one is the mask or the depth of the other, "
-        f"call it {stem}.label.png or {stem}.depth.png; otherwise rename it, or move it out of the "
-        "source"
-    )
-
-
 def _check_meant(images: dict[str, list[Path]], keys: Collection[str]) -> None:
     """Check that it is clear which image a mask or a depth belongs to.
 
@@ -488,17 +538,18 @@ def _check_meant(images: dict[str, list[Path]], keys: Collection[str]) -> None:
         keys: those of masks and depths.
 
     Raises:
-        DatasetError: it may be either of two in a folder, such as 1.png and 1.color.png.
+        DatasetError: it may be either of two in a folder, such as 1.png and 1.color.png. It is
+            that of both 1.png and 1.jpg.
     """
     for key in sorted(keys):
         by_folder: dict[Path, Path] = {}
         for path in images[key]:
-            if other := by_folder.get(path.parent):
+            other = by_folder.setdefault(path.parent, path)
+            if other.with_suffix("") != path.with_suffix(""):
                 raise DatasetError(
                     f"{other} and {path.name}: either may be the image that a mask or depth of "
                     f"{key} belongs to; rename one, or move it out of the source"
                 )
-            by_folder[path.parent] = path
 
 
 def _masks_of(
@@ -597,6 +648,31 @@ def _mask_listing(masks: Path) -> list[Path]:
     return input_files(masks)[0]
 
 
+def _keys_elsewhere(
+    masks: Path, source: Path, names: Names
+) -> Iterator[tuple[Path, PurePath, str]]:
+    """The files of a folder that --masks names, but for images of the source.
+
+    With each, its path relative to the folder, and what it shares with its image.
+    """
+    files = _mask_listing(masks)
+    root, base = source.resolve(), masks.resolve()
+    if root.is_relative_to(base):  # what lies in the source has been seen
+        seen = root.relative_to(base)
+        files = [path for path in files if not path.relative_to(masks).is_relative_to(seen)]
+    inside = _inside(masks, source)
+    if inside is not None:
+        images = {path for paths in names.by_kind["image"].values() for path in paths}
+        files = [path for path in files if inside / path.relative_to(masks) not in images]
+    relative: list[PurePath] = [path.relative_to(masks) for path in files]
+    keys = [names(path).key for path in relative]
+    if inside is not None:
+        # VOC/SegmentationObject, where the source holds VOC: its images are VOC/JPEGImages.
+        of_source = [names(inside / path).key for path in relative]
+        keys = max(of_source, keys, key=lambda keys: sum(map(bool, map(names.owner, keys))))
+    return zip(files, relative, keys, strict=True)
+
+
 def _masks_elsewhere(
     masks: Path, source: Path, jsons: list[Path], names: Names, left_out: Counter[str]
 ) -> dict[str, list[Path]]:
@@ -604,22 +680,11 @@ def _masks_elsewhere(
 
     A COCO file is added to the JSON files.
     """
-    files = _mask_listing(masks)
     if masks.is_file():
-        jsons += files
+        jsons.append(masks)
         return {}
-    root, base = source.resolve(), masks.resolve()
-    if root.is_relative_to(base):  # what lies in the source has been seen
-        seen = root.relative_to(base)
-        files = [path for path in files if not path.relative_to(masks).is_relative_to(seen)]
-    relative = [path.relative_to(masks) for path in files]
-    keys = [names(path).key for path in relative]
-    if base.is_relative_to(root):
-        # VOC/SegmentationObject, where the source holds VOC: its images are VOC/JPEGImages.
-        inside = [names(base.relative_to(root) / path).key for path in relative]
-        keys = max(keys, inside, key=lambda keys: sum(map(bool, map(names.owner, keys))))
     found: dict[str, tuple[int, list[Path]]] = {}
-    for path, short, key in zip(files, relative, keys, strict=True):
+    for path, short, key in _keys_elsewhere(masks, source, names):
         kind, suffix = names(short).kind, path.suffix.lower()
         if suffix == ".json" and (is_coco(_json(path)) or names.owner(key) is None):
             jsons.append(path)  # one of labelme may name its image

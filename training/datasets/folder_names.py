@@ -8,7 +8,7 @@ its name: table.label.png, table_depth.png.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from functools import cache
 from pathlib import PurePath
 from typing import Literal, NamedTuple
@@ -27,7 +27,6 @@ LEFT_OUT: dict[Kind, str] = {
     "drawing": "drawings of masks or depth (visualisations)",
 }
 """What the files are that are left out, by their kind."""
-_Needs = Literal["nothing", "images", "match"]
 
 # Words of folders' names.
 _MASKS = frozenset(
@@ -55,8 +54,9 @@ _SILENT = (_OBJECTS | _VISIBLE | _SUFFIX_WORDS) | (
 _TELLING = (
     _MASKS | _PERHAPS_MASKS | _CLASSES | _CLASS_MASKS | _DEPTHS | _DRAWINGS | _IMAGES | _SILENT
 )
-_KNOWN_BEFORE = _MASKS | {"depth", "depths"}
-"""Names of folders that earlier versions knew."""
+# What earlier versions knew.
+_DEPTHS_BEFORE = frozenset({"depth", "depths"})
+_KNOWN_BEFORE = _MASKS | _DEPTHS_BEFORE
 # SegmentationObject, JPEGImages, mask_visib, depth16
 _WORD = re.compile(r"[A-Z]+(?![a-z])|[A-Z]?[a-z]+|[0-9]+|[^\W\d_]+")
 
@@ -77,14 +77,13 @@ class _FolderName(NamedTuple):
 
     Attributes:
         kind: of the files in it; None: it does not say.
-        needs: what else must hold, so that they are, see ``Names``: for a name of several
-            meanings that there are "images", for one with further words that its files "match".
+        must_match: whether it says so only if they are called as images are, see ``Names``.
         rest: the further words.
         with_images: whether it speaks of images.
     """
 
     kind: Kind | None
-    needs: _Needs
+    must_match: bool
     rest: str
     with_images: bool
 
@@ -105,7 +104,6 @@ def _read_name(folder: str) -> _FolderName:
         del words[words.index("to") :]  # depth_to_color is depth
     found = set(words)
     rest = "_".join(word for word in words if word not in _TELLING)
-    sure = bool(found & (_MASKS | _DEPTHS))
     kind: Kind | None = None
     if found & _DEPTHS:
         if found & _DRAWINGS or words[-1] in _COLOURS:
@@ -121,10 +119,9 @@ def _read_name(folder: str) -> _FolderName:
             kind = "mask"  # gt_images and instance_images are photos
     elif found & _IMAGES and found <= _IMAGES | _SUFFIX_WORDS:
         kind = "image"
-    needs: _Needs = "nothing"
-    if kind in ("mask", "depth") and (rest or not sure):
-        needs = "match" if rest else "images"
-    return _FolderName(kind, needs, rest, bool(found & _IMAGES))
+    known = folder.lower() in _KNOWN_BEFORE
+    must_match = kind in ("mask", "depth", "classes") and not known
+    return _FolderName(kind, must_match, rest, bool(found & _IMAGES))
 
 
 class Told(NamedTuple):
@@ -141,37 +138,57 @@ class Told(NamedTuple):
     ending: str
 
 
+Belonging = dict[PurePath, set[PurePath]]
+"""The images, and the files that belong to each."""
+
+
 class Names:
     """What the paths of a source say of its files.
 
-    A folder called masks holds masks. Names of several meanings (gt, instance, seg) say masks only
-    if there are images besides, and no JPEGs in it. A name with further words (old_masks,
-    depth_left) may be one of photos: it says so only if no file there is a JPEG, and half of them
-    are called as images are in the folder above, in one that the further words name, or in one
-    called like it (rgb_left).
+    A folder called masks holds masks. Any other name (gt, instance_masks, depth_left) may be one
+    of photos: it says masks or depth only if half of the files there are called as images are in
+    the folder above, in one that its further words name, or in one called like it (rgb_left). It
+    does not if a file there is a JPEG, is called 1_rgb.png or has a mask or depth beside it, or if
+    a folder there is called images, masks or depth.
 
     Args:
         files: relative to the source.
 
     Attributes:
         images: the keys of those that are images, whatever belongs to them.
-        are_new: whether earlier versions took some for something else.
+        by_kind: the files of each kind that can be read, by their keys.
+        spare: how many masks and depths are left out, as an image has one where earlier versions
+            found it.
     """
 
     def __init__(self, files: Sequence[PurePath]) -> None:
-        # Folders with names of several meanings that hold photos.
-        self._of_photos = _folders_above(
-            path for path in files if path.suffix.lower() in JPEG_SUFFIXES
-        )
-        self._stands_for: dict[PurePath, str] = {}  # folders with further words: that of the images
+        # Folders that hold one called images, masks or depth: their own names say nothing.
+        self._above_others = {
+            above
+            for folder in {path.parent for path in files}
+            for inner in (folder, *folder.parents)
+            if _read_name(inner.name).kind == "image" or inner.name.lower() in _KNOWN_BEFORE
+            for above in inner.parents
+        }
+        # Folders whose files must match: that of their images; None: it holds photos.
+        self._stands_for: dict[PurePath, str | None] = {
+            folder: None for path in files for folder in path.parents if folder.name
+        }
         self._by_folder: dict[PurePath, tuple[Kind, str]] = {}
         self._find_images(files)
-        if not self.images:
-            self._of_photos = _folders_above(files)
-            self._find_images(files)
         self._match(files)
         self._find_images(files)
-        self.are_new = any(map(self._is_new, files))
+        self.by_kind: dict[Kind, dict[str, list[PurePath]]] = {"image": {}, "mask": {}, "depth": {}}
+        for path in files:
+            told = self(path)
+            if told.kind not in LEFT_OUT and path.suffix.lower() in suffixes_of(told.kind):
+                self.by_kind[told.kind].setdefault(told.key, []).append(path)
+        self.spare = 0
+        for kind in ("mask", "depth"):
+            for key, paths in self.by_kind[kind].items():
+                chosen = _known_first(kind, key, paths)
+                self.spare += len(paths) - len(chosen)
+                self.by_kind[kind][key] = chosen
 
     def __call__(self, relative: PurePath) -> Told:
         """What a file is by its path, relative to the source or to a folder with masks."""
@@ -195,11 +212,33 @@ class Names:
 
         As in earlier versions: whatever is called so, be it a photo or no image.
         """
-        told, suffix = self(relative), relative.suffix.lower()
-        by_ending = _ENDINGS.get(told.ending) == "mask" and told.ending not in _LATER_ENDINGS
-        if suffix == ".json" or by_ending:
+        suffix = relative.suffix.lower()
+        if suffix == ".json" or read_before(relative)[0] == "mask":
             return True
-        return told.kind == "mask" and (suffix in SUFFIXES or _was_known(relative))
+        return self(relative).kind == "mask" and suffix in SUFFIXES
+
+    def belonging(self, files: Sequence[PurePath], *, with_masks: bool) -> Belonging:
+        """The images of the source's files, and what belongs to each.
+
+        Args:
+            with_masks: whether masks and JSON files count.
+        """
+        images = self.by_kind["image"]
+        found: dict[str, set[PurePath]] = {key: set() for key in images}
+        for key, paths in self.by_kind["depth"].items():
+            found.get(key, set()).update(paths[-1:])
+        if with_masks:
+            masks = self.by_kind["mask"]
+            for key, paths in masks.items():
+                owner = self.owner(key)
+                if owner == key:
+                    found[key].update(paths[-1:])
+                elif owner is not None and owner not in masks:
+                    found[owner].update(paths)
+            for path in files:
+                if path.suffix.lower() == ".json":
+                    found.get(self(path).key, set()).add(path)
+        return {path: found[key] for key, paths in images.items() for path in paths}
 
     def _read(self, relative: PurePath) -> Told:
         """What a file is by its path, whatever there is besides."""
@@ -230,73 +269,66 @@ class Names:
 
     def _read_folder(self, lowest: PurePath) -> tuple[Kind, str]:
         """The same, read from the names of the folder and of those above it."""
-        found: dict[Kind, int] = {}
-        perhaps = -1
-        kept: dict[int, str] = {}
-        for place, folder in enumerate(reversed([lowest, *lowest.parents][:-1])):
+        found: set[Kind] = set()
+        kept: list[str] = []
+        for folder in reversed([lowest, *lowest.parents][:-1]):
             name = _read_name(folder.name)
-            if name.kind is None or (name.needs == "match" and folder not in self._stands_for):
-                kept[place] = folder.name
-            elif name.needs == "images":
-                kept[place] = folder.name
-                perhaps = perhaps if folder in self._of_photos else place
-            else:
-                found[name.kind] = place
-                kept[place] = self._stands_for.get(folder, "")
+            stands_for: str | None = ""
+            if name.must_match:  # of folders that --masks names it is not known
+                stands_for = self._stands_for.get(folder, None if name.rest else "")
+            elif name.kind == "drawing" and folder in self._above_others:
+                stands_for = None
+            if name.kind is None or stands_for is None:
+                kept.append(folder.name)
+                continue
+            found.add(name.kind)
+            kept += [stands_for] if stands_for else []
         kinds: tuple[Kind, ...] = ("drawing", "classes", "mask", "depth")
         kind: Kind = next((kind for kind in kinds if kind in found), "image")
-        # Of gt/images and images/gt the inner folder counts.
-        if kind == "image" and perhaps > found.get("image", -1):
-            kind, kept[perhaps] = "mask", ""
-        return kind, "".join(f"{name}/" for name in kept.values() if name)
+        return kind, "".join(f"{name}/" for name in kept)
 
     def _match(self, files: Sequence[PurePath]) -> None:
-        """Find the folders with further words whose files belong to images."""
+        """Find the folders whose files must belong to images, and do."""
         below: dict[PurePath, list[PurePath]] = {}
-        folders: dict[PurePath, set[str]] = {}
+        called_like: dict[tuple[PurePath, str], set[str]] = {}  # rgb_left: left
         for path in files:
             for folder in path.parents[:-1]:
-                folders.setdefault(folder.parent, set()).add(folder.name)
-                if _read_name(folder.name).needs == "match":
+                name = _read_name(folder.name)
+                if name.must_match:
                     below.setdefault(folder, []).append(path)
+                elif name.kind is None and name.with_images and name.rest:
+                    called_like.setdefault((folder.parent, name.rest), set()).add(folder.name)
         for folder, paths in below.items():
             name = _read_name(folder.name)
             suffixes = suffixes_of(name.kind)
             own = [path for path in paths if path.suffix.lower() in suffixes]
-            if not own or any(path.suffix.lower() in JPEG_SUFFIXES for path in paths):
+            if not own or folder in self._above_others or self._are_photos(paths):
                 continue
-            like_it = [
-                other
-                for other in sorted(folders[folder.parent])
-                if _read_name(other).kind is None
-                and _read_name(other).with_images
-                and _read_name(other).rest == name.rest
-            ]
-            for other in (*like_it, name.rest, ""):
+            like_it = sorted(called_like.get((folder.parent, name.rest), ()))
+            for other in dict.fromkeys((*like_it, name.rest, "")):
                 self._stands_for[folder] = other
                 self._by_folder.clear()
                 if 2 * sum(self.owner(self(path).key) is not None for path in own) >= len(own):
                     break
             else:
-                del self._stands_for[folder]
+                self._stands_for[folder] = None
                 self._by_folder.clear()
 
-    def _is_new(self, relative: PurePath) -> bool:
-        """Whether earlier versions did not understand what the folders of a file say."""
-        kind, _ = self._of_folder(relative.parent)
-        if kind == "image" or relative.suffix.lower() not in suffixes_of(kind):
-            return False
-        return kind in LEFT_OUT or not _was_known(relative)
+    def _are_photos(self, paths: Sequence[PurePath]) -> bool:
+        """Whether files of a folder show that it holds photos, see ``Names``."""
+        told = list(map(self._read, paths))
+        plain = {image.key for image in told if image.kind == "image"}
+        if any(path.suffix.lower() in JPEG_SUFFIXES for path in paths):
+            return True
+        if any(besides.ending and besides.key in plain for besides in told):
+            return True
+        endings = map(_ENDING.search, (path.stem for path in paths))
+        return any(end and _ENDINGS[end[1].lower()] == "image" for end in endings)
 
 
 def suffixes_of(kind: Kind | None) -> frozenset[str]:
     """The suffixes that files of a kind may have."""
     return DEPTH_SUFFIXES if kind == "depth" else SUFFIXES
-
-
-def _folders_above(files: Iterable[PurePath]) -> set[PurePath]:
-    """All folders that relative paths lead through."""
-    return {folder for path in files for folder in path.parents}
 
 
 def _may_be_photo(told: Told, path: PurePath) -> bool:
@@ -307,6 +339,78 @@ def _may_be_photo(told: Told, path: PurePath) -> bool:
 def _was_known(relative: PurePath) -> bool:
     """Whether earlier versions knew a folder of a file."""
     return not _KNOWN_BEFORE.isdisjoint(part.lower() for part in relative.parts[:-1])
+
+
+def _known_first(kind: Kind, key: str, paths: list[PurePath]) -> list[PurePath]:
+    """Of several depths of an image those that earlier versions found, if they found any.
+
+    Of several masks, too, but there may be others outside of folders that they knew.
+    """
+    known = [path for path in paths if read_before(path) == (kind, key)]
+    if kind == "mask" and known:
+        return [path for path in paths if path in known or not _was_known(path)]
+    return known or paths
+
+
+def read_before(relative: PurePath) -> tuple[Kind, str]:
+    """What a file is by its path, as earlier versions read it, and its key."""
+    kind, stem = _folder_before(relative), relative.stem
+    told = _KNOWN_BEFORE | _IMAGES
+    kept = [folder for folder in relative.parts[:-1] if folder.lower() not in told]
+    while (ending := _ENDING.search(stem)) and ending[1].lower() not in _LATER_ENDINGS:
+        stem = stem[: ending.start()]
+        kind = _ENDINGS[ending[1].lower()] if kind == "image" else kind
+    return kind, "/".join([*kept, stem])
+
+
+def _folder_before(relative: PurePath) -> Kind:
+    """What the folders of a file say, as earlier versions read them."""
+    names = {part.lower() for part in relative.parts[:-1]}
+    if names & _MASKS:
+        return "mask"
+    return "depth" if names & _DEPTHS_BEFORE else "image"
+
+
+class Before:
+    """What earlier versions read from the paths of a source: to tell which data they read well.
+
+    Args:
+        files: relative to the source.
+        with_masks: whether masks and JSON files count.
+
+    Attributes:
+        images: those of each key.
+        belonging: the images, and the files that belong to each.
+    """
+
+    def __init__(self, files: Sequence[PurePath], *, with_masks: bool) -> None:
+        self.images: dict[str, list[PurePath]] = {}
+        besides: dict[Kind, dict[str, PurePath]] = {"mask": {}, "depth": {}}
+        jsons: list[PurePath] = []
+        for path in files:
+            kind, key = read_before(path)
+            if path.suffix.lower() == ".json":
+                jsons.append(path)
+            elif path.suffix.lower() in suffixes_of(kind):
+                if kind == "image":
+                    self.images.setdefault(key, []).append(path)
+                else:
+                    besides[kind][key] = path
+        for key, path in [*besides["mask"].items(), *besides["depth"].items()]:
+            alone = key not in self.images and _folder_before(path) == "image"
+            if alone and path.suffix.lower() in SUFFIXES:
+                self.images[key] = [path]
+                besides["mask"].pop(key, None)
+                besides["depth"].pop(key, None)
+        found: dict[str, set[PurePath]] = {key: set() for key in self.images}
+        belong = list(besides["depth"].items())
+        if with_masks:
+            belong += [*besides["mask"].items(), *((read_before(path)[1], path) for path in jsons)]
+        for key, path in belong:
+            found.get(key, set()).add(path)
+        self.belonging: Belonging = {
+            path: found[key] for key, paths in self.images.items() for path in paths
+        }
 
 
 def is_of_visible(path: PurePath) -> bool:

@@ -381,6 +381,7 @@ def _count_clutter(source: Path) -> int:
 _FINGERPRINTS = {
     "files": "files of the source were added, removed or changed since",
     "mask_files": "masks were added, removed or changed since",
+    "names": "files taken for photos by an earlier version are now masks or depth, or the reverse",
 }
 """What a change of options means that tell whether files are the same."""
 
