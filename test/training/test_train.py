@@ -115,6 +115,7 @@ def write_data(
     val: int = 6,
     masks: bool = True,
     depth: bool = False,
+    sensor_depth: bool = False,
 ) -> Path:
     """A prepared data set of sprites; with depth, sprites of higher labels are nearer."""
     for split, count in (("train", train), ("val", val)):
@@ -126,6 +127,10 @@ def write_data(
         np.save(folder / "images.npy", images)
         if masks:
             np.save(folder / "masks.npy", labels)
+        if sensor_depth:
+            np.save(folder / "depths.npy", 1_000 - 100 * labels.astype(np.uint16))
+            camera = np.array([size, size, size / 2, size / 2], np.float32)
+            np.save(folder / "intrinsics.npy", np.tile(camera, (count, 1)))
         info = {"format": 1, "dataset": "sprites", "split": split, "channels": images.shape[3]}
         content = {**info, "count": count, "image_size": size}
         (folder / "info.json").write_text(json.dumps(content))
@@ -194,7 +199,9 @@ def full_size_data(tmp_path_factory: pytest.TempPathFactory) -> dict[tuple[int, 
     """By image size and number of channels."""
     folder = tmp_path_factory.mktemp("full_size")
     return {
-        (size, 4 if depth else 3): write_data(folder / name, size, train=2, val=1, depth=depth)
+        (size, 4 if depth else 3): write_data(
+            folder / name, size, train=2, val=1, depth=depth, sensor_depth=not depth
+        )
         for name, size, depth in (
             ("32", 32, False),
             ("64", 64, False),
