@@ -11,6 +11,7 @@ import statistics
 import threading
 import time
 from collections import deque
+from collections.abc import Iterable
 from typing import NamedTuple
 
 import numpy as np
@@ -391,14 +392,12 @@ class DepthPairing:
         """Whether a depth image of this time is to be expected."""
         if taken is not None and self._stands(taken):
             newest = self._images[-1].time.arrived if self._images else -np.inf
-            earlier = (i.arrived for i in self._expected if i.arrived < taken.arrived)
-            previous = max(earlier, default=-np.inf) - _ARRIVAL_TOLERANCE * 1e9
-            return taken.arrived - newest < _ALIVE or newest >= previous
-        newest = self._newest()
-        earlier = (i.stamp for i in self._expected if i.stamp < wanted)
-        previous = max(earlier, default=-np.inf) - _SAME_MOMENT
-        is_alive = wanted - newest < _ALIVE or newest >= previous
-        return is_alive and not self._is_between(wanted, tolerance)
+            images = (image.arrived for image in self._expected)
+            return _is_alive(newest, taken.arrived, images, _ARRIVAL_TOLERANCE * 1e9)
+        images = (image.stamp for image in self._expected)
+        return _is_alive(self._newest(), wanted, images, _SAME_MOMENT) and not self._is_between(
+            wanted, tolerance
+        )
 
     def _note_delay(self, depth: ImageTime) -> None:
         """Note how much later than the image of its moment a depth image has come."""
@@ -440,6 +439,17 @@ class DepthPairing:
         """The newest stamp; stray ones do not count, but 0 does."""
         stamps = (kept.time for kept in self._images)
         return max((at.stamp for at in stamps if at.reliable or not at.stamp), default=-np.inf)
+
+
+def _is_alive(newest: float, wanted: int, images: Iterable[int], apart: float) -> bool:
+    """Whether a depth camera still sends, by the times of its newest image and of one to come [ns].
+
+    Args:
+        images: times of the newest colour images.
+        apart: how far a depth image may lie before its image.
+    """
+    before = max((image for image in images if image < wanted), default=-np.inf)
+    return wanted - newest < _ALIVE or newest >= before - apart
 
 
 def info_beside(depth_topic: str) -> str:

@@ -202,9 +202,11 @@ class FollowingSubscription:
 
     def _pass_over(self, patience: float) -> None:
         """Note whether the current candidate is silent while another could be heard."""
-        self._silent = [candidate for candidate in self._silent if self._is_published(candidate)]
+        self._silent = [
+            candidate for candidate in self._silent if is_published(self._node, candidate)
+        ]
         now = time.monotonic()
-        if not self._is_published(self._current):
+        if not is_published(self._node, self._current):
             self._heard = now  # it can be silent only from when it is published
         silence = now - self._heard
         rhythm = self._rhythms.get(self._current)
@@ -215,7 +217,7 @@ class FollowingSubscription:
         others = [
             candidate
             for candidate in self._candidates
-            if candidate.topic not in topics and self._is_published(candidate)
+            if candidate.topic not in topics and is_published(self._node, candidate)
         ]
         if others:
             self._silent.append(self._current)
@@ -231,15 +233,12 @@ class FollowingSubscription:
         published = (
             candidate
             for candidate in self._candidates
-            if candidate.topic not in silent and self._is_published(candidate)
+            if candidate.topic not in silent and is_published(self._node, candidate)
         )
         return next(published, self._current)
 
     def _reliability_of(self, candidate: Candidate) -> ReliabilityPolicy:
         return choose_reliability(self._node, candidate.topic, candidate.kind, self._wanted)
-
-    def _is_published(self, candidate: Candidate) -> bool:
-        return is_published(self._node, candidate)
 
     def _subscribe(self, candidate: Candidate) -> None:
         qos = QoSProfile(

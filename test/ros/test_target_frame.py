@@ -12,9 +12,9 @@ import os
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import pytest
@@ -205,17 +205,48 @@ def parameters(checkpoint: Path, **more: Any) -> dict[str, Any]:
     return {**given, "image_topics": [IMAGE], "depth_topics": [DEPTH], **more}
 
 
-@pytest.mark.slow
-def test_poses_are_those_of_the_image_s_time(
+class Watched(NamedTuple):
+    """A node that publishes poses, its camera, and what it says."""
+
+    node: Any
+    send: Send
+    eye: Eye
+    masks: list[ObjectMasks]
+    poses: list[ObjectPoses]
+
+
+Watch = Callable[..., AbstractContextManager[Watched]]
+
+
+@pytest.fixture
+def watch(
     installed: None, client: Any, node_process: Any, tiny_checkpoint: Path, tmp_path: Path
-) -> None:
+) -> Watch:
+    """Starts a node with target_frame base_link, and other parameters."""
+
+    @contextmanager
+    def watch(**more: Any) -> Iterator[Watched]:
+        given = parameters(tiny_checkpoint, target_frame="base_link", **more)
+        with (
+            node_process(HERE / "stand_in.py", tmp_path / "node", given) as node,
+            broadcaster() as send,
+            client.listen(ObjectMasks, "/genesis/object_masks", heard=False) as masks,
+            client.listen(ObjectPoses, POSES, heard=False) as poses,
+        ):
+            node.wait_for_log("active: ")
+            client.until(lambda: client.node.count_publishers(POSES), "a publisher of poses")
+            eye = Eye(client)
+            client.spin(1.0)
+            yield Watched(node, send, eye, masks, poses)
+
+    return watch
+
+
+@pytest.mark.slow
+def test_poses_are_those_of_the_image_s_time(client: Any, watch: Watch) -> None:
     """A camera on an arm that moves: between two transforms lies that of the image."""
-    given = parameters(tiny_checkpoint, target_frame="base_link")
     with (
-        node_process(HERE / "stand_in.py", tmp_path / "node", given) as node,
-        broadcaster() as send,
-        client.listen(ObjectMasks, "/genesis/object_masks", heard=False) as masks,
-        client.listen(ObjectPoses, POSES, heard=False) as poses,
+        watch() as (node, send, eye, masks, poses),
         client.listen(MarkerArray, MARKERS, heard=False) as markers,
         client.listen(DiagnosticArray, "/diagnostics", heard=False) as reports,
     ):
@@ -227,10 +258,7 @@ def test_poses_are_those_of_the_image_s_time(
             (status,) = [item for item in reports[-1].status if item.name.endswith(IMAGE)]
             return status
 
-        node.wait_for_log("active: ")
-        client.until(lambda: client.node.count_publishers(POSES), "a publisher of poses")
-        eye = Eye(client)
-        client.spin(1.0)
+        client.spin(0.5)
         assert targets(eye.see(100.0, masks))[0].position is not None
         status = camera_status()
         assert status.level == DiagnosticStatus.WARN
@@ -278,21 +306,9 @@ def test_poses_are_those_of_the_image_s_time(
 
 
 @pytest.mark.slow
-def test_masks_wait_for_no_transform(
-    installed: None, client: Any, node_process: Any, tiny_checkpoint: Path, tmp_path: Path
-) -> None:
+def test_masks_wait_for_no_transform(client: Any, watch: Watch) -> None:
     """Each transform comes after the next image: images get masks all the same."""
-    given = parameters(tiny_checkpoint, target_frame="base_link")
-    with (
-        node_process(HERE / "stand_in.py", tmp_path / "node", given) as node,
-        broadcaster() as send,
-        client.listen(ObjectMasks, "/genesis/object_masks", heard=False) as masks,
-        client.listen(ObjectPoses, POSES, heard=False) as poses,
-    ):
-        node.wait_for_log("active: ")
-        client.until(lambda: client.node.count_publishers(POSES), "a publisher of poses")
-        eye = Eye(client)
-        client.spin(1.0)
+    with watch() as (_, send, eye, masks, poses):
         send("base_link", "eye_optical", (0.2, 0.0, 0.0), FORWARD, 300.0)
         client.spin(0.5)
         eye.see(300.0, masks)
@@ -314,22 +330,11 @@ def test_masks_wait_for_no_transform(
 
 
 @pytest.mark.slow
-def test_simulated_time_may_start_again(
-    installed: None, client: Any, node_process: Any, tiny_checkpoint: Path, tmp_path: Path
-) -> None:
+def test_simulated_time_may_start_again(client: Any, watch: Watch) -> None:
     """A bag that is played in a loop: transforms of the round before are forgotten."""
-    given = parameters(tiny_checkpoint, target_frame="base_link", use_sim_time=True)
-    with (
-        node_process(HERE / "stand_in.py", tmp_path / "node", given) as node,
-        broadcaster() as send,
-        client.listen(ObjectMasks, "/genesis/object_masks", heard=False) as masks,
-        client.listen(ObjectPoses, POSES, heard=False) as poses,
-    ):
-        node.wait_for_log("active: ")
-        client.until(lambda: client.node.count_publishers(POSES), "a publisher of poses")
+    with watch(use_sim_time=True) as (_, send, eye, masks, poses):
         clock = client.publisher(Clock, "/clock")
-        eye = Eye(client)
-        client.spin(1.0)
+        client.spin(0.5)
         for start, place in ((1000.0, 1.0), (10.0, 2.0)):
             seen = len(poses)
             clock.publish(Clock(clock=Time(sec=int(start))))
