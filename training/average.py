@@ -10,11 +10,15 @@ An encoder that learns from simulated images alone forgets what images of the wo
 --of_start "[backbone.trunk]" puts back the one that the training started from (docs/models.md);
 with --weight 1 nothing else moves.
 
+Masks of probabilities want a wider kernel than hard ones: --kernel_scale 3.3 widens it; with
+--weight 1 nothing else changes.
+
 Where masks were trained alone, latents and decoder may come from a third model (--latents).
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import fields, replace
 from pathlib import Path
@@ -95,6 +99,13 @@ def _may_differ(model: SlotModel) -> set[str]:
     return _MAY_DIFFER | ({"image_size"} if at_any_size else set())
 
 
+def scale_kernel(model: GenesisV2, factor: float) -> GenesisV2:
+    """The model, in place, with the scale of IC-SBP's kernel times a factor."""
+    with torch.no_grad():
+        model.icsbp.log_scale.add_(math.log(factor))
+    return model
+
+
 def with_latents(model: GenesisV2, other: GenesisV2) -> GenesisV2:
     """A model that finds masks as the first one does, with latents and decoder of the other.
 
@@ -142,6 +153,7 @@ def run(
     latents: Path | str | None = None,
     half: bool = True,
     of_start: tuple[str, ...] = (),
+    kernel_scale: float = 1.0,
 ) -> None:
     """Save the average of two checkpoints.
 
@@ -156,19 +168,26 @@ def run(
         half: save weights in float16.
         of_start: parts that stay as they were at the start, whatever the weight, e.g.
             backbone.trunk; with latents, of those that find masks.
+        kernel_scale: factor on the scale of IC-SBP's kernel (GENESIS-V2 only).
 
     Raises:
         CheckpointError: a file is no checkpoint, models differ in their settings, or they have no
             such part.
-        ValueError: the weight is none, the output is one of the models given, or of_start names a
-            part that comes from latents.
+        ValueError: the weight or the factor is none, the output is one of the models given, or
+            of_start names a part that comes from latents.
     """
     checkpoint, first = find_checkpoint(str(checkpoint)), find_checkpoint(str(start))
     third = None if latents is None else find_checkpoint(str(latents))
     given = [checkpoint, first, *([] if third is None else [third])]
     if output.resolve() in [path.resolve() for path in given]:
         raise ValueError(f"output {output} is one of the models given: name another file")
+    if not 0 < kernel_scale < math.inf:
+        raise ValueError(f"kernel_scale is {kernel_scale}; expected > 0")
     model = average(load_model(checkpoint), load_model(first), weight, of_start)
+    if kernel_scale != 1:
+        if not isinstance(model, GenesisV2):
+            raise CheckpointError("kernel_scale: for models of kind genesis_v2 only")
+        model = scale_kernel(model, kernel_scale)
     if third is not None:
         other = load_model(third)
         if not isinstance(model, GenesisV2) or not isinstance(other, GenesisV2):

@@ -11,8 +11,10 @@ from torch import Tensor, nn
 
 from genesis_core import ConfigError, SlotModel, SlotOutput
 from genesis_core.kinds import KINDS, OBJECT, ROBOT, SURROUNDINGS
+from genesis_core.models.efficientnet import EfficientNetLite0
 from genesis_core.models.icsbp import Clusters
 from genesis_core.models.losses import (
+    encoder_drift,
     hard_slot_kind_supervision,
     images_at,
     kind_supervision,
@@ -90,6 +92,11 @@ class ObjectiveConfig:
         style_noise: standard deviation of the noise on the means of the encoder's channels, in
             standard deviations of each channel in the image, for half of the images (not in the
             paper; GENESIS-V2 with EfficientNet-Lite0 only). See ``EfficientNetLite0.restyled``.
+        encoder_anchor: weight of the loss that holds the encoder to what it gave when the run
+            began, on images without depth, see ``losses.encoder_drift``: a mean over all images, in
+            which those with depth count 0 (not in the paper; GENESIS-V2 with EfficientNet-Lite0
+            only). One that learns from generated scenes alone forgets what images of the world
+            look like.
         decoded_images: how many of a process's images of a step to decode, the last ones, which
             are the unlabelled ones if there are any; 0 for all (GENESIS-V2 only). For masks with a
             loss of their own: that and latent_anchor are cheap, and look at all images.
@@ -114,6 +121,7 @@ class ObjectiveConfig:
     latent_anchor: float = 0.0
     attention_likelihood: bool = False
     style_noise: float = 0.0
+    encoder_anchor: float = 0.0
     decoded_images: int = 0
 
     def __post_init__(self) -> None:
@@ -126,6 +134,7 @@ class ObjectiveConfig:
             "mask_distillation",
             "latent_anchor",
             "style_noise",
+            "encoder_anchor",
             "decoded_images",
             "noise_warmup_steps",
         ):
@@ -214,6 +223,7 @@ class Objective(nn.Module):
     Args:
         num_labels: what all instance labels are below.
         robot_label: the label of the robot, where the data say so.
+        start: the encoder that encoder_anchor holds the model's to.
     """
 
     def __init__(
@@ -223,12 +233,18 @@ class Objective(nn.Module):
         *,
         num_labels: int | None = None,
         robot_label: int | None = None,
+        start: EfficientNetLite0 | None = None,
     ) -> None:
         super().__init__()
         self.model = model
         self.config = config
         self.num_labels = num_labels
         self.robot_label = robot_label
+        self.start = start
+        self._maps: list[Tensor] = []  # of the encoder, in the newest forward pass
+        if config.encoder_anchor:
+            assert model.pretrained_part is not None and start is not None  # see TrainConfig
+            model.get_submodule(model.pretrained_part).register_forward_hook(self._keep_maps)
 
     def forward(
         self, batch: Batch, randomness: Randomness, beta: Tensor
@@ -255,6 +271,10 @@ class Objective(nn.Module):
                 found = self.model.find_masks(images, hard_masks=config.hard_masks, **given)
             else:
                 clusters, encoded, out = self._explain(images, given)
+        if config.encoder_anchor:
+            drift = self._drift(images, style, given.get("points"))
+            terms["encoder_anchor"] = drift
+            loss = loss + config.encoder_anchor * drift
         if config.masks_only:
             clusters = found.clusters
             if config.kind_supervision and labels is not None:
@@ -281,12 +301,13 @@ class Objective(nn.Module):
             if attention is not None:
                 attention = log_masks_at(attention, self.model.config.decoded_size)
             losses = self.model.losses(decoded, out)
-            loss = losses.nll.mean()
+            nll = losses.nll.mean()
             if config.attention_likelihood:
                 assert attention is not None
-                loss = sgmm_nll(shown, attention.detach(), out.means, self.model.pixel_std).mean()
+                nll = sgmm_nll(shown, attention.detach(), out.means, self.model.pixel_std).mean()
+            loss = loss + nll
             if self.model.generative:
-                terms["nll"], kl = loss, losses.kl.sum(dim=1).mean()
+                terms["nll"], kl = nll, losses.kl.sum(dim=1).mean()
                 terms["kl"], terms["elbo"] = kl, losses.elbo.mean()
                 if losses.mask_kl is not None:
                     terms["mask_kl"] = losses.mask_kl.mean()
@@ -329,6 +350,20 @@ class Objective(nn.Module):
             terms["overlap_supervision"] = overlap
             loss = loss + config.overlap_supervision * overlap
         return loss, {name: value.detach() for name, value in terms.items()}
+
+    def _keep_maps(self, encoder: nn.Module, args: object, maps: list[Tensor]) -> None:
+        self._maps = maps
+
+    def _drift(self, images: Tensor, style: Tensor | None, points: Tensor | None) -> Tensor:
+        """How far the encoder's maps of images without depth are from those it began with."""
+        assert self.start is not None
+        with torch.no_grad(), nullcontext() if style is None else self.start.restyled(style):
+            before = self.start(images)
+        drift, self._maps = encoder_drift(self._maps, before), []
+        if points is None:
+            return drift.mean()
+        # Where there is depth, what is added to the maps has moved them.
+        return (drift * (points[:, 3].amax((1, 2)) == 0)).mean()
 
     def _kinds(self, encoded: SlotOutput, labels: Tensor) -> Tensor:
         """Kind supervision of the labelled images, the first of all, which all are encoded."""

@@ -11,6 +11,7 @@ line (--optimizer.lr 3e-4). A run continues exactly where it was with --resume t
 
 from __future__ import annotations
 
+import copy
 import itertools
 import math
 import platform
@@ -47,6 +48,7 @@ from genesis_core.device import PRECISIONS as DTYPES
 from genesis_core.device import resolve_precision
 from genesis_core.memory import keep_freed_memory
 from genesis_core.models.config import GenerativeConfig
+from genesis_core.models.efficientnet import EfficientNetLite0
 from training.augment import Batch
 from training.batches import AugmentedLoader, join
 from training.captured import CapturedStep, CudaRecorder
@@ -133,6 +135,7 @@ class Trainer:
             self.ema = AveragedModel(self.model)
             # To ask whether it is zero would wait for the device.
             self.ema.n_averaged = self.ema.n_averaged.cpu()
+        self.start_encoder = self._copy_encoder()
         if self.processes.is_main:
             self.folder.claim()
         if resuming:
@@ -148,6 +151,7 @@ class Trainer:
             config.objective,
             num_labels=self._num_labels(),
             robot_label=labelled.dataset.robot_label,
+            start=self.start_encoder,
         )
         # Nothing reaches what reads points, where there are none.
         partly = self.model.takes_points and not self._has_depth
@@ -242,6 +246,15 @@ class Trainer:
         for name in self.frozen:
             model.get_submodule(name).eval()
         return model
+
+    def _copy_encoder(self) -> EfficientNetLite0 | None:
+        """The encoder, as it is now, that the model's is held to."""
+        if not self.config.objective.encoder_anchor:
+            return None
+        assert self.model.pretrained_part is not None  # see TrainConfig
+        encoder = copy.deepcopy(self.model.get_submodule(self.model.pretrained_part))
+        assert isinstance(encoder, EfficientNetLite0)
+        return encoder.requires_grad_(False).eval()
 
     def _build_geco(self) -> Geco | None:
         """GECO, where the model has a likelihood to balance against the KL."""
@@ -703,6 +716,7 @@ class Trainer:
             "ema": None if self.ema is None else self.ema.state_dict(),
             "best_mask_source": self.best_mask_source,
             "started_from": self.started_from,
+            "start_encoder": self.start_encoder and self.start_encoder.state_dict(),
             "stop_threshold": self.stop_threshold,
             **self.origin,
             "settings": fixed_settings(self.config),
@@ -764,6 +778,7 @@ class Trainer:
                 "robot_weight": objective.robot_weight,
                 "region_mixture": objective.region_mixture,
                 "style_noise": objective.style_noise,
+                "encoder_anchor": objective.encoder_anchor,
                 "texture": self.config.data.augment.texture,
                 "git_revision": self.git_revision,
                 "genesis_core": __version__,
@@ -793,6 +808,8 @@ class Trainer:
             self.geco.load_state_dict(state["geco"])
         if self.ema is not None:
             self.ema.load_state_dict(state["ema"])
+        if self.start_encoder is not None:
+            self.start_encoder.load_state_dict(state["start_encoder"])
         self.best_mask_source = state["best_mask_source"]
         self.started_from = state["started_from"]
         self.stop_threshold = state.get("stop_threshold", 0.0)

@@ -200,6 +200,7 @@ class TrainConfig:
                 f"objective.style_noise is {objective.style_noise}, but only encoder "
                 "efficientnet_lite0 can be restyled: leave it out"
             )
+        self._check_encoder_anchor()
         self._check_kinds()
         if self.encoder_weights and self.init:
             raise ConfigError(
@@ -210,6 +211,21 @@ class TrainConfig:
             raise ConfigError(
                 f"objective.noise_warmup_steps is {objective.noise_warmup_steps}, but model {name} "
                 "has no posterior: leave it out"
+            )
+
+    def _check_encoder_anchor(self) -> None:
+        """Raise ConfigError where there is no encoder to hold, or nothing moves it."""
+        if not (weight := self.objective.encoder_anchor):
+            return
+        if getattr(self.model, "encoder", "") != "efficientnet_lite0":
+            raise ConfigError(
+                f"objective.encoder_anchor is {weight}, but only encoder efficientnet_lite0 can be "
+                "held to what it gave: leave it out"
+            )
+        if {"backbone", "backbone.trunk"} & set(self.freeze):
+            raise ConfigError(
+                f"objective.encoder_anchor is {weight}, but freeze has the encoder, so that it "
+                "stays what it is: leave one of them out"
             )
 
     def _check_kinds(self) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -20,6 +21,8 @@ COLOUR_STD, PLACE_STD = 0.02, 0.03
 """Noise in ``region_mixture``: of colours (and depth) in [0, 1]; of places in [-1, 1], where it is
 a pixel of 64.
 """
+
+_FREE_MAPS = 2  # of ``encoder_drift``
 
 
 @dataclass
@@ -535,3 +538,24 @@ class Geco:
     def load_state_dict(self, state: dict[str, Tensor]) -> None:
         self.beta = state["beta"].to(self.beta)
         self.nll_ema = state["nll_ema"].to(self.nll_ema)
+
+
+def encoder_drift(maps: Sequence[Tensor], before: Sequence[Tensor]) -> Tensor:
+    """How far an encoder's maps have moved, in units of the variance of what they were.
+
+    Not in the paper. The two finest maps are free: they hold edges and colours, which the branch of
+    points and the masks' borders need as they like.
+
+    Args:
+        maps: the encoder's maps of B images, the finest first, each (B, C, H, W).
+        before: those of the encoder that it is held to.
+
+    Returns:
+        (B,): the mean over the maps, of 1 where a map tells as little as noise would.
+    """
+    drifts = []
+    for now, then in zip(maps[_FREE_MAPS:], before[_FREE_MAPS:], strict=True):
+        then = then.float()
+        variance = then.var((1, 2, 3), correction=0).clamp_min(1e-6)
+        drifts.append((now.float() - then).square().mean((1, 2, 3)) / variance)
+    return torch.stack(drifts).mean(0)

@@ -42,6 +42,19 @@ def test_weights_lie_between_those_of_the_two(tmp_path: Path) -> None:
     assert trained == {"steps": 1, "averaged_with": {"steps": 2}, "weight": 0.25}
 
 
+def test_the_kernel_alone_grows_wider(tmp_path: Path) -> None:
+    model, paths = _model(1), [tmp_path / f"{name}.safetensors" for name in ("model", "wide")]
+    save_model(model, paths[0])
+    run(paths[0], paths[0], paths[1], 1.0, half=False, kernel_scale=3.3)
+    found, before = load_model(paths[1]).state_dict(), model.state_dict()
+    scale = "icsbp.log_scale"
+    torch.testing.assert_close(found.pop(scale).exp(), 3.3 * before.pop(scale).exp())
+    for name, value in before.items():
+        torch.testing.assert_close(found[name], value, msg=name)
+    with pytest.raises(ValueError, match="kernel_scale is 0; expected > 0"):
+        run(paths[0], paths[0], tmp_path / "none.safetensors", kernel_scale=0)
+
+
 def test_parts_stay_as_they_were_at_the_start(tmp_path: Path) -> None:
     tuned, start = _model(1), _model(2)
     start.embedding.gate.data.fill_(1.0)  # both start at zero

@@ -18,6 +18,7 @@ from torch import Tensor
 from genesis_core import ConfigError, GenesisV2, GenesisV2Config, load_model, save_model
 from genesis_core.kinds import KINDS
 from genesis_core.models.losses import (
+    encoder_drift,
     hard_slot_kind_supervision,
     kind_supervision,
     labels_at,
@@ -188,6 +189,49 @@ def test_masks_and_kinds_learn_alone_as_inference_takes_them(data: Path, tmp_pat
     assert trained["overlap_supervision"] == 1 and trained["masks_only"]
     train(tmp_path / "plain", data, {**settings, "objective.style_noise": 0, "steps": 4})
     assert differing(tmp_path / "whole", tmp_path / "plain") != []
+
+
+ANCHORED = {**PRETRAINED, **OVERLAP, "optimizer.pretrained_lr_scale": 1, "optimizer.lr": 1e-3}
+
+
+def test_an_encoder_is_held_to_what_it_gave_when_the_run_began(data: Path, tmp_path: Path) -> None:
+    """Where there is no depth; resumed exactly, though the encoder has moved by then."""
+    anchored = {**ANCHORED, "objective.encoder_anchor": 100, "data.augment.depth_drop": 1}
+    train(tmp_path / "free", data, {**ANCHORED, "data.augment.depth_drop": 1, "steps": 6})
+    train(tmp_path / "whole", data, {**anchored, "steps": 6})
+    train(tmp_path / "parts", data, {**anchored, "steps": 3})
+    train(tmp_path / "parts", data, {**anchored, "steps": 6, "resume": True})
+    assert differing(tmp_path / "whole", tmp_path / "parts") == []
+    first, *later = [line["encoder_anchor"] for line in read_metrics(tmp_path / "whole" / METRICS)]
+    assert first == 0 < min(later)
+    train(tmp_path / "start", data, {**anchored, "steps": 1, "optimizer.lr": 1e-12})
+    images = torch.rand(4, 3, 64, 64)
+    maps = {
+        name: load_model(tmp_path / name / MODEL).get_submodule("backbone.trunk").eval()(images)
+        for name in ("start", "free", "whole")
+    }
+    moved = {name: encoder_drift(maps[name], maps["start"]).mean() for name in ("free", "whole")}
+    assert 0 < moved["whole"] < 0.5 * moved["free"]
+    trained = load_model(tmp_path / "whole" / MODEL).metadata["trained"]
+    assert trained["encoder_anchor"] == 100
+
+
+def test_an_encoder_that_sees_depth_is_not_held(data: Path, tmp_path: Path) -> None:
+    settings = {**ANCHORED, "data.augment.depth_drop": 0, "steps": 4}
+    train(tmp_path / "free", data, settings)
+    train(tmp_path / "held", data, {**settings, "objective.encoder_anchor": 100})
+    held = read_metrics(tmp_path / "held" / METRICS)
+    assert [line["encoder_anchor"] for line in held] == [0] * 4
+    free = weights(tmp_path / "free")
+    for name, value in weights(tmp_path / "held").items():
+        torch.testing.assert_close(value, free[name], msg=name)
+
+
+def test_how_far_maps_have_moved() -> None:
+    """By hand: in units of the variance, the mean over all but the two finest maps."""
+    before = [torch.tensor([[[[-2.0, 2.0]]], [[[0.0, 2.0]]]]) for _ in range(4)]  # variances 4, 1
+    maps = [before[0] + 9, before[1] + 9, before[2] + 2, before[3].clone()]
+    torch.testing.assert_close(encoder_drift(maps, before), torch.tensor([0.5, 2.0]))
 
 
 def test_a_robots_weight_without_a_robot_is_said_to_do_nothing(
@@ -495,6 +539,12 @@ def test_supervision_asks_for_labels(term: str, flat: Path, tmp_path: Path) -> N
         ({"objective.robot_weight": 0}, "objective.robot_weight is 0.0; expected > 0"),
         ({"objective.style_noise": 0.1}, "only encoder efficientnet_lite0 can be restyled"),
         ({"objective.style_noise": -0.1}, "objective.style_noise is -0.1; expected 0 or more"),
+        ({"objective.encoder_anchor": 0.1}, "only encoder efficientnet_lite0 can be held"),
+        ({"objective.encoder_anchor": -1}, "objective.encoder_anchor is -1.0; expected 0 or"),
+        (
+            {**PRETRAINED, "objective.encoder_anchor": 1, "freeze": "[backbone.trunk]"},
+            "objective.encoder_anchor is 1.0, but freeze has the encoder",
+        ),
         ({"objective.overlap_supervision": -1}, "objective.overlap_supervision is -1.0"),
         ({"objective.kind_supervision": -1}, "objective.kind_supervision is -1.0; expected 0 or"),
         ({"optimizer.pretrained_lr_scale": 0}, "optimizer.pretrained_lr_scale is 0"),
