@@ -11,7 +11,7 @@ An encoder that learns from simulated images alone forgets what images of the wo
 with --weight 1 nothing else moves.
 
 Masks of probabilities want a wider kernel than hard ones: --kernel_scale 3.3 widens it; with
---weight 1 nothing else changes.
+--weight 1 --half false nothing else changes.
 
 Where masks were trained alone, latents and decoder may come from a third model (--latents).
 """
@@ -41,6 +41,8 @@ _MAY_DIFFER = {
     "pixel_std",
 }  # fmt: skip
 """Settings that decide how the weights are used, not what they mean."""
+HISTORIES = ("started_from", "averaged_with", "latents_of")
+"""What is said of other models in "trained" of a checkpoint's metadata."""
 _OF_LATENTS = (
     "latent_dim", "latent_width", "mask_thumbnail", "colour_thumbnail", "image_thumbnail",
     "autoregressive_prior", "decoder_size", "decoder_dim",
@@ -86,7 +88,10 @@ def average(
     kept = {name: other[name] for names in taken.values() for name in names}
     model.load_state_dict({**averaged, **kept})
     trained = dict(model.metadata.get("trained") or {})
-    trained |= {"averaged_with": start.metadata.get("trained"), "weight": weight}
+    others = start.metadata.get("trained") or {}
+    # Its own history is, most often, part of the model's.
+    others = {name: value for name, value in others.items() if name not in HISTORIES}
+    trained |= {"averaged_with": others, "weight": weight}
     if of_start:
         trained["parts_of_start"] = list(of_start)
     model.metadata = {**model.metadata, "trained": trained}
@@ -103,6 +108,9 @@ def scale_kernel(model: GenesisV2, factor: float) -> GenesisV2:
     """The model, in place, with the scale of IC-SBP's kernel times a factor."""
     with torch.no_grad():
         model.icsbp.log_scale.add_(math.log(factor))
+    if (trained := model.metadata.get("trained")) and factor != 1:
+        scale = factor * trained.get("kernel_scale", 1.0)
+        model.metadata = {**model.metadata, "trained": {**trained, "kernel_scale": scale}}
     return model
 
 

@@ -13,7 +13,6 @@ or more) and the overlap F, over images alone and, where the model takes it, wit
 
 from __future__ import annotations
 
-import math
 import tempfile
 from collections.abc import Sequence
 from dataclasses import replace
@@ -38,6 +37,7 @@ from genesis_core import (
 )
 from genesis_core.models.genesis_v2 import GenesisV2
 from genesis_core.models.icsbp import SMALL_SLOTS
+from training.average import scale_kernel
 from training.command_line import call
 from training.datasets.prepared import DatasetError, PreparedDataset
 from training.evaluate_real import found_objects, objects_of
@@ -205,10 +205,8 @@ def calibrated(trained: GenesisV2, choice: Choice) -> GenesisV2:
     model = build_model(config)
     assert isinstance(model, GenesisV2)
     model.load_state_dict(trained.state_dict())
-    with torch.no_grad():
-        model.icsbp.log_scale.add_(math.log(choice.kernel_factor))
     model.metadata = {**trained.metadata, "stop_threshold": choice.stop_threshold}
-    return model
+    return scale_kernel(model, choice.kernel_factor)
 
 
 if __name__ == "__main__":

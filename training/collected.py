@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from statistics import fmean, stdev
 from typing import Any, Literal
@@ -12,6 +12,8 @@ from typing import Any, Literal
 from genesis_core import MODELS, GenesisV2Config, decoder_is_trained
 from genesis_sim.scene import OBJECTS
 from training import paper
+from training.augment import AugmentConfig
+from training.objective import ObjectiveConfig
 from training.paper import Figure, Figures, Variant
 from training.table_forms import Cell
 
@@ -47,6 +49,10 @@ SAID_OF_TRAINING = {"steps", "batch_size", "started_from", "masks_only"}
 UNSAID_OF_TRAINING = {"seed", "git_revision", "genesis_core", "latents_of", "averaged_with"}
 """Seeds are averaged; versions say which code it was, not what it was told to do; and other models'
 histories are long."""
+
+DEFAULTS = {**asdict(ObjectiveConfig()), "texture": AugmentConfig().texture, "kernel_scale": 1.0}
+"""What training does where a checkpoint says nothing of it."""
+_NONE = object()  # equals nothing
 
 Masks = Literal["paper", "decoder", "attention"]
 
@@ -147,7 +153,10 @@ class Result:
     def further(self) -> dict[str, str]:
         """What else is recorded of the training, to be said where it tells models apart."""
         unsaid = SAID_OF_TRAINING | UNSAID_OF_TRAINING
-        return {k: f"{k} {v}" for k, v in sorted(self.trained.items()) if k not in unsaid}
+        recorded = {k: v for k, v in self.trained.items() if k not in unsaid and k != "settings"}
+        recorded |= self.trained.get("settings") or {}
+        # What is newer than the training had its default.
+        return {k: f"{k} {v}" for k, v in sorted(recorded.items()) if v != DEFAULTS.get(k, _NONE)}
 
     def evaluation(self, metrics: Sequence[str], mode: str) -> tuple[str, ...]:
         """How these metrics were evaluated, where not as the paper's.

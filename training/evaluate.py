@@ -32,6 +32,7 @@ from tqdm import tqdm
 from genesis_core import SlotModel, SlotOutput, find_checkpoint, load_model
 from genesis_core.device import resolve_device
 from genesis_core.files import write_atomically
+from genesis_core.models.losses import images_at
 from training import evaluate_real, paper, tables
 from training.collected import short_names
 from training.command_line import call
@@ -148,14 +149,16 @@ def image_statistics(
     batch_size: int = 32,
     seed: int = 0,
 ) -> FeatureStatistics:
-    """Features of real images at the model's size: one side of the FID. Depth takes no part.
+    """Features of real images: one side of the FID. Depth takes no part.
 
+    They are as large as what the model draws: samples have no details that only larger images show.
     Fewer than ``num_images`` are used where the data set has fewer, which raises the FID.
     """
     chosen = choose_images(dataset, num_images, seed)
     starts = tqdm(range(0, len(chosen), batch_size), desc="FID, test images", unit="batch")
     batches = (load_images(dataset, chosen[first : first + batch_size], model) for first in starts)
-    return feature_statistics((images[:, :RGB] for images in batches), extractor)
+    drawn = (images_at(images[:, :RGB], model.config.decoded_size) for images in batches)
+    return feature_statistics(drawn, extractor)
 
 
 def sample_statistics(
@@ -277,7 +280,7 @@ def run(
             no_depth=no_depth,
         )
         if extractor is not None and model.generative:
-            size = model.config.image_size
+            size = model.config.image_size, model.config.decoded_size
             if size not in real:
                 real[size] = image_statistics(
                     model,

@@ -34,7 +34,10 @@ Counts = NDArray[np.int64]
 
 @dataclass(frozen=True)
 class Matched:
-    """Precision, recall and F of matched objects; 0 where nothing is predicted."""
+    """Precision, recall and F of matched objects; 0 where nothing is predicted.
+
+    UCN's evaluation has precision 1 there, which would reward a model that finds nothing.
+    """
 
     precision: float
     recall: float

@@ -352,7 +352,7 @@ class Objective(nn.Module):
         return loss, {name: value.detach() for name, value in terms.items()}
 
     def _keep_maps(self, encoder: nn.Module, args: object, maps: list[Tensor]) -> None:
-        self._maps = maps
+        self._maps = list(maps)  # the path down takes them from the encoder's own list
 
     def _drift(self, images: Tensor, style: Tensor | None, points: Tensor | None) -> Tensor:
         """How far the encoder's maps of images without depth are from those it began with."""

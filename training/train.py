@@ -61,7 +61,13 @@ from training.pretrained import encoder_weights
 from training.report import PAGE, Report, read_curves
 from training.run_folder import RunFolder, TrainingError, git_revision
 from training.table_forms import Cell, Table
-from training.train_config import TrainConfig, changed_settings, fixed_settings, parse
+from training.train_config import (
+    TrainConfig,
+    changed_settings,
+    fixed_settings,
+    parse,
+    recorded_settings,
+)
 from training.validation import Validation, better_masks
 
 # Below this the gradient scaler has met nothing but overflow: the loss itself is broken.
@@ -167,7 +173,8 @@ class Trainer:
         model = build_model(config.model)
         self.started_from: dict[str, Any] | None = None
         self.start_mask_source: str | None = None
-        self.origin = {"init": config.init}  # of a resumed run, if it says so
+        # Of a resumed run, if it says so.
+        self.origin = {"init": config.init, "encoder_weights": config.encoder_weights}
         self.stop_threshold = 0.0  # what the model is used with afterwards
         if init:
             start = load_model(find_checkpoint(init), num_slots=config.model.num_slots)
@@ -732,6 +739,20 @@ class Trainer:
     def _has_depth(self) -> bool:
         return any(dataset.depths is not None for dataset in self._datasets)
 
+    @property
+    def _has_depth_always(self) -> bool:
+        """Whether no image is ever shown without its depth."""
+        dropped = self.config.data.augment.depth_drop
+        return not dropped and all(dataset.depths is not None for dataset in self._datasets)
+
+    @property
+    def _learns_unlabelled(self) -> bool:
+        """Whether images without labels teach anything."""
+        objective = self.config.objective
+        if not objective.masks_only:
+            return True
+        return bool(objective.region_mixture or objective.encoder_anchor)
+
     def _remarks(self) -> Iterator[str]:
         """What these settings do not do with these data."""
         config, labelled = self.config, self._datasets[0]
@@ -742,6 +763,17 @@ class Trainer:
                 "not say which label is the robot's"
             )
         augment = config.data.augment
+        if config.objective.encoder_anchor and self._has_depth_always:
+            yield (
+                f"objective.encoder_anchor is {config.objective.encoder_anchor:g}, and of no "
+                "effect: it looks at images without depth, and data.augment.depth_drop is 0"
+            )
+        if len(self.loaders) > 1 and not self._learns_unlabelled:
+            yield (
+                f"data.unlabelled_path is {config.data.unlabelled_path}, and of no effect: with "
+                "masks_only, nothing but region_mixture and encoder_anchor looks at images "
+                "without labels"
+            )
         for name in ("recolour", "texture"):
             if (value := getattr(augment, name)) and labelled.masks is None:
                 yield (
@@ -761,6 +793,7 @@ class Trainer:
     def _model_metadata(self) -> dict[str, Any]:
         objective = self.config.objective
         carried = {"stop_threshold": self.stop_threshold} if self.stop_threshold else {}
+        published = self.origin.get("encoder_weights")
         return {
             "mask_source": self.best_mask_source,
             **carried,
@@ -778,8 +811,9 @@ class Trainer:
                 "robot_weight": objective.robot_weight,
                 "region_mixture": objective.region_mixture,
                 "style_noise": objective.style_noise,
-                "encoder_anchor": objective.encoder_anchor,
                 "texture": self.config.data.augment.texture,
+                "settings": recorded_settings(self.config),
+                **({"encoder_weights": Path(published).name} if published else {}),
                 "git_revision": self.git_revision,
                 "genesis_core": __version__,
             },
@@ -813,7 +847,7 @@ class Trainer:
         self.best_mask_source = state["best_mask_source"]
         self.started_from = state["started_from"]
         self.stop_threshold = state.get("stop_threshold", 0.0)
-        self.origin = {"init": state["init"]} if "init" in state else {}
+        self.origin = {n: state[n] for n in ("init", "encoder_weights") if n in state}
         given, start = self.config.init, self.origin.get("init")
         if given and self.origin and given != start and self.processes.is_main:
             tqdm.write(

@@ -33,6 +33,15 @@ FREE_SETTINGS = frozenset(
         "eval_every", "eval_images", "picture_every", "data.path", "data.unlabelled_path",
     }
 )  # fmt: skip
+SAID_ELSEWHERE = frozenset(
+    {
+        "seed", "steps", "batch_size", "objective.masks_only", "objective.mask_supervision",
+        "objective.overlap_supervision", "objective.kind_supervision",
+        "objective.slot_kind_supervision", "objective.robot_weight", "objective.region_mixture",
+        "objective.style_noise", "data.augment.texture",
+    }
+)  # fmt: skip
+"""Entries of their own in "trained" of a checkpoint's metadata."""
 PRECISIONS = ("auto", "fp32", "bf16", "fp16")
 SCHEDULES = ("constant", "cosine", "exponential")
 
@@ -222,6 +231,11 @@ class TrainConfig:
                 f"objective.encoder_anchor is {weight}, but only encoder efficientnet_lite0 can be "
                 "held to what it gave: leave it out"
             )
+        if not (self.init or self.encoder_weights):
+            raise ConfigError(
+                f"objective.encoder_anchor is {weight}, but the encoder starts from chance, and "
+                "would be held to it: name a model to start from (init), or set encoder_weights"
+            )
         if {"backbone", "backbone.trunk"} & set(self.freeze):
             raise ConfigError(
                 f"objective.encoder_anchor is {weight}, but freeze has the encoder, so that it "
@@ -368,6 +382,20 @@ def _config_of(init: Any) -> ModelConfig | None:
 def fixed_settings(config: TrainConfig) -> dict[str, Any]:
     """The settings that must stay when a run is resumed, by dotted name."""
     return {name: v for name, v in _flat(asdict(config)).items() if name not in FREE_SETTINGS}
+
+
+def recorded_settings(config: TrainConfig) -> dict[str, Any]:
+    """What a checkpoint says of its training, by dotted name: whatever is not the default.
+
+    What else it says stands elsewhere in it: the model's settings, how long it was trained, and the
+    objective's best-known terms.
+    """
+    default = _flat(asdict(TrainConfig(model=type(config.model)())))
+    return {
+        name: value
+        for name, value in fixed_settings(config).items()
+        if value != default[name] and not name.startswith("model.") and name not in SAID_ELSEWHERE
+    }
 
 
 def changed_settings(saved: dict[str, Any], config: TrainConfig) -> list[str]:

@@ -40,6 +40,8 @@ def test_weights_lie_between_those_of_the_two(tmp_path: Path) -> None:
     assert found.metadata["stop_threshold"] == 5
     trained = found.metadata["trained"]
     assert trained == {"steps": 1, "averaged_with": {"steps": 2}, "weight": 0.25}
+    again = average(found, load_model(output), 0.5).metadata["trained"]
+    assert again["averaged_with"] == {"steps": 1, "weight": 0.25}, "not the history once more"
 
 
 def test_the_kernel_alone_grows_wider(tmp_path: Path) -> None:
@@ -51,6 +53,9 @@ def test_the_kernel_alone_grows_wider(tmp_path: Path) -> None:
     torch.testing.assert_close(found.pop(scale).exp(), 3.3 * before.pop(scale).exp())
     for name, value in before.items():
         torch.testing.assert_close(found[name], value, msg=name)
+    run(paths[1], paths[1], tmp_path / "wider.safetensors", 1.0, half=False, kernel_scale=2)
+    said = load_model(tmp_path / "wider.safetensors").metadata["trained"]
+    assert said["kernel_scale"] == pytest.approx(6.6)
     with pytest.raises(ValueError, match="kernel_scale is 0; expected > 0"):
         run(paths[0], paths[0], tmp_path / "none.safetensors", kernel_scale=0)
 

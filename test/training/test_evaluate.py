@@ -4,6 +4,7 @@ import json
 import os
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -384,6 +385,24 @@ def test_object_rooms_have_the_papers_threshold(tmp_path: Path, dataset: Prepare
     rooms = PreparedDataset(write_dataset(tmp_path / "rooms", dataset="objects_room"), "test")
     assert evaluate(tiny_model(), rooms, num_images=1)["stop_threshold"] == 70
     assert evaluate(tiny_model(), dataset, num_images=1)["stop_threshold"] == 20
+
+
+def test_samples_and_images_are_compared_at_the_size_that_is_drawn(
+    dataset: PreparedDataset,
+) -> None:
+    """A model may see larger images than it draws."""
+    config = replace(tiny_model().config, decoder_size=16)
+    model = GenesisV2(config).eval()
+    sizes: set[tuple[int, ...]] = set()
+
+    def features(images: torch.Tensor) -> torch.Tensor:
+        sizes.add(tuple(images.shape[1:]))
+        return images.mean(dim=(2, 3))
+
+    real = image_statistics(model, dataset, features)
+    sample_statistics(model, features, num_images=real.count)
+    assert sizes == {(3, 16, 16)}
+    np.testing.assert_allclose(real.mean, scenes()[0].mean((0, 1, 2)) / 255, atol=1e-6)
 
 
 def test_samples_and_images_are_compared_in_equal_numbers(dataset: PreparedDataset) -> None:

@@ -977,11 +977,33 @@ def test_some_images_have_masks(tmp_path: Path, capsys: pytest.CaptureFixture[st
     assert "left out: 4 images without a mask" in capsys.readouterr().out
     prepare(source, tmp_path / "all", *SIZE, "--use-masks", "ignore")
     assert PreparedDataset(tmp_path / "all", "train").masks is None
-    assert len(PreparedDataset(tmp_path / "all", "train")) == 7
+    assert len(PreparedDataset(tmp_path / "all", "train")) == 3 + 2
     photos(tmp_path / "none", range(5))
     assert "none of 5 images has a mask" in error_of(
         tmp_path / "none", tmp_path / "b", "--use-masks", "need"
     )
+
+
+@pytest.mark.parametrize("pattern", ["{0}", "{1}/{0}", "{2}/{0}"], ids=["flat", "few", "many"])
+def test_what_is_held_out_with_masks_does_not_train_without_them(
+    pattern: str, tmp_path: Path
+) -> None:
+    """In one folder, in two, and in so many that each is in one split."""
+    source = tmp_path / "in"
+    for number in range(48):
+        name = pattern.format(number, number // 24, number // 3)
+        write(source / f"{name}.png", photo(number))
+        if number % 24 < 20:
+            write(source / f"{name}.label.png", halves())
+    prepare(source, tmp_path / "labelled", *SIZE, "--use-masks", "need")
+    prepare(source, tmp_path / "all", *SIZE, "--use-masks", "ignore")
+
+    def images(folder: str, split: str) -> set[bytes]:
+        return {image.tobytes() for image in PreparedDataset(tmp_path / folder, split).images}
+
+    for split in ("train", "val", "test"):
+        assert images("labelled", split) < images("all", split)
+    assert sum(len(images("all", split)) for split in ("train", "val", "test")) == 48
 
 
 def test_masks_of_another_size(tmp_path: Path) -> None:

@@ -230,6 +230,23 @@ def test_distinct_seeds_are_counted_and_what_differs_is_said(tmp_path: Path) -> 
     }
 
 
+def test_any_setting_tells_models_apart_and_a_new_ones_default_does_not(tmp_path: Path) -> None:
+    base: dict[str, Any] = {"steps": 10, "batch_size": 2, "texture": 0.0, "robot_weight": 1.0}
+    older = {"steps": 10, "batch_size": 2}
+    quick = {**base, "settings": {"optimizer.lr": 1e-3, "objective.latent_anchor": 5.0}}
+    for number, (ari, trained) in enumerate([(0.1, base), (0.2, older), (0.9, quick)]):
+        write(
+            tmp_path / f"{number}.json",
+            trained={**trained, "seed": number},
+            decoder=scores(ari, 0.5),
+        )
+    found = {row[1]: row[3] for row in rows(tables(tmp_path), 1) if row[1].startswith("ours: ")}
+    assert found == {
+        "ours: 10 steps of 2, 2 seeds": "0.15 ± 0.07",
+        "ours: 10 steps of 2, objective.latent_anchor 5.0, optimizer.lr 0.001, 1 seed": "0.90",
+    }
+
+
 def test_data_sets_of_one_name_are_told_apart_by_how_they_were_made(tmp_path: Path) -> None:
     few: dict[str, Any] = {"mode": "varied", "exposure": 0.42, "name": "tabletop", "source": None}
     many = {**few, "min_objects": 7, "max_objects": 12}

@@ -191,13 +191,19 @@ def test_masks_and_kinds_learn_alone_as_inference_takes_them(data: Path, tmp_pat
     assert differing(tmp_path / "whole", tmp_path / "plain") != []
 
 
-ANCHORED = {**PRETRAINED, **OVERLAP, "optimizer.pretrained_lr_scale": 1, "optimizer.lr": 1e-3}
+@pytest.fixture
+def anchored(weights_file: Path) -> dict[str, Any]:
+    return {**PRETRAINED, **OVERLAP, "optimizer.lr": 1e-3, "encoder_weights": weights_file}
 
 
-def test_an_encoder_is_held_to_what_it_gave_when_the_run_began(data: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize("points", [True, False])
+def test_an_encoder_is_held_to_what_it_gave_when_the_run_began(
+    points: bool, anchored: dict[str, Any], data: Path, tmp_path: Path
+) -> None:
     """Where there is no depth; resumed exactly, though the encoder has moved by then."""
-    anchored = {**ANCHORED, "objective.encoder_anchor": 100, "data.augment.depth_drop": 1}
-    train(tmp_path / "free", data, {**ANCHORED, "data.augment.depth_drop": 1, "steps": 6})
+    anchored |= {"model.points": points, "data.augment.depth_drop": 1}
+    train(tmp_path / "free", data, {**anchored, "steps": 6})
+    anchored |= {"objective.encoder_anchor": 100}
     train(tmp_path / "whole", data, {**anchored, "steps": 6})
     train(tmp_path / "parts", data, {**anchored, "steps": 3})
     train(tmp_path / "parts", data, {**anchored, "steps": 6, "resume": True})
@@ -213,18 +219,36 @@ def test_an_encoder_is_held_to_what_it_gave_when_the_run_began(data: Path, tmp_p
     moved = {name: encoder_drift(maps[name], maps["start"]).mean() for name in ("free", "whole")}
     assert 0 < moved["whole"] < 0.5 * moved["free"]
     trained = load_model(tmp_path / "whole" / MODEL).metadata["trained"]
-    assert trained["encoder_anchor"] == 100
+    assert trained["settings"]["objective.encoder_anchor"] == 100
+    assert trained["encoder_weights"].endswith(".pth")
 
 
-def test_an_encoder_that_sees_depth_is_not_held(data: Path, tmp_path: Path) -> None:
-    settings = {**ANCHORED, "data.augment.depth_drop": 0, "steps": 4}
+def test_an_encoder_that_sees_depth_is_not_held(
+    anchored: dict[str, Any],
+    data: Path,
+    tmp_path: Path,
+    capfd: pytest.CaptureFixture[str],
+) -> None:
+    settings = {**anchored, "data.augment.depth_drop": 0, "steps": 4}
     train(tmp_path / "free", data, settings)
+    assert "encoder_anchor" not in "".join(capfd.readouterr())
     train(tmp_path / "held", data, {**settings, "objective.encoder_anchor": 100})
+    assert "encoder_anchor is 100, and of no effect" in "".join(capfd.readouterr())
     held = read_metrics(tmp_path / "held" / METRICS)
     assert [line["encoder_anchor"] for line in held] == [0] * 4
     free = weights(tmp_path / "free")
     for name, value in weights(tmp_path / "held").items():
         torch.testing.assert_close(value, free[name], msg=name)
+
+
+def test_images_without_labels_that_teach_nothing_are_named(
+    data: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    mixed = {"data.unlabelled_path": data, "data.unlabelled_fraction": 0.5, "steps": 1}
+    train(tmp_path / "masks", data, {**OVERLAP, **mixed})
+    assert f"data.unlabelled_path is {data}, and of no effect" in "".join(capfd.readouterr())
+    train(tmp_path / "whole", data, mixed)
+    assert "of no effect" not in "".join(capfd.readouterr())
 
 
 def test_how_far_maps_have_moved() -> None:
@@ -540,9 +564,14 @@ def test_supervision_asks_for_labels(term: str, flat: Path, tmp_path: Path) -> N
         ({"objective.style_noise": 0.1}, "only encoder efficientnet_lite0 can be restyled"),
         ({"objective.style_noise": -0.1}, "objective.style_noise is -0.1; expected 0 or more"),
         ({"objective.encoder_anchor": 0.1}, "only encoder efficientnet_lite0 can be held"),
+        (
+            {**PRETRAINED, "objective.encoder_anchor": 1},
+            "the encoder starts from chance, and would be held to it",
+        ),
         ({"objective.encoder_anchor": -1}, "objective.encoder_anchor is -1.0; expected 0 or"),
         (
-            {**PRETRAINED, "objective.encoder_anchor": 1, "freeze": "[backbone.trunk]"},
+            {**PRETRAINED, "encoder_weights": "a.pth", "objective.encoder_anchor": 1,
+             "freeze": "[backbone.trunk]"},
             "objective.encoder_anchor is 1.0, but freeze has the encoder",
         ),
         ({"objective.overlap_supervision": -1}, "objective.overlap_supervision is -1.0"),

@@ -308,29 +308,61 @@ class Folder(OwnData):
         return True, labelled, left_out
 
     def _split(self, items: Sequence[Item]) -> dict[str, list[Item]]:
-        """The images of each split, in their order."""
-        relative = [item.image.relative_to(self.source) for item in items]
-        named = [named_split(path) for path in relative]
-        rest = self.shares.rest(named)
+        """The images of each split, in their order.
+
+        Where some have masks, those are split first, and the others beside them. So an image is in
+        the same split whether the others are prepared with it or not, and what one preparation
+        holds out the other does not train on.
+        """
+        of_folders: dict[PurePath, str] = {}
+        split_of: dict[Path, str] = {}
+        labelled = [item for item in items if item.mask is not None]
+        self._split_part(labelled, self._shares_of(labelled), of_folders, split_of)
+        others = [item for item in items if item.mask is None]
+        self._split_part(others, self._shares_of(items), of_folders, split_of)
         splits: dict[str, list[Item]] = {split: [] for split in SPLITS}
+        for item in items:
+            splits[split_of[item.image]].append(item)
+        return splits
+
+    def _shares_of(self, items: Sequence[Item]) -> Shares:
+        """The shares of what folders do not call val or test."""
+        return self.shares.rest([named_split(self._inside(item)) for item in items])
+
+    def _inside(self, item: Item) -> Path:
+        return item.image.relative_to(self.source)
+
+    def _split_part(
+        self,
+        items: Sequence[Item],
+        rest: Shares,
+        of_folders: dict[PurePath, str],
+        split_of: dict[Path, str],
+    ) -> None:
+        """Add the splits of some images, and of folders that are in one split as a whole."""
         folders: dict[PurePath, list[Item]] = {}
-        for item, path, name in zip(items, relative, named, strict=True):
+        for item in items:
+            path = self._inside(item)
+            name = named_split(path)
             if name in ("val", "test"):
-                splits[name].append(item)
+                split_of[item.image] = name
+            elif path.parent in of_folders:
+                split_of[item.image] = of_folders[path.parent]
             else:
                 folders.setdefault(path.parent, []).append(item)
         groups = list(folders.values())
         if len(groups) >= MIN_RECORDINGS:
-            for group, split in zip(groups, rest.of_count(len(groups)), strict=True):
-                splits[split] += group
-            return splits
+            of_folders |= zip(folders, rest.of_count(len(groups)), strict=True)
+            for folder, group in folders.items():
+                split_of |= {item.image: of_folders[folder] for item in group}
+            return
         if not any(len(group) >= MIN_RECORDINGS for group in groups):
             groups = [[item for group in groups for item in group]]  # each too small for a share
         for group in groups:
             shares = rest if len(group) >= MIN_RECORDINGS or len(groups) == 1 else Shares(0, 0)
-            for item, split in zip(group, shares.of_count(len(group)), strict=True):
-                splits[split].append(item)
-        return splits
+            split_of |= zip(
+                (item.image for item in group), shares.of_count(len(group)), strict=True
+            )
 
 
 class Found(NamedTuple):
