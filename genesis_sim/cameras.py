@@ -33,7 +33,7 @@ def _sketchy_crop(rng: Rng, side: int, aspect: float) -> tuple[float, float, flo
         size = 352.0
     else:
         size = float(rng.uniform(230, 560))
-        x = float(rng.uniform(80, 880 - size)) if size < 800 else 80.0
+        x = float(rng.uniform(80, 880 - size))
         y = float(rng.uniform(30, 600 - size))
     return x + 0.5 * size * (1 - aspect), y, size * aspect, size
 

@@ -91,12 +91,15 @@ def create_context(width: int, height: int) -> Any:
     """Create and make current an off-screen OpenGL context.
 
     Raises:
-        RenderingError: the backend finds no device, or its libraries are missing.
+        RenderingError: the backend finds no device, its libraries are missing, or it cannot draw.
     """
     mujoco = import_mujoco()
     try:
         context = mujoco.GLContext(width, height)
         context.make_current()
+        # A backend of windows makes contexts without a display, too, in which nothing can be drawn.
+        empty = mujoco.MjModel.from_xml_string("<mujoco/>")
+        mujoco.MjrContext(empty, mujoco.mjtFontScale.mjFONTSCALE_50).free()
     except Exception as error:  # each backend raises its own types, none of them public
         raise RenderingError(_describe_failure(error)) from error
     return context

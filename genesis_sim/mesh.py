@@ -41,20 +41,6 @@ class Mesh:
         normals /= np.maximum(np.linalg.norm(normals, axis=1, keepdims=True), 1e-9)
         return Mesh(self.vertices * scale, normals, self.texcoords, self.faces)
 
-    def moved(self, offset: Sequence[float]) -> Mesh:
-        """The mesh displaced."""
-        return Mesh(
-            self.vertices + np.asarray(offset, np.float32),
-            self.normals,
-            self.texcoords,
-            self.faces,
-        )
-
-    def turned(self, matrix: npt.NDArray[np.float64]) -> Mesh:
-        """The mesh turned by a rotation matrix (3, 3)."""
-        rotation = matrix.T.astype(np.float32)
-        return Mesh(self.vertices @ rotation, self.normals @ rotation, self.texcoords, self.faces)
-
     def hull(self) -> Floats:
         """Points (H, 3), at most as many as directions, whose convex hull is about the mesh's."""
         if not self._hull:

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from genesis_sim.assets.build import build_pack
 from genesis_sim.assets.pack import DEFAULT, AssetError, default_path, load_pack, save_pack
+from genesis_sim.gl import RenderingError
 
 
 def main(arguments: list[str] | None = None) -> None:
@@ -30,6 +31,7 @@ def main(arguments: list[str] | None = None) -> None:
     options = parser.parse_args(arguments)
     try:
         if options.command == "build":
+            options.output.parent.mkdir(parents=True, exist_ok=True)  # before the work, if it fails
             pack, sources = build_pack(options.packages)
             save_pack(options.output, pack, sources)
             path = options.output
@@ -38,7 +40,7 @@ def main(arguments: list[str] | None = None) -> None:
             if path is None:
                 raise AssetError("there is no asset pack; make one with the command build")
         pack = load_pack(path)
-    except AssetError as error:
+    except (AssetError, OSError, RenderingError) as error:
         sys.exit(str(error))
     print(
         f"{path}: {path.stat().st_size / 1e6:.1f} MB, {len(pack.objects)} objects, "

@@ -29,6 +29,8 @@ _GEOMS = rooms.MAX_SOLIDS + robots.MAX_SOLIDS + MOST_OBJECTS * parts.MAX_SOLIDS
 _MESHES = robots.MAX_SOLIDS + 3 * MOST_OBJECTS + 8
 _MAX_LIGHTS = 3
 _ATTEMPTS = 3
+#: The same where a scene must have some objects: not all that are drawn find room.
+_ATTEMPTS_TO_FILL = 12
 #: Share of the image below which an object counts as hidden.
 _LEAST_SHARE = 0.00015
 _COLOUR_TEXTURE = 1
@@ -46,8 +48,9 @@ class HouseholdRenderer:
 
     Args:
         width, height: of the images in pixels.
-        num_objects: fewest and most objects of a scene, each number as often; by default none to
-            20, few more often than many.
+        num_objects: fewest and most objects of a scene, each number about as often; by default
+            none to 20, few more often than many. A scene in which fewer find room is drawn anew, a
+            dozen times at most.
         assets: meshes, textures and robots beside the procedural ones
             (genesis_sim.assets.find_pack).
 
@@ -90,7 +93,9 @@ class HouseholdRenderer:
         if seed < 0:
             raise ValueError(f"seed is {seed}; expected a non-negative integer")
         rng = np.random.default_rng([seed, _STREAM])
-        for _ in range(_ATTEMPTS):
+        fewest = self._num_objects[0] if self._num_objects else 0
+        attempts = _ATTEMPTS_TO_FILL if fewest else _ATTEMPTS
+        for attempt in range(attempts):
             scene = sample_household(
                 rng,
                 self._bank,
@@ -100,6 +105,8 @@ class HouseholdRenderer:
                 self.height,
                 self._num_objects,
             )
+            if len(scene.objects) < fewest and attempt + 1 < attempts:
+                continue
             self._write(scene)
             geoms, depth = self._screen.segment()
             labels = remove_specks(labels_of(geoms, self._labels))

@@ -13,7 +13,6 @@ import numpy.typing as npt
 
 from genesis_sim.assets import AssetPack, RobotParts
 from genesis_sim.geometry import (
-    Quaternion,
     Vector,
     align_z,
     axis_angle,
@@ -65,12 +64,6 @@ def _after(outer: Pose, inner: Pose) -> Pose:
     """A pose given in the frame of another one, in that one's parent frame."""
     position = outer.position + to_matrix(outer.rotation) @ inner.position
     return Pose(position, multiply(outer.rotation, inner.rotation))
-
-
-def _inverse(pose: Pose) -> Pose:
-    w, x, y, z = pose.rotation
-    turn: Quaternion = (w, -x, -y, -z)
-    return Pose(-(to_matrix(turn) @ pose.position), turn)
 
 
 def _packed_robot(rng: Rng, tip: Vector, heading: float, pack: AssetPack) -> list[Solid]:

@@ -86,6 +86,9 @@ def test_the_command_says_what_is_wrong(
     with pytest.raises(SystemExit, match="no pybullet_data"):
         main(["build", "--packages", str(tmp_path), "--output", str(tmp_path / "out.npz")])
     assert not (tmp_path / "out.npz").exists()
+    (tmp_path / "file").touch()
+    with pytest.raises(SystemExit, match=r"file.*[Ee]xist|Not a directory"):  # before any work
+        main(["build", "--output", str(tmp_path / "file" / "out.npz")])
     save_pack(tmp_path / "pack.npz", small_pack, {})
     main(["info", str(tmp_path / "pack.npz")])
     assert "1 objects, 1 materials, arms arm, grippers grip" in capsys.readouterr().out

@@ -44,3 +44,13 @@ def test_mesa_is_taken_where_it_works(tmp_path: Path, monkeypatch: pytest.Monkey
     assert gl.software_rendering() == {}  # it is not there
     broken.write_text('{"file_format_version": "1.0.0", "ICD": {"library_path": "no.so"}}')
     assert gl.software_rendering() == {}  # it does not work
+
+
+def test_a_backend_of_windows_without_a_display_is_no_renderer(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Its contexts can be made and made current; nothing can be drawn in them."""
+    monkeypatch.delenv("DISPLAY", raising=False)
+    monkeypatch.delenv("WAYLAND_DISPLAY", raising=False)
+    fault = gl.rendering_fault({"MUJOCO_GL": "glfw"})
+    assert fault is not None and "MUJOCO_GL=glfw" in fault
