@@ -26,7 +26,8 @@ def main() -> None:
     found = find_objects(scene)
 
     for item in found.objects:
-        kind = "background" if item.background else "object"
+        # The robot is no background; kind is "" if the model cannot tell.
+        kind = "background" if item.background else item.kind or "object"
         x, y = item.centroid
         print(f"{kind} {item.label}: {item.area} px around ({x:.0f}, {y:.0f}), {item.score:.2f}")
     overlay = draw_overlay(image, found, alpha=0.5)

@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from genesis_core import Segmenter, default_checkpoint
+from genesis_core.kinds import ROBOT
 from genesis_core.perception import Tracker, draw_overlay, find_objects
 
 
@@ -33,7 +34,7 @@ def main() -> None:
         ids = tracker.update(found, stamp=number / rate)
 
         objects = [track for track, item in zip(ids, found.objects, strict=True)
-                   if track and not item.background]  # fmt: skip
+                   if track and not item.background and item.kind != ROBOT]  # fmt: skip
         print(f"frame {number}: objects {sorted(objects)}", flush=True)
         if not writer.isOpened():
             size = (image.shape[1], image.shape[0])

@@ -17,6 +17,9 @@ from genesis_bags.decoding.pixels import ImageError
 
 Matrix = npt.NDArray[np.float64]
 
+FISHEYE = "equidistant"
+"""The distortion model that bends lines with coefficients of zero, too, by the name of ROS."""
+
 _RECTIFIED = re.compile(r"(^|[/_])(rect|rectified)([/_]|$)")
 # What a camera can be. genesis_core.perception.depth, which is not used here as it comes with
 # PyTorch, has the same rules: a test compares the two.
@@ -69,8 +72,7 @@ def choose_matrix(
     bad_k, bad_p = intrinsics_fault(k, size), intrinsics_fault(p, size)
     if use_projection == "auto":
         rectified = is_rectified(topic)
-        undistorted = not any(info.d)
-        if rectified and bad_p and not bad_k and undistorted:
+        if rectified and bad_p and not bad_k and not is_distorted(info):
             return Choice(_adapt(k, scale, offset), False, "K: P is unusable, no distortion")
         reason = "its topic is rectified" if rectified else "K is unusable"
         take_p = rectified or bool(bad_k and not bad_p)
@@ -82,6 +84,18 @@ def choose_matrix(
     if take_p:
         return Choice(_adapt(p, scale, offset), False, f"P: {reason}")
     return Choice(_adapt(k, scale, offset), True, "K")
+
+
+def is_distorted(info: AnyCameraInfo) -> bool:
+    """Whether straight lines are bent in the images as they come from the sensor.
+
+    Zeros say that they are not, but for an equidistant lens (a fisheye): with zeros it is an ideal
+    one, whose pixels lie as far from the centre as the angle says, not its tangent. Without any
+    coefficients nothing is known of the lens.
+    """
+    # A bag's camera_info need not name the model.
+    fisheye = getattr(info, "distortion_model", "") == FISHEYE
+    return any(info.d) or (fisheye and len(info.d) > 0)
 
 
 def intrinsics_fault(matrix: Matrix, size: tuple[int, int]) -> str | None:

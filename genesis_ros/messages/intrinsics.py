@@ -11,7 +11,7 @@ import numpy as np
 import numpy.typing as npt
 from sensor_msgs.msg import CameraInfo
 
-from genesis_bags.decoding.intrinsics import choose_matrix
+from genesis_bags.decoding.intrinsics import choose_matrix, is_distorted
 from genesis_bags.decoding.pixels import ImageError, shown
 from genesis_core.perception.lens import COEFFICIENTS, Distortion, describe_models
 
@@ -55,7 +55,7 @@ def _distortion(info: CameraInfo) -> Distortion | None:
     Raises:
         ImageError: it is not one that can be corrected.
     """
-    if not any(info.d):
+    if not is_distorted(info):
         return None
     coefficients = tuple(float(value) for value in info.d)
     if (

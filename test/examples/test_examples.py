@@ -30,12 +30,16 @@ def run(example: str, *arguments: object) -> str:
 
 CLIP = ROOT / "genesis_ros" / "data" / "tabletop.mp4"
 CENTRES = {"cube": (435, 157), "ball": (335, 139), "block": (241, 156)}  # of picture(), x and y
+ARM = (283, 43)  # in the clip's first frame
 
 
-def picture() -> np.ndarray:
-    """A basket with a red cube, a blue ball and a green block, BGR (480, 640, 3)."""
+def picture(frame: int = 9) -> np.ndarray:
+    """A basket with a red cube, a blue ball and a green block, BGR (480, 640, 3).
+
+    frame: of the clip, from 1. A robot's arm hangs over the basket in the first one.
+    """
     video = cv2.VideoCapture(str(CLIP))
-    return [video.read()[1] for _ in range(9)][-1]
+    return [video.read()[1] for _ in range(frame)][-1]
 
 
 def drawing(red_at: tuple[int, int]) -> np.ndarray:
@@ -61,6 +65,22 @@ def test_segment_picture_finds_and_draws_the_objects(tmp_path: Path) -> None:
     changed = (drawn != picture()).any(axis=-1)
     assert changed[140:174, 418:452].mean() > 0.5  # the cube
     assert changed[400:].mean() < 0.1  # the basket's rim keeps its colours
+
+
+@pytest.mark.slow
+@needs_model
+def test_the_robot_is_not_called_an_object(tmp_path: Path) -> None:
+    """The model knows the arm over the basket, and says so, though it is no background."""
+    cv2.imwrite(str(tmp_path / "scene.png"), picture(1))
+    printed = run("segment_picture", tmp_path / "scene.png", tmp_path / "objects.png")
+    found = re.findall(r"^(\w+) \d+: \d+ px around \((\d+), (\d+)\)", printed, re.M)
+    near = [kind for kind, x, y in found if np.hypot(int(x) - ARM[0], int(y) - ARM[1]) < 12]
+    assert near == ["robot"], printed
+    objects = [kind for kind, _, _ in found].count("object")
+    assert objects >= len(CENTRES)
+    tracked = run("track_video", CLIP, tmp_path / "tracked.mp4", "--frames", 1)
+    (ids,) = re.findall(r"objects \[(.+)\]", tracked)
+    assert len(ids.split(", ")) == objects, (printed, tracked)
 
 
 @pytest.mark.slow
