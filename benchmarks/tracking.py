@@ -30,7 +30,7 @@ from tqdm import tqdm
 
 from genesis_core import PerceptionSettings, Scene, Segmenter, default_checkpoint
 from genesis_core.perception import SceneObjects, Tracker, find_objects
-from genesis_sim import TabletopRenderer
+from genesis_sim import Frame, TabletopRenderer
 from genesis_sim.sampling import Mode
 
 RATE = 12.0  # Hz, of the renderer's sequences
@@ -100,7 +100,7 @@ def bench(
                     scenes["model"] = segmenter(frame.image, quantised=True)
                     for name, scene in scenes.items():
                         found = find_objects(scene)
-                        scores[name].add(frame.labels, found, index / RATE)
+                        scores[name].add(frame, found, index / RATE)
                     progress.update()
         rows += [{"mode": mode, "masks": name, **score.row()} for name, score in scores.items()]
     _print(rows)
@@ -125,17 +125,18 @@ class Score:
         self._tracker = Tracker(**self._options)
         self._accumulators.append(_motmetrics().MOTAccumulator(auto_id=True))
 
-    def add(self, labels: Labels, found: SceneObjects, stamp: float) -> None:
+    def add(self, frame: Frame, found: SceneObjects, stamp: float) -> None:
         """Track the next image.
 
         Args:
-            labels: (H, W), the true ones.
+            frame: the image, with its true labels.
             found: the objects to track.
             stamp: when the image was taken [s].
         """
         before = time.thread_time()
-        ids = self._tracker.update(found, stamp)
+        ids = self._tracker.update(found, stamp, frame.image)
         self._times.append(time.thread_time() - before)
+        labels = frame.labels
         common = _common_pixels(labels, found.labels, len(found.objects) + 1)
         union = common.sum(1, keepdims=True) + common.sum(0) - common
         distance = 1 - common / np.maximum(union, 1)

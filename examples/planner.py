@@ -4,7 +4,10 @@ Start the node first (`ros2 launch genesis_ros perception.launch.py`), then
 python -m examples.planner
 """
 
+from contextlib import suppress
+
 import rclpy
+from rclpy.executors import ExternalShutdownException
 from rclpy.node import Node
 
 from genesis_ros.masks import targets
@@ -21,4 +24,5 @@ def on_masks(message: ObjectMasks) -> None:
 rclpy.init()
 node = Node("planner")
 node.create_subscription(ObjectMasks, "/genesis/object_masks", on_masks, 5)
-rclpy.spin(node)
+with suppress(KeyboardInterrupt, ExternalShutdownException):  # Ctrl-C
+    rclpy.spin(node)

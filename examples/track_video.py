@@ -31,7 +31,7 @@ def main() -> None:
     for number, image in enumerate(frames(video, arguments.frames)):
         scene = segmenter(image, quantised=True)  # 8-bit masks: enough for pixels, and faster
         found = find_objects(scene)
-        ids = tracker.update(found, stamp=number / rate)
+        ids = tracker.update(found, stamp=number / rate, image=image)
 
         objects = [track for track, item in zip(ids, found.objects, strict=True)
                    if track and not item.background and item.kind != ROBOT]  # fmt: skip

@@ -41,10 +41,14 @@ _ROS1_TYPES = frozenset(
 )
 
 _ZSTD_MAGIC = b"\x28\xb5\x2f\xfd"  # no CDR message starts like this
+_ZSTD_WINDOW = 2**31  # bytes, the largest: `zstd --long=31` goes so far back
 _PART_NUMBER = re.compile(r"_\d+$")  # of a recording in several files: run_0.mcap, run_1.mcap
+_INFORMATION = "rosbag2_bagfile_information"  # what rosbag2's metadata.yaml holds
 _HIDDEN = "."  # "._bag.mcap" is what macOS leaves beside a file
 _JOURNALS = ("-wal", "-journal")  # beside a database that was not closed
 _MOST_LOST_ROWS = 2_000  # in a row, before what follows is given up
+
+_workplaces: set[str] = set()  # folders of the readers that are open
 
 
 class BagError(ValueError):
@@ -73,6 +77,10 @@ class BagMessage(NamedTuple):
     """When it was received [ns since the epoch]."""
     data: bytes
     """CDR."""
+
+
+class _AbridgedError(Exception):
+    """The summary of an MCAP, which is whole, leaves out what its messages have to tell."""
 
 
 class _File(NamedTuple):
@@ -133,9 +141,8 @@ class BagReader:
         for file in self._files:
             if all(item.name != topic for item in file.topics):
                 continue
-            read = _read if file.sound else _salvage
             with suppress(Exception):
-                messages = read(file.path, [topic])
+                messages = self._messages(file, [topic], lambda text: None)
                 found += map(_unpacked, islice(messages, most - len(found)))
             if len(found) >= most:
                 break
@@ -147,34 +154,42 @@ class BagReader:
         What is left of a damaged file may come in the order in which it was written.
         """
         for file in self._files:
-            for message in self._messages(file, topics):
+            for message in self._messages(file, topics, self._report):
                 yield _unpacked(message)
 
-    def _messages(self, file: _File, topics: Collection[str]) -> Iterator[BagMessage]:
+    def _messages(
+        self, file: _File, topics: Collection[str], report: Callable[[str], object]
+    ) -> Iterator[BagMessage]:
         if not file.sound:
             yield from _salvage(file.path, topics)
             return
         # Of each topic: messages come by their stamps, as long as no error ends them.
         newest: dict[str, int] = {}
         delivered = Counter[str]()
+        expected = sum(topic.size for topic in file.topics if topic.name in topics)
+        reason = "its index lacks messages"
         try:
             for message in _read(file.path, topics):
                 newest[message.topic.name] = message.stamp
                 delivered[message.topic.name] += 1
                 yield message
         except Exception as error:  # noqa: BLE001 - rosbags raises many types on damaged data
-            seen = delivered.total()
-            for message in _salvage(file.path, topics):
-                name = message.topic.name
-                if delivered[name] and message.stamp <= newest[name]:
-                    delivered[name] -= 1
-                    continue
-                seen += 1
-                yield message
-            expected = sum(topic.size for topic in file.topics if topic.name in topics)
-            # rosbags refuses sound MCAPs, too: those without chunks, and not in order.
-            if seen < expected or file.path.suffix != ".mcap":
-                self._report(f"{file.name}: damaged ({error}): read {seen} of {expected} messages")
+            reason = str(error)
+        else:
+            # Of an MCAP without an index of messages, rosbags finds none and raises nothing.
+            if delivered.total() >= expected:
+                return
+        seen = delivered.total()
+        for message in _salvage(file.path, topics):
+            name = message.topic.name
+            if delivered[name] and message.stamp <= newest[name]:
+                delivered[name] -= 1
+                continue
+            seen += 1
+            yield message
+        # rosbags refuses sound MCAPs, too: those without chunks, and not in order.
+        if seen < expected or file.path.suffix != ".mcap":
+            report(f"{file.name}: damaged ({reason}): read {seen} of {expected} messages")
 
     def __enter__(self) -> BagReader:
         try:
@@ -201,10 +216,10 @@ class BagReader:
             raise BagError(
                 f"{self._path}: reading a bag needs `pip install rosbags mcap` ({error})"
             ) from None
-        problems = []
+        problems: list[str] = []
         for name in self._storage_files():
             try:
-                path = self._unpack(name)
+                path = self._unpack(name, problems)
             except Exception as error:
                 if isinstance(error, OSError) and error.errno == errno.ENOSPC:
                     raise BagError(
@@ -231,13 +246,14 @@ class BagReader:
                     continue
                 topics = tuple(topic._replace(size=size) for topic, size in found.items())
                 file = _File(name, path, False, topics, span)
-                if not _is_of_another_profile(path):
-                    text = f"damaged ({error}): found {found.total()} messages in it"
-                    problems.append(f"{name}: {text}")
-                elif not found:
-                    raise BagError(
-                        f"{name}: no ROS 2 bag: its MCAP holds no CDR messages"
-                    ) from error
+                if not isinstance(error, _AbridgedError):
+                    if not _is_of_another_profile(path):
+                        text = f"damaged ({error}): found {found.total()} messages in it"
+                        problems.append(f"{name}: {text}")
+                    elif not found:
+                        raise BagError(
+                            f"{name}: no ROS 2 bag: its MCAP holds no CDR messages"
+                        ) from error
             self._files.append(file)
         if problems and not any(file.topics for file in self._files):
             raise BagError(f"{self._path}: not a readable bag: {'; '.join(problems)}")
@@ -248,6 +264,7 @@ class BagReader:
         self._files = []
         if self._workplace is not None:
             self._workplace.cleanup()
+            _workplaces.discard(self._workplace.name)
             self._workplace = None
 
     def _report(self, text: str) -> None:
@@ -264,18 +281,18 @@ class BagReader:
         if not found:
             raise BagError(f"{self._path}: {_what_else(self._path)}")
         metadata = self._path / "metadata.yaml"
-        if not metadata.exists():
-            return self._of_one_storage(found)
+        if not _has_metadata(self._path):
+            return self._without_copies(found)
         try:
-            information = yaml.safe_load(metadata.read_text())["rosbag2_bagfile_information"]
+            information = yaml.safe_load(metadata.read_text())[_INFORMATION]
             listed = [self._path / Path(name).name for name in information["relative_file_paths"]]
         except Exception as error:  # noqa: BLE001 - whatever is in the file
             text = " ".join(str(error).split())
             self._report(f"{metadata}: not readable ({text}); taking all storage files")
-            return self._of_one_storage(found)
+            return self._without_copies(found)
         if not listed:
             self._warn(f"{metadata}: lists no storage file; reading {_names(found)}")
-            return self._of_one_storage(found)
+            return self._without_copies(found)
         return self._instead_of(listed, found)
 
     def _instead_of(self, listed: list[Path], found: list[Path]) -> list[Path]:
@@ -299,23 +316,27 @@ class BagReader:
                 f"{self._path}: {_names(missing)} of metadata.yaml not there; "
                 f"reading {_names(unlisted)}"
             )
-            return self._of_one_storage(unlisted)
+            return self._without_copies(unlisted)
         for file in missing:
             self._report(f"{file}: missing, but listed in metadata.yaml")
         return files
 
-    def _of_one_storage(self, found: list[Path]) -> list[Path]:
-        """Those of one storage format: a bag has no two, so the others are copies of the same."""
-        kinds = {Path(_unpacked_name(file)).suffix for file in found}
-        if len(kinds) < 2:
-            return found
-        files = [file for file in found if _unpacked_name(file).endswith(_STORAGE_SUFFIXES[0])]
-        others = [file for file in found if file not in files]
-        self._warn(f"{self._path}: reading {_names(files)}; {_names(others)} left aside as copies")
+    def _without_copies(self, found: list[Path]) -> list[Path]:
+        """Those of one storage format, packed or not: a bag has no two, so others are copies."""
+        files = _once_each(found)
+        if len({Path(_unpacked_name(file)).suffix for file in files}) > 1:
+            files = [file for file in files if _unpacked_name(file).endswith(_STORAGE_SUFFIXES[0])]
+        if others := [file for file in found if file not in files]:
+            self._warn(
+                f"{self._path}: reading {_names(files)}; {_names(others)} left aside as copies"
+            )
         return files
 
-    def _unpack(self, name: Path) -> Path:
-        """A copy of a file that cannot be read in place: a compressed or an unclosed one."""
+    def _unpack(self, name: Path, problems: list[str]) -> Path:
+        """A copy of a file that cannot be read in place: a compressed or an unclosed one.
+
+        What goes wrong without losing all of it is added to the problems.
+        """
         journals = [name.with_name(name.name + suffix) for suffix in _JOURNALS]
         journals = [path for path in journals if path.exists() and path.stat().st_size]
         packed = name.suffix.lower() in _COMPRESSED_SUFFIXES
@@ -326,23 +347,35 @@ class BagReader:
             return name
         if self._workplace is None:
             self._workplace = TemporaryDirectory(prefix="genesis_bag_")
+            _workplaces.add(self._workplace.name)
         folder = Path(self._workplace.name) / str(len(self._files))
         folder.mkdir(exist_ok=True)
         if packed:
             copy = folder / plain
-            _decompress_file(name, copy)
+            if fault := _decompress_file(name, copy):
+                problems.append(f"{name}: cannot be unpacked to its end: {fault}")
             return copy
         if not journals:
             copy = folder / plain
             copy.symlink_to(name.resolve())
             return copy
         for path in (name, *journals):
-            shutil.copy(path, folder)
+            shutil.copyfile(path, folder / path.name)  # not its mode: it may be read-only
         copy = folder / name.name
-        with closing(sqlite3.connect(copy)) as database:  # completes or undoes the last change
-            database.execute("PRAGMA journal_mode=DELETE")
+        try:
+            with closing(sqlite3.connect(copy)) as database:  # completes or undoes the last change
+                database.execute("PRAGMA journal_mode=DELETE")
+        except sqlite3.Error as error:
+            problems.append(f"{name}: unfinished recording; its journal cannot be used ({error})")
+            return name
         self._report(f"{name}: unfinished recording (its database was not closed)")
         return copy
+
+
+def remove_unpacked() -> None:
+    """Remove what open readers have unpacked, for a process that ends without closing them."""
+    for folder in tuple(_workplaces):
+        shutil.rmtree(folder, ignore_errors=True)
 
 
 def can_hold_database(path: Path) -> bool:
@@ -356,17 +389,35 @@ def can_hold_database(path: Path) -> bool:
 def is_bag(path: Path) -> bool:
     """A bag's file, or a rosbag2 folder, also one whose recorder was killed before its metadata."""
     if path.is_dir():
-        return (path / "metadata.yaml").exists() or any(map(is_bag, path.glob("*.*")))
+        return bool(storage_files(path)) or _has_metadata(path)
     suffix = Path(_unpacked_name(path)).suffix
     return suffix in BAG_SUFFIXES and not path.name.startswith(_HIDDEN)
+
+
+def _has_metadata(folder: Path) -> bool:
+    """Whether a folder's metadata.yaml is rosbag2's: data sets have files of this name, too.
+
+    One that cannot be read is, if storage files lie beside it.
+    """
+    metadata = folder / "metadata.yaml"
+    if not metadata.exists():
+        return False
+    try:
+        text = metadata.read_text(errors="replace")
+        if _INFORMATION in text:  # parsing a long one takes seconds
+            return True
+        values = yaml.safe_load(text)
+    except (OSError, yaml.YAMLError):
+        values = None
+    return not isinstance(values, dict) and bool(storage_files(folder))
 
 
 def find_bags(path: Path) -> list[Path]:
     """The bags that a path holds: itself, or all below it, in the order of their names.
 
-    A folder is one bag if it has metadata.yaml, or nothing but files that are named as the parts of
-    one recording are; otherwise each file is a bag. Folders that may not be read hold none, and
-    links that lead to where they lie, or above it, are not followed.
+    A folder is one bag if it has rosbag2's metadata.yaml, or nothing but files that are named as
+    the parts of one recording are; otherwise each file is a bag. Folders that may not be read hold
+    none, and links that lead to where they lie, or above it, are not followed.
     """
     return _find_bags(path, frozenset())
 
@@ -377,7 +428,7 @@ def _find_bags(path: Path, above: frozenset[str]) -> list[Path]:
     try:
         if not path.is_dir():
             return [path] if path.exists() and is_bag(path) else []
-        if (path / "metadata.yaml").exists():
+        if _has_metadata(path):
             return [path]
         real = os.path.realpath(path)
         if any(Path(folder).is_relative_to(real) for folder in above):
@@ -389,7 +440,10 @@ def _find_bags(path: Path, above: frozenset[str]) -> list[Path]:
     except PermissionError:  # of the folder, or of what a link in it leads to
         return below
     parts = {_PART_NUMBER.sub("", Path(_unpacked_name(file)).stem) for file in files}
-    return [path] if len(parts) == 1 and set(below) == set(files) else below
+    if len(parts) == 1 and set(below) == set(files):
+        return [path]
+    copies = set(files) - set(_once_each(files))
+    return [bag for bag in below if bag not in copies]
 
 
 def storage_files(folder: Path) -> list[Path]:
@@ -410,6 +464,25 @@ def _unpacked_name(file: Path) -> str:
     if suffix in _COMPRESSED_SUFFIXES:
         return _unpacked_name(Path(file.stem))
     return file.stem + suffix
+
+
+def _once_each(files: Sequence[Path]) -> list[Path]:
+    """Of files that are the same one, packed and not, the one that is not, if it is sound."""
+    chosen: dict[str, Path] = {}
+    for file in sorted(files, key=lambda file: file.suffix.lower() in _COMPRESSED_SUFFIXES):
+        name = _unpacked_name(file)
+        if name not in chosen or not _is_sound(chosen[name]):
+            chosen[name] = file
+    return [file for file in files if file in chosen.values()]
+
+
+def _is_sound(path: Path) -> bool:
+    """Whether a file that is not packed can be opened as it is."""
+    try:
+        _contents(path)
+    except Exception as error:  # noqa: BLE001 - rosbags raises many types on damaged data
+        return isinstance(error, _AbridgedError)
+    return True
 
 
 def _names(files: Sequence[Path]) -> str:
@@ -435,24 +508,34 @@ def _unpacked(message: BagMessage) -> BagMessage:
 def _decompress(data: bytes) -> bytes:
     import zstandard
 
-    return zstandard.ZstdDecompressor().decompressobj().decompress(data)
+    return zstandard.ZstdDecompressor(max_window_size=_ZSTD_WINDOW).decompressobj().decompress(data)
 
 
-def _decompress_file(source: Path, target: Path) -> None:
-    """As far as it goes: where the end is missing, the storage format shows it."""
+def _decompress_file(source: Path, target: Path) -> Exception | None:
+    """As far as it goes, and what ended it. A missing end does not: the storage format shows it."""
     import zstandard
 
     with source.open("rb") as packed, target.open("wb") as unpacked:
-        reader = zstandard.ZstdDecompressor().stream_reader(packed, read_across_frames=True)
-        with suppress(zstandard.ZstdError):
-            shutil.copyfileobj(reader, unpacked)
+        decompressor = zstandard.ZstdDecompressor(max_window_size=_ZSTD_WINDOW)
+        try:
+            shutil.copyfileobj(
+                decompressor.stream_reader(packed, read_across_frames=True), unpacked
+            )
+        except zstandard.ZstdError as error:
+            return error
+    return None
 
 
 # --- sound files -----------------------------------------------------------------------------
 
 
 def _contents(path: Path) -> tuple[tuple[BagTopic, ...], tuple[int, int]]:
-    """The topics, and when the first and the last message were received [ns]."""
+    """The topics, and when the first and the last message were received [ns].
+
+    Raises:
+        _AbridgedError: an MCAP's summary does not name or count them.
+        Exception: of many types; the file is damaged or of another kind.
+    """
     from rosbags.rosbag1 import Reader as Ros1Reader
     from rosbags.rosbag2 import Reader
 
@@ -465,7 +548,32 @@ def _contents(path: Path) -> tuple[tuple[BagTopic, ...], tuple[int, int]]:
             )
             return topics, (reader.start_time, reader.end_time)
     with Reader(path) as reader:
+        if path.suffix == ".mcap" and _is_abridged(path):
+            raise _AbridgedError
         return tuple(map(_topic, reader.connections)), (reader.start_time, reader.end_time)
+
+
+def _is_abridged(path: Path) -> bool:
+    """Whether an MCAP's summary lacks channels, schemas or counts, as its writer may choose.
+
+    rosbags then takes what is left for all there is. Without any summary it reads the whole file.
+    """
+    from mcap.reader import SeekingReader
+
+    summary = None
+    with suppress(Exception), path.open("rb") as file:
+        summary = SeekingReader(file, record_size_limit=path.stat().st_size).get_summary()
+    if summary is None:
+        return False
+    schemas = {channel.schema_id for channel in summary.channels.values()} - {0}
+    return (
+        not summary.channels
+        or not schemas <= summary.schemas.keys()
+        or (
+            summary.statistics is None
+            and any(not index.message_index_offsets for index in summary.chunk_indexes)
+        )
+    )
 
 
 def _read(path: Path, topics: Collection[str]) -> Iterator[BagMessage]:

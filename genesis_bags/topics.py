@@ -17,6 +17,12 @@ CAMERA_INFO = "sensor_msgs/msg/CameraInfo"
 IMAGE_TYPES = (IMAGE, COMPRESSED_IMAGE)
 
 LOOKED_AT = 5  # messages of a topic, until one can be read
+# Last parts of topics that hold the images of the topic above, as plugins of image_transport and
+# cameras' drivers call them.
+_TRANSPORTS = (
+    "compressed", "zstd", "ffmpeg", "theora", "h264", "h265", "hevc", "av1", "avif", "jpeg",
+    "jpegxl", "png", "webp",
+)  # fmt: skip
 _MEASURED = ("16UC1", "32FC1", "64FC1", "16SC1", "32SC1")  # depth, disparity, confidence
 _GREY = ("mono", "8UC1", "16UC1")
 # Words of a name's last part that say so of a picture in colours; ...
@@ -44,7 +50,8 @@ def colour_topics(reader: BagReader) -> ColourTopics:
     """Which topics are colour cameras', one for each camera. Sorted by name.
 
     Encodings decide; names do where a picture may be drawn by a program (a mask, an overlay) or be
-    infrared. Of the same images raw and compressed those are taken that there are more of.
+    infrared. What cannot be decoded is no camera's. Of the same images raw and compressed those are
+    taken that there are more of.
     """
     topics = image_topics(reader)
     left_out: dict[str, str] = {}
@@ -65,8 +72,8 @@ def colour_topics(reader: BagReader) -> ColourTopics:
 
 def _camera(name: str, topics: Collection[str]) -> str:
     """What a topic and its other transports (image_raw/compressed, image_raw/zstd) share."""
-    parent = name.rpartition("/")[0]
-    return parent if name.endswith("/compressed") or parent in topics else name
+    parent, _, last = name.rpartition("/")
+    return parent if last in _TRANSPORTS or parent in topics else name
 
 
 def _why_no_camera(reader: BagReader, topic: BagTopic) -> str | None:
@@ -74,8 +81,16 @@ def _why_no_camera(reader: BagReader, topic: BagTopic) -> str | None:
     messages = reader.first(topic.name, LOOKED_AT)
     if not messages:
         return "no messages"
-    encoding = next(filter(None, map(_encoding, messages)), "")
-    if "compressedDepth" in encoding or encoding.startswith(_MEASURED):
+    encoding, problem = "", ""
+    for item in messages:
+        try:
+            encoding = _encoding(item)
+            break
+        except ImageError as error:
+            problem = problem or str(error)
+    else:
+        return problem
+    if _is_measured(encoding):
         return f"{encoding.partition(';')[0]} is depth or another measurement"
     parts = topic.name.lower().removesuffix("/compressed").split("/")
     if encoding.startswith(_GREY):
@@ -93,24 +108,29 @@ def _words(part: str) -> list[str]:
     return [word.rstrip("0123456789") for word in re.split("[_-]", part)]
 
 
-def _encoding(item: BagMessage) -> str | None:
-    """The encoding of an image, or the format of a compressed one; None if it cannot be read."""
-    try:
-        message = read_message(item)
-    except ImageError:
-        return None
-    if item.topic.type == IMAGE:
-        return str(message.encoding)
-    source = message.format.partition(";")[0].strip()
-    named = source.lower() not in ("", "jpeg", "jpg", "png", "webp", "tiff")
-    if named or is_depth_format(message.format):
-        return str(message.format)
-    try:  # the format names the compression only
-        pixels = to_rgb(message)
-    except ImageError:
-        return None
+def _encoding(item: BagMessage) -> str:
+    """The encoding of an image, or the format of a compressed one.
+
+    Raises:
+        ImageError: it cannot be read.
+    """
+    message = read_message(item)
+    is_raw = item.topic.type == IMAGE
+    encoding = str(message.encoding if is_raw else message.format)
+    if _is_measured(encoding):
+        return encoding
+    pixels = to_rgb(message)
+    source = encoding.partition(";")[0].strip().lower()
+    if is_raw or source not in ("", "jpeg", "jpg", "png", "webp", "tiff"):
+        return encoding
+    # The format names the compression only.
     grey = (pixels[..., :1] == pixels).all()
     return "mono8" if grey else "rgb8"
+
+
+def _is_measured(encoding: str) -> bool:
+    """Whether an encoding or format is that of depth or another measurement."""
+    return is_depth_format(encoding) or encoding.startswith(_MEASURED)
 
 
 def read_message(item: BagMessage) -> Any:

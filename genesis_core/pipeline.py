@@ -384,7 +384,7 @@ def _track(view: View, found: SceneObjects, settings: PerceptionSettings) -> Seq
     view.tracker.configure(
         max_age=settings.track_max_age, min_similarity=settings.track_min_similarity
     )
-    return view.tracker.update(found, view.stamp)
+    return view.tracker.update(found, view.stamp, view.image)
 
 
 def _fit(image: DepthImage, shape: tuple[int, ...]) -> DepthImage:

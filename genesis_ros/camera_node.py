@@ -12,10 +12,12 @@ Run it with `ros2 run genesis_ros camera_node` or `python -m genesis_ros.camera_
 
 from __future__ import annotations
 
-from genesis_ros.processes.ending import end_on_signals, end_with, leave  # isort: split
+from genesis_ros.processes.ending import end_on_signals, end_with, leave
+from genesis_ros.processes.programs import name_missing_modules  # isort: split
 
 if __name__ == "__main__":
     end_on_signals()  # quietly during the imports below, too
+    name_missing_modules("camera_node")
 
 import sys
 import time
@@ -31,15 +33,16 @@ from rclpy.parameter import Parameter
 from rclpy.publisher import Publisher
 from rclpy.qos import QoSProfile
 from rclpy.serialization import serialize_message
-from rclpy.signals import SignalHandlerOptions
 from rclpy.task import Future
 from sensor_msgs.msg import CameraInfo, CompressedImage, Image
 from std_msgs.msg import Header
 
+from genesis_bags.reader import remove_unpacked
 from genesis_ros.messages.cdr import with_stamp
 from genesis_ros.messages.images import jpeg_message, to_message
 from genesis_ros.messages.rgbd import camera_info, depth_message
 from genesis_ros.node.qos import QoSError, report_unused_overrides, with_overrides
+from genesis_ros.processes.initialising import init
 from genesis_ros.simulated_camera.frame_source import FrameSource, SourceError, SourceFrame, play
 from genesis_ros.simulated_camera.sources import open_path, open_scenes
 
@@ -285,12 +288,15 @@ class CameraNode(Node):
         """The messages of a frame, serialised; only their stamp is missing."""
         header = Header(frame_id=self._frame_id)
         size = frame.image.shape[0], frame.image.shape[1]
+        info = camera_info(frame.intrinsics, size, header)
+        if frame.distortion is not None:
+            info.distortion_model, info.d = frame.distortion
         messages: list[tuple[Publisher[Any], Any]] = []
         if self._info is not None:
-            messages.append((self._info, camera_info(frame.intrinsics, size, header)))
+            messages.append((self._info, info))
         # Before the image, so that whoever pairs them need not wait.
         if self._depth and self._depth_info and frame.depth is not None:
-            messages.append((self._depth_info, camera_info(frame.intrinsics, size, header)))
+            messages.append((self._depth_info, info))
             messages.append((self._depth, depth_message(frame.depth, header)))
         if self._raw is not None:
             messages.append((self._raw, to_message(frame.image, header)))
@@ -318,11 +324,18 @@ def _one_of(choices: Sequence[str]) -> str:
     return "one of " + ", ".join(choices)
 
 
+def _leave_early() -> None:
+    """End while the node, or a bag that takes minutes to unpack, is still being opened."""
+    remove_unpacked()
+    leave(0)
+
+
 def main(args: list[str] | None = None) -> int:
     """Run the camera until its source ends or it is told to stop; ends the process."""
     end_on_signals()
-    rclpy.init(args=args, signal_handler_options=SignalHandlerOptions.NO)
+    init("camera_node", args)
     status = 0
+    end_with(_leave_early)
     try:
         node = CameraNode()
         end_with(lambda: node.finished.set_result(None))
@@ -332,6 +345,7 @@ def main(args: list[str] | None = None) -> int:
     except (SourceError, QoSError, ParameterException) as error:
         rclpy.logging.get_logger("camera").fatal(str(error))
         status = 1
+    remove_unpacked()  # of a node that an error ended, which not every rclpy destroys
     rclpy.try_shutdown()
     leave(status)
     return status

@@ -51,7 +51,7 @@ class MaskedObject(NamedTuple):
     label: int  # in the label image of this message
     background: bool  # the scene behind the objects rather than one of them
     kind: str  # "object", "robot", "surroundings", or "unknown": the model does not tell
-    score: float  # mean probability over its pixels, 0..1: how clear-cut the mask is
+    score: float  # mean probability over the pixels of the model's own mask, 0..1
     area: int  # px
     centroid: tuple[float, float]  # x, y [px]
     box: Box  # around the pixels that belong to it [px]

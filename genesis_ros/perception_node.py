@@ -11,14 +11,18 @@ transforms, so that the next image does not.
 from __future__ import annotations
 
 from genesis_ros.processes.ending import end_on_signals, end_with, leave
-from genesis_ros.processes.openmp import wait_briefly  # isort: split
+from genesis_ros.processes.openmp import wait_briefly
+from genesis_ros.processes.programs import name_missing_modules  # isort: split
 
 if __name__ == "__main__":  # as programs.py does it for the installed program
     end_on_signals()  # quietly during the imports below, too
     wait_briefly()
+    name_missing_modules("perception_node")
 
+import math
 import re
 import sys
+import threading
 import time
 import traceback
 from collections import deque
@@ -37,7 +41,6 @@ from rclpy.lifecycle import (
     TransitionCallbackReturn,
 )
 from rclpy.qos import QoSProfile
-from rclpy.signals import SignalHandlerOptions
 from rclpy.task import Future
 
 from genesis_bags.decoding.images import ImageReader
@@ -47,7 +50,7 @@ from genesis_core.memory import keep_freed_memory
 from genesis_core.perception import Tracker
 from genesis_core.pipeline import free_memory
 from genesis_ros.messages import detections
-from genesis_ros.node.camera_input import CameraImage, CameraInput
+from genesis_ros.node.camera_input import CameraImage, CameraInput, Lack
 from genesis_ros.node.camera_names import camera_names, resolve_image_topic
 from genesis_ros.node.cores import FreeCores
 from genesis_ros.node.diagnostics import camera_status, hanging, node_status, resident_memory
@@ -61,7 +64,8 @@ from genesis_ros.node.throttle import Throttle
 from genesis_ros.node.transforms import TransformError, Transforms
 from genesis_ros.node.worker import LatestJobWorker
 from genesis_ros.outputs import PICTURE_OUTPUTS, PROMPT_OUTPUTS, TARGET_OUTPUTS, Result
-from genesis_ros.pipeline import CameraMessage, perceive
+from genesis_ros.pipeline import CameraMessage, perceive, with_new_ids
+from genesis_ros.processes.initialising import init
 
 # Errors whose text says all. Others are bugs and get a traceback.
 _SETUP_ERRORS = (OSError, ValueError, RuntimeError)
@@ -77,6 +81,8 @@ _END_TIMEOUT = 1.0  # s; a frame that takes longer does not hold up the end of t
 _GHOST_PERIOD = 25.0
 
 _IMAGES = {"sensor_msgs/msg/Image", "sensor_msgs/msg/CompressedImage"}
+_INFOS = {"sensor_msgs/msg/CameraInfo"}
+_DEPTH = re.compile("depth", re.IGNORECASE)
 _NAMED_TOPICS = 5  # that a warning names, at most
 # Depth images, and the pictures that nodes like this one publish.
 _NO_COLOUR = re.compile(r"depth|/(label_image|overlay)(/|$)", re.IGNORECASE)
@@ -86,11 +92,19 @@ _Job: TypeAlias = CameraImage | Request
 
 
 class _Seen(NamedTuple):
-    """What was found in an image of a camera with depth, and the settings it was found with."""
+    """What was found in an image of a camera, whose masks are published.
+
+    Attributes:
+        settings: it was found with.
+        recalls: how many there had been then, see PerceptionNode.
+        time_doubt: of the image, see CameraInput.
+    """
 
     camera: CameraInput
     result: Result
     settings: NodeSettings
+    recalls: int
+    time_doubt: str | None
 
 
 class PerceptionNode(LifecycleNode):
@@ -111,6 +125,11 @@ class PerceptionNode(LifecycleNode):
         self._worker: LatestJobWorker[_Job] | None = None
         self._poser: LatestJobWorker[_Seen] | None = None  # with the parameter target_frame
         self._paused = False
+        # What pause and reset_tracks recall is not published after their answers: they wait for
+        # what is being published, and what comes to be published later looks at these.
+        self._publishing = threading.RLock()
+        self._recalls = 0
+        self._paused_at = -math.inf  # s, monotonic
         self._finalized = False
         self.end_requested: Future[None] = Future()
         self._failure: str | None = None
@@ -203,7 +222,10 @@ class PerceptionNode(LifecycleNode):
             return self._fail("activate", error)
         self._failure = None
         sources = ", ".join(camera.source for camera in self._cameras)
-        self.get_logger().info(f"active: listening to {sources}")
+        depths = ", ".join(camera.depth_topic for camera in self._cameras if camera.depth_topic)
+        self.get_logger().info(
+            f"active: listening to {sources}" + (f"; depth: {depths}" if depths else "")
+        )
         report_unused_overrides(self, set().union(*(camera.topics() for camera in self._cameras)))
         return super().on_activate(state)
 
@@ -327,14 +349,20 @@ class PerceptionNode(LifecycleNode):
     def reset_tracks(self) -> str:
         """Forget all tracks; says what was done."""
         self._active_worker()
-        for camera in self._cameras:
-            camera.reset_tracks()
+        with self._publishing:
+            self._recalls += 1
+            for camera in self._cameras:
+                camera.reset_tracks()
         return f"forgot the tracks of {len(self._cameras)} cameras"
 
     def pause(self, paused: bool) -> str:
         """Stop looking at the cameras, or go on; says what was done."""
         self._active_worker()
-        self._paused = paused
+        with self._publishing:
+            self._paused = paused
+            if paused:
+                self._recalls += 1
+                self._paused_at = time.monotonic()
         text = "paused: camera images are left aside" if paused else "looking at camera images"
         self.get_logger().info(text)
         return text
@@ -362,18 +390,25 @@ class PerceptionNode(LifecycleNode):
 
     def _process(self, jobs: Sequence[_Job]) -> None:
         """Look at the newest image of each camera, and at what was asked for (worker thread)."""
-        settings, waiting = self._settings, deque(jobs)
+        waiting = deque(job for job in jobs if not self._leave_aside(job))
+        if not waiting:
+            return
         try:
-            delivered = self._look_at(waiting, settings)
+            delivered = self._look_at(waiting, self._settings)
         except Exception as error:  # noqa: BLE001 - who asked for an image waits for an answer
             for job in waiting:
                 self._lose(job, error)
             return
-        self._deliver_the_rest(delivered, settings)
+        self._deliver_the_rest(delivered)
 
-    def _look_at(
-        self, jobs: deque[_Job], settings: NodeSettings
-    ) -> list[tuple[CameraInput, Result]]:
+    def _leave_aside(self, job: _Job) -> bool:
+        """Whether a camera's image came before the last pause; it is counted then."""
+        if isinstance(job, Request) or job.received > self._paused_at:
+            return False
+        job.camera.statistics.pause()
+        return True
+
+    def _look_at(self, jobs: deque[_Job], settings: NodeSettings) -> list[_Seen]:
         """Find masks, answer and publish them, and take off each job that is dealt with."""
         started = time.monotonic()
         perception = self._perception
@@ -387,46 +422,56 @@ class PerceptionNode(LifecycleNode):
             else job.camera.prepare(job, settings)
             for job in jobs
         ]
-        delivered: list[tuple[CameraInput, Result]] = []
-        for outcome in perceive(perception, messages):
+        delivered: list[_Seen] = []
+        for message, outcome in zip(messages, perceive(perception, messages), strict=False):
             job = jobs.popleft()
             if isinstance(outcome, Exception):
                 self._lose(job, outcome)
                 continue
             try:
-                self._deliver(job, outcome, started, settings)
+                if isinstance(job, Request):
+                    job.answer(outcome.masks)
+                elif seen := self._deliver(job, message, outcome, started, settings):
+                    delivered.append(seen)
             except Exception as error:  # noqa: BLE001 - the other images go on
                 self._lose(job, error)
-                continue
-            if not isinstance(job, Request):
-                delivered.append((job.camera, outcome))
         if jobs:
             raise RuntimeError(f"{len(jobs)} images were not looked at")
         return delivered
 
-    def _deliver_the_rest(
-        self, delivered: Sequence[tuple[CameraInput, Result]], settings: NodeSettings
-    ) -> None:
+    def _deliver_the_rest(self, delivered: Sequence[_Seen]) -> None:
         """Poses and pictures, once all masks are out: poses may wait, pictures are large."""
         if (poser := self._poser) is not None:
-            for camera, result in delivered:
-                if camera.has_depth:
-                    poser.submit(camera.name, _Seen(camera, result, settings))
+            for seen in delivered:
+                if seen.camera.has_depth:
+                    poser.submit(seen.camera.name, seen)
         pictures = self._pictures
-        for camera, result in delivered:
+        for seen in delivered:
             try:
                 if pictures is not None:
-                    pictures.publish(result, settings.overlay_alpha)
+                    self._publish(pictures, seen)
             except Exception as error:  # noqa: BLE001 - the other cameras go on
-                self._miss(camera, "pictures", error)
+                self._miss(seen.camera, "pictures", error)
 
-    def _deliver(self, job: _Job, result: Result, started: float, settings: NodeSettings) -> None:
-        if isinstance(job, Request):
-            job.answer(result.masks)
-            return
-        job.camera.note(result.perceived)
-        if self._outputs is not None:
-            self._outputs.publish(result, settings.overlay_alpha)
+    def _deliver(
+        self,
+        job: CameraImage,
+        message: CameraMessage,
+        result: Result,
+        started: float,
+        settings: NodeSettings,
+    ) -> _Seen | None:
+        """Publish an image's masks, unless the node was paused meanwhile."""
+        with self._publishing:
+            if self._leave_aside(job):
+                return None
+            # Here rather than before the model's pass, during which tracks may be reset.
+            if (perception := self._perception) is not None and job.camera.take_reset():
+                result = with_new_ids(perception, message, result)
+            seen = _Seen(job.camera, result, settings, self._recalls, job.camera.time_doubt)
+            job.camera.note(result.perceived)
+            if self._outputs is not None:
+                self._publish(self._outputs, seen)
         now = time.monotonic()
         perceived = result.perceived
         times = Times(
@@ -436,31 +481,38 @@ class PerceptionNode(LifecycleNode):
             total=now - job.received,
         )
         job.camera.statistics.process(times, perceived.slots, with_depth=perceived.used_depth)
+        return seen
+
+    def _publish(self, outputs: Publishers, seen: _Seen) -> None:
+        """Publish what was not recalled; what takes long to make does not hold up a recall."""
+        for message in outputs.messages(seen.result, seen.settings.overlay_alpha):
+            with self._publishing:
+                if seen.recalls != self._recalls:
+                    return
+                message.publish()
 
     def _deliver_poses(self, seen: Sequence[_Seen]) -> None:
         """Poses of the newest image of each camera (poses' thread)."""
-        for camera, result, settings in seen:
+        for one in seen:
             try:
-                self._deliver_in_target_frame(camera, result, settings)
+                self._deliver_in_target_frame(one)
             except Exception as error:  # noqa: BLE001 - the other cameras go on
-                self._miss(camera, "poses", error)
+                self._miss(one.camera, "poses", error)
 
-    def _deliver_in_target_frame(
-        self, camera: CameraInput, result: Result, settings: NodeSettings
-    ) -> None:
+    def _deliver_in_target_frame(self, seen: _Seen) -> None:
         """Publish positions there, too, if somebody listens and there is a transform."""
-        transforms, outputs = self._transforms, self._target_outputs
+        transforms, outputs, camera = self._transforms, self._target_outputs, seen.camera
         if transforms is None or outputs is None or not outputs.are_wanted(camera.name):
             camera.transform_problem = None
             return
         try:
-            transform = transforms.lookup(result.header)
+            transform = transforms.lookup(seen.result.header, seen.time_doubt)
         except TransformError as error:
             camera.transform_problem = str(error)
             self._warn((camera.name, "transform"), f"no poses of {camera.source}: {error}")
             return
         camera.transform_problem = None
-        outputs.publish(replace(result, transform=transform), settings.overlay_alpha)
+        self._publish(outputs, seen._replace(result=replace(seen.result, transform=transform)))
 
     def _drop(self, job: _Job) -> None:
         if isinstance(job, Request):
@@ -531,16 +583,39 @@ class PerceptionNode(LifecycleNode):
             camera.hangs = hangs is not None
             for problem in camera.new_depth_problems():
                 self.get_logger().warning(problem)
+            if (lack := camera.new_lack_of_depth(self._settings.stale_timeout)) is not None:
+                self.get_logger().warning(
+                    f"objects of {camera.source} get no positions: {lack.reason}{self._hint(lack)}"
+                )
+
+    def _hint(self, lack: Lack) -> str:
+        """Where there is what a camera's positions lack."""
+        if lack.images and (others := self._others(_IMAGES, _DEPTH)):
+            return f"; depth images are on {others} (launch with depth_topic:=...)"
+        if lack.infos and (others := self._others(_INFOS)):
+            return f"; camera infos are on {others} (launch with camera_info_topic:=...)"
+        return ""
 
     def _other_images(self) -> str:
         """The topics on which somebody else publishes what looks like a camera's colour images."""
+        return self._others(_IMAGES, without=_NO_COLOUR)
+
+    def _others(
+        self,
+        kinds: set[str],
+        named: re.Pattern[str] = re.compile(""),
+        *,
+        without: re.Pattern[str] = re.compile("(?!)"),
+    ) -> str:
+        """The topics of some types, and names, on which somebody else publishes."""
         own = self.get_publisher_names_and_types_by_node(self.get_name(), self.get_namespace())
         taken = {name for name, _ in own}.union(*(camera.topics() for camera in self._cameras))
         found = {
-            name.removesuffix("/compressed")
-            for name, kinds in self.get_topic_names_and_types()
-            if _IMAGES.intersection(kinds)
-            and not _NO_COLOUR.search(name)
+            re.sub("/compressed(Depth)?$", "", name)
+            for name, types in self.get_topic_names_and_types()
+            if kinds.intersection(types)
+            and named.search(name)
+            and not without.search(name)
             and name not in taken
             and self.count_publishers(name)
         }
@@ -645,7 +720,7 @@ def main(args: list[str] | None = None) -> int:
     """Run the node until it is told to stop; ends the process."""
     end_on_signals()
     keep_freed_memory()
-    rclpy.init(args=args, signal_handler_options=SignalHandlerOptions.NO)
+    init("perception_node", args)
     try:
         node = PerceptionNode()
     except QoSError as error:

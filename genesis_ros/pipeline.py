@@ -63,6 +63,19 @@ def perceive(
         yield outcome if isinstance(outcome, Exception) else _result(perception, item, outcome)
 
 
+def with_new_ids(perception: Perception, item: CameraMessage, result: Result) -> Result:
+    """A message's result with ids that were never given before; its tracker forgets all others."""
+    if item.tracker is None:
+        return result
+    item.tracker.reset()
+    if not any(result.perceived.track_ids):  # no objects, or tracking is switched off
+        return result
+    perceived = result.perceived
+    view = perceived.view
+    track_ids = item.tracker.update(perceived.found, view.stamp, view.image)
+    return _result(perception, item, perceived._replace(track_ids=track_ids))
+
+
 def _result(perception: Perception, item: CameraMessage, perceived: Perceived) -> Result:
     height, width = perceived.found.labels.shape
     described = DescribedObjects(

@@ -31,6 +31,11 @@ be read of it was segmented, 128 + n ended by signal n.
 
 from __future__ import annotations
 
+from genesis_ros.processes.programs import name_missing_modules  # isort: split
+
+if __name__ == "__main__":
+    name_missing_modules("segment_bag")  # of the imports below, too
+
 import argparse
 import shutil
 import sqlite3
@@ -341,7 +346,8 @@ def _parser() -> argparse.ArgumentParser:
         "--params",
         type=Path,
         metavar="FILE",
-        help="parameter file of the perception node (YAML); options below come before it",
+        help="parameter file (YAML), read as the node /genesis/perception does; options below "
+        "come before it",
     )
     group = parser.add_argument_group("parameters, as the perception node has them")
     for name in PARAMETERS:
@@ -364,7 +370,7 @@ def _settings(options: argparse.Namespace) -> NodeSettings:
     """
     values: dict[str, Any] = {}
     if options.params is not None:
-        given = read_parameter_file(options.params, say)
+        given = read_parameter_file(options.params.expanduser(), say)
         values.update({name: value for name, value in given.items() if name in PARAMETERS})
         if unused := [
             name

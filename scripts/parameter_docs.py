@@ -19,6 +19,8 @@ YAML_HEAD = """\
 # Every parameter of the perception node with its default. `make docs` writes this file from
 # genesis_ros/node/parameters.py. Copy it, change what you need, and start with
 #   ros2 launch genesis_ros perception.launch.py params_file:=my.yaml
+# A section's name says whose parameters it has: /** those of any node, /genesis/perception those
+# of the node of this full name. perception alone is /perception, which is another node.
 # Square brackets give the allowed values. A live parameter can change while the node runs
 # (`ros2 param set`, `ros2 param load`), any other only while the node is unconfigured.
 

@@ -13,6 +13,7 @@ import fcntl
 import hashlib
 import importlib.util
 import os
+import platform
 import re
 import shutil
 import subprocess
@@ -28,6 +29,7 @@ VENV_PYTHON = VENV / "bin" / "python3"
 REQUIREMENTS = ROOT / "requirements"
 NEEDED = ("training", "data", "ray", "ros", "dev")  # of its files, for all tests
 SUPPORTED = ((3, 10), (3, 13))
+MACHINE = "x86_64"  # that there are ROS wheels for
 
 # Modules that a ROS installation is asked for.
 _OF_NODE = ("rclpy", "cv_bridge", "numpy", "cv2", "torch", "safetensors", "rosbags")
@@ -172,6 +174,11 @@ def check_ros_installation(more: Iterable[str] = ()) -> None:
 
 
 def check_python() -> None:
+    if platform.machine() != MACHINE:
+        raise WorkspaceError(
+            f"this machine is {platform.machine()}, and the ROS wheels are for x86-64 only. Use a "
+            "ROS installation: README.md, On a robot"
+        )
     lowest, highest = SUPPORTED
     if not lowest <= sys.version_info[:2] <= highest:
         raise WorkspaceError(

@@ -247,7 +247,7 @@ def run(
         output.parent.mkdir(parents=True, exist_ok=True)
     target = resolve_device(device)
     extractor = load_inception(inception_weights, target) if fid else None
-    real: dict[int, FeatureStatistics] = {}  # by image size, shared by the checkpoints
+    real: dict[tuple[int, int], FeatureStatistics] = {}  # by image size, shared by the checkpoints
     names = short_names([str(path) for path in checkpoint])
     images: list[ImageResult] = []
     chosen = choose_images(dataset, num_images, seed)

@@ -240,9 +240,12 @@ def _decode(message: AnyCompressedImage) -> tuple[_Layout, NDArray[Any]]:
     if pixels is None or pixels.dtype not in (np.uint8, np.uint16):
         raise _unreadable(message)
     if pixels.ndim == 2:
-        # compressed_image_transport sends a Bayer mosaic as it is, in one channel.
-        bayer = source if source.startswith("bayer_") else "mono8"
-        return _LAYOUTS.get(bayer, _LAYOUTS["mono8"]), pixels[..., np.newaxis]
+        # compressed_image_transport sends a Bayer mosaic as it is, in one channel, but as JPEG what
+        # it made of it: "bayer_rggb8; jpeg compressed mono8".
+        target = compression.partition("compressed")[2].strip()
+        is_mosaic = source.startswith("bayer_") and (not target or target.startswith("bayer_"))
+        layout = _LAYOUTS.get(source if is_mosaic else "mono8", _LAYOUTS["mono8"])
+        return layout, pixels[..., np.newaxis]
     # "compressed rgb8": red and blue were exchanged before encoding.
     return _LAYOUTS["rgb8" if "compressed rgb" in compression else "bgr8"], pixels
 

@@ -17,9 +17,6 @@ from genesis_bags.decoding.pixels import ImageError
 
 Matrix = npt.NDArray[np.float64]
 
-FISHEYE = "equidistant"
-"""The distortion model that bends lines with coefficients of zero, too, by the name of ROS."""
-
 _RECTIFIED = re.compile(r"(^|[/_])(rect|rectified)([/_]|$)")
 # What a camera can be. genesis_core.perception.depth, which is not used here as it comes with
 # PyTorch, has the same rules: a test compares the two.
@@ -93,8 +90,7 @@ def is_distorted(info: AnyCameraInfo) -> bool:
     one, whose pixels lie as far from the centre as the angle says, not its tangent. Without any
     coefficients nothing is known of the lens.
     """
-    # A bag's camera_info need not name the model.
-    fisheye = getattr(info, "distortion_model", "") == FISHEYE
+    fisheye = getattr(info, "distortion_model", "") == "equidistant"
     return any(info.d) or (fisheye and len(info.d) > 0)
 
 

@@ -3,7 +3,7 @@
 segmenter, tracker = Segmenter(default_checkpoint()), Tracker()
 for stamp, image in video:                   # stamp [s], image (H, W, 3) uint8 RGB
     found = find_objects(segmenter(image))
-    for item, track_id in zip(found.objects, tracker.update(found, stamp)):
+    for item, track_id in zip(found.objects, tracker.update(found, stamp, image)):
         print(track_id, item.centroid, item.background)
 
 genesis_core.pipeline has all of it, and depth, behind one call.

@@ -10,7 +10,7 @@ stray fragments of a mask are left out, the object's range of depth is taken fro
 depth does not jump, and what the mask holds outside that range is not the object (find_surface).
 
 Measuring stands here twice: in C++ (native/surfaces.cpp), and in array operations for machines
-without a compiler, where it takes three times as long.
+without a compiler, where it takes several times as long.
 """
 
 from __future__ import annotations
@@ -264,15 +264,12 @@ def find_surface(
     mask: npt.NDArray[np.bool_], depth: npt.NDArray[np.float32], focal_length: float
 ) -> npt.NDArray[np.bool_]:
     """The pixels of a mask (H, W) that show the object's surface, as far as depth can tell."""
-    good = known(depth)
     mask = _without_fragments(mask)
-    surface = mask & good
-    sure = depth[surface & ~_jumps(depth, good, focal_length)]
-    if len(sure) < MIN_PIXELS:  # too small or too sparse to be choosy
-        sure = depth[surface]
-    if len(sure) >= MIN_PIXELS:
-        near, far = _main_range(sure)
-        surface &= (depth >= near) & (depth <= far)
+    step = math.ceil(math.sqrt(np.count_nonzero(mask) / _SAMPLES))
+    surface = _surface(step, mask, depth, focal_length) if step else mask
+    if step > 1 and np.count_nonzero(surface) < MIN_PIXELS:
+        # Sparse depth: the pixels that are known may lie between those that were looked at.
+        surface = _surface(1, mask, depth, focal_length)
     return surface
 
 
@@ -321,39 +318,43 @@ def _library() -> ctypes.CDLL | None:
 def _measure(
     mask: npt.NDArray[np.bool_], depth: npt.NDArray[np.float32], rays: Rays, focal_length: float
 ) -> Measurement | None:
-    step = math.ceil(math.sqrt(cv2.countNonZero(mask.view(np.uint8)) / _SAMPLES))
-    if not step:
-        return None
-    measured = _measure_each(step, mask, depth, rays, focal_length)
-    if measured is None and step > 1 and np.count_nonzero(mask & known(depth)) >= MIN_PIXELS:
-        # Sparse depth: the pixels that are known may lie between those that were looked at.
-        measured = _measure_each(1, mask, depth, rays, focal_length)
-    return measured
-
-
-def _measure_each(
-    step: int,
-    mask: npt.NDArray[np.bool_],
-    depth: npt.NDArray[np.float32],
-    rays: Rays,
-    focal_length: float,
-) -> Measurement | None:
-    """With each second, third... row and column, as step says."""
     x, y, width, height = cv2.boundingRect(mask.view(np.uint8))
     # One more on each side shows whether depth jumps at the mask's edge.
-    top, left = max(y - 1, 0), max(x - 1, 0)
-    crop = slice(top, y + height + 1, step), slice(left, x + width + 1, step)
-    sampled = np.ascontiguousarray(depth[crop])
-    rays_x, rays_y = (np.broadcast_to(part, depth.shape)[crop] for part in rays)
+    crop = slice(max(y - 1, 0), y + height + 1), slice(max(x - 1, 0), x + width + 1)
+    depth = depth[crop]
+    rays_x, rays_y = (np.broadcast_to(part, mask.shape)[crop] for part in rays)
     covered = np.isfinite(rays_x) & np.isfinite(rays_y)  # by the model of the lens
-    surface = find_surface(np.ascontiguousarray(mask[crop] & covered), sampled, focal_length / step)
+    surface = find_surface(mask[crop] & covered, depth, focal_length)
     if np.count_nonzero(surface) < MIN_PIXELS:
         return None
-    z = sampled[surface].astype(np.float64)
-    points = np.sort(np.stack([z * rays_x[surface], z * rays_y[surface], z]), axis=1)
+    z = depth[surface].astype(np.float64)
+    points = np.stack([z * rays_x[surface], z * rays_y[surface], z])
     trimmed = round(_TRIM * len(z))
-    low, high = points[:, trimmed], points[:, -1 - trimmed]
+    ordered = np.partition(points, (trimmed, len(z) - 1 - trimmed), axis=1)
+    low, high = ordered[:, trimmed], ordered[:, -1 - trimmed]
     return Measurement(points.mean(axis=1), high - low, (low + high) / 2)
+
+
+def _surface(
+    step: int, mask: npt.NDArray[np.bool_], depth: npt.NDArray[np.float32], focal_length: float
+) -> npt.NDArray[np.bool_]:
+    """The mask's pixels in the range of depth that each second, third... row and column tells."""
+    good = known(depth)
+    surface = mask & good
+    sampled = (slice(None, None, step),) * 2
+    z, reliable, inside = depth[sampled], good[sampled], surface[sampled]
+    if np.count_nonzero(inside) < MIN_PIXELS:
+        return np.zeros_like(mask)
+    jumps = _jumps(z, reliable, focal_length / step)
+    if step > 1:
+        # Between pixels far apart depth may jump that does not beside them; between pixels side by
+        # side noise may look steep.
+        jumps &= _jumps(depth, good, focal_length)[sampled]
+    sure = inside & ~jumps
+    if np.count_nonzero(sure) < MIN_PIXELS:  # too small or too sparse to be choosy
+        sure = inside
+    near, far = _main_range(z, sure, focal_length / step)
+    return surface & (depth >= near) & (depth <= far)
 
 
 def _without_fragments(mask: npt.NDArray[np.bool_]) -> npt.NDArray[np.bool_]:
@@ -374,25 +375,74 @@ def _jumps(
     around = np.ones((3, 3), np.uint8)
     farthest = cv2.dilate(np.where(good, depth, np.float32(0)), around)
     nearest = cv2.erode(np.where(good, depth, np.float32(1e9)), around)
-    allowed = np.maximum(_LEAST_JUMP, nearest * np.float32(2 * _STEEPEST / focal_length))
-    return farthest - nearest > allowed
+    return farthest - nearest > _allowed(nearest, 2, focal_length)
 
 
-def _main_range(z: npt.NDArray[np.float32]) -> tuple[float, float]:
-    """Nearest and farthest depth of the range, without a gap in it, that holds most pixels.
+def _allowed(
+    nearest: npt.NDArray[np.float32], pixels: int, focal_length: float
+) -> npt.NDArray[np.float32]:
+    """How much depth may change over some pixels of a surface that a camera can see [m]."""
+    slope = np.float32(pixels * _STEEPEST / focal_length)
+    return np.maximum(np.float32(_LEAST_JUMP), nearest * slope)
+
+
+def _main_range(
+    depth: npt.NDArray[np.float32], sure: npt.NDArray[np.bool_], focal_length: float
+) -> tuple[float, float]:
+    """Nearest and farthest depth of the range, without a gap in it, that holds most sure pixels.
 
     If another holds half as many, the nearest of them: what is behind an object gets into its mask
     more often than what is in front, and objects have more missing depth than walls.
     """
+    z = depth[sure]
     low = float(z.min())
     width = max(_BIN * float(np.median(z)), _LEAST_BIN)
-    bins = np.minimum((z - low) / width, _MOST_BINS).astype(np.int64)
-    counts = np.bincount(bins)
-    thin = counts < max(1.0, _THIN * counts.max())
+    bins = np.full(depth.shape, -1)
+    bins[sure] = np.minimum((z - low) / width, _MOST_BINS)
+    counts = np.bincount(bins[sure])
+    # On a surface that is seen at a low angle neighbours are bins apart: that is no gap.
+    lower, higher, rise = _slopes(depth, bins, focal_length)
+    starts, ends = (np.bincount(at, minlength=len(counts)) for at in (lower + 1, higher))
+    thin = counts + np.cumsum(starts - ends) < max(1.0, _THIN * counts.max())
     counts[thin] = 0
     ranges = np.cumsum(thin)  # the same number from one thin bin to the next
     sums = np.bincount(ranges, weights=counts)
     chosen = (sums >= 0.5 * sums.max()).argmax()
     (occupied,) = np.nonzero((ranges == chosen) & ~thin)
-    # The range's own ends are thin, too.
-    return low + float(occupied[0] - 1) * width, low + float(occupied[-1] + 2) * width
+    first, last = occupied[0], occupied[-1]
+    # The range's own ends are thin, too; and the next row may be as far away as the one before.
+    before, after = (
+        max(width, float(at_end.mean(dtype=np.float64)) if len(at_end) else 0.0)
+        for at_end in (rise[lower == first], rise[higher == last])
+    )
+    return low + float(first) * width - before, low + float(last + 1) * width + after
+
+
+def _slopes(
+    depth: npt.NDArray[np.float32], bins: npt.NDArray[np.int64], focal_length: float
+) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64], npt.NDArray[np.float32]]:
+    """Neighbours with other bins between theirs, on a surface that is seen at a low angle.
+
+    There depth goes on changing, which it does not beside an edge.
+
+    Returns:
+        Of each two, the nearer one's bin, the farther one's and the difference of depth [m].
+    """
+    found = []
+    for axis in (0, 1):
+        at = np.moveaxis(bins, axis, 0)
+        z = np.where(at >= 0, np.moveaxis(depth, axis, 0), np.float32(np.nan))
+        change = z[1:] - z[:-1]
+        joined = abs(change) <= _allowed(np.minimum(z[1:], z[:-1]), 1, focal_length)
+        change = np.pad(np.where(joined, change, np.float32(0)), ((2, 2), (0, 0)))
+        this = change[2:-2]
+        before_last, before, after, after_next = (
+            change[start : len(this) + start] * np.sign(this) >= abs(this) / 2
+            for start in (0, 1, 3, 4)
+        )
+        goes_on = (before & (before_last | after)) | (after & after_next)
+        slope = (this != 0) & goes_on & (abs(at[1:] - at[:-1]) > 1)
+        pair = np.sort([at[:-1][slope], at[1:][slope]], axis=0)
+        found.append((*pair, abs(this[slope])))
+    lower, higher, rise = (np.concatenate(parts) for parts in zip(*found, strict=True))
+    return lower, higher, rise

@@ -2,7 +2,8 @@
 
 Slots come in random order, so an object's label says nothing about who it is. A Tracker compares
 the objects of a new image with those it knows, by place, shape and latents, and finds the best
-one-to-one assignment of all of them at once.
+one-to-one assignment of all of them at once. Where colours are known, one that has changed too much
+is another object, wherever it lies: when the camera moves, each lies where another one was.
 
 Everything is measured on a grid of fixed size that is stretched over the image. A camera that
 changes its resolution therefore keeps its tracks, as long as it goes on seeing the same view.
@@ -21,6 +22,7 @@ import numpy.typing as npt
 from genesis_core.perception.scene_objects import SceneObjects
 
 Array = npt.NDArray[np.float64]
+Image = npt.NDArray[np.uint8]
 Index = npt.NDArray[np.intp]
 
 _GRID = 64  # cells along each side of an image
@@ -37,10 +39,22 @@ _OVERLAP, _PLACE, _LATENTS = 0.5, 0.2, 0.3
 _REACH = 1.0  # in object sizes: how far from its expected place an object is still likely
 _DRIFT, _MOST_DRIFT = 6.0, 18.0  # cells/s, cells: how it grows while an object is out of sight
 _LIKENESS = 0.7  # in usual distances between two objects' latents: how far one's own may change
+# Ratios, as differences of logarithms: how much darker or brighter an object may become, and how
+# much its tint may change, before it is another one. From image to image 99 % of generated objects
+# change by less than a third of it.
+_BRIGHTNESS, _TINT = 0.5, 0.35
+_BLACK = 16.0  # of 255; below that, ratios of colours are noise
+# How much a change of colour counts: the first times the share of its sides that an object shows,
+# no less than the second. The rest of an object may have other colours, but not any.
+_PART, _LEAST_PART = 1.4, 0.5
+# A change of the light: so many objects at least change alike, to this share of what they may.
+_FEWEST, _ALIKE = 3, 0.5
+_COLOUR_PIXELS = 20_000  # of an image: so many at least tell its objects' mean colours
 _COAST = 0.25  # s; an object is expected to come to rest in about this time
 _VELOCITY_GAIN = 0.5  # how much the newest image counts, for velocities
 _SHRINK_GAIN = 0.1  # for sizes, when an object seems to have become smaller
 _LATENTS_GAIN = 0.2  # for latents
+_COLOURS_GAIN = 0.2  # for usual colours
 _MIN_STEP = 1e-3  # s; images closer in time than this say nothing about velocity
 _CLOCK_STEP = 1.0  # s; a stamp that lies further back than this means a new start
 _MOST_TRACKS = 512  # more are not remembered, whatever the stamps say
@@ -87,7 +101,9 @@ class Tracker:
         self._latest = -math.inf
         self._latent_scale = 0.0  # usual distance between the latents of two objects of an image
 
-    def update(self, found: SceneObjects, stamp: float) -> tuple[int, ...]:
+    def update(
+        self, found: SceneObjects, stamp: float, image: Image | None = None
+    ) -> tuple[int, ...]:
         """Ids of the objects of the next image.
 
         Background is tracked like anything else, so that an object keeps its id while it is taken
@@ -98,17 +114,25 @@ class Tracker:
             stamp: when the image was taken [s]. If that is more than a second before the last
                 image, the source has started anew (a bag played in a loop) and all objects are
                 forgotten; less is a clock being set, and no time has passed.
+            image: (H, W, 3) uint8 RGB, for the objects' colours. None: they do not count.
 
         Returns:
             An id for each object, in their order; from 1 up, never used again.
+
+        Raises:
+            ValueError: the image is of another shape than the objects' labels.
         """
+        if image is not None and image.shape != (*found.labels.shape, 3):
+            raise ValueError(
+                f"the image is {image.shape}; expected {(*found.labels.shape, 3)}, as the labels"
+            )
         if stamp < self._latest - _CLOCK_STEP:
             self.reset()
         previous = self._latest
         stamp = self._latest = max(stamp, previous)
         if not found.objects:
             return ()
-        seen = _measure(found)
+        seen = _measure(found, image)
         if len(seen.latents) > 1:
             from scipy.spatial.distance import pdist
 
@@ -140,14 +164,25 @@ class Tracker:
 
     def _assign(self, tracks: _Tracks, seen: _Seen, stamp: float) -> tuple[Index, Index]:
         """Which tracks (M,) are which objects (M,)."""
-        from scipy.optimize import linear_sum_assignment
+        from scipy.spatial.distance import cdist
 
         similarity = _similarity(tracks, seen, stamp, self._latent_scale)
         similarity[similarity < self._min_similarity] = 0
-        # Squares: one sure match and one new object rather than two doubtful matches.
-        known, objects = linear_sum_assignment(similarity**2, maximize=True)
-        matched = similarity[known, objects] > 0
-        return known[matched], objects[matched]
+        known, objects = _match(similarity)
+        common = _common_change(seen.colours[objects] - tracks.colours[known])
+        tracks.colours += common
+        tracks.latest_colours += common
+        # The usual one returns when an object is uncovered; the latest follows while it is covered.
+        change = np.fmin(  # NaN where a colour is unknown
+            cdist(tracks.colours, seen.colours), cdist(tracks.latest_colours, seen.colours)
+        )
+        # What shows of a covered object may have another colour than the whole.
+        change *= np.clip(_PART * seen.sizes / tracks.sizes[:, None], _LEAST_PART, 1)
+        other = change > 1
+        if not other[known, objects].any():
+            return known, objects
+        similarity[other] = 0
+        return _match(similarity)
 
 
 class _Seen(NamedTuple):
@@ -159,6 +194,7 @@ class _Seen(NamedTuple):
     places: Array  # x, y of the centroids (N, 2)
     sizes: Array  # sides of squares of the same areas (N,)
     latents: Array  # (N, D)
+    colours: Array  # see _colours (N, 4)
 
 
 class _Tracks:
@@ -171,6 +207,8 @@ class _Tracks:
         self.velocities = np.zeros((len(ids), 2))  # cells/s
         self.sizes = seen.sizes[objects]  # (T,)
         self.latents = seen.latents[objects]  # (T, D)
+        self.colours = seen.colours[objects]  # usual ones (T, 4)
+        self.latest_colours = seen.colours[objects]  # (T, 4)
         self.cells = [seen.cells[index] for index in objects]
 
     def extend(self, others: _Tracks) -> None:
@@ -204,6 +242,18 @@ class _Tracks:
         self.velocities[known] += gain[:, None] * (velocity - self.velocities[known])
         self.sizes[known] *= np.where(ratio > 1, ratio, ratio**_SHRINK_GAIN)
         self.latents[known] += _LATENTS_GAIN * (seen.latents[objects] - self.latents[known])
+        recolouring = np.nan_to_num(seen.colours[objects] - self.colours[known])
+        # The less of an object shows, the less that says of the whole.
+        recolouring *= _COLOURS_GAIN * np.minimum(ratio, 1)[:, None] ** 2
+        if len(known) >= _FEWEST:
+            # The light changes for those out of sight, too.
+            common = np.median(recolouring, axis=0)
+            self.colours += common
+            self.latest_colours += common
+            recolouring -= common
+        usual = self.colours[known] + recolouring
+        self.colours[known] = np.where(np.isnan(usual), seen.colours[objects], usual)
+        self.latest_colours[known] = seen.colours[objects]
         self.places[known] = places
         self.last_seen[known] = stamp
         for track, index in zip(known.tolist(), objects.tolist(), strict=True):
@@ -215,7 +265,7 @@ class _Tracks:
         return self.velocities * coasting[:, None]
 
 
-def _measure(found: SceneObjects) -> _Seen:
+def _measure(found: SceneObjects, image: Image | None) -> _Seen:
     height, width = found.labels.shape
     grid = cv2.resize(found.labels, (_GRID, _GRID), interpolation=cv2.INTER_NEAREST_EXACT)
     counts = np.bincount(grid.ravel(), minlength=len(found.objects) + 1)
@@ -231,7 +281,50 @@ def _measure(found: SceneObjects) -> _Seen:
         sizes=np.sqrt(areas * scale.prod()),
         # Half precision may overflow; such latents say nothing, the rest still does.
         latents=np.nan_to_num(latents, nan=0, posinf=0, neginf=0),
+        colours=_colours(found, image),
     )
+
+
+def _colours(found: SceneObjects, image: Image | None) -> Array:
+    """Brightness and tint of the objects: 1 is the most that they may change (N, 4); or NaN."""
+    total = len(found.objects) + 1
+    if image is None:
+        return np.full((total - 1, 4), math.nan)
+    step = max(1, math.isqrt(found.labels.size // _COLOUR_PIXELS))
+    labels = found.labels[::step, ::step].ravel()
+    pixels = image[::step, ::step].reshape(-1, 3)
+    counts = np.bincount(labels, minlength=total)[1:].astype(np.float64)
+    counts[counts == 0] = math.nan  # too small for the pixels that are looked at
+    sums = np.stack([np.bincount(labels, channel, total)[1:] for channel in pixels.T], axis=1)
+    logarithms = np.log(sums / counts[:, None] + _BLACK)
+    brightness = logarithms.mean(axis=1, keepdims=True)
+    return np.hstack([brightness / _BRIGHTNESS, (logarithms - brightness) / _TINT])
+
+
+def _common_change(changes: Array) -> Array:
+    """What most of the objects' colours share of their changes (M, 4), as a lamp changes them (4,).
+
+    It is 0 where it explains no more of them than that nothing was changed: then those that changed
+    are other objects.
+    """
+    changes = changes[~np.isnan(changes).any(axis=1)]
+    if len(changes) >= _FEWEST:
+        common: Array = np.median(changes, axis=0)
+        same = np.count_nonzero(np.linalg.norm(changes, axis=1) <= 1)
+        alike = np.count_nonzero(np.linalg.norm(changes - common, axis=1) <= _ALIKE)
+        if alike > same and alike >= _FEWEST and alike > len(changes) / 2:
+            return common
+    return np.zeros(4)
+
+
+def _match(similarity: Array) -> tuple[Index, Index]:
+    """The best assignment of tracks (M,) to objects (M,) whose similarity (T, N) is not 0."""
+    from scipy.optimize import linear_sum_assignment
+
+    # Squares: one sure match and one new object rather than two doubtful matches.
+    known, objects = linear_sum_assignment(similarity**2, maximize=True)
+    matched = similarity[known, objects] > 0
+    return known[matched], objects[matched]
 
 
 def _similarity(tracks: _Tracks, seen: _Seen, stamp: float, latent_scale: float) -> Array:

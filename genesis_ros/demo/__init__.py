@@ -91,7 +91,9 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--output", type=Path, default=Path("demo_output"), help="result folder")
     parser.add_argument("--rate", type=float, default=10.0, help="camera images per second")
     parser.add_argument(
-        "--mode", default="household", help="generated scenes: sketchy, varied, mixed or household"
+        "--mode",
+        default="household",
+        help="generated scenes: sketchy, varied, mixed, household, general or balanced",
     )
     parser.add_argument("--seed", type=int, default=0, help="first generated scene")
     parser.add_argument(
@@ -114,7 +116,8 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
 
 def _run(options: argparse.Namespace, terminal: Terminal, interruption: Interruption) -> None:
     if options.input:
-        open_path(options.input, warn=lambda text: None)  # a wrong path is told at once
+        # A wrong path is told at once.
+        open_path(options.input, warn=lambda text: None).close()
     output: Path = options.output
     output.mkdir(parents=True, exist_ok=True)
     os.environ["ROS_AUTOMATIC_DISCOVERY_RANGE"] = "LOCALHOST"

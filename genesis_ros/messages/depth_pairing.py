@@ -133,6 +133,11 @@ class DepthPairing:
         """Whether there is any depth image."""
         return bool(self._images)
 
+    @property
+    def has_intrinsics(self) -> bool:
+        """Whether there are any intrinsics, good or bad."""
+        return self._info is not None
+
     def registration_problem(self, frame_id: str) -> str | None:
         """Why depth seems not to be registered to images of a frame; None: nothing says so."""
         if frame_id and self.frame_id and frame_id != self.frame_id:

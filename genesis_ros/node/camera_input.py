@@ -34,6 +34,8 @@ from genesis_ros.pipeline import CameraMessage
 
 # The newest only: an image that waits in a queue costs time, and is old when it is taken out.
 _QUEUE = 1
+# In a row, that stamps have to make for a clock that stood still to be believed again.
+_ADVANCES = 2
 
 
 class CameraImage(NamedTuple):
@@ -63,6 +65,19 @@ class _PairedDepth:
     def __call__(self) -> DepthImage:
         patience, self._until = max(0.0, self._until - time.monotonic()), 0.0
         return self._camera.depth_image(self._stamp, self._tolerance, patience, taken=self._taken)
+
+
+class Lack(NamedTuple):
+    """What keeps a camera's objects from getting positions.
+
+    Attributes:
+        reason: for people.
+        images, infos: whether no depth image, and no CameraInfo of one, ever came.
+    """
+
+    reason: str
+    images: bool
+    infos: bool
 
 
 class CameraInput:
@@ -97,7 +112,11 @@ class CameraInput:
         self.stale = False  # whether its silence has been reported
         self.hangs = False  # whether it has been reported that no image comes to an end
         self.depth_problem: str | None = None  # why the last image got no positions
+        self._unplaced_since: float | None = None  # when the first one in a row got none
+        self._told_unplaced = False
         self.transform_problem: str | None = None  # why its positions got no further
+        # Why the stamp of the newest image that the worker took does not say its time.
+        self.time_doubt: str | None = None
         self._node = node
         self._on_image = on_image
         self._on_unusable = on_unusable
@@ -106,11 +125,14 @@ class CameraInput:
         self._reset_requested = False
         self._tracked = 0
         self._clock = ImageClock()
+        self._stamp = 0  # of the newest image that the worker took [ns]
+        self._advances = 0  # images in a row whose stamps are not those of the images before
         self._reader = ImageReader()
         self._depth: DepthCamera | None = None
         self._frame_id = ""  # of the newest image that the worker took
         self._told_problems: set[str] = set()
-        if depth_topic := settings.per_camera("depth_topics")[index]:
+        self.depth_topic = settings.per_camera("depth_topics")[index]
+        if depth_topic := self.depth_topic:
             info_topic = settings.per_camera("camera_info_topics")[index]
             self._depth = DepthCamera(
                 node,
@@ -186,7 +208,7 @@ class CameraInput:
             self._depth.close()
 
     def reset_tracks(self) -> None:
-        """Forget the tracks before the next image (from any thread)."""
+        """Ask for new ids for the next image that is published (from any thread)."""
         self._reset_requested = True
 
     def facts(self) -> dict[str, object]:
@@ -210,6 +232,18 @@ class CameraInput:
         self._told_problems = problems
         return sorted(new)
 
+    def new_lack_of_depth(self, patience: float) -> Lack | None:
+        """Why no image got positions for so long [s], if that was not told before."""
+        since, depth = self._unplaced_since, self._depth
+        if since is None or depth is None or self.depth_problem is None:
+            self._told_unplaced = False
+            return None
+        told = self._told_unplaced or depth.intrinsics_problem is not None  # see above
+        if told or time.monotonic() - since < patience:
+            return None
+        self._told_unplaced = True
+        return Lack(self.depth_problem, images=not depth.has_images, infos=not depth.has_intrinsics)
+
     def registration_problem(self) -> str | None:
         """Why its depth seems not to be registered to its images, for diagnostics."""
         return None if self._depth is None else self._depth.registration_problem(self._frame_id)
@@ -227,13 +261,18 @@ class CameraInput:
 
     # In the worker thread
 
+    def take_reset(self) -> bool:
+        """Whether new ids were asked for since this was called before."""
+        requested, self._reset_requested = self._reset_requested, False
+        return requested
+
     def prepare(self, image: CameraImage, settings: NodeSettings) -> CameraMessage:
         """The image with its depth and the camera's tracks."""
-        if self._reset_requested:
-            self._reset_requested = False
-            self._tracker.reset()
         received, stamp = round(image.received * 1e9), image.message.header.stamp
         taken = self._clock.read(stamp, received)
+        self._advances = self._advances + 1 if taken.stamp != self._stamp else 0
+        self._stamp = taken.stamp
+        self.time_doubt = self._doubt(taken)
         self._reader.reading = settings.reading()
         self._frame_id = image.message.header.frame_id
         depth = None
@@ -245,10 +284,25 @@ class CameraInput:
             image.message, received, self.name, depth, self._tracker, taken.seconds, self._reader
         )
 
+    def _doubt(self, taken: ImageTime) -> str | None:
+        """Why the stamp of the newest image does not say when it was taken, or None."""
+        if taken.stamp == 0:
+            return "its stamp is 0"
+        if not taken.reliable:
+            return "its stamp does not go on from those before it"
+        # What stood still may go on, as a simulation does. One that ticks slowly does not.
+        if taken.stands and self._advances < _ADVANCES:
+            return "its stamp stands still"
+        return None
+
     def note(self, perceived: Perceived) -> None:
         """Keep for diagnostics what became of an image."""
         self._tracked = sum(track_id > 0 for track_id in perceived.track_ids)
         self.depth_problem = perceived.depth_problem
+        if self.depth_problem is None:
+            self._unplaced_since = None
+        elif self._unplaced_since is None:
+            self._unplaced_since = time.monotonic()
 
     # In the receiver's thread
 

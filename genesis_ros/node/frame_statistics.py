@@ -31,7 +31,7 @@ class Counts:
     processed: int = 0
     lost: int = 0  # never arrived: the network or the middleware lost them
     dropped: int = 0  # not processed: a newer frame came, or the node was deactivated
-    paused: int = 0  # arrived while the node was paused
+    paused: int = 0  # left aside: the node was paused when they came, or while it looked at them
     refused: int = 0  # not usable as images
     failed: int = 0  # lost to an error of the model or of the node
 

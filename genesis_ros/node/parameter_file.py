@@ -1,18 +1,56 @@
-"""The node's parameters in a ROS parameter file, read without a node."""
+"""ROS parameter files, read without a node.
+
+Launch files ask which sections are for a node, so importing this loads no PyTorch.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+import re
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import yaml
 
-from genesis_ros.node.parameters import RULES, ParameterError, Value, check
+if TYPE_CHECKING:
+    from genesis_ros.node.parameters import Value
+
+DEFAULT_NODE = "/genesis/perception"
+"""Full name of the perception node, if nobody gives it another one."""
+
+
+def sections(path: Path) -> list[tuple[str, dict[str, Any]]]:
+    """The sections of a ROS parameter file, in its order: node name, with wildcards, and values.
+
+    Raises:
+        OSError: the file cannot be read.
+        yaml.YAMLError: it is not valid YAML.
+    """
+    return list(_sections(yaml.safe_load(path.read_text()), ()))
+
+
+def is_for(section: str, node: str) -> bool:
+    """Whether the parameters of a section reach a node of this full name, as rcl has it.
+
+    `/*` stands for one part of the name, `/**` for any number of parts.
+    """
+    pattern = re.escape(section).replace(r"/\*\*", r"(/\w+)*").replace(r"/\*", r"/\w+")
+    return re.fullmatch(pattern, node) is not None
+
+
+def no_section(path: Path, found: Iterable[str], node: str) -> str:
+    """What to say where none of the sections found in a file is for a node."""
+    others = ", ".join(found)
+    return (
+        f"{path} has no section for the node {node}{others and f', only for {others}'}; "
+        f"write /**: (any node) or {node}: above its ros__parameters"
+    )
 
 
 def read_parameter_file(path: Path, warn: Callable[[str], object]) -> dict[str, Value]:
-    """The perception node's parameters of a ROS parameter file, checked.
+    """What a ROS parameter file sets in the perception node of the default name, checked.
+
+    As in rcl a later section goes before an earlier one, whatever their names.
 
     Args:
         warn: takes a line about the parameters that the node does not have; they are left out.
@@ -21,15 +59,17 @@ def read_parameter_file(path: Path, warn: Callable[[str], object]) -> dict[str, 
         ParameterError: the file's content cannot be used. The text names what is wrong.
         OSError: the file cannot be read.
     """
+    from genesis_ros.node.parameters import RULES, ParameterError, check
+
     try:
-        nodes = _nodes(yaml.safe_load(path.read_text()), ())
+        found = sections(path)
     except yaml.YAMLError as error:
         raise ParameterError(f"{path}: not valid YAML: {error}") from error
-    sections = [found for node, found in nodes if node in ("perception", "*", "**")]
-    if not sections:
-        raise ParameterError(f"{path}: no ros__parameters for the node perception in it")
+    ours = [given for section, given in found if is_for(section, DEFAULT_NODE)]
+    if not ours:
+        raise ParameterError(no_section(path, [section for section, _ in found], DEFAULT_NODE))
     values: dict[str, Value] = {}
-    for name, value in (item for section in sections for item in section.items()):
+    for name, value in (item for given in ours for item in given.items()):
         if name in RULES:
             values[name] = check(name, value)
         else:
@@ -37,12 +77,11 @@ def read_parameter_file(path: Path, warn: Callable[[str], object]) -> dict[str, 
     return values
 
 
-def _nodes(tree: object, path: tuple[str, ...]) -> Iterator[tuple[str, dict[str, Any]]]:
-    """Last part of a node's name, and its parameters, of all in a parameter file."""
+def _sections(tree: object, path: tuple[str, ...]) -> Iterator[tuple[str, dict[str, Any]]]:
     if not isinstance(tree, dict):
         return
     for key, value in tree.items():
         if key == "ros__parameters" and isinstance(value, dict):
-            yield "/".join(path).rpartition("/")[2], value
+            yield "/" + "/".join(path).lstrip("/"), value
         else:
-            yield from _nodes(value, (*path, str(key)))
+            yield from _sections(value, (*path, str(key)))

@@ -454,7 +454,9 @@ def check(name: str, value: object) -> Value:
     if kind is tuple and isinstance(value, list):
         value = tuple(value)
     if type(value) is not kind or (kind is tuple and not _all_text(value)):
-        raise ParameterError(f"parameter {name} is {given!r}; expected {_TYPE_NAMES[kind]}")
+        # An empty list in a parameter file has no type, so that rclpy gives nothing.
+        found = "empty" if given is None else repr(given)
+        raise ParameterError(f"parameter {name} is {found}; expected {_TYPE_NAMES[kind]}")
     wrong = None
     if rule.choices and value not in rule.choices:
         wrong = f"expected {rule.allowed}"

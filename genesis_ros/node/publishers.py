@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Iterator, Sequence
+from typing import Any, NamedTuple
 
 from rclpy.lifecycle import LifecycleNode, LifecyclePublisher
 from rclpy.qos import DurabilityPolicy, QoSProfile
@@ -14,6 +14,18 @@ from genesis_ros.outputs import Output, Result
 # What the ROS graph calls a node whose topics were discovered before its name.
 _UNKNOWN_NODE = "_NODE_NAME_UNKNOWN_"
 _DEPTH = 5  # images per camera that a slow subscriber may be late
+
+
+class Message(NamedTuple):
+    """A message, as an object or as bytes, and the publishers of the topics that it is for."""
+
+    content: Any
+    publishers: Sequence[LifecyclePublisher[Any]]
+
+    def publish(self) -> None:
+        """Publish it."""
+        for publisher in self.publishers:
+            publisher.publish(self.content)
 
 
 class Publishers:
@@ -45,16 +57,15 @@ class Publishers:
                         if qos.durability == DurabilityPolicy.TRANSIENT_LOCAL:
                             self._latched.add(topic)
 
-    def publish(self, result: Result, overlay_alpha: float) -> None:
-        """Publish a camera's result; a message is made only if somebody listens to it, or may later
-        and gets it then.
+    def messages(self, result: Result, overlay_alpha: float) -> Iterator[Message]:
+        """What there is to publish of a camera's result, each message made when its turn comes.
+
+        It is made only if somebody listens to it, or may later and gets it then.
         """
         for output in self._outputs:
             if wanted := self._wanted(output, result.camera):
                 make = output.write or output.make
-                message = make(result, overlay_alpha)
-                for publisher in wanted:
-                    publisher.publish(message)
+                yield Message(make(result, overlay_alpha), wanted)
 
     def are_wanted(self, camera: str) -> bool:
         """Whether somebody listens to anything about this camera, or may later and gets it then."""

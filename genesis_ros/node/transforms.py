@@ -52,15 +52,20 @@ class Transforms:
         )
         self._given_up: dict[str, float] = {}  # by source frame: when
 
-    def lookup(self, header: Header) -> TransformStamped:
+    def lookup(self, header: Header, doubt: str | None = None) -> TransformStamped:
         """The transform from a message's frame to the target frame, at the message's stamp.
 
         It is waited for a little while, but not again within a second after that was in vain.
 
+        Args:
+            doubt: why the stamp does not say when the image was taken: static transforms alone
+                count then, as they hold at any time. None: it does.
+
         Raises:
             TransformError: there is none.
         """
-        source, stamp = header.frame_id, Time.from_msg(header.stamp)
+        # Time 0 asks tf2 for the newest transform. It gives that one's time: 0 if all are static.
+        source, stamp = header.frame_id, Time() if doubt else Time.from_msg(header.stamp)
         try:
             try:
                 transform = self._buffer.lookup_transform(self.target_frame, source, stamp)
@@ -77,6 +82,11 @@ class Transforms:
             raise TransformError(
                 f"no transform from {source!r} to {self.target_frame!r} at the image's time: {text}"
             ) from error
+        if doubt and Time.from_msg(transform.header.stamp).nanoseconds:
+            raise TransformError(
+                f"no transform from {source!r} to {self.target_frame!r} at the image's time: "
+                f"{doubt}, and the frames move; let the camera's driver stamp its images"
+            )
         self._given_up.pop(source, None)
         return transform
 

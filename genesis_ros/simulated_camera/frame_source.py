@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 from abc import ABC, abstractmethod
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -27,6 +27,8 @@ class SourceFrame:
     """(3, 3) pinhole matrix in pixels, None where the source does not know it."""
     depth: NDArray[np.float32] | None = None
     """(H, W) [m] along the optical axis, 0 where unknown; None where the source has none."""
+    distortion: tuple[str, Sequence[float]] | None = None
+    """The lens's model and coefficients as in a CameraInfo; None: the image has no distortion."""
 
 
 class FrameSource(ABC):

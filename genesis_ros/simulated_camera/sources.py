@@ -18,6 +18,8 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
+from genesis_bags.decoding.declared_size import declared_size
+from genesis_bags.decoding.images import MAX_DECODED_PIXELS
 from genesis_bags.decoding.intensity import IntensityStretch
 from genesis_bags.decoding.jpeg import whole_jpeg
 from genesis_bags.reader import Warn, is_bag
@@ -34,12 +36,18 @@ TABLETOP_CLIP = Path(__file__).parents[1] / "data" / "tabletop.mp4"
 #: The depth of its frames, as scripts/record_clip.py writes it.
 CLIP_DEPTH = TABLETOP_CLIP.with_name("tabletop_depth.npz")
 
+_FILE_PERIOD = 0.1  # s between image files, which have no times: the camera's default rate
+_LEAST_LOST, _LEAST_SHARE_LOST = 0.5, 0.02  # s and share of a video; containers may round so much
+
 
 # --- image files -----------------------------------------------------------------------------
 
 
 class FolderSource(FrameSource):
-    """Image files in the given order. A file that cannot be decoded is named once and skipped."""
+    """Image files in the given order. A file that cannot be decoded is named once and skipped.
+
+    Those of 16 bits are brought to 8 as a camera's images are: alike from file to file.
+    """
 
     def __init__(self, paths: Sequence[Path], description: str, warn: Warn) -> None:
         self.description = description
@@ -48,9 +56,10 @@ class FolderSource(FrameSource):
         self._reported: set[Path] = set()
 
     def frames(self, epoch: int = 0) -> Iterator[SourceFrame]:
-        for path in self._paths:
+        stretch = IntensityStretch()
+        for index, path in enumerate(self._paths):
             try:
-                image = read_image(path)
+                image = read_image(path, stretch, index * _FILE_PERIOD)
             except (OSError, ValueError) as error:
                 if path not in self._reported:
                     self._reported.add(path)
@@ -59,13 +68,19 @@ class FolderSource(FrameSource):
             yield SourceFrame(image, path.name)
 
 
-def read_image(path: Path) -> NDArray[np.uint8]:
+def read_image(
+    path: Path, stretch: IntensityStretch | None = None, seconds: float = 0.0
+) -> NDArray[np.uint8]:
     """Decode an image file to (H, W, 3) uint8 RGB.
+
+    Args:
+        stretch: of the images before this one, if it is one of several.
+        seconds: when it was taken.
 
     Raises:
         OSError: the file cannot be read.
-        ValueError: it is no image, is cut off, or holds depth (one channel of 16 bit or float), or
-            colours that are not of 8 or 16 bit.
+        ValueError: it is no image, is cut off or too large, or holds depth (one channel of 16 bit
+            or float), or colours that are not of 8 or 16 bit.
     """
     content = path.read_bytes()
     if not content:
@@ -73,12 +88,21 @@ def read_image(path: Path) -> NDArray[np.uint8]:
     data = whole_jpeg(content)
     if data is None:
         raise ValueError("the JPEG is cut off")
+    size = declared_size(data)
+    if size is not None and size[0] * size[1] > MAX_DECODED_PIXELS:
+        raise ValueError(
+            f"it claims to be an image of {size[0]}x{size[1]}; at most {MAX_DECODED_PIXELS} "
+            "pixels are decoded"
+        )
     buffer = np.frombuffer(data, np.uint8)
-    image = cv2.imdecode(buffer, cv2.IMREAD_COLOR | cv2.IMREAD_ANYDEPTH)
-    if image is None:  # OpenCV makes no three channels of one in a float TIFF
-        image = cv2.imdecode(buffer, cv2.IMREAD_UNCHANGED)
-        if image is not None and image.ndim == 2:
-            image = image[..., np.newaxis].repeat(3, axis=2)
+    try:
+        image = cv2.imdecode(buffer, cv2.IMREAD_COLOR | cv2.IMREAD_ANYDEPTH)
+        if image is None:  # OpenCV makes no three channels of one in a float TIFF
+            image = cv2.imdecode(buffer, cv2.IMREAD_UNCHANGED)
+            if image is not None and image.ndim == 2:
+                image = image[..., np.newaxis].repeat(3, axis=2)
+    except cv2.error as error:
+        raise ValueError(f"not a readable image: {error.err}") from error
     if image is None:
         raise ValueError("not a readable image (corrupt or of an unknown format)")
     if image.dtype != np.uint8:
@@ -88,7 +112,7 @@ def read_image(path: Path) -> NDArray[np.uint8]:
             raise ValueError(
                 f"{image.dtype} image with three channels: colours are expected in 8 or 16 bit"
             )
-        image = IntensityStretch().to_8_bit(image, 0.0, from_zero=True)
+        image = (stretch or IntensityStretch()).to_8_bit(image, seconds, from_zero=True)
     return cv2.cvtColor(image, cv2.COLOR_BGR2RGB)
 
 
@@ -100,12 +124,17 @@ class VideoSource(FrameSource):
 
     Args:
         size: width, height that frames are resized to [px]; None: they keep theirs.
+        warn: told once if it ends before its time.
     """
 
-    def __init__(self, path: Path, size: tuple[int, int] | None = None) -> None:
+    def __init__(
+        self, path: Path, size: tuple[int, int] | None = None, warn: Warn = lambda text: None
+    ) -> None:
         self.description = f"video {path}"
         self._path = path
         self._size = size
+        self._warn = warn
+        self._warned = False
         if not self._open().isOpened():
             raise SourceError(f"{path}: not a video that OpenCV can read")
 
@@ -118,6 +147,7 @@ class VideoSource(FrameSource):
             for index in itertools.count():
                 ok, image = capture.read()
                 if not ok:
+                    self._check_end(capture, index)
                     return
                 image = cv2.cvtColor(image, cv2.COLOR_BGR2RGB)
                 if self._size is not None and (image.shape[1], image.shape[0]) != self._size:
@@ -125,6 +155,20 @@ class VideoSource(FrameSource):
                 yield SourceFrame(image, f"{self._path.name} frame {index}")
         finally:
             capture.release()
+
+    def _check_end(self, capture: cv2.VideoCapture, frames: int) -> None:
+        """Say once that a video ended after fewer frames than its file tells of."""
+        total, rate = capture.get(cv2.CAP_PROP_FRAME_COUNT), capture.get(cv2.CAP_PROP_FPS)
+        if self._warned or total <= 0 or rate <= 0:  # unknown
+            return
+        # By time, as some containers tell their length only, from which OpenCV guesses the frames.
+        length = total / rate
+        shown = capture.get(cv2.CAP_PROP_POS_MSEC) / 1000 + 1 / rate if frames else 0.0
+        if length - shown > max(_LEAST_LOST, _LEAST_SHARE_LOST * length):
+            self._warned = True
+            self._warn(
+                f"{self._path}: ended after {frames} of {total:.0f} frames: cut off or damaged"
+            )
 
 
 class RecordedScenes(VideoSource):
@@ -234,7 +278,7 @@ def open_path(path: str, *, topic: str = "", warn: Warn) -> FrameSource:
     """The source at a path.
 
     Args:
-        path: image folder or file, glob pattern, video file, or bag.
+        path: image folder or file, glob pattern (** for folders at any depth), video file, or bag.
 
     Raises:
         SourceError: there is nothing at `path`, or nothing in it that can be played.
@@ -243,7 +287,8 @@ def open_path(path: str, *, topic: str = "", warn: Warn) -> FrameSource:
         raise SourceError("no path given: name an image folder, a video file or a bag")
     location = Path(path).expanduser()
     if not location.exists():
-        matches = _natural_order(Path(match) for match in glob.glob(str(location)))
+        found = map(Path, glob.glob(str(location), recursive=True))
+        matches = _natural_order(match for match in found if not match.is_dir())
         if not matches:
             raise SourceError(f"{path}: no such file or folder")
         return FolderSource(matches, f"{len(matches)} files matching {path}", warn)
@@ -263,14 +308,14 @@ def open_path(path: str, *, topic: str = "", warn: Warn) -> FrameSource:
         return FolderSource(images, f"{len(images)} image files in {path}", warn)
     if location.suffix.lower() in IMAGE_SUFFIXES:
         return FolderSource([location], f"image {path}", warn)
-    return VideoSource(location)
+    return VideoSource(location, warn=warn)
 
 
 def _natural_order(paths: Iterable[Path]) -> list[Path]:
-    """Sort so that frame 10 comes after frame 9."""
+    """Sort folder by folder, and so that frame 10 comes after frame 9."""
 
-    def key(path: Path) -> list[tuple[int, str]]:
-        parts = re.split(r"(\d+)", path.name)
+    def key(name: str) -> list[tuple[int, str]]:
+        parts = re.split(r"(\d+)", name)
         return [(int(part), "") if part.isdecimal() else (-1, part) for part in parts]
 
-    return sorted(paths, key=key)
+    return sorted(paths, key=lambda path: list(map(key, path.parts)))

@@ -11,14 +11,18 @@ import pickle
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
+import cv2
 import numpy as np
 import pytest
 
 from benchmarks.tracking import DISTURBANCES, FIRST_OBJECT, TruthScenes, bench
+from genesis_core import Perception, PerceptionSettings
+from genesis_core import View as ModelView
 from genesis_core.perception import SceneObject, SceneObjects, Tracker, find_objects
 from genesis_sim import RenderingError, TabletopRenderer
 
 RATE = 12.0
+CLIP = Path(__file__).parents[2] / "genesis_ros/data/tabletop.mp4"
 BACKGROUND = 0
 Boxes = Mapping[int, tuple[int, int, int, int]]  # true label: x, y, width, height
 
@@ -43,11 +47,14 @@ class View:
     def find(self, labels: np.ndarray) -> SceneObjects:
         return find_objects(self.scenes(labels), background_border=self.border)
 
+    def track(self, found: SceneObjects) -> tuple[int, ...]:
+        return self.tracker.update(found, self.now)
+
     def see(self, labels: np.ndarray, step: float = 1 / RATE) -> dict[int, int]:
         """Ids by true label of the next image, `step` seconds later."""
         self.now += step
         found = self.find(labels)
-        ids = self.tracker.update(found, self.now)
+        ids = self.track(found)
         assert len(ids) == len(set(ids)) == len(found.objects) and all(ids)
         return {
             int(np.bincount(labels[found.labels == item.label]).argmax()): track
@@ -374,3 +381,137 @@ def test_benchmark_writes_its_figures(tmp_path: Path) -> None:
     assert list(rows) == ["model", "truth", "dropouts", "merges"]
     assert rows["truth"]["mota"] == rows["truth"]["idf1"] == 1
     assert rows["truth"]["switches"] == 0 < rows["truth"]["object-frames"] <= 18
+
+
+# Colours: what the image shows of an object that lies where another one was.
+
+RED, GREEN, BLUE, GREY, TABLE = (
+    (180, 50, 40),
+    (40, 150, 60),
+    (50, 70, 170),
+    (110,) * 3,
+    (150, 130, 100),
+)
+PAINT = {0: TABLE, 1: (225, 225, 230), 2: RED, 3: GREEN, 4: BLUE}
+
+
+class ColourView(View):
+    """A View of images whose objects are painted."""
+
+    image: np.ndarray | None = None
+
+    def look(
+        self, boxes: Boxes, paint: Mapping[int, tuple[int, ...]] = PAINT, light: float = 1.0
+    ) -> dict[int, int]:
+        """Ids by true label of the next image, a twelfth of a second later."""
+        labels = draw(boxes)
+        colours = np.array([paint.get(label, TABLE) for label in range(labels.max() + 1)])
+        self.image = np.clip(colours[labels] * light, 0, 255).astype(np.uint8)
+        return self.see(labels)
+
+    def track(self, found: SceneObjects) -> tuple[int, ...]:
+        return self.tracker.update(found, self.now, self.image)
+
+
+@pytest.mark.parametrize("tint", ["colour", "grey"])
+def test_differently_coloured_objects_exchange_places(tint: str) -> None:
+    """With latents that do not tell them apart; a mono camera shows brightness only."""
+    paint = PAINT if tint == "colour" else {0: GREY, 2: (30,) * 3, 3: (220,) * 3}
+    view = ColourView(noise=3.0)
+    apart = {2: (40, 40, 20, 20), 3: (64, 40, 20, 20)}
+    for _ in range(3):
+        before = view.look(apart, paint)
+    after = view.look({2: apart[3], 3: apart[2]}, paint)
+    handed_over = {after[2]} & {before[3]} | {after[3]} & {before[2]}
+    assert not handed_over and after[BACKGROUND] == before[BACKGROUND]
+
+
+def test_colours_count_from_the_first_image_that_is_given() -> None:
+    view = ColourView(noise=3.0)
+    before = view.see(draw(STILL))
+    assert view.look(STILL) == before
+    exchanged = view.look({**STILL, 2: STILL[3], 3: STILL[2]})
+    assert exchanged[2] != before[3] and exchanged[3] != before[2]
+
+
+def test_an_object_that_was_hidden_is_not_taken_for_another_colour() -> None:
+    view = ColourView(noise=3.0)
+    before = view.look({2: STILL[2]})
+    view.look({})
+    assert view.look({3: STILL[2]})[3] not in before.values()
+    assert view.look({})[BACKGROUND] == before[BACKGROUND]
+    assert view.look({2: STILL[2]})[2] == before[2]
+
+
+@pytest.mark.parametrize("light", [0.4, 0.7, 1.4])
+def test_ids_outlast_a_change_of_the_light(light: float) -> None:
+    """At once, as a lamp does it, and while one object is hidden."""
+    view = ColourView()
+    before = view.look(STILL)
+    view.look(STILL)
+    hidden = {label: box for label, box in STILL.items() if label != 3}
+    for _ in range(3):
+        during = view.look(hidden, light=light)
+        assert during == {label: track for label, track in before.items() if label != 3}
+    assert view.look(STILL, light=light) == before
+    assert view.look(STILL) == before
+
+
+def test_light_may_change_slowly_while_an_object_is_hidden() -> None:
+    view = ColourView()
+    before = view.look(STILL)
+    hidden = {label: box for label, box in STILL.items() if label != 3}
+    for light in np.linspace(1.0, 0.35, 24):
+        view.look(hidden, light=light)
+    assert view.look(STILL, light=0.35) == before
+
+
+def test_an_arm_sweeps_over_coloured_objects() -> None:
+    """Each has two halves of different colours, of which one shows before the other."""
+    view = ColourView()
+    halves = [(x + w // 2, y, w - w // 2, h) for x, y, w, h in STILL.values()]
+    ids = []
+    for x in [*range(-50, 160, 5)] * 2:
+        labels = draw({**STILL, 1: (x, 0, 40, 110)})
+        colours = np.array([*PAINT.values()])[labels]
+        for left, top, width, height in halves:
+            colours[top : top + height, left : left + width] //= (4, 1, 1)
+        colours[labels == 1] = PAINT[1]
+        view.image = colours.astype(np.uint8)
+        ids.append(view.see(labels))
+    switches, seen = count_switches(iter(ids))
+    assert switches == 0 and seen > 150
+
+
+def test_another_scene_has_other_ids() -> None:
+    view = ColourView(noise=3.0)
+    before = view.look(STILL)
+    view.look(STILL)
+    other = {0: (60, 90, 130), 2: (200, 190, 40), 3: (150, 60, 160), 4: (240, 120, 30)}
+    assert set(view.look(STILL, other).values()).isdisjoint(before.values())
+
+
+def test_an_image_of_another_size_is_refused() -> None:
+    view = View()
+    with pytest.raises(ValueError, match=r"the image is \(60, 80, 3\); expected \(120, 160, 3\)"):
+        view.tracker.update(view.find(draw(STILL)), 0.0, np.zeros((60, 80, 3), np.uint8))
+
+
+@pytest.mark.parametrize("pan", [60, 80, 120])
+def test_the_default_models_ids_outlast_a_pan(pan: int) -> None:
+    """The clip's first image, then what a camera sees that has turned in a fifth of a second."""
+    capture = cv2.VideoCapture(str(CLIP))
+    image = cv2.cvtColor(capture.read()[1], cv2.COLOR_BGR2RGB)
+    capture.release()
+    perception, tracker = Perception(PerceptionSettings(device="cpu")), Tracker()
+    wide = cv2.copyMakeBorder(image, 0, 0, 0, pan, cv2.BORDER_REPLICATE)
+    seen = []
+    for index, left in enumerate((0, 0, 0, pan)):
+        shown = np.ascontiguousarray(wide[:, left : left + image.shape[1]])
+        (result,) = perception([ModelView(shown, tracker=tracker, stamp=0.2 * index)])
+        assert not isinstance(result, Exception)
+        objects = zip(result.found.objects, result.track_ids, strict=True)
+        seen.append(
+            [i for item, i in sorted(objects, key=lambda o: o[0].centroid) if item.kind == "object"]
+        )
+    assert len(seen[-1]) == 3 and seen[-1] == seen[0]

@@ -5,8 +5,10 @@ from __future__ import annotations
 import json
 import shutil
 import sqlite3
+import tempfile
 from collections.abc import Callable
 from contextlib import closing
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +16,7 @@ import cv2
 import numpy as np
 import pytest
 import yaml
+import zstandard
 from ament_index_python.packages import get_package_share_directory
 from builtin_interfaces.msg import Time
 from rclpy.serialization import deserialize_message, serialize_message
@@ -35,8 +38,9 @@ from std_msgs.msg import Header, String
 from genesis_bags.reader import BagError, BagMessage, BagReader, BagTopic
 from genesis_ros.bags.writer import STORAGES, BagWriter, LiveBagWriter
 from genesis_ros.messages.images import to_message
+from genesis_ros.messages.intrinsics import read_intrinsics
 from genesis_ros.msg import ObjectMask, ObjectMasks
-from genesis_ros.simulated_camera.frame_source import SourceError, play
+from genesis_ros.simulated_camera.frame_source import SourceError, SourceFrame, play
 from genesis_ros.simulated_camera.sources import open_path
 
 STAMPS = [1_700_000_000_100_000_000 + 100_000_000 * index for index in range(4)]
@@ -134,6 +138,99 @@ def test_compressed_images_with_intrinsics(tmp_path: Path) -> None:
         [frame.image for frame in frames], [picture(index) for index in range(4)]
     )
     np.testing.assert_array_equal(frames[0].intrinsics, matrix)
+
+
+K = np.array([[500.0, 0, 320], [0, 500, 240], [0, 0, 1]])
+P = np.array([[400.0, 0, 310, -40], [0, 400, 230, 0], [0, 0, 1, 0]])
+LENS = [-0.3, 0.1, 0.0, 0.0, 0.0]
+
+
+def played_with(
+    folder: Path, topic: str, info: CameraInfo, size: tuple[int, int] = (480, 640)
+) -> list[SourceFrame]:
+    """The frames of a bag whose camera_info comes after its first image."""
+    black = np.zeros((*size, 3), np.uint8)
+    messages: list[tuple[str, int, Any]] = [
+        (topic, stamp, to_message(black, header(stamp))) for stamp in STAMPS
+    ]
+    messages.insert(1, (f"{topic.rpartition('/')[0]}/camera_info", STAMPS[0] + 1, info))
+    path = record(folder / "bag", messages)
+    return list(play(open_path(str(path), warn=pytest.fail), loop=False))
+
+
+@pytest.mark.parametrize(
+    ("topic", "size", "matrix", "has_distortion"),
+    [
+        ("/eye/image_raw", (480, 640), K, True),
+        ("/eye/image_rect_color", (480, 640), P[:, :3], False),
+        ("/eye/image_raw", (240, 320), [[250, 0, 159.75], [0, 250, 119.75], [0, 0, 1]], True),
+    ],
+)
+def test_intrinsics_are_those_that_the_node_would_take(
+    tmp_path: Path, topic: str, size: tuple[int, int], matrix: Any, has_distortion: bool
+) -> None:
+    """Those of the images before the first camera_info, too."""
+    info = CameraInfo(height=480, width=640, k=K.ravel(), p=P.ravel(), d=LENS)
+    info.distortion_model = "plumb_bob"
+    frames = played_with(tmp_path, topic, info, size)
+    expected = read_intrinsics(info, *size, topic=topic)
+    assert len(frames) == 4
+    for frame in frames:
+        np.testing.assert_allclose(frame.intrinsics, matrix)
+        np.testing.assert_array_equal(frame.intrinsics, expected.matrix)
+        assert (frame.distortion is not None) == has_distortion
+        if frame.distortion is not None:
+            assert (frame.distortion[0], list(frame.distortion[1])) == ("plumb_bob", LENS)
+
+
+def test_a_lens_without_distortion_has_none(tmp_path: Path) -> None:
+    info = CameraInfo(height=480, width=640, k=K.ravel(), d=[0.0] * 5)
+    info.distortion_model = "plumb_bob"
+    assert played_with(tmp_path, "/eye/image_raw", info)[0].distortion is None
+
+
+def test_unusable_intrinsics_are_named_once(tmp_path: Path) -> None:
+    messages: list[tuple[str, int, Any]] = [("/eye/camera_info", STAMPS[0] - 1, CameraInfo())]
+    path = record(tmp_path / "bag", messages + camera_messages())
+    warnings: list[str] = []
+    frames = list(islice(play(open_path(str(path), warn=warnings.append), loop=True), 12))
+    assert all(frame.intrinsics is None for frame in frames)
+    (warning,) = warnings
+    assert f"{path}: playing /eye/image_raw without intrinsics: the camera info has no" in warning
+
+
+def test_a_packed_and_damaged_bag_is_opened_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """However often it is played: it is unpacked once, and each fault is named once."""
+    messages = camera_messages()
+    messages[1][2].encoding = "unheard_of"
+    path = record(tmp_path / "bag", messages)
+    packed = tmp_path / "bag.mcap.zst"
+    packed.write_bytes(zstandard.compress((path / "bag.mcap").read_bytes()[:-100]))
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    warnings: list[str] = []
+    source = open_path(str(packed), warn=warnings.append)
+    unpacked = set(tmp_path.glob("genesis_bag_*"))
+    assert len(unpacked) == 1
+    for epoch in range(3):
+        assert len(list(source.frames(epoch))) == 3
+        assert set(tmp_path.glob("genesis_bag_*")) == unpacked
+    assert len(warnings) == 2
+    assert "damaged" in warnings[0] and "found 4 messages" in warnings[0]
+    assert "unheard_of" in warnings[1]
+    source.close()
+    assert not list(tmp_path.glob("genesis_bag_*"))
+
+
+def test_nothing_stays_of_a_packed_bag_that_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = record(tmp_path / "bag", camera_messages(), compression=CompressionMode.FILE)
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    with pytest.raises(SourceError, match="no image topic '/nope'"):
+        open_path(str(path), topic="/nope", warn=pytest.fail)
+    assert not list(tmp_path.glob("genesis_bag_*"))
 
 
 def test_the_colour_topic_is_taken_unless_another_is_named(tmp_path: Path) -> None:
@@ -368,6 +465,48 @@ def test_a_database_that_was_not_closed(tmp_path: Path, mode: str) -> None:
     (warning,) = warnings
     assert "not closed" in warning
     assert {item: item.read_bytes() for item in killed.iterdir()} == before
+
+
+def killed_recorder(tmp_path: Path) -> Path:
+    """A bag in WAL mode whose last change is in its journal only."""
+    path = record(tmp_path / "bag", camera_messages(), StoragePlugin.SQLITE3)
+    (path / "metadata.yaml").unlink()
+    killed = tmp_path / "killed"
+    with closing(sqlite3.connect(path / "bag.db3")) as database:
+        database.execute("PRAGMA journal_mode=WAL")
+        database.execute("DELETE FROM messages WHERE id = 1")
+        database.commit()
+        shutil.copytree(path, killed)
+    return killed
+
+
+def test_a_read_only_database_that_was_not_closed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    killed = killed_recorder(tmp_path)
+    for file in killed.iterdir():
+        file.chmod(0o444)
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    with BagReader(killed, lambda text: None) as reader:
+        (copy,) = tmp_path.glob("genesis_bag_*/*/*.db3")
+        assert copy.stat().st_mode & 0o200  # root may write anyway
+        assert [item.stamp for item in reader.messages(["/eye/image_raw"])] == STAMPS[1:]
+
+
+def test_a_database_that_cannot_be_completed_gives_what_is_in_it(tmp_path: Path) -> None:
+    """The journal is there, but the file is shorter than its header says."""
+    image = np.zeros((100, 100, 3), np.uint8)
+    stamps = [STAMPS[0] + index for index in range(50)]
+    messages = [("/eye/image_raw", stamp, to_message(image, header(stamp))) for stamp in stamps]
+    path = record(tmp_path / "bag", messages, StoragePlugin.SQLITE3)
+    (path / "metadata.yaml").unlink()
+    file = path / "bag.db3"
+    file.write_bytes(file.read_bytes()[: file.stat().st_size // 2 // 4096 * 4096])
+    (path / "bag.db3-journal").write_bytes(b"\xff" * 4096)
+    warnings: list[str] = []
+    found = received(path, warnings.append)
+    assert 20 <= len(found) <= 25 and found == stamps[: len(found)]
+    assert any("its journal cannot be used" in warning for warning in warnings)
 
 
 def test_bytes_that_are_no_message_are_skipped(tmp_path: Path) -> None:

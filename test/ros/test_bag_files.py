@@ -7,11 +7,13 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import cv2
 import numpy as np
 import pytest
 import yaml
 import zstandard
 from builtin_interfaces.msg import Time
+from mcap.writer import IndexType
 from mcap.writer import Writer as McapWriter
 from rclpy.serialization import serialize_message
 from rosbags.rosbag1 import Writer as Ros1Writer
@@ -224,9 +226,9 @@ def test_a_damaged_ros_1_bag_is_named(tmp_path: Path) -> None:
         pass
 
 
-def mcap(path: Path, profile: str, encoding: str) -> Path:
+def mcap(path: Path, profile: str, encoding: str, **options: Any) -> Path:
     with path.open("wb") as file:
-        writer = McapWriter(file)
+        writer = McapWriter(file, **options)
         writer.start(profile, "another program")
         schema = writer.register_schema("sensor_msgs/msg/Image", "ros2msg", b"")
         channel = writer.register_channel(TOPIC, encoding, schema)
@@ -263,6 +265,135 @@ def test_an_mcap_without_chunks_is_not_damaged(tmp_path: Path, within: bool) -> 
     for topic in (TOPIC, "/other"):
         found = [read_message(item) for item in messages if item.topic.name == topic]
         assert found == [image(number) for number in order]
+
+
+WITHOUT_MESSAGE_INDEX = IndexType.ALL & ~IndexType.MESSAGE
+NOT_REPEATED = {"repeat_channels": False, "repeat_schemas": False}
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"index_types": IndexType.NONE},
+        {"index_types": WITHOUT_MESSAGE_INDEX},
+        {"index_types": WITHOUT_MESSAGE_INDEX, "use_statistics": False},
+        {"index_types": IndexType.ALL & ~IndexType.CHUNK},
+        {"use_statistics": False},
+        {"use_summary_offsets": False},
+        {"repeat_channels": False},
+        {"repeat_schemas": False},
+        {**NOT_REPEATED, "index_types": WITHOUT_MESSAGE_INDEX},
+        {**NOT_REPEATED, "use_statistics": False},
+        {**NOT_REPEATED, "use_statistics": False, "index_types": IndexType.NONE},
+        {"use_chunking": False},
+        {"use_chunking": False, "repeat_channels": False},
+        {"enable_crcs": False},
+    ],
+    ids=str,
+)
+def test_what_an_mcap_may_leave_out_is_no_damage(tmp_path: Path, options: dict[str, Any]) -> None:
+    """All of these are options of rosbag2_storage_mcap."""
+    path = mcap(tmp_path / "bag.mcap", "ros2", "cdr", chunk_size=100, **options)
+    assert read(path) == ""
+    with BagReader(path, pytest.fail) as reader:
+        assert reader.topics[TOPIC].type == "sensor_msgs/msg/Image"
+        assert [read_message(item) for item in reader.first(TOPIC, 2)] == [image(0), image(1)]
+
+
+def test_messages_that_are_counted_but_not_there_are_damage(tmp_path: Path) -> None:
+    path = mcap(tmp_path / "bag.mcap", "ros2", "cdr", chunk_size=100,
+                index_types=WITHOUT_MESSAGE_INDEX, enable_crcs=False)  # fmt: skip
+    content = path.read_bytes()
+    second = content.index(b"\x28\xb5\x2f\xfd", content.index(b"\x28\xb5\x2f\xfd") + 1)
+    path.write_bytes(content[:second] + b"\xff" * 4 + content[second + 4 :])
+    said: list[str] = []
+    with BagReader(path, said.append) as reader:
+        messages = [read_message(item) for item in reader.messages([TOPIC])]
+        assert reader.damaged
+    assert messages == [image(0), image(2)]
+    assert said == [f"{path}: damaged (its index lacks messages): read 2 of 3 messages"]
+
+
+@pytest.mark.parametrize("storage", STORAGES)
+@pytest.mark.parametrize("broken", ["neither", "packed", "unpacked"])
+def test_a_packed_copy_beside_its_original(tmp_path: Path, storage: str, broken: str) -> None:
+    bag = record(tmp_path / "bag", storage)
+    (bag / "metadata.yaml").unlink()
+    (file,) = bag.iterdir()
+    packed = bag / f"{file.name}.zstd"
+    packed.write_bytes(zstandard.compress(file.read_bytes()))
+    taken, left = (packed, file) if broken == "unpacked" else (file, packed)
+    if broken != "neither":
+        content = left.read_bytes()
+        left.write_bytes(content[: len(content) // 2])
+    assert read(bag) == f"{bag}: reading {taken.name}; {left.name} left aside as copies"
+    assert find_bags(tmp_path) == [bag]
+    other = shutil.copy(record(tmp_path / "other") / "other.mcap", bag)
+    assert find_bags(bag) == [taken, Path(other)]
+
+
+DATA_SET = "name: kitchen\nlicense: CC-BY\n"
+
+
+def test_metadata_of_a_data_set_makes_no_bag(tmp_path: Path) -> None:
+    """Of images, of bags, and of storage files that are a recording each."""
+    images = tmp_path / "images"
+    images.mkdir()
+    cv2.imwrite(str(images / "0.png"), PIXELS)
+    bags = [record(tmp_path / "runs" / name) for name in ("one", "two")]
+    files = tmp_path / "files"
+    files.mkdir()
+    for bag in bags:
+        shutil.copy(bag / f"{bag.name}.mcap", files)
+    for folder in (images, tmp_path / "runs", files):
+        (folder / "metadata.yaml").write_text(DATA_SET)
+    assert len(list(open_path(str(images), warn=pytest.fail).frames())) == 1
+    assert find_bags(tmp_path / "runs") == bags
+    assert find_bags(files) == [files / "one.mcap", files / "two.mcap"]
+    (files / "two.mcap").unlink()
+    assert read(files) == ""
+    assert len(list(open_path(str(files), warn=pytest.fail).frames())) == 3
+
+
+@pytest.mark.parametrize("text", ["", "\0" * 100, "a: [", "rosbag2_bagfile_information: {}"])
+def test_unreadable_metadata_beside_storage_files_is_a_bags(tmp_path: Path, text: str) -> None:
+    bag = record(tmp_path / "bag")
+    shutil.copy(bag / "bag.mcap", bag / "other.mcap")
+    (bag / "metadata.yaml").write_text(text)
+    assert find_bags(tmp_path) == [bag]
+
+
+def compress_long(content: bytes) -> bytes:
+    """As `zstd --long=31` does."""
+    parameters = zstandard.ZstdCompressionParameters.from_level(3, window_log=31, enable_ldm=True)
+    compressor = zstandard.ZstdCompressor(compression_params=parameters).compressobj()
+    return compressor.compress(content) + compressor.flush()
+
+
+def test_a_bag_that_was_packed_with_a_long_window(tmp_path: Path) -> None:
+    bag = record(tmp_path / "bag")
+    packed = tmp_path / "bag.mcap.zst"
+    packed.write_bytes(compress_long((bag / "bag.mcap").read_bytes()))
+    assert read(packed) == ""
+
+
+def test_what_cannot_be_unpacked_is_called_so(tmp_path: Path) -> None:
+    packed = tmp_path / "bag.mcap.zst"
+    content = zstandard.compress((record(tmp_path / "bag") / "bag.mcap").read_bytes())
+    packed.write_bytes(content[:8] + b"\xff" * 8 + content[16:])
+    with pytest.raises(BagError) as error, BagReader(packed, pytest.fail):
+        pass
+    assert f"{packed}: cannot be unpacked to its end: zstd decompress error" in str(error.value)
+
+
+def test_an_mcap_of_no_topics_is_an_empty_part(tmp_path: Path) -> None:
+    bag = record(tmp_path / "bag")
+    (bag / "metadata.yaml").unlink()
+    with (bag / "bag_1.mcap").open("wb") as file:
+        writer = McapWriter(file)
+        writer.start("ros2", "another program")
+        writer.finish()
+    assert read(bag) == ""
 
 
 def test_links_in_a_circle_are_not_followed(tmp_path: Path) -> None:

@@ -135,6 +135,39 @@ def test_of_raw_and_compressed_that_with_more_images(
     assert len(list(source.frames())) == 3
 
 
+ZSTD = CompressedImage(format="zstd", data=b"\x28\xb5\x2f\xfd" + bytes(100))
+H264 = CompressedImage(format="h264", data=b"\0\0\0\1\x67" + bytes(100))
+
+
+@pytest.mark.parametrize("other", [("zstd", ZSTD), ("h264", H264)], ids=["zstd", "h264"])
+@pytest.mark.parametrize("taken", [("", COLOUR), ("/compressed", JPEG)], ids=["raw", "compressed"])
+def test_a_transport_that_cannot_be_read_is_no_camera(
+    tmp_path: Path, taken: tuple[str, Any], other: tuple[str, Any]
+) -> None:
+    """Though it has one image more than the other."""
+    topic, unreadable = f"/eye/image_raw{taken[0]}", f"/eye/image_raw/{other[0]}"
+    path = record(tmp_path / "bag", {topic: (taken[1], 3), unreadable: (other[1], 4)})
+    names, left_out = found(path)
+    assert names == [topic]
+    assert list(left_out) == [unreadable]
+    assert f"of format '{other[0]}' are no readable compressed image" in left_out[unreadable]
+    assert len(list(open_path(str(path), warn=pytest.fail).frames())) == 3
+
+
+def test_raw_images_that_cannot_be_read_are_no_cameras(tmp_path: Path) -> None:
+    path = record(tmp_path / "bag", {"/a": (raw("unheard_of"), 4), "/b": (COLOUR, 3)})
+    names, left_out = found(path)
+    assert names == ["/b"]
+    assert "'unheard_of' cannot be used" in left_out["/a"]
+
+
+def test_transports_without_raw_images_are_one_camera(tmp_path: Path) -> None:
+    topics = {"/eye/compressed": (JPEG, 3), "/eye/webp": (compressed("webp", suffix=".webp"), 4)}
+    names, left_out = found(record(tmp_path / "bag", topics))
+    assert names == ["/eye/webp"]
+    assert left_out == {"/eye/compressed": "the images of /eye/webp"}
+
+
 def test_an_unreadable_first_message_does_not_matter(tmp_path: Path) -> None:
     types = get_typestore(Stores.ROS2_JAZZY)
     with Writer(tmp_path / "bag", version=9, storage_plugin=StoragePlugin.MCAP) as writer:

@@ -14,14 +14,18 @@ from typing import Any
 import cv2
 import numpy as np
 import pytest
+import zstandard
 from rcl_interfaces.srv import ListParameters
 from rclpy.executors import SingleThreadedExecutor
 from rclpy.parameter import Parameter
 from sensor_msgs.msg import CameraInfo, CompressedImage, Image
+from std_msgs.msg import Header
 
 from genesis_bags.decoding.depth import depth_metres
 from genesis_bags.decoding.images import to_rgb
 from genesis_ros import camera_node
+from genesis_ros.bags.writer import LiveBagWriter
+from genesis_ros.messages.images import to_message
 from genesis_ros.messages.intrinsics import read_intrinsics
 from genesis_ros.processes.child_process import ChildProcess
 from genesis_ros.simulated_camera.frame_source import FrameSource, SourceFrame
@@ -299,6 +303,52 @@ def test_generated_scenes_come_with_depth(
     np.testing.assert_allclose(depth_metres(depth), expected.depth, atol=0.0006)
     np.testing.assert_array_equal(read_intrinsics(info, 48, 64).matrix, expected.intrinsics)
     assert depth.encoding == "16UC1"
+
+
+@pytest.mark.slow
+def test_a_packed_bag_plays_with_its_lens_and_leaves_nothing(
+    client: Any, start_camera: StartCamera, tmp_path: Path
+) -> None:
+    bag, place = tmp_path / "bag", tmp_path / "tmp"
+    image = to_message(np.zeros((24, 32, 3), np.uint8), Header())
+    info = CameraInfo(height=24, width=32, distortion_model="plumb_bob", d=[-0.3, 0.1, 0, 0, 0])
+    info.k = [30.0, 0, 16, 0, 30, 12, 0, 0, 1]
+    with LiveBagWriter(bag) as writer:
+        for number in range(3):
+            writer.write("/eye/camera_info", info, number + 1)
+            writer.write("/eye/image_raw", image, number + 1)
+    packed = tmp_path / "bag.mcap.zst"
+    packed.write_bytes(zstandard.compress((bag / "bag.mcap").read_bytes()))
+    place.mkdir()
+    camera = start_camera({"TMPDIR": str(place)}, source="path", path=packed, rate=30.0)
+    with client.listen(CameraInfo, "/camera/camera_info") as infos:
+        client.until(lambda: len(infos) > 8, "the bag is played again and again")
+    assert list(place.glob("genesis_bag_*"))
+    assert (infos[-1].distortion_model, list(infos[-1].d)) == ("plumb_bob", [-0.3, 0.1, 0, 0, 0])
+    np.testing.assert_array_equal(infos[-1].k, info.k)
+    os.kill(camera.pid, signal.SIGINT)
+    client.until(ended(camera), "the camera ends on SIGINT")
+    assert camera.exit_status == 0
+    assert not list(place.glob("genesis_bag_*"))
+
+
+@pytest.mark.slow
+def test_nothing_stays_of_a_bag_that_is_being_unpacked(
+    client: Any, start_camera: StartCamera, tmp_path: Path
+) -> None:
+    packed = tmp_path / "bag.mcap.zst"
+    os.mkfifo(packed)  # its other end decides how long it takes
+    place = tmp_path / "tmp"
+    place.mkdir()
+    camera = start_camera({"TMPDIR": str(place)}, source="path", path=packed)
+    with packed.open("wb") as end:
+        end.write(zstandard.compress(bytes(10**6)))
+        end.flush()
+        client.until(lambda: list(place.glob("genesis_bag_*")), "the bag is being unpacked")
+        os.kill(camera.pid, signal.SIGINT)
+        client.until(ended(camera), "the camera ends on SIGINT")
+    assert camera.exit_status == 0
+    assert not list(place.glob("genesis_bag_*"))
 
 
 def test_depth_can_be_left_out(client: Any, start_camera: StartCamera) -> None:

@@ -209,6 +209,26 @@ def test_compressed_16_bit_grey(photo: np.ndarray) -> None:
     np.testing.assert_array_equal(pixels, np.stack([grey] * 3, axis=-1))
 
 
+@pytest.mark.parametrize("target", ["mono8", "mono16"])
+def test_a_jpeg_of_a_bayer_camera_is_grey(photo: np.ndarray, target: str) -> None:
+    """compressed_image_transport makes grey of the mosaic, and names that after the source."""
+    grey = cv2.cvtColor(photo, cv2.COLOR_RGB2GRAY)
+    file = encode_file(grey, ".jpg")
+    pixels = to_rgb(compressed(file, f"bayer_rggb8; jpeg compressed {target}"))
+    np.testing.assert_array_equal(pixels, to_rgb(compressed(file, "mono8; jpeg compressed mono8")))
+    assert (pixels == pixels[..., :1]).all()
+
+
+@pytest.mark.parametrize("target", ["", "png compressed bayer_grbg8"])
+def test_a_mosaic_is_one_unless_its_format_says_otherwise(
+    photo: np.ndarray, encode: Encode, target: str
+) -> None:
+    raw = encode(photo, "bayer_grbg8")
+    mosaic = np.frombuffer(raw.data, np.uint8).reshape(photo.shape[:2])
+    pixels = to_rgb(compressed(encode_file(mosaic, ".png"), f"bayer_grbg8; {target}"))
+    np.testing.assert_array_equal(pixels, to_rgb(raw))
+
+
 def test_compressed_bayer_mosaic(photo: np.ndarray, encode: Encode) -> None:
     raw = encode(photo, "bayer_grbg8")
     mosaic = np.frombuffer(raw.data, np.uint8).reshape(photo.shape[:2])

@@ -26,6 +26,7 @@ from genesis_bags.decoding.pixels import mono8_pixels
 from genesis_ros.demo.planner import IMAGE_TOPIC, TOPICS, Planner
 from genesis_ros.masks import label_image
 from genesis_ros.msg import ObjectMasks
+from genesis_sim.modes import SCENE_MODES
 
 FRAMES = 6
 COLOURS = [(200, 30, 30), (30, 200, 30), (30, 30, 200), (200, 200, 30)]
@@ -256,6 +257,12 @@ def test_wrong_arguments_are_told_at_once(tmp_path: Path) -> None:
         assert demo.returncode == status
         assert text in errors
         assert "Traceback" not in errors
+
+
+def test_the_help_names_every_kind_of_scenes() -> None:
+    command = [sys.executable, "-m", "genesis_ros.demo", "--help"]
+    output = subprocess.run(command, capture_output=True, text=True, check=True).stdout
+    assert set(SCENE_MODES) <= set(re.findall(r"\w+", output))
 
 
 @pytest.mark.slow

@@ -9,7 +9,7 @@ from sensor_msgs.msg import CameraInfo, RegionOfInterest
 from genesis_bags.decoding.intrinsics import choose_matrix, intrinsics_fault, is_rectified
 from genesis_bags.decoding.pixels import ImageError
 from genesis_core.perception import depth
-from genesis_core.perception.lens import Distortion
+from genesis_core.perception.lens import Distortion, pixel_rays
 from genesis_ros.messages.intrinsics import read_intrinsics
 
 K = [600.0, 0, 319.5, 0, 610.0, 239.5, 0, 0, 1.0]
@@ -128,6 +128,33 @@ def test_distortion_models(model: str, count: int) -> None:
     values = [0.1 * (index + 1) for index in range(count)]
     camera = read_intrinsics(calibrated(d=values, distortion_model=model), 480, 640, topic=RAW)
     assert camera.distortion == Distortion(model, tuple(values))
+
+
+def test_a_fisheye_with_coefficients_of_zero_is_an_ideal_one() -> None:
+    """Its pixels lie as far from the centre as the angle says: a pinhole's do as its tangent."""
+    fisheye = {"k": [250.0, 0, 319.5, 0, 250, 239.5, 0, 0, 1], "distortion_model": "equidistant"}
+    columns = [320, 420, 520, 600]
+    expected = np.tan((np.array(columns) - 319.5) / 250)
+    for d in ([0.0] * 4, [1e-9, 0.0, 0.0, 0.0]):
+        camera = read_intrinsics(camera_info(d=d, **fisheye), 480, 640, topic=RAW)
+        assert camera.choice == "K, equidistant distortion corrected"
+        x = pixel_rays(camera.matrix, camera.distortion, (480, 640)).x[239, columns]
+        np.testing.assert_allclose(x, expected, rtol=1e-3)
+
+
+@pytest.mark.parametrize(
+    ("model", "d"),
+    [("equidistant", []), ("plumb_bob", [0.0] * 5), ("rational_polynomial", [0.0] * 8), ("", [])],
+)
+def test_without_distortion_a_camera_is_a_pinhole(model: str, d: list[float]) -> None:
+    info = calibrated(d=d, distortion_model=model)
+    assert read_intrinsics(info, 480, 640, topic=RAW).distortion is None
+
+
+def test_k_of_a_fisheye_is_not_that_of_its_rectified_images() -> None:
+    info = calibrated(p=[0.0] * 12, d=[0.0] * 4, distortion_model="equidistant")
+    with pytest.raises(ImageError, match="its k is that of a lens with distortion"):
+        read_intrinsics(info, 480, 640, topic=RECTIFIED)
 
 
 @pytest.mark.parametrize(

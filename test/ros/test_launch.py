@@ -27,6 +27,7 @@ from genesis_ros.node.parameters import RULES, NodeSettings, check
 
 ROOT = Path(__file__).resolve().parents[2]
 LAUNCH_FILE = ROOT / "launch" / "perception.launch.py"
+PAGE = ROOT / "docs" / "node.md"
 PARAMETER_FILE = ROOT / "config" / "perception.yaml"
 
 LAUNCH = Path(__file__).with_name("launch_it.py")
@@ -72,8 +73,8 @@ def test_launch_file_starts_installed_executables() -> None:
         if keyword.arg == "executable" and isinstance(keyword.value, ast.Constant)
     }
     (installed,) = re.findall(r"foreach\(node (.*?)\)", (ROOT / "CMakeLists.txt").read_text())
-    assert started == {"perception_node", "camera_node"}
-    assert started <= set(installed.split())
+    assert started == {"perception_node", "camera_node", "rviz2"}
+    assert started - {"rviz2"} <= set(installed.split())
 
 
 @pytest.fixture
@@ -101,14 +102,16 @@ def spin_until(node: Any, ready: list[Any], process: subprocess.Popen[Any], time
 
 @pytest.fixture
 def launch(tmp_path: Path) -> Iterator[Callable[..., subprocess.Popen[Any]]]:
-    """Starts the launch file: launch(*arguments, pushed=namespace); its output is in log.txt."""
+    """Starts a launch file: launch(*arguments, pushed=namespace, file=other); output: log.txt."""
     with ExitStack() as stack:
 
-        def start(*arguments: str, pushed: str = "") -> subprocess.Popen[Any]:
+        def start(
+            *arguments: str, pushed: str = "", file: Path = LAUNCH_FILE
+        ) -> subprocess.Popen[Any]:
             output = stack.enter_context((tmp_path / "log.txt").open("w"))
             process = subprocess.Popen(
-                [sys.executable, LAUNCH, LAUNCH_FILE, pushed, *arguments],
-                env=os.environ | {"ROS_LOG_DIR": str(tmp_path)},
+                [sys.executable, LAUNCH, file, pushed, *arguments],
+                env=os.environ | {"ROS_LOG_DIR": str(tmp_path), "PYTHONUNBUFFERED": "1"},
                 stdout=output,
                 stderr=subprocess.STDOUT,
                 start_new_session=True,
@@ -117,6 +120,16 @@ def launch(tmp_path: Path) -> Iterator[Callable[..., subprocess.Popen[Any]]]:
             return process
 
         yield start
+
+
+def wait_for(process: subprocess.Popen[Any], file: Path, text: str) -> str:
+    """What a launch printed, once it has this text in it."""
+    deadline = time.monotonic() + 90
+    while text not in (log := file.read_text()) and time.monotonic() < deadline:
+        assert process.poll() is None, log
+        time.sleep(0.1)
+    assert text in log, log
+    return log
 
 
 def end(process: subprocess.Popen[Any]) -> None:
@@ -173,16 +186,14 @@ def test_launch_file_starts_camera_and_perception(
 @needs_launch
 def test_launch_arguments_reach_the_node(launch: Any, untrained: Path, tmp_path: Path) -> None:
     process = launch(
-        *("autostart:=false", "use_sim_time:=true", "log_level:=debug", "device:=cpu"),
-        *(f"checkpoint:={untrained}", "respawn:=true"),
+        *("autostart:=False", "use_sim_time:=True", "log_level:=DEBUG", "device:=cpu"),
+        *(f"checkpoint:={untrained}", "respawn:=True", "camera:=False"),  # as Python writes them
     )
     deadline = time.monotonic() + 90
-    log = ""
-    while time.monotonic() < deadline and "waiting for the lifecycle" not in log:
-        time.sleep(0.1)
-        log = (tmp_path / "log.txt").read_text()
+    log = wait_for(process, tmp_path / "log.txt", "waiting for the lifecycle")
     assert "waiting for the lifecycle transition configure" in log
     assert "[DEBUG]" in log and "loading" not in log
+    assert "does nothing" not in log and "has no section" not in log  # nothing to warn of
     # Launch itself notices that the process ended, and starts another.
     (pid,) = set(re.findall(r"process started with pid \[(\d+)\]", log))
     os.kill(int(pid), signal.SIGKILL)
@@ -201,6 +212,109 @@ def test_wrong_launch_arguments_are_refused(launch: Any, tmp_path: Path) -> None
 
 
 @needs_launch
+def test_parameters_in_place_of_arguments_are_named(launch: Any, tmp_path: Path) -> None:
+    """Launch itself drops them without a word."""
+    process = launch("image_topics:=/x", "threads:=2", "autostart:=false", "device:=cpu")
+    log = wait_for(process, tmp_path / "log.txt", "process started")
+    assert "image_topics:=/x does nothing" in log and "write image_topic:=TOPIC" in log
+    assert "threads:=2 does nothing" in log and "params_file:=FILE" in log
+    assert "autostart:=false does" not in log and "device:=cpu does" not in log
+
+
+@needs_launch
+def test_the_parameter_file_is_found_and_has_to_be_there(
+    launch: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """bash leaves the ~ of params_file:=~/my.yaml alone; launch_ros would go on with defaults."""
+    monkeypatch.setenv("HOME", str(tmp_path))
+    process = launch("params_file:=~/my.yaml")
+    assert process.wait(timeout=60) != 0
+    log = (tmp_path / "log.txt").read_text()
+    assert "params_file:=~/my.yaml: there is no such file" in log and "started" not in log
+    (tmp_path / "my.yaml").write_text("/**: {ros__parameters: {checkpoint: /absent.safetensors}}")
+    process = launch("params_file:=~/my.yaml", "device:=cpu")
+    log = wait_for(process, tmp_path / "log.txt", "/absent.safetensors")
+    assert "has no section" not in log
+
+
+@needs_launch
+def test_a_parameter_file_for_another_node_is_named(launch: Any, tmp_path: Path) -> None:
+    """perception alone is /perception; the section counts that has the node's full name."""
+    file = tmp_path / "my.yaml"
+    file.write_text("perception: {ros__parameters: {threads: 1}}")
+    process = launch(f"params_file:={file}", "autostart:=false")
+    log = wait_for(process, tmp_path / "log.txt", "process started")
+    assert f"{file} has no section for the node /genesis/perception, only for /perception" in log
+    end(process)
+    file.write_text("/robot1/seen/eyes: {ros__parameters: {threads: 1}}")
+    names = ("namespace:=seen", "name:=eyes", "autostart:=false")
+    process = launch(f"params_file:={file}", *names, pushed="robot1")
+    assert "has no section" not in wait_for(process, tmp_path / "log.txt", "process started")
+
+
+@needs_launch
+def test_the_simulated_camera_takes_its_section(launch: Any, tmp_path: Path) -> None:
+    file = tmp_path / "my.yaml"
+    file.write_text(
+        "/genesis/perception: {ros__parameters: {autostart: false}}\n"
+        "/camera/camera: {ros__parameters: {rate: 3.0}}\n"
+    )
+    process = launch(f"params_file:={file}", "camera:=true")
+    wait_for(process, tmp_path / "log.txt", "3 Hz on /camera/image_raw")
+    wait_for(process, tmp_path / "log.txt", "waiting for the lifecycle")
+
+
+@needs_launch
+def test_rviz_is_started_if_asked_for(
+    launch: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """An installed package rviz2, whose executable prints its arguments."""
+    prefix = tmp_path / "rviz2"
+    index = prefix / "share" / "ament_index" / "resource_index" / "packages"
+    index.mkdir(parents=True)
+    (index / "rviz2").touch()
+    executable = prefix / "lib" / "rviz2" / "rviz2"
+    executable.parent.mkdir(parents=True)
+    executable.write_text('#!/bin/sh\necho "shown: $@"\n')
+    executable.chmod(0o755)
+    found = os.environ.get("AMENT_PREFIX_PATH", "")
+    monkeypatch.setenv("AMENT_PREFIX_PATH", f"{prefix}{os.pathsep}{found}")
+    process = launch("rviz:=True", "autostart:=false")
+    assert "shown: -d " in wait_for(process, tmp_path / "log.txt", "perception.rviz")
+    end(process)
+    process = launch("autostart:=false")
+    assert "shown" not in wait_for(process, tmp_path / "log.txt", "process started")
+
+
+PARENT = """
+from launch import LaunchDescription
+from launch.actions import DeclareLaunchArgument, IncludeLaunchDescription
+from launch.launch_description_sources import PythonLaunchDescriptionSource
+
+def generate_launch_description():
+    return LaunchDescription([
+        DeclareLaunchArgument("camera", default_value="d435"),
+        DeclareLaunchArgument("name", default_value="bringup"),
+        DeclareLaunchArgument("params_file", default_value="nav2_params.yaml"),
+        IncludeLaunchDescription(PythonLaunchDescriptionSource("EXAMPLE")),
+    ])
+"""
+
+
+@needs_launch
+def test_the_documented_launch_file_works_below_others(launch: Any, tmp_path: Path) -> None:
+    """Launch hands the parents' arguments down, and theirs have other meanings."""
+    (example,) = re.findall(r"^```python\n(from launch .*?)^```", PAGE.read_text(), re.S | re.M)
+    (tmp_path / "example.launch.py").write_text(example)
+    parent = tmp_path / "parent.launch.py"
+    parent.write_text(PARENT.replace("EXAMPLE", str(tmp_path / "example.launch.py")))
+    process = launch("autostart:=false", "device:=cpu", file=parent)
+    log = wait_for(process, tmp_path / "log.txt", "waiting for the lifecycle")
+    assert "[robot1.genesis.perception]" in log
+    assert "has no section" not in log
+
+
+@needs_launch
 def test_choices_and_documentation_are_complete() -> None:
     """`--show-args` names every argument with its meaning; docs/node.md names them, too."""
     spec = importlib.util.spec_from_file_location("perception_launch", LAUNCH_FILE)
@@ -211,7 +325,7 @@ def test_choices_and_documentation_are_complete() -> None:
         assert set(module.CHOICES[name]) == set(RULES[name].choices)
     for device in module.CHOICES["device"]:
         assert check("device", device) == device
-    page = (ROOT / "docs" / "node.md").read_text()
+    page = PAGE.read_text()
     for argument in module.generate_launch_description().get_launch_arguments():
         assert len(argument.description) > 5, argument.name
         assert f"`{argument.name}`" in page, argument.name

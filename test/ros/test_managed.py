@@ -103,17 +103,36 @@ def nav2(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("AMENT_PREFIX_PATH", f"{prefix}{os.pathsep}{found}")
 
 
-@pytest.mark.slow
-@pytest.mark.skipif(
+needs_launch = pytest.mark.skipif(
     importlib.util.find_spec("launch_ros") is None,
     reason="launch and launch_ros come with a ROS installation only",
 )
+
+
+@needs_launch
+def test_a_manager_refuses_respawn(tmp_path: Path) -> None:
+    """Nobody would configure the node that comes back."""
+    result = subprocess.run(
+        [sys.executable, LAUNCH, LAUNCH_FILE, "", "respawn:=True"],
+        env=os.environ | {"ROS_LOG_DIR": str(tmp_path)},
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    printed = result.stdout + result.stderr
+    assert result.returncode != 0 and "respawn:=true is of no use" in printed
+    assert "process started" not in printed
+
+
+@pytest.mark.slow
+@needs_launch
 @pytest.mark.parametrize("pushed", ["", "robot1"])
 def test_the_launch_file_starts_node_and_manager(
     nav2: None, tiny_checkpoint: Path, tmp_path: Path, pushed: str
 ) -> None:
     log = tmp_path / "log.txt"
-    arguments = ["device:=cpu", f"checkpoint:={tiny_checkpoint}", "name:=eyes"]
+    arguments = ["device:=cpu", f"checkpoint:={tiny_checkpoint}", "name:=eyes", "autostart:=True"]
     with log.open("w") as output:
         process = subprocess.Popen(
             [sys.executable, LAUNCH, LAUNCH_FILE, pushed, *arguments],
@@ -129,6 +148,7 @@ def test_the_launch_file_starts_node_and_manager(
             time.sleep(0.1)
         text = log.read_text()
         assert "waiting for the lifecycle transition configure" in text
+        assert "autostart:=true is not passed on to the node" in text
         namespace = ".".join(filter(None, [pushed, "genesis"]))
         assert f"[{namespace}.eyes]: active: listening to" in text
     finally:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from pathlib import Path
 from typing import Any
 
@@ -72,3 +73,35 @@ def test_file_loaded_while_the_node_is_active(
         assert reason.startswith("parameter precision cannot change while the node is configured")
         assert client.get_parameter("/genesis/perception", "overlay_alpha") == 0.75
         assert client.state("/genesis/perception") == "active"
+
+
+@pytest.mark.parametrize(
+    ("content", "reason"),
+    [
+        (None, "Error opening YAML file"),
+        ("image_topics: [/a]\n", "Sequences can only be values"),
+        ("/**:\n  ros__parameters:\n    image_topics: [/a, 3]\n", "should be of same type"),
+        ("/**:\n   ros__parameters:\n     device: cpu\n    threads: 2\n", "near line 4"),
+    ],
+    ids=["missing", "no section", "two types", "indentation"],
+)
+def test_a_file_that_cannot_be_read_ends_the_node_with_one_line(
+    content: str | None, reason: str, node_process: Any, tmp_path: Path
+) -> None:
+    file = tmp_path / "my.yaml"
+    if content is not None:
+        file.write_text(content)
+    with node_process(NODE, tmp_path / "node", None, ("--params-file", str(file))) as process:
+        process.wait_for_log("cannot start")
+        while process.alive:
+            time.sleep(0.05)
+        assert process.exit_status == 1
+        *_, line = process.log.strip().splitlines()  # rcl may have one of its own before
+    assert line.startswith("perception_node cannot start: ") and reason in line
+    assert str(file) in line and "/src/" not in line and "Traceback" not in process.log
+
+
+def test_an_empty_list_is_called_empty(node_process: Any, tmp_path: Path) -> None:
+    given = {"image_topics": []}
+    with node_process(NODE, tmp_path, given) as process:
+        process.wait_for_log("parameter image_topics is empty; expected a list of texts")

@@ -14,6 +14,7 @@ import pytest
 from diagnostic_msgs.msg import DiagnosticArray
 from rclpy.qos import DurabilityPolicy, QoSProfile, ReliabilityPolicy
 from sensor_msgs.msg import CameraInfo, CompressedImage, Image, PointCloud2
+from std_msgs.msg import Header
 
 from genesis_bags.decoding.images import to_rgb
 from genesis_ros.messages.images import to_message
@@ -451,3 +452,51 @@ def test_intrinsics_sent_once(
     assert "incompatible" not in node.log
     # Nor does a driver hear of a subscription that it cannot serve.
     assert client.node.count_subscribers("/topics_test/camera_info") == 1 + latched
+
+
+@pytest.mark.parametrize(
+    ("given", "reason", "remedy"),
+    [
+        (
+            {"depth_topics": ["/topics_test/aligned/image_raw"]},
+            "no depth image yet on /topics_test/aligned/image_raw",
+            "depth images are on /topics_test/depth/image_raw (launch with depth_topic:=...)",
+        ),
+        (
+            {
+                "depth_topics": ["/topics_test/depth/image_raw"],
+                "camera_info_topics": ["/topics_test/none"],
+            },
+            "no camera info yet on /topics_test/none",
+            "camera infos are on /topics_test/depth/camera_info",
+        ),
+    ],
+    ids=["depth", "infos"],
+)
+def test_a_wrong_depth_topic_is_named_once(
+    given: dict[str, list[str]], reason: str, remedy: str, start: Start, client: Any
+) -> None:
+    """In the log, where somebody who launches the node looks; with what there is."""
+    infos = client.publisher(CameraInfo, "/topics_test/depth/camera_info", heard=False)
+    depths = client.publisher(Image, "/topics_test/depth/image_raw", heard=False)
+    process = start(image_topics=[TOPIC], **given)
+    assert f"active: listening to {TOPIC}; depth: {given['depth_topics'][0]}" in process.log
+    images = client.publisher(Image, TOPIC)
+    colour, depth = np.full((48, 64, 3), 90, np.uint8), np.full((48, 64), 1000, np.uint16)
+    warning = f"objects of {TOPIC} get no positions: {reason}; {remedy}"
+
+    def told() -> bool:
+        stamp = client.node.get_clock().now().to_msg()
+        message = to_message(colour, Header(stamp=stamp))
+        images.publish(message)
+        raw = Image(header=message.header, height=48, width=64, encoding="16UC1", step=128)
+        raw.data = array("B", depth.tobytes())
+        depths.publish(raw)
+        infos.publish(CameraInfo(header=message.header, height=48, width=64))
+        client.spin(0.1)
+        return warning in process.log
+
+    client.until(told, "the warning")
+    for _ in range(int(2 * PATIENCE / 0.1)):
+        told()
+    assert process.log.count("get no positions") == 1

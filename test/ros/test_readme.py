@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import signal
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -56,6 +57,26 @@ def test_the_readme_shows_the_example() -> None:
     _, docstring, code = EXAMPLE.read_text().split('"""')
     assert "planner" in docstring
     assert shown_planner().strip() == code.strip()
+
+
+def test_planner_ends_quietly(client: Any, tmp_path: Path) -> None:
+    """At Ctrl-C, before the first masks."""
+    output = tmp_path / "planner.txt"
+    with output.open("w") as file:
+        process = subprocess.Popen(
+            [sys.executable, "-m", "examples.planner"],
+            cwd=ROOT,
+            stdout=file,
+            stderr=subprocess.STDOUT,
+        )
+    try:
+        client.until(lambda: client.node.count_subscribers(MASKS) == 1, "the planner listens")
+        process.send_signal(signal.SIGINT)
+        assert process.wait(20) == 0
+    finally:
+        process.kill()
+        process.wait(20)
+    assert output.read_text() == ""
 
 
 @pytest.mark.slow

@@ -566,7 +566,8 @@ def test_refusals(
         ([text], "no colour images in the bag; it has no images at all"),
         ([masks], "no colour images in the bag; it has /eye/mask_image; choose with --topic"),
         ([pictures, "--topic", "/other"], "no image topic '/other' in the bag; it has /eye/depth,"),
-        ([useless], "there was no usable image"),
+        ([useless], "no colour images in the bag"),
+        ([useless, "--topic", "/eye/image_raw"], "there was no usable image"),
         ([pictures, "--depth-topic", "/no"], "/no is not in the bag; depth needs a sensor_msgs"),
         ([pictures, "--depth-topic", "/eye/depth"], "/eye/camera_info is not in the bag"),
         ([pictures, "--depth-topic", "/a", "--depth-topic", "/b"], "2 times for 1 image topics"),
@@ -609,8 +610,8 @@ def test_wrong_options(
     ("text", "message"),
     [
         ("a: [", "node.yaml"),
-        ("/camera: {ros__parameters: {rate: 3}}", "no ros__parameters for the node perception"),
-        ("perception: {ros__parameters: {fit: 3}}", "parameter fit is 3; expected a text"),
+        ("perception: {ros__parameters: {fit: 3}}", "the node /genesis/perception, only for"),
+        ("/**: {ros__parameters: {fit: 3}}", "parameter fit is 3; expected a text"),
     ],
 )
 def test_wrong_parameter_files(
@@ -635,7 +636,7 @@ def test_the_shipped_parameter_file_and_the_help(tmp_path: Path) -> None:
     assert item.message.model == "tabletop"
     assert "not for bags" not in said
     own = tmp_path / "own.yaml"
-    own.write_text("perception: {ros__parameters: {depth_topics: [/depth], max_slots: 3}}")
+    own.write_text("/**: {ros__parameters: {depth_topics: [/depth], max_slots: 3}}")
     said = segment(source, tmp_path / "other", "--params", own)
     assert f"{own}: ignored depth_topics: not for bags; --topic, --depth-topic and" in said
 

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import struct
 import subprocess
 import sys
+import zlib
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -140,6 +142,21 @@ def test_a_video_plays_again_in_the_size_asked_for(tmp_path: Path) -> None:
     assert small.image.shape == (16, 32, 3)
 
 
+@pytest.mark.parametrize("spoilt", [False, True])
+def test_a_video_that_is_cut_off_or_spoilt_says_so_once(tmp_path: Path, spoilt: bool) -> None:
+    random = np.random.default_rng(0)
+    images = [random.integers(0, 255, (48, 64, 3), np.uint8) for _ in range(40)]
+    path = save_video(tmp_path / "clip.avi", images)
+    content = path.read_bytes()
+    half = len(content) // 2
+    path.write_bytes(content[:half] + (bytes(3000) + content[half + 3000 :] if spoilt else b""))
+    warnings: list[str] = []
+    source = open_path(str(path), warn=warnings.append)
+    frames = [len(list(source.frames(epoch))) for epoch in range(3)]
+    assert 15 < frames[0] < 25 and frames == frames[:1] * 3
+    assert warnings == [f"{path}: ended after {frames[0]} of 40 frames: cut off or damaged"]
+
+
 def test_the_recorded_clip_moves() -> None:
     frames = [frame.image[::8, ::8] for frame in VideoSource(TABLETOP_CLIP).frames()]
     assert len(frames) == 120
@@ -221,6 +238,57 @@ def test_16_bit_colours_of_a_file_are_visible(tmp_path: Path) -> None:
     bright = frame.image[20, 60]
     assert bright[0] > 230
     np.testing.assert_allclose(bright / bright[0], [1, 0.5, 0.25], atol=0.02)
+
+
+def test_16_bit_colours_do_not_flicker_from_file_to_file(tmp_path: Path) -> None:
+    """As those of a bag: one bright thing more does not darken all others."""
+    scene = np.tile(np.linspace(0, 4000, 64), (48, 1))[..., np.newaxis] * [1, 0.9, 0.8]
+    for number in range(4):
+        values = scene.copy()
+        values[:, 60:] += 40 * number
+        save(tmp_path / f"{number}.png", values.astype(np.uint16))
+    source = open_path(str(tmp_path), warn=pytest.fail)
+    frames = [frame.image[:, :50].astype(int) for frame in source.frames()]
+    assert max(np.abs(frame - frames[0]).max() for frame in frames) <= 1
+
+
+def test_a_pattern_plays_folder_by_folder_at_any_depth(tmp_path: Path) -> None:
+    for folder in ("run10/left", "run2", "run9"):
+        (tmp_path / folder).mkdir(parents=True)
+        for number in (10, 2):
+            save(tmp_path / folder / f"{number}.png", colour((number, len(folder), 3)))
+    for pattern, folders in (("run?/*.png", (4, 4)), ("**/*.png", (4, 4, 10)), ("**", (4, 4, 10))):
+        source = open_path(str(tmp_path / pattern), warn=pytest.fail)
+        seen = [tuple(frame.image[0, 0, :2].tolist()) for frame in source.frames()]
+        assert seen == [(number, length) for length in folders for number in (2, 10)], pattern
+
+
+def test_an_image_that_claims_to_be_huge_is_skipped(tmp_path: Path) -> None:
+    def chunk(kind: bytes, data: bytes) -> bytes:
+        checksum = zlib.crc32(kind + data)
+        return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", checksum)
+
+    header = chunk(b"IHDR", struct.pack(">IIBBBBB", 60_000, 60_000, 8, 2, 0, 0, 0))
+    rest = chunk(b"IDAT", zlib.compress(bytes(1000))) + chunk(b"IEND", b"")
+    (tmp_path / "huge.png").write_bytes(b"\x89PNG\r\n\x1a\n" + header + rest)
+    save(tmp_path / "small.png", colour((1, 2, 3)))
+    warnings: list[str] = []
+    frames = list(open_path(str(tmp_path), warn=warnings.append).frames())
+    assert [frame.name for frame in frames] == ["small.png"]
+    (warning,) = warnings
+    assert "huge.png" in warning and "60000x60000" in warning
+
+
+def test_what_opencv_refuses_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Which formats raise depends on how OpenCV was built: EXR does where it is disabled."""
+
+    def refuse(*arguments: object) -> None:
+        raise cv2.error("codec is disabled")
+
+    path = save(tmp_path / "0.png", colour((1, 2, 3)))
+    monkeypatch.setattr(cv2, "imdecode", refuse)
+    with pytest.raises(ValueError, match="not a readable image"):
+        read_image(path)
 
 
 def test_sources_need_neither_ros_nor_torch() -> None:

@@ -177,10 +177,10 @@ class Eye:
         kinds = {INFO: CameraInfo, DEPTH: Image, IMAGE: Image}
         self.publishers = {topic: client.publisher(kind, topic) for topic, kind in kinds.items()}
 
-    def see(self, stamp: float, masks: list[ObjectMasks]) -> ObjectMasks:
-        """Send an image of this time and wait for its masks."""
+    def see(self, stamp: float, masks: list[ObjectMasks], settle: float = 0.3) -> ObjectMasks:
+        """Send an image of this time, so long [s] after its depth, and wait for its masks."""
         before = len(masks)
-        header = self.show(stamp, settle=0.3)
+        header = self.show(stamp, settle)
         self.client.until(lambda: len(masks) > before, "masks")
         assert masks[-1].header == header
         return masks[-1]
@@ -242,6 +242,14 @@ def watch(
     return watch
 
 
+def next_status(client: Any, reports: list[DiagnosticArray]) -> DiagnosticStatus:
+    """The camera's, of a report that is made after now."""
+    reports.clear()
+    client.until(lambda: len(reports) > 1, "diagnostics")
+    (status,) = [item for item in reports[-1].status if item.name.endswith(IMAGE)]
+    return status
+
+
 @pytest.mark.slow
 def test_poses_are_those_of_the_image_s_time(client: Any, watch: Watch) -> None:
     """A camera on an arm that moves: between two transforms lies that of the image."""
@@ -252,14 +260,10 @@ def test_poses_are_those_of_the_image_s_time(client: Any, watch: Watch) -> None:
     ):
 
         def camera_status() -> DiagnosticStatus:
-            """That of a report that is made after now."""
-            reports.clear()
-            client.until(lambda: len(reports) > 1, "diagnostics")
-            (status,) = [item for item in reports[-1].status if item.name.endswith(IMAGE)]
-            return status
+            return next_status(client, reports)
 
         client.spin(0.5)
-        assert targets(eye.see(100.0, masks))[0].position is not None
+        assert targets(eye.see(199.9, masks))[0].position is not None
         status = camera_status()
         assert status.level == DiagnosticStatus.WARN
         assert "no poses: no transform from 'eye_optical' to 'base_link'" in status.message
@@ -330,6 +334,62 @@ def test_masks_wait_for_no_transform(client: Any, watch: Watch) -> None:
 
 
 @pytest.mark.slow
+def test_stamps_that_do_not_say_when_get_no_poses(client: Any, watch: Watch) -> None:
+    """The camera moves: the transform of no other time will do."""
+    with (
+        watch() as (node, send, eye, masks, poses),
+        client.listen(DiagnosticArray, "/diagnostics", heard=False) as reports,
+    ):
+
+        def refused(stamp: float, reason: str) -> None:
+            """An image has positions, no poses, and diagnostics say why."""
+            seen = len(poses)
+            eye.see(stamp, masks, settle=0.05)
+            status = next_status(client, reports)
+            assert targets(masks[-1])[0].position is not None
+            assert status.level == DiagnosticStatus.WARN
+            assert f"'base_link' at the image's time: {reason}, and the frames move" in (
+                status.message
+            )
+            assert len(poses) == seen
+
+        def posed(stamp: float) -> float:
+            """Where along x the object of an image is."""
+            seen, last = len(poses), eye.see(stamp, masks, settle=0.05)
+            client.until(
+                lambda: len(poses) > seen and poses[-1].header.stamp == last.header.stamp, "poses"
+            )
+            return float(poses[-1].objects[0].pose.position.x - 0.8)
+
+        for later in range(8):
+            send("base_link", "eye_optical", (0.1 * later, 0.0, 0.0), FORWARD, 400.0 + later)
+        client.spin(0.5)
+        # As of a simulation that begins, or of a driver without a clock.
+        refused(0.0, "its stamp is 0")
+        node.wait_for_log(f"no poses of {IMAGE}: no transform from 'eye_optical' to 'base_link'")
+        assert posed(401.5) == pytest.approx(0.15, abs=1e-3)
+        refused(400.2, "its stamp does not go on from those before it")
+        for _ in range(2):
+            posed(401.7)
+        refused(401.7, "its stamp stands still")
+        # Time goes on, as it does where somebody had stopped a simulation.
+        eye.see(401.9, masks, settle=0.05)
+        assert posed(402.1) == pytest.approx(0.21, abs=1e-3)
+
+
+@pytest.mark.slow
+def test_static_transforms_hold_whatever_the_stamp(client: Any, watch: Watch) -> None:
+    with watch() as (_, send, eye, masks, poses):
+        send("base_link", "arm", (0.0, 0.0, 1.0), LEVEL)
+        send("arm", "eye_optical", (0.2, 0.0, 0.0), FORWARD)
+        client.spin(0.5)
+        for count in range(1, 5):
+            eye.see(0.0, masks, settle=0.05)
+            client.until(lambda: len(poses) == count, "poses")  # noqa: B023
+        assert poses[-1].objects[0].pose.position.x == pytest.approx(1.0, abs=1e-3)
+
+
+@pytest.mark.slow
 def test_simulated_time_may_start_again(client: Any, watch: Watch) -> None:
     """A bag that is played in a loop: transforms of the round before are forgotten."""
     with watch(use_sim_time=True) as (_, send, eye, masks, poses):
@@ -342,8 +402,12 @@ def test_simulated_time_may_start_again(client: Any, watch: Watch) -> None:
             for later in (0.0, 1.0):
                 send("base_link", "eye_optical", (place, 0.0, 0.0), LEVEL, start + later)
             client.spin(0.5)
-            eye.see(start + 0.5, masks)
-            client.until(lambda: len(poses) > seen, f"poses at {start}")  # noqa: B023
+            eye.see(start + 0.5, masks)  # a stray, for all that is known
+            last = eye.see(start + 0.6, masks)
+            client.until(
+                lambda: len(poses) > seen and poses[-1].header.stamp == last.header.stamp,  # noqa: B023
+                f"poses at {start}",
+            )
             (red,) = targets(masks[-1])
             assert red.position is not None
             found = poses[-1].objects[0].pose.position.x

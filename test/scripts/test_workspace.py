@@ -56,6 +56,12 @@ def test_progress_counts_what_is_collected_and_installed(
     assert workspace.pip_progress(f"{installing}\nSuccessfully installed a b c d\n") == 1
 
 
+def test_a_machine_without_ros_wheels_is_told_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("platform.machine", lambda: "aarch64")
+    with pytest.raises(workspace.WorkspaceError, match=r"aarch64.*x86-64 only.*On a robot"):
+        workspace.check_python()
+
+
 @pytest.mark.parametrize("command", ["setup", "training"])
 def test_what_a_ros_installation_lacks_is_named(command: str) -> None:
     """The interpreter alone, without any site-packages, is one that lacks everything."""

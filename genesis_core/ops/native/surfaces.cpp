@@ -3,8 +3,10 @@
 // rounding.
 
 #include <algorithm>
+#include <array>
 #include <cmath>
 #include <cstdint>
+#include <cstdlib>
 #include <cstring>
 #include <limits>
 #include <vector>
@@ -26,13 +28,31 @@ struct Box {
   int64_t left = std::numeric_limits<int64_t>::max(), top = left, right = -1, bottom = -1, area = 0;
 };
 
-// Pixels of a mask side by side, from begin to before end.
+// Pixels of a mask side by side, from begin to before end, counted through the image.
 struct Run {
-  int64_t begin, end;
+  int64_t y, begin, end;
   int64_t part;  // a run of the same part; the part's first one names itself
   int64_t area;  // of the part, at its first run
 };
 
+// A pixel that is looked at.
+struct Sample {
+  int32_t y, x;  // in the image
+  int32_t n;     // among the samples
+  float depth;
+};
+
+// Neighbours among the samples, bins apart, on a surface that is seen at a low angle.
+struct Slope {
+  int32_t lower, higher;  // bins
+  float rise;             // m
+};
+
+using Point = std::array<double, 3>;
+
+constexpr int64_t kMargin = 2;  // more samples around the others, none of them sure
+constexpr size_t kGuessed = 256;  // points from which the ends of an object are guessed
+constexpr double kBeyond = 0.016;  // share of them at either end of an axis
 constexpr uint64_t kOnes = 0x0101010101010101;  // times a label: eight pixels of it
 
 uint64_t eight(const uint8_t* pixels) {
@@ -61,8 +81,7 @@ std::vector<Box> find_boxes(const Image& image) {
   return boxes;
 }
 
-// An object's pixels, each second, third... row and column of a large one's where these tell enough,
-// and a few around them.
+// An object's pixels. Each second, third... row and column of a large one tells its range of depth.
 template <typename Ray>
 class Surface {
  public:
@@ -74,78 +93,72 @@ class Surface {
   // Writes position, size and centre of the box, three numbers each; false: too few pixels.
   bool measure(uint8_t label, const Box& box, double* result) {
     if (!box.area) return false;
-    const int64_t step =
-        static_cast<int64_t>(std::ceil(std::sqrt(static_cast<double>(box.area) / rules_.samples)));
-    if (measure_each(step, label, box, result)) return true;
+    // One more on each side shows whether depth jumps at the mask's edge.
+    top_ = std::max<int64_t>(box.top - 1, 0);
+    left_ = std::max<int64_t>(box.left - 1, 0);
+    bottom_ = std::min(box.bottom + 2, image_.height);
+    right_ = std::min(box.right + 2, image_.width);
+    find_runs(label, box);
+    drop_fragments();
+    double area = 0;
+    for (const Run& run : runs_) area += static_cast<double>(run.end - run.begin);
+    const int64_t step = static_cast<int64_t>(std::ceil(std::sqrt(area / rules_.samples)));
+    if (!step) return false;
+    if (find_range(step) && describe(result)) return true;
     // Sparse depth: the pixels that are known may lie between those that were looked at.
-    return step > 1 && knows_enough(label, box) && measure_each(1, label, box, result);
+    return step > 1 && find_range(1) && describe(result);
   }
 
  private:
-  // With each second, third... row and column, as step says.
-  bool measure_each(int64_t step, uint8_t label, const Box& box, double* result) {
-    sample(step, label, box);
-    drop_fragments();
-    keep_main_range();
-    return describe(result);
+  static bool is_known(float depth) {
+    return depth > 0 && depth < std::numeric_limits<float>::infinity();
   }
 
-  bool knows_enough(uint8_t label, const Box& box) const {
-    int64_t count = 0;
+  Ray ray_x(int64_t y, int64_t x) const { return rays_x_[y * steps_[0] + x * steps_[1]]; }
+  Ray ray_y(int64_t y, int64_t x) const { return rays_y_[y * steps_[2] + x * steps_[3]]; }
+
+  // The mask, but for pixels that the model of the lens does not reach.
+  void find_runs(uint8_t label, const Box& box) {
+    runs_.clear();
+    const bool reaches = steps_[0] == 0 && steps_[3] == 0;  // no model: every pixel has a ray
     for (int64_t y = box.top; y <= box.bottom; ++y) {
-      for (int64_t n = y * image_.width + box.left; n <= y * image_.width + box.right; ++n) {
-        count += image_.labels[n] == label && is_known(image_.depth[n]);
-      }
-    }
-    return count >= rules_.least_pixels;
-  }
-
-  void sample(int64_t step, uint8_t label, const Box& box) {
-    const int64_t top = std::max<int64_t>(box.top - 1, 0), left = std::max<int64_t>(box.left - 1, 0);
-    const int64_t bottom = std::min(box.bottom + 2, image_.height);
-    const int64_t right = std::min(box.right + 2, image_.width);
-    height_ = (bottom - top + step - 1) / step;
-    width_ = (right - left + step - 1) / step;
-    allowed_ = static_cast<float>(2 * rules_.steepest / (focal_length_ / step));
-    mask_.resize(height_ * width_);
-    depth_.resize(mask_.size());
-    x_.resize(mask_.size());
-    y_.resize(mask_.size());
-    for (int64_t i = 0; i < height_; ++i) {
-      const int64_t y = top + i * step;
-      for (int64_t j = 0; j < width_; ++j) {
-        const int64_t x = left + j * step, n = i * width_ + j;
-        x_[n] = rays_x_[y * steps_[0] + x * steps_[1]];
-        y_[n] = rays_y_[y * steps_[2] + x * steps_[3]];
-        depth_[n] = image_.depth[y * image_.width + x];
-        mask_[n] = image_.labels[y * image_.width + x] == label && std::isfinite(x_[n]) &&
-                   std::isfinite(y_[n]);
+      const uint8_t* row = image_.labels + y * image_.width;
+      const auto inside = [&](int64_t x) {
+        return row[x] == label &&
+               (reaches || (std::isfinite(ray_x(y, x)) && std::isfinite(ray_y(y, x))));
+      };
+      for (int64_t x = box.left, begin; x <= box.right;) {
+        if (!inside(x)) {
+          ++x;
+          continue;
+        }
+        begin = x;
+        if (reaches) {
+          while (x + 8 <= image_.width && eight(row + x) == label * kOnes) x += 8;
+        }
+        while (x <= box.right && inside(x)) ++x;
+        const int64_t start = y * image_.width;
+        runs_.push_back({y, start + begin, start + x, static_cast<int64_t>(runs_.size()), 0});
       }
     }
   }
 
   // Of the parts that hang together, by corners too, only the larger ones stay in the mask.
   void drop_fragments() {
-    runs_.clear();
-    size_t above = 0, above_end = 0;  // the runs of the row above
-    for (int64_t y = 0; y < height_; ++y) {
-      const size_t first = runs_.size();
-      const uint8_t* row = mask_.data() + y * width_;
-      for (int64_t x = 0; x < width_; ++x) {
-        if (!row[x]) continue;
-        Run run{y * width_ + x, 0, static_cast<int64_t>(runs_.size()), 0};
-        while (x < width_ && row[x]) ++x;
-        run.end = y * width_ + x;
-        runs_.push_back(run);
-        // Those above that touch it: one may touch the next run, too.
-        while (above < above_end && runs_[above].end + width_ < run.begin) ++above;
-        for (size_t i = above; i < above_end && runs_[i].begin + width_ <= run.end; ++i) {
-          const int64_t one = root(i), other = root(runs_.size() - 1);
-          runs_[std::max(one, other)].part = std::min(one, other);
-        }
+    size_t above = 0, first = 0;  // a run that may touch this one from above; the row's first
+    int64_t y = -1;
+    for (size_t i = 0; i < runs_.size(); ++i) {
+      if (runs_[i].y != y) {
+        above = runs_[i].y == y + 1 ? first : i;
+        first = i;
+        y = runs_[i].y;
       }
-      above = first;
-      above_end = runs_.size();
+      // Those above that touch it: one may touch the next run, too.
+      while (above < first && runs_[above].end + image_.width < runs_[i].begin) ++above;
+      for (size_t j = above; j < first && runs_[j].begin + image_.width <= runs_[i].end; ++j) {
+        const int64_t one = root(j), other = root(i);
+        runs_[std::max(one, other)].part = std::min(one, other);
+      }
     }
     int64_t largest = 0, parts = 0;
     for (size_t i = 0; i < runs_.size(); ++i) {
@@ -155,10 +168,11 @@ class Surface {
       largest = std::max(largest, part.area);
     }
     if (parts < 2) return;
+    kept_.clear();
     for (size_t i = 0; i < runs_.size(); ++i) {
-      if (runs_[root(i)].area >= rules_.fragment * largest) continue;
-      std::fill(mask_.begin() + runs_[i].begin, mask_.begin() + runs_[i].end, uint8_t{0});
+      if (runs_[root(i)].area >= rules_.fragment * largest) kept_.push_back(runs_[i]);
     }
+    runs_.swap(kept_);
   }
 
   int64_t root(int64_t run) {
@@ -166,63 +180,84 @@ class Surface {
     return run;
   }
 
-  static bool is_known(float depth) {
-    return depth > 0 && depth < std::numeric_limits<float>::infinity();
-  }
-
-  bool known(int64_t n) const { return is_known(depth_[n]); }
-
-  // Whether depth changes more around a pixel than on any surface that a camera can see.
-  bool jumps(int64_t n) const {
-    const int64_t y = n / width_, x = n % width_;
-    float nearest = 1e9f, farthest = 0;
-    for (int64_t v = std::max<int64_t>(y - 1, 0); v <= std::min(y + 1, height_ - 1); ++v) {
-      for (int64_t u = std::max<int64_t>(x - 1, 0); u <= std::min(x + 1, width_ - 1); ++u) {
-        const int64_t other = v * width_ + u;
-        if (!known(other)) continue;
-        nearest = std::min(nearest, depth_[other]);
-        farthest = std::max(farthest, depth_[other]);
+  // Of the object's surface, near_ to far_, from each second, third... row and column, as step says;
+  // false: too few pixels of these are known.
+  bool find_range(int64_t step) {
+    step_ = step;
+    width_ = (right_ - left_ + step - 1) / step + kMargin;
+    height_ = (bottom_ - top_ + step - 1) / step + 2 * kMargin;
+    inside_.clear();
+    for (const Run& run : runs_) {
+      if ((run.y - top_) % step) continue;
+      const int64_t start = run.y * image_.width, row = ((run.y - top_) / step + kMargin) * width_;
+      const int64_t first = (run.begin - start - left_ + step - 1) / step;
+      for (int64_t j = first, x = left_ + j * step; start + x < run.end; ++j, x += step) {
+        const float depth = image_.depth[start + x];
+        if (!is_known(depth)) continue;
+        inside_.push_back({static_cast<int32_t>(run.y), static_cast<int32_t>(x),
+                           static_cast<int32_t>(row + j), depth});
       }
     }
-    return farthest - nearest > std::max(static_cast<float>(rules_.least_jump), nearest * allowed_);
+    if (inside_.size() < rules_.least_pixels) return false;
+    sure_.clear();
+    for (const Sample& sample : inside_) {
+      // Between pixels far apart depth may jump that does not beside them; between pixels side by
+      // side noise may look steep.
+      if (!jumps(sample, step) || (step > 1 && !jumps(sample, 1))) sure_.push_back(sample);
+    }
+    if (sure_.size() < rules_.least_pixels) sure_ = inside_;
+    choose_range(allowed(step) / 2);
+    return true;
   }
 
-  // Leaves the pixels whose depth is known and in the object's own range of depth.
-  void keep_main_range() {
-    pixels_.clear();
-    sure_.clear();
-    for (int64_t n = 0; n < height_ * width_; ++n) {
-      if (!mask_[n] || !known(n)) continue;
-      pixels_.push_back(n);
-      if (!jumps(n)) sure_.push_back(depth_[n]);
+  // Change of depth, per metre of distance, over twice so many pixels of a surface that a camera sees.
+  float allowed(int64_t pixels) const {
+    return static_cast<float>(2 * rules_.steepest / (focal_length_ / static_cast<double>(pixels)));
+  }
+
+  bool is_jump(float nearest, float farthest, float slope) const {
+    return farthest - nearest > std::max(static_cast<float>(rules_.least_jump), nearest * slope);
+  }
+
+  // Whether depth changes more around a pixel than on any surface that a camera can see.
+  bool jumps(const Sample& sample, int64_t step) const {
+    const int64_t y = sample.y, x = sample.x;
+    const int64_t rows[] = {y - step < top_ ? y : y - step, y, y + step < bottom_ ? y + step : y};
+    const int64_t columns[] = {x - step < left_ ? x : x - step, x, x + step < right_ ? x + step : x};
+    float nearest = 1e9f, farthest = 0;
+    for (const int64_t v : rows) {
+      for (const int64_t u : columns) {
+        const float depth = image_.depth[v * image_.width + u];
+        nearest = std::min(nearest, is_known(depth) ? depth : 1e9f);
+        farthest = std::max(farthest, is_known(depth) ? depth : 0.0f);
+      }
     }
-    if (sure_.size() < rules_.least_pixels) {
-      sure_.clear();
-      for (const int64_t n : pixels_) sure_.push_back(depth_[n]);
-    }
-    if (sure_.size() < rules_.least_pixels) return;
-    float near, far;
-    find_range(near, far);
-    const auto outside = [&](int64_t n) { return !(depth_[n] >= near && depth_[n] <= far); };
-    pixels_.erase(std::remove_if(pixels_.begin(), pixels_.end(), outside), pixels_.end());
+    return is_jump(nearest, farthest, allowed(step));
   }
 
   // The range, without a gap in it, that holds most depths; or one before it that holds half as many.
-  void find_range(float& near, float& far) {
-    const auto middle = sure_.begin() + sure_.size() / 2;
-    std::nth_element(sure_.begin(), middle, sure_.end());
+  void choose_range(float slope) {
+    values_.clear();
+    for (const Sample& sample : sure_) values_.push_back(sample.depth);
+    const auto middle = values_.begin() + values_.size() / 2;
+    std::nth_element(values_.begin(), middle, values_.end());
     float median = *middle;
-    if (sure_.size() % 2 == 0) median = (median + *std::max_element(sure_.begin(), middle)) / 2;
-    const double low = *std::min_element(sure_.begin(), sure_.end());
+    if (values_.size() % 2 == 0) median = (median + *std::max_element(values_.begin(), middle)) / 2;
+    const double low = *std::min_element(values_.begin(), values_.end());
     const double width = std::max(rules_.bin * median, rules_.least_bin);
-    const float start = static_cast<float>(low), step = static_cast<float>(width);
+    const float start = static_cast<float>(low), size = static_cast<float>(width);
     const float last = static_cast<float>(rules_.most_bins);
+    bins_.assign(height_ * width_, -1);
+    depth_.resize(bins_.size());
     counts_.clear();
-    for (const float z : sure_) {
-      const size_t bin = static_cast<size_t>(std::min((z - start) / step, last));
-      if (bin >= counts_.size()) counts_.resize(bin + 1, 0);
+    for (const Sample& sample : sure_) {
+      const int32_t bin = static_cast<int32_t>(std::min((sample.depth - start) / size, last));
+      if (bin >= static_cast<int64_t>(counts_.size())) counts_.resize(bin + 1, 0);
       ++counts_[bin];
+      bins_[sample.n] = bin;
+      depth_[sample.n] = sample.depth;
     }
+    find_slopes(slope);
     const double fullest = *std::max_element(counts_.begin(), counts_.end());
     const double least = std::max(1.0, rules_.thin * fullest);
     struct Range {
@@ -231,8 +266,10 @@ class Surface {
     };
     std::vector<Range> ranges;
     bool open = false;
+    int64_t passing = 0;
     for (int64_t i = 0; i < static_cast<int64_t>(counts_.size()); ++i) {
-      if (counts_[i] < least) {
+      passing += between_[i];
+      if (counts_[i] + passing < least) {
         open = false;
         continue;
       }
@@ -245,35 +282,159 @@ class Surface {
     for (const Range& range : ranges) most = std::max(most, range.sum);
     const Range* chosen = ranges.data();
     while (chosen->sum < 0.5 * most) ++chosen;
-    // The range's own ends are thin, too.
-    near = static_cast<float>(low + static_cast<double>(chosen->first - 1) * width);
-    far = static_cast<float>(low + static_cast<double>(chosen->last + 2) * width);
+    // The range's own ends are thin, too; and the next row may be as far away as the one before.
+    double before = 0, after = 0, nearest = 0, farthest = 0;
+    for (const Slope& each : slopes_) {
+      if (each.lower == chosen->first) before += each.rise, ++nearest;
+      if (each.higher == chosen->last) after += each.rise, ++farthest;
+    }
+    before = std::max(width, before / std::max(1.0, nearest));
+    after = std::max(width, after / std::max(1.0, farthest));
+    near_ = static_cast<float>(low + static_cast<double>(chosen->first) * width - before);
+    far_ = static_cast<float>(low + static_cast<double>(chosen->last + 1) * width + after);
   }
 
+  // On a surface that is seen at a low angle neighbours are bins apart: that is no gap. There depth
+  // goes on changing, which it does not beside an edge.
+  void find_slopes(float slope) {
+    slopes_.clear();
+    between_.assign(counts_.size() + 1, 0);
+    for (const Sample& sample : sure_) {
+      add_slope(sample.n, 1, slope);
+      add_slope(sample.n, width_, slope);
+    }
+  }
+
+  void add_slope(int64_t n, int64_t stride, float slope) {
+    const int32_t one = bins_[n], other = bins_[n + stride];
+    if (other == -1 || std::abs(one - other) < 2) return;
+    const float change = rise(n, stride, slope);
+    const auto goes_on = [&](int64_t steps) {
+      const float there = rise(n + steps * stride, stride, slope);
+      return (change < 0 ? -there : there) >= std::abs(change) / 2;
+    };
+    if (change == 0 || !(goes_on(-1) ? goes_on(-2) || goes_on(1) : goes_on(1) && goes_on(2))) return;
+    slopes_.push_back({std::min(one, other), std::max(one, other), std::abs(change)});
+    ++between_[std::min(one, other) + 1];
+    --between_[std::max(one, other)];
+  }
+
+  // From a sample to a neighbour; 0 if depth jumps, or where one of them is not sure.
+  float rise(int64_t n, int64_t stride, float slope) const {
+    if (bins_[n] == -1 || bins_[n + stride] == -1) return 0;
+    const float one = depth_[n], other = depth_[n + stride];
+    return is_jump(std::min(one, other), std::max(one, other), slope) ? 0 : other - one;
+  }
+
+  // From all of the mask's pixels in the range.
   bool describe(double* result) {
-    const int64_t count = static_cast<int64_t>(pixels_.size());
-    if (count < rules_.least_pixels) return false;
-    const int64_t trimmed = static_cast<int64_t>(std::nearbyint(rules_.trim * count));
+    guess_ends();
+    size_t trimmed = collect_ends();
+    if (count_ < rules_.least_pixels) return false;
+    const auto too_short = [&](const std::vector<double>& end) { return end.size() <= trimmed; };
+    if (std::any_of(lower_.begin(), lower_.end(), too_short) ||
+        std::any_of(upper_.begin(), upper_.end(), too_short)) {
+      lower_limit_.fill(std::numeric_limits<double>::infinity());
+      upper_limit_.fill(-std::numeric_limits<double>::infinity());
+      trimmed = collect_ends();
+    }
     for (int axis = 0; axis < 3; ++axis) {
-      axis_.clear();
-      double sum = 0;
-      for (const int64_t n : pixels_) {
-        const double z = depth_[n];
-        const double ray = axis == 0 ? x_[n] : axis == 1 ? y_[n] : 1.0;
-        axis_.push_back(z * ray);
-        sum += axis_.back();
-      }
-      const auto begin = axis_.begin() + trimmed, last = axis_.end() - 1 - trimmed;
-      std::nth_element(axis_.begin(), begin, axis_.end());
-      const double low = *begin;
-      std::nth_element(begin, last, axis_.end());
-      const double high = *last;
-      result[axis] = sum / static_cast<double>(count);
+      std::vector<double>&lower = lower_[axis], &upper = upper_[axis];
+      std::nth_element(lower.begin(), lower.begin() + trimmed, lower.end());
+      std::nth_element(upper.begin(), upper.end() - 1 - trimmed, upper.end());
+      const double low = lower[trimmed], high = upper[upper.size() - 1 - trimmed];
+      result[axis] = sum_[axis] / static_cast<double>(count_);
       result[3 + axis] = high - low;
       result[6 + axis] = (low + high) / 2;
     }
     return true;
   }
+
+  // Few points lie beyond these limits, but more than are trimmed: to sort all would take longer.
+  void guess_ends() {
+    for (auto& end : lower_) end.clear();
+    const size_t each = std::max<size_t>(inside_.size() / kGuessed, 1);
+    for (size_t i = 0; i < inside_.size(); i += each) {
+      const Sample& sample = inside_[i];
+      if (!in_range(sample.depth)) continue;
+      const double z = sample.depth;
+      lower_[0].push_back(z * ray_x(sample.y, sample.x));
+      lower_[1].push_back(z * ray_y(sample.y, sample.x));
+      lower_[2].push_back(z);
+    }
+    const size_t rank = static_cast<size_t>(kBeyond * static_cast<double>(lower_[0].size()));
+    for (int axis = 0; axis < 3 && !lower_[0].empty(); ++axis) {
+      const auto begin = lower_[axis].begin(), end = lower_[axis].end(), last = end - 1 - rank;
+      std::nth_element(begin, begin + rank, end);
+      lower_limit_[axis] = begin[rank];
+      std::nth_element(begin + rank, last, end);
+      upper_limit_[axis] = *last;
+    }
+  }
+
+  // How many points do not count at either end of an axis; sets count_, sum_, lower_ and upper_.
+  size_t collect_ends() {
+    count_ = 0;
+    sum_.fill(0);
+    for (auto& end : lower_) end.clear();
+    for (auto& end : upper_) end.clear();
+    for (const Run& run : runs_) {
+      const int64_t x = run.begin - run.y * image_.width, length = run.end - run.begin;
+      if (static_cast<int64_t>(beyond_.size()) < length + 8) beyond_.resize(length + 8);
+      const float* depth = image_.depth + run.begin;
+      const Ray* rays_x = rays_x_ + run.y * steps_[0] + x * steps_[1];
+      const Ray* rays_y = rays_y_ + run.y * steps_[2] + x * steps_[3];
+      if (steps_[1] == 1 && steps_[3] == 0) {  // no model of a lens: vectors of pixels
+        scan(depth, length, [=](int64_t i) { return rays_x[i]; }, [=](int64_t) { return *rays_y; });
+      } else {
+        const int64_t along_x = steps_[1], along_y = steps_[3];
+        scan(depth, length, [=](int64_t i) { return rays_x[i * along_x]; },
+             [=](int64_t i) { return rays_y[i * along_y]; });
+      }
+      std::memset(beyond_.data() + length, 0, 8);
+      for (int64_t i = 0; i < length; ++i) {
+        if (!eight(beyond_.data() + i)) {
+          i += 7;
+          continue;
+        }
+        if (!beyond_[i]) continue;
+        const double z = image_.depth[run.begin + i];
+        const Point point{z * ray_x(run.y, x + i), z * ray_y(run.y, x + i), z};
+        for (int axis = 0; axis < 3; ++axis) {
+          if (point[axis] <= lower_limit_[axis]) lower_[axis].push_back(point[axis]);
+          if (point[axis] >= upper_limit_[axis]) upper_[axis].push_back(point[axis]);
+        }
+      }
+    }
+    return static_cast<size_t>(std::nearbyint(rules_.trim * static_cast<double>(count_)));
+  }
+
+  // Adds a run's points to count_ and sum_ and says in beyond_ which of them are beyond a limit.
+  template <typename RayX, typename RayY>
+  void scan(const float* depth, int64_t length, RayX ray_x, RayY ray_y) {
+    const float near = near_, far = far_;
+    const Point low = lower_limit_, high = upper_limit_;
+    uint8_t* beyond = beyond_.data();
+    double count = 0, sum_x = 0, sum_y = 0, sum_z = 0;
+#pragma omp simd reduction(+ : count, sum_x, sum_y, sum_z)
+    for (int64_t i = 0; i < length; ++i) {
+      const bool inside = (depth[i] >= near) & (depth[i] <= far);
+      const double z = inside ? depth[i] : 0.0f;
+      const double x = z * ray_x(i), y = z * ray_y(i);
+      count += inside;
+      sum_x += x;
+      sum_y += y;
+      sum_z += z;
+      beyond[i] = inside & ((x <= low[0]) | (x >= high[0]) | (y <= low[1]) | (y >= high[1]) |
+                            (z <= low[2]) | (z >= high[2]));
+    }
+    count_ += static_cast<int64_t>(count);
+    sum_[0] += sum_x;
+    sum_[1] += sum_y;
+    sum_[2] += sum_z;
+  }
+
+  bool in_range(float depth) const { return depth >= near_ && depth <= far_; }
 
   const Rules& rules_;
   const Image& image_;
@@ -281,14 +442,19 @@ class Surface {
   const Ray* rays_y_;
   const int64_t* steps_;
   const double focal_length_;
-  int64_t height_ = 0, width_ = 0;
-  float allowed_ = 0;  // change of depth between neighbours, per metre of distance
-  std::vector<uint8_t> mask_;
-  std::vector<float> depth_, sure_;
-  std::vector<Ray> x_, y_;
-  std::vector<Run> runs_;
-  std::vector<int64_t> pixels_, counts_;
-  std::vector<double> axis_;
+  int64_t top_ = 0, left_ = 0, bottom_ = 0, right_ = 0;  // the mask and a pixel on each side
+  int64_t step_ = 1, height_ = 0, width_ = 0;            // of the samples
+  float near_ = 0, far_ = 0;
+  std::vector<Run> runs_, kept_;
+  std::vector<Sample> inside_, sure_;  // of known depth, and beside no jump
+  std::vector<int32_t> bins_;          // of the samples' depth, -1 where not sure
+  std::vector<float> depth_, values_;
+  std::vector<int64_t> counts_, between_;
+  std::vector<Slope> slopes_;
+  Point sum_{}, lower_limit_{}, upper_limit_{};
+  int64_t count_ = 0;
+  std::vector<uint8_t> beyond_;
+  std::array<std::vector<double>, 3> lower_, upper_;  // points at the ends of each axis
 };
 
 template <typename Ray>

@@ -2,7 +2,8 @@
 
 Buffer and TransformListener have the interface and the rules of the real ones: transforms of a
 frame are kept for ten seconds and interpolated between their times, static ones hold at any time,
-time zero means the newest, a parent is one step nearer to the root.
+time zero means the newest time that all know (which is zero if all are static), a parent is one
+step nearer to the root.
 """
 
 from __future__ import annotations
@@ -76,14 +77,16 @@ class Buffer:
         for frame in (target, source):
             if frame not in parents | self._static.keys() | self._moving.keys():
                 raise LookupException(f'"{frame}" passed to lookupTransform does not exist.')
+        instant = time.nanoseconds or self._newest(target, source)
         (root, to_target), (other, to_source) = (
-            self._to_root(frame, time.nanoseconds) for frame in (target, source)
+            self._to_root(frame, instant) for frame in (target, source)
         )
         if root != other:
             raise ConnectivityException(f"{target} and {source} are not part of the same tree.")
         matrix = np.linalg.inv(to_target) @ to_source
         result = TransformStamped(child_frame_id=source)
-        result.header.frame_id, result.header.stamp = target, time.to_msg()
+        result.header.frame_id = target
+        result.header.stamp = Time(nanoseconds=instant).to_msg()
         result.transform.translation = Vector3(**dict(zip("xyz", matrix[:3, 3], strict=True)))
         result.transform.rotation = _quaternion(matrix[:3, :3])
         return result
@@ -95,6 +98,20 @@ class Buffer:
             matrix = _matrix(step) @ matrix
             frame = step.header.frame_id
         return frame, matrix
+
+    def _newest(self, target: str, source: str) -> int:
+        """The newest time that all moving transforms between two frames know; 0: none moves."""
+        between = self._above(target) ^ self._above(source)
+        moving = between & self._moving.keys() - self._static.keys()
+        return min((_stamp(self._moving[frame][-1]) for frame in moving), default=0)
+
+    def _above(self, frame: str) -> set[str]:
+        """The frame, and all that it hangs on but the root."""
+        found = set()
+        while step := self._static.get(frame) or self._moving.get(frame, [None])[-1]:
+            found.add(frame)
+            frame = step.header.frame_id
+        return found
 
     def _at(self, frame: str, time: int) -> TransformStamped:
         kept = self._moving[frame]
