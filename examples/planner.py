@@ -23,6 +23,6 @@ def on_masks(message: ObjectMasks) -> None:
 
 rclpy.init()
 node = Node("planner")
-node.create_subscription(ObjectMasks, "/genesis/object_masks", on_masks, 5)
 with suppress(KeyboardInterrupt, ExternalShutdownException):  # Ctrl-C
+    node.create_subscription(ObjectMasks, "/genesis/object_masks", on_masks, 5)
     rclpy.spin(node)

@@ -508,7 +508,7 @@ def _unpacked(message: BagMessage) -> BagMessage:
 def _decompress(data: bytes) -> bytes:
     import zstandard
 
-    return zstandard.ZstdDecompressor(max_window_size=_ZSTD_WINDOW).decompressobj().decompress(data)
+    return zstandard.ZstdDecompressor().decompressobj().decompress(data)
 
 
 def _decompress_file(source: Path, target: Path) -> Exception | None:

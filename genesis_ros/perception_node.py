@@ -484,7 +484,7 @@ class PerceptionNode(LifecycleNode):
         return seen
 
     def _publish(self, outputs: Publishers, seen: _Seen) -> None:
-        """Publish what was not recalled; what takes long to make does not hold up a recall."""
+        """Publish what was not recalled; pictures that take long do not hold up a recall."""
         for message in outputs.messages(seen.result, seen.settings.overlay_alpha):
             with self._publishing:
                 if seen.recalls != self._recalls:

@@ -198,7 +198,7 @@ def names_in(path: str) -> list[str]:
     """The sections of a parameter file; none where the node itself is going to complain."""
     try:
         return [name for name, _ in sections(Path(path))]
-    except YAMLError:
+    except (YAMLError, UnicodeDecodeError):
         return []
 
 

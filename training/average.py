@@ -92,6 +92,11 @@ def average(
     # Its own history is, most often, part of the model's.
     others = {name: value for name, value in others.items() if name not in HISTORIES}
     trained |= {"averaged_with": others, "weight": weight}
+    # The scale's logarithm is averaged.
+    scale = trained.get("kernel_scale", 1.0) ** weight
+    scale *= others.get("kernel_scale", 1.0) ** (1 - weight)
+    if "kernel_scale" in trained or scale != 1:
+        trained["kernel_scale"] = scale
     if of_start:
         trained["parts_of_start"] = list(of_start)
     model.metadata = {**model.metadata, "trained": trained}

@@ -308,11 +308,13 @@ def _common_change(changes: Array) -> Array:
     are other objects.
     """
     changes = changes[~np.isnan(changes).any(axis=1)]
-    if len(changes) >= _FEWEST:
+    if len(changes) > 1:
         common: Array = np.median(changes, axis=0)
+        if len(changes) < _FEWEST:
+            common[1:] = 0  # two that change their tint alike are more likely two others
         same = np.count_nonzero(np.linalg.norm(changes, axis=1) <= 1)
         alike = np.count_nonzero(np.linalg.norm(changes - common, axis=1) <= _ALIKE)
-        if alike > same and alike >= _FEWEST and alike > len(changes) / 2:
+        if alike > same and alike >= min(_FEWEST, len(changes)) and alike > len(changes) / 2:
             return common
     return np.zeros(4)
 

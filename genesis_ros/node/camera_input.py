@@ -112,7 +112,8 @@ class CameraInput:
         self.stale = False  # whether its silence has been reported
         self.hangs = False  # whether it has been reported that no image comes to an end
         self.depth_problem: str | None = None  # why the last image got no positions
-        self._unplaced_since: float | None = None  # when the first one in a row got none
+        # When the first and the last image in a row got none [s]; None: the last one got them.
+        self._unplaced: tuple[float, float] | None = None
         self._told_unplaced = False
         self.transform_problem: str | None = None  # why its positions got no further
         # Why the stamp of the newest image that the worker took does not say its time.
@@ -234,15 +235,16 @@ class CameraInput:
 
     def new_lack_of_depth(self, patience: float) -> Lack | None:
         """Why no image got positions for so long [s], if that was not told before."""
-        since, depth = self._unplaced_since, self._depth
-        if since is None or depth is None or self.depth_problem is None:
+        unplaced, reason, depth = self._unplaced, self.depth_problem, self._depth
+        if unplaced is None or reason is None or depth is None:
             self._told_unplaced = False
             return None
         told = self._told_unplaced or depth.intrinsics_problem is not None  # see above
-        if told or time.monotonic() - since < patience:
+        first, last = unplaced
+        if told or last - first < patience:
             return None
         self._told_unplaced = True
-        return Lack(self.depth_problem, images=not depth.has_images, infos=not depth.has_intrinsics)
+        return Lack(reason, images=not depth.has_images, infos=not depth.has_intrinsics)
 
     def registration_problem(self) -> str | None:
         """Why its depth seems not to be registered to its images, for diagnostics."""
@@ -299,10 +301,11 @@ class CameraInput:
         """Keep for diagnostics what became of an image."""
         self._tracked = sum(track_id > 0 for track_id in perceived.track_ids)
         self.depth_problem = perceived.depth_problem
-        if self.depth_problem is None:
-            self._unplaced_since = None
-        elif self._unplaced_since is None:
-            self._unplaced_since = time.monotonic()
+        if perceived.depth_problem is None:
+            self._unplaced = None
+        else:
+            now = time.monotonic()
+            self._unplaced = (now if self._unplaced is None else self._unplaced[0], now)
 
     # In the receiver's thread
 

@@ -82,7 +82,8 @@ class Transforms:
             raise TransformError(
                 f"no transform from {source!r} to {self.target_frame!r} at the image's time: {text}"
             ) from error
-        if doubt and Time.from_msg(transform.header.stamp).nanoseconds:
+        moves = source != self.target_frame and Time.from_msg(transform.header.stamp).nanoseconds
+        if doubt and moves:
             raise TransformError(
                 f"no transform from {source!r} to {self.target_frame!r} at the image's time: "
                 f"{doubt}, and the frames move; let the camera's driver stamp its images"

@@ -26,5 +26,8 @@ def init(program: str, args: list[str] | None) -> None:
     try:
         rclpy.init(args=args, signal_handler_options=SignalHandlerOptions.NO)
     except RuntimeError as error:  # RCLError is one, and private
-        print(f"{program} cannot start: {_PLACES.sub('', str(error))}", file=sys.stderr)
+        text = _PLACES.sub("", str(error))
+        if text.startswith("["):  # of an UnknownROSArgsError: what they are, and nothing more
+            text = f"after --ros-args, rcl does not know {text}"
+        print(f"{program} cannot start: {text}", file=sys.stderr)
         leave(1)

@@ -9,7 +9,7 @@ from pathlib import Path
 from sensor_msgs.msg import CameraInfo
 
 from genesis_bags.decoding.images import ImageReader
-from genesis_bags.decoding.intrinsics import choose_matrix
+from genesis_bags.decoding.intrinsics import choose_matrix, is_distorted
 from genesis_bags.decoding.pixels import ImageError, Pixels
 from genesis_bags.reader import BagError, BagReader, Warn
 from genesis_bags.topics import CAMERA_INFO, LOOKED_AT, colour_topics, image_topics
@@ -107,8 +107,8 @@ class BagSource(FrameSource):
         except ImageError as error:
             self._warn(f"{self._path}: playing {self._topic} without intrinsics: {error}")
             return SourceFrame(image, name)
-        is_distorted = chosen.has_distortion and any(info.d)
-        distortion = (info.distortion_model, info.d) if is_distorted else None
+        distorted = chosen.has_distortion and is_distorted(info)
+        distortion = (info.distortion_model, info.d) if distorted else None
         return SourceFrame(image, name, chosen.matrix, distortion=distortion)
 
     def close(self) -> None:

@@ -167,7 +167,8 @@ class VideoSource(FrameSource):
         if length - shown > max(_LEAST_LOST, _LEAST_SHARE_LOST * length):
             self._warned = True
             self._warn(
-                f"{self._path}: ended after {frames} of {total:.0f} frames: cut off or damaged"
+                f"{self._path}: ended after {frames} of {total:.0f} frames: perhaps cut off or "
+                "damaged"
             )
 
 
@@ -300,6 +301,8 @@ def open_path(path: str, *, topic: str = "", warn: Warn) -> FrameSource:
         images = _natural_order(
             entry for entry in location.iterdir() if entry.suffix.lower() in IMAGE_SUFFIXES
         )
+        if not images and (bags := sorted(entry.name for entry in location.glob("*.bag"))):
+            raise SourceError(f"{path}: a folder of bags ({', '.join(bags)}); give one of them")
         if not images:
             raise SourceError(
                 f"{path}: neither a bag nor a folder of images "

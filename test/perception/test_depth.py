@@ -355,6 +355,23 @@ def test_both_ways_measure_the_same(
 
 
 @pytest.mark.parametrize("way", ["C++"], indirect=True)
+def test_unknown_pixels_are_none_beside_those_at_the_lens(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Some sensors give a millimetre where they know nothing. Both ways."""
+    labels, depth, matrix = rectangle()
+    columns = np.flatnonzero((labels == 1).any(axis=0))
+    count = len(columns)
+    depth[:, columns] = 0
+    depth[:, columns[: count // 5]] = 0.001
+    depth[:, columns[-count // 3 :]] = 1.0
+    (native,) = locate(labels, [1], depth, matrix)
+    monkeypatch.setattr(depth_module, "native_library", lambda *_: None)
+    (found,) = locate(labels, [1], depth, matrix)
+    assert native is not None and found is not None
+    np.testing.assert_allclose(np.stack(native), np.stack(found), rtol=0, atol=1e-9)
+    assert native.position[2] == pytest.approx(0.001)
+
+
+@pytest.mark.parametrize("way", ["C++"], indirect=True)
 @pytest.mark.parametrize("width", [320, 1280])
 @pytest.mark.parametrize("box", BOXES.values(), ids=BOXES)
 def test_both_ways_measure_the_same_at_a_low_angle(

@@ -457,6 +457,15 @@ def test_ids_outlast_a_change_of_the_light(light: float) -> None:
     assert view.look(STILL) == before
 
 
+@pytest.mark.parametrize("light", [0.5, 1.8])
+def test_the_light_of_one_object_changes_with_the_table(light: float) -> None:
+    view = ColourView()
+    alone = {2: STILL[2]}
+    before = view.look(alone)
+    assert view.look(alone, light=light) == before
+    assert view.look(alone) == before
+
+
 def test_light_may_change_slowly_while_an_object_is_hidden() -> None:
     view = ColourView()
     before = view.look(STILL)
@@ -497,7 +506,8 @@ def test_an_image_of_another_size_is_refused() -> None:
         view.tracker.update(view.find(draw(STILL)), 0.0, np.zeros((60, 80, 3), np.uint8))
 
 
-@pytest.mark.parametrize("pan", [60, 80, 120])
+@pytest.mark.slow
+@pytest.mark.parametrize("pan", [80, 120])
 def test_the_default_models_ids_outlast_a_pan(pan: int) -> None:
     """The clip's first image, then what a camera sees that has turned in a fifth of a second."""
     capture = cv2.VideoCapture(str(CLIP))

@@ -189,6 +189,14 @@ def test_a_lens_without_distortion_has_none(tmp_path: Path) -> None:
     assert played_with(tmp_path, "/eye/image_raw", info)[0].distortion is None
 
 
+def test_an_ideal_fisheye_is_one(tmp_path: Path) -> None:
+    info = CameraInfo(height=480, width=640, k=K.ravel(), d=[0.0] * 4)
+    info.distortion_model = "equidistant"
+    distortion = played_with(tmp_path, "/eye/image_raw", info)[0].distortion
+    assert distortion is not None
+    assert (distortion[0], list(distortion[1])) == ("equidistant", [0] * 4)
+
+
 def test_unusable_intrinsics_are_named_once(tmp_path: Path) -> None:
     messages: list[tuple[str, int, Any]] = [("/eye/camera_info", STAMPS[0] - 1, CameraInfo())]
     path = record(tmp_path / "bag", messages + camera_messages())

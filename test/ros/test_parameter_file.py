@@ -101,6 +101,13 @@ def test_a_file_that_cannot_be_read_ends_the_node_with_one_line(
     assert str(file) in line and "/src/" not in line and "Traceback" not in process.log
 
 
+def test_an_argument_that_ros_does_not_know_is_named(node_process: Any, tmp_path: Path) -> None:
+    with node_process(NODE, tmp_path, None, ("--paramfile", "my.yaml")) as process:
+        process.wait_for_log(
+            "perception_node cannot start: after --ros-args, rcl does not know ['--paramfile'"
+        )
+
+
 def test_an_empty_list_is_called_empty(node_process: Any, tmp_path: Path) -> None:
     given = {"image_topics": []}
     with node_process(NODE, tmp_path, given) as process:

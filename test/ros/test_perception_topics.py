@@ -454,6 +454,19 @@ def test_intrinsics_sent_once(
     assert client.node.count_subscribers("/topics_test/camera_info") == 1 + latched
 
 
+def test_one_image_without_depth_is_no_lack(start: Start, client: Any) -> None:
+    """As the first one often is; then the camera rests."""
+    client.publisher(Image, "/topics_test/depth/image_raw", heard=False)
+    process = start(image_topics=[TOPIC], depth_topics=["/topics_test/depth/image_raw"])
+    images = client.publisher(Image, TOPIC)
+    stamp = client.node.get_clock().now().to_msg()
+    with client.listen(ObjectMasks, MASKS) as masks:
+        images.publish(to_message(np.full((48, 64, 3), 90, np.uint8), Header(stamp=stamp)))
+        client.until(lambda: masks, "masks")
+    client.spin(2.5 * PATIENCE)
+    assert "get no positions" not in process.log
+
+
 @pytest.mark.parametrize(
     ("given", "reason", "remedy"),
     [

@@ -109,12 +109,16 @@ def test_a_folder_without_a_readable_image_ends_with_an_error(tmp_path: Path) ->
 
 def test_what_cannot_be_played_is_refused_with_its_name(tmp_path: Path) -> None:
     (tmp_path / "empty").mkdir()
+    (tmp_path / "bags").mkdir()
+    for name in ("two.bag", "one.bag"):
+        (tmp_path / "bags" / name).touch()
     (tmp_path / "text.mp4").write_text("this is no video")
     for path, reason in (
         ("", "no path given"),
         (str(tmp_path / "missing"), "no such file"),
         (str(tmp_path / "*.jpg"), "no such file"),
         (str(tmp_path / "empty"), "neither a bag nor a folder of images"),
+        (str(tmp_path / "bags"), r"a folder of bags \(one.bag, two.bag\); give one of them"),
         (str(tmp_path / "text.mp4"), "not a video"),
     ):
         with pytest.raises(SourceError, match=reason) as error:
@@ -154,7 +158,7 @@ def test_a_video_that_is_cut_off_or_spoilt_says_so_once(tmp_path: Path, spoilt: 
     source = open_path(str(path), warn=warnings.append)
     frames = [len(list(source.frames(epoch))) for epoch in range(3)]
     assert 15 < frames[0] < 25 and frames == frames[:1] * 3
-    assert warnings == [f"{path}: ended after {frames[0]} of 40 frames: cut off or damaged"]
+    assert warnings == [f"{path}: ended after {frames[0]} of 40 frames: perhaps cut off or damaged"]
 
 
 def test_the_recorded_clip_moves() -> None:

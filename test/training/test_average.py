@@ -56,6 +56,8 @@ def test_the_kernel_alone_grows_wider(tmp_path: Path) -> None:
     run(paths[1], paths[1], tmp_path / "wider.safetensors", 1.0, half=False, kernel_scale=2)
     said = load_model(tmp_path / "wider.safetensors").metadata["trained"]
     assert said["kernel_scale"] == pytest.approx(6.6)
+    half = average(load_model(paths[1]), load_model(paths[0]), 0.5)
+    assert half.metadata["trained"]["kernel_scale"] == pytest.approx(3.3**0.5)
     with pytest.raises(ValueError, match="kernel_scale is 0; expected > 0"):
         run(paths[0], paths[0], tmp_path / "none.safetensors", kernel_scale=0)
 

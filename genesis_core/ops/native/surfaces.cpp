@@ -291,6 +291,7 @@ class Surface {
     before = std::max(width, before / std::max(1.0, nearest));
     after = std::max(width, after / std::max(1.0, farthest));
     near_ = static_cast<float>(low + static_cast<double>(chosen->first) * width - before);
+    near_ = std::max(near_, std::numeric_limits<float>::min());  // unknown depth is no distance
     far_ = static_cast<float>(low + static_cast<double>(chosen->last + 1) * width + after);
   }
 
