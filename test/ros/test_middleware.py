@@ -111,7 +111,7 @@ def test_every_launched_node_gets_it() -> None:
         for node in ast.walk(syntax)
         if isinstance(node, ast.Call) and ast.unparse(node.func) == "Node"
     ]
-    assert len(nodes) == 2
+    assert len(nodes) == 3
     for node in nodes:
         arguments = {item.arg: ast.unparse(item.value) for item in node.keywords}
         assert arguments["additional_env"] == "profile_environment(config_file('fastdds.xml'))"

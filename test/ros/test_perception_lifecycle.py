@@ -153,7 +153,7 @@ def test_wrong_settings_are_refused_and_can_be_corrected(
 @pytest.mark.slow
 def test_no_image_topic_and_a_camera_of_too_low_reliability(client: Any, start: Start) -> None:
     node = start(image_topics=[], qos_reliability="reliable")
-    node.wait_for_log("cannot configure: parameter image_topics is None; expected a list of texts")
+    node.wait_for_log("cannot configure: parameter image_topics is empty; expected a list of texts")
     assert client.set_parameter(NODE, "image_topics", [TOPIC]).successful
     assert client.transition(NODE, "configure")
     assert client.transition(NODE, "activate")
