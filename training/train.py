@@ -791,7 +791,6 @@ class Trainer:
         return [loader.dataset for loader in self.loaders]
 
     def _model_metadata(self) -> dict[str, Any]:
-        objective = self.config.objective
         carried = {"stop_threshold": self.stop_threshold} if self.stop_threshold else {}
         published = self.origin.get("encoder_weights")
         return {
@@ -799,20 +798,9 @@ class Trainer:
             **carried,
             "trained": {
                 "steps": self.step,
-                "batch_size": self.config.batch_size,
-                "seed": self.config.seed,
                 "dataset": self._datasets[0].info.get("dataset"),
                 "started_from": self.started_from,
-                "masks_only": objective.masks_only,
-                "mask_supervision": objective.mask_supervision,
-                "overlap_supervision": objective.overlap_supervision,
-                "kind_supervision": objective.kind_supervision,
-                "slot_kind_supervision": objective.slot_kind_supervision,
-                "robot_weight": objective.robot_weight,
-                "region_mixture": objective.region_mixture,
-                "style_noise": objective.style_noise,
-                "texture": self.config.data.augment.texture,
-                "settings": recorded_settings(self.config),
+                **recorded_settings(self.config),
                 **({"encoder_weights": Path(published).name} if published else {}),
                 "git_revision": self.git_revision,
                 "genesis_core": __version__,

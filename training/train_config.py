@@ -33,15 +33,16 @@ FREE_SETTINGS = frozenset(
         "eval_every", "eval_images", "picture_every", "data.path", "data.unlabelled_path",
     }
 )  # fmt: skip
-SAID_ELSEWHERE = frozenset(
-    {
-        "seed", "steps", "batch_size", "objective.masks_only", "objective.mask_supervision",
+NAMED_SETTINGS = {
+    name.rpartition(".")[2]: name
+    for name in (
+        "batch_size", "seed", "objective.masks_only", "objective.mask_supervision",
         "objective.overlap_supervision", "objective.kind_supervision",
         "objective.slot_kind_supervision", "objective.robot_weight", "objective.region_mixture",
         "objective.style_noise", "data.augment.texture",
-    }
-)  # fmt: skip
-"""Entries of their own in "trained" of a checkpoint's metadata."""
+    )
+}  # fmt: skip
+"""Settings that are entries of their own in "trained" of a checkpoint's metadata, by its name."""
 PRECISIONS = ("auto", "fp32", "bf16", "fp16")
 SCHEDULES = ("constant", "cosine", "exponential")
 
@@ -385,17 +386,21 @@ def fixed_settings(config: TrainConfig) -> dict[str, Any]:
 
 
 def recorded_settings(config: TrainConfig) -> dict[str, Any]:
-    """What a checkpoint says of its training, by dotted name: whatever is not the default.
+    """What "trained" of a checkpoint's metadata says of the settings.
 
-    What else it says stands elsewhere in it: the model's settings, how long it was trained, and the
-    objective's best-known terms.
+    The best-known ones by their short names, and in "settings" by dotted name what else is not the
+    default. The model's settings stand elsewhere in a checkpoint, and so do the steps it has taken.
     """
+    given = fixed_settings(config)
     default = _flat(asdict(TrainConfig(model=type(config.model)())))
-    return {
+    elsewhere = {"steps", *NAMED_SETTINGS.values()}
+    others = {
         name: value
-        for name, value in fixed_settings(config).items()
-        if value != default[name] and not name.startswith("model.") and name not in SAID_ELSEWHERE
+        for name, value in given.items()
+        if value != default[name] and not name.startswith("model.") and name not in elsewhere
     }
+    named = {short: given[name] for short, name in NAMED_SETTINGS.items()}
+    return {**named, "settings": others}
 
 
 def changed_settings(saved: dict[str, Any], config: TrainConfig) -> list[str]:

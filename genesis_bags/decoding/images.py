@@ -260,11 +260,10 @@ def _checked_file(message: AnyCompressedImage) -> bytes:
     if not content:
         raise ImageError("empty", f"the compressed image is empty (format {shown(message.format)})")
     size = declared_size(content)
-    if size is not None and size[0] * size[1] > MAX_DECODED_PIXELS:
+    if (fault := size_fault(size)) is not None:
         raise ImageError(
             "too large",
-            f"{len(content)} bytes of format {shown(message.format)} claim to be an image of "
-            f"{size[0]}x{size[1]}; at most {MAX_DECODED_PIXELS} pixels are decoded",
+            f"{len(content)} bytes of format {shown(message.format)} claim to be {fault}",
         )
     whole = whole_jpeg(content)
     if whole is None:
@@ -275,6 +274,17 @@ def _checked_file(message: AnyCompressedImage) -> bytes:
     if size is None:
         raise _unreadable(message)
     return whole
+
+
+def size_fault(size: tuple[int, int] | None) -> str | None:
+    """What an image file claims to be that is not decoded, in words; None: it may be.
+
+    Args:
+        size: its ``declared_size``.
+    """
+    if size is None or size[0] * size[1] <= MAX_DECODED_PIXELS:
+        return None
+    return f"an image of {size[0]}x{size[1]}; at most {MAX_DECODED_PIXELS} pixels are decoded"
 
 
 def _unreadable(message: AnyCompressedImage) -> ImageError:

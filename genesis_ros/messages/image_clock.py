@@ -16,6 +16,7 @@ _BACK = _SECOND  # a stamp further back than this is of another clock, or of a b
 _AHEAD = _SECOND  # and so is one that is further ahead than this and ...
 _HASTE = 1.5  # ... than the time since the last image, times this
 _REPEATS = 2  # in a row: the clock stands still
+_ADVANCES = 2  # new stamps in a row: one that stood still goes on
 _STRAYS = 3  # within the time below: two clocks
 _JITTER = _SECOND // 4  # by which one clock's stamps may differ from times of arrival
 _MEMORY = 10 * _SECOND  # how long what was noticed is taken to hold
@@ -40,6 +41,20 @@ class ImageTime(NamedTuple):
     stands: bool
     restarted: bool = False
     """The source started anew: this and the image before it are the first ones."""
+    goes_on: bool = True
+    """The newest stamps advance, whether or not those before them did."""
+
+    @property
+    def doubt(self) -> str | None:
+        """Why the stamp does not say when the image was taken; None: it does."""
+        if self.stamp == 0:
+            return "its stamp is 0"
+        if not self.reliable:
+            return "its stamp does not go on from those before it"
+        # What stood still may go on, as a simulation does. One that ticks slowly does not.
+        if self.stands and not self.goes_on:
+            return "its stamp stands still"
+        return None
 
 
 class _Moment(NamedTuple):
@@ -67,6 +82,7 @@ class ImageClock:
         self._seconds = 0.0
         self._shift = 0.0  # s from stamps to the times given, while there are two clocks
         self._repeats = 0
+        self._advances = 0  # images in a row whose stamps are not those of the images before
         self._stands_until: int | None = None
         self._strays: deque[_Moment] = deque(maxlen=_STRAYS)
         self._two_clocks_until: int | None = None
@@ -94,7 +110,13 @@ class ImageClock:
             self._seconds = self._at(arrived)
         self._newest = now
         return ImageTime(
-            self._seconds, now.stamp, arrived, reliable, self._holds(self._stands_until), restarted
+            self._seconds,
+            now.stamp,
+            arrived,
+            reliable,
+            stands=self._holds(self._stands_until),
+            restarted=restarted,
+            goes_on=self._advances >= _ADVANCES,
         )
 
     @property
@@ -125,6 +147,7 @@ class ImageClock:
     def _notice_standing(self, now: _Moment) -> None:
         same = self._newest is not None and now.stamp == self._newest.stamp
         self._repeats = self._repeats + 1 if same else 0
+        self._advances = 0 if same else self._advances + 1
         if self._repeats >= _REPEATS:
             self._stands_until = now.arrived + _MEMORY
 

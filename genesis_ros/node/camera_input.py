@@ -34,8 +34,6 @@ from genesis_ros.pipeline import CameraMessage
 
 # The newest only: an image that waits in a queue costs time, and is old when it is taken out.
 _QUEUE = 1
-# In a row, that stamps have to make for a clock that stood still to be believed again.
-_ADVANCES = 2
 
 
 class CameraImage(NamedTuple):
@@ -126,8 +124,6 @@ class CameraInput:
         self._reset_requested = False
         self._tracked = 0
         self._clock = ImageClock()
-        self._stamp = 0  # of the newest image that the worker took [ns]
-        self._advances = 0  # images in a row whose stamps are not those of the images before
         self._reader = ImageReader()
         self._depth: DepthCamera | None = None
         self._frame_id = ""  # of the newest image that the worker took
@@ -272,9 +268,7 @@ class CameraInput:
         """The image with its depth and the camera's tracks."""
         received, stamp = round(image.received * 1e9), image.message.header.stamp
         taken = self._clock.read(stamp, received)
-        self._advances = self._advances + 1 if taken.stamp != self._stamp else 0
-        self._stamp = taken.stamp
-        self.time_doubt = self._doubt(taken)
+        self.time_doubt = taken.doubt
         self._reader.reading = settings.reading()
         self._frame_id = image.message.header.frame_id
         depth = None
@@ -285,17 +279,6 @@ class CameraInput:
         return CameraMessage(
             image.message, received, self.name, depth, self._tracker, taken.seconds, self._reader
         )
-
-    def _doubt(self, taken: ImageTime) -> str | None:
-        """Why the stamp of the newest image does not say when it was taken, or None."""
-        if taken.stamp == 0:
-            return "its stamp is 0"
-        if not taken.reliable:
-            return "its stamp does not go on from those before it"
-        # What stood still may go on, as a simulation does. One that ticks slowly does not.
-        if taken.stands and self._advances < _ADVANCES:
-            return "its stamp stands still"
-        return None
 
     def note(self, perceived: Perceived) -> None:
         """Keep for diagnostics what became of an image."""

@@ -17,7 +17,7 @@ def init(program: str, args: list[str] | None) -> None:
     """Start rclpy for a program that ends on signals by itself (``end_on_signals``).
 
     A parameter file that is missing or no YAML, or a misspelt ROS argument, ends the process with
-    status 1 and one line.
+    status 1 and a line that says so.
 
     Args:
         program: for the message.

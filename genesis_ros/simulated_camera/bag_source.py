@@ -14,7 +14,7 @@ from genesis_bags.decoding.pixels import ImageError, Pixels
 from genesis_bags.reader import BagError, BagReader, Warn
 from genesis_bags.topics import CAMERA_INFO, LOOKED_AT, colour_topics, image_topics
 from genesis_ros.bags.images import READABLE_TYPES, read_message
-from genesis_ros.simulated_camera.frame_source import FrameSource, SourceError, SourceFrame
+from genesis_ros.simulated_camera.frame_source import FrameSource, SourceError, SourceFrame, once
 
 
 class BagSource(FrameSource):
@@ -34,7 +34,7 @@ class BagSource(FrameSource):
 
     def __init__(self, path: Path, topic: str, warn: Warn) -> None:
         self._path = path
-        self._warn = _once(warn)
+        self._warn = once(warn)
         with ExitStack() as stack:
             try:
                 self._reader = stack.enter_context(BagReader(path, self._warn))
@@ -113,15 +113,3 @@ class BagSource(FrameSource):
 
     def close(self) -> None:
         self._held.close()
-
-
-def _once(warn: Warn) -> Warn:
-    """The same, but told of nothing twice."""
-    told: set[str] = set()
-
-    def say(text: str) -> None:
-        if text not in told:
-            told.add(text)
-            warn(text)
-
-    return say

@@ -10,6 +10,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from genesis_bags.reader import Warn
+
 
 class SourceError(ValueError):
     """The source cannot be opened, or has no readable image; the message names it and why."""
@@ -49,6 +51,18 @@ class FrameSource(ABC):
 
     def close(self) -> None:  # noqa: B027 - most sources hold nothing between passes
         """Free what the source holds."""
+
+
+def once(warn: Warn) -> Warn:
+    """The same, but told of nothing twice: sources are played again and again."""
+    told: set[str] = set()
+
+    def say(text: str) -> None:
+        if text not in told:
+            told.add(text)
+            warn(text)
+
+    return say
 
 
 def play(source: FrameSource, *, loop: bool) -> Iterator[SourceFrame]:

@@ -19,11 +19,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from genesis_bags.decoding.declared_size import declared_size
-from genesis_bags.decoding.images import MAX_DECODED_PIXELS
+from genesis_bags.decoding.images import size_fault
 from genesis_bags.decoding.intensity import IntensityStretch
 from genesis_bags.decoding.jpeg import whole_jpeg
 from genesis_bags.reader import Warn, is_bag
-from genesis_ros.simulated_camera.frame_source import FrameSource, SourceError, SourceFrame
+from genesis_ros.simulated_camera.frame_source import FrameSource, SourceError, SourceFrame, once
 
 if TYPE_CHECKING:
     from genesis_sim import Frame
@@ -52,8 +52,7 @@ class FolderSource(FrameSource):
     def __init__(self, paths: Sequence[Path], description: str, warn: Warn) -> None:
         self.description = description
         self._paths = list(paths)
-        self._warn = warn
-        self._reported: set[Path] = set()
+        self._warn = once(warn)
 
     def frames(self, epoch: int = 0) -> Iterator[SourceFrame]:
         stretch = IntensityStretch()
@@ -61,9 +60,7 @@ class FolderSource(FrameSource):
             try:
                 image = read_image(path, stretch, index * _FILE_PERIOD)
             except (OSError, ValueError) as error:
-                if path not in self._reported:
-                    self._reported.add(path)
-                    self._warn(f"skipping {path}: {error}")
+                self._warn(f"skipping {path}: {error}")
                 continue
             yield SourceFrame(image, path.name)
 
@@ -88,12 +85,8 @@ def read_image(
     data = whole_jpeg(content)
     if data is None:
         raise ValueError("the JPEG is cut off")
-    size = declared_size(data)
-    if size is not None and size[0] * size[1] > MAX_DECODED_PIXELS:
-        raise ValueError(
-            f"it claims to be an image of {size[0]}x{size[1]}; at most {MAX_DECODED_PIXELS} "
-            "pixels are decoded"
-        )
+    if (fault := size_fault(declared_size(data))) is not None:
+        raise ValueError(f"it claims to be {fault}")
     buffer = np.frombuffer(data, np.uint8)
     try:
         image = cv2.imdecode(buffer, cv2.IMREAD_COLOR | cv2.IMREAD_ANYDEPTH)
@@ -133,8 +126,7 @@ class VideoSource(FrameSource):
         self.description = f"video {path}"
         self._path = path
         self._size = size
-        self._warn = warn
-        self._warned = False
+        self._warn = once(warn)
         if not self._open().isOpened():
             raise SourceError(f"{path}: not a video that OpenCV can read")
 
@@ -157,15 +149,14 @@ class VideoSource(FrameSource):
             capture.release()
 
     def _check_end(self, capture: cv2.VideoCapture, frames: int) -> None:
-        """Say once that a video ended after fewer frames than its file tells of."""
+        """Say that a video ended after fewer frames than its file tells of."""
         total, rate = capture.get(cv2.CAP_PROP_FRAME_COUNT), capture.get(cv2.CAP_PROP_FPS)
-        if self._warned or total <= 0 or rate <= 0:  # unknown
+        if total <= 0 or rate <= 0:  # unknown
             return
         # By time, as some containers tell their length only, from which OpenCV guesses the frames.
         length = total / rate
         shown = capture.get(cv2.CAP_PROP_POS_MSEC) / 1000 + 1 / rate if frames else 0.0
         if length - shown > max(_LEAST_LOST, _LEAST_SHARE_LOST * length):
-            self._warned = True
             self._warn(
                 f"{self._path}: ended after {frames} of {total:.0f} frames: perhaps cut off or "
                 "damaged"

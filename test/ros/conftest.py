@@ -428,3 +428,22 @@ def standard_messages(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str
 def node_process() -> type[NodeProcess]:
     """The class, for tests and fixtures that start nodes."""
     return NodeProcess
+
+
+@pytest.fixture
+def install(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[str, str, str], None]:
+    """Installs a package with one program, a shell script, where launch looks for packages."""
+
+    def install(package: str, program: str, script: str) -> None:
+        prefix = tmp_path / package
+        index = prefix / "share" / "ament_index" / "resource_index" / "packages"
+        index.mkdir(parents=True)
+        (index / package).touch()
+        executable = prefix / "lib" / package / program
+        executable.parent.mkdir(parents=True)
+        executable.write_text(f"#!/bin/sh\n{script}\n")
+        executable.chmod(0o755)
+        found = os.environ.get("AMENT_PREFIX_PATH", "")
+        monkeypatch.setenv("AMENT_PREFIX_PATH", f"{prefix}{os.pathsep}{found}")
+
+    return install

@@ -266,19 +266,10 @@ def test_the_simulated_camera_takes_its_section(launch: Any, tmp_path: Path) -> 
 
 @needs_launch
 def test_rviz_is_started_if_asked_for(
-    launch: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    launch: Any, tmp_path: Path, install: Callable[[str, str, str], None]
 ) -> None:
     """An installed package rviz2, whose executable prints its arguments."""
-    prefix = tmp_path / "rviz2"
-    index = prefix / "share" / "ament_index" / "resource_index" / "packages"
-    index.mkdir(parents=True)
-    (index / "rviz2").touch()
-    executable = prefix / "lib" / "rviz2" / "rviz2"
-    executable.parent.mkdir(parents=True)
-    executable.write_text('#!/bin/sh\necho "shown: $@"\n')
-    executable.chmod(0o755)
-    found = os.environ.get("AMENT_PREFIX_PATH", "")
-    monkeypatch.setenv("AMENT_PREFIX_PATH", f"{prefix}{os.pathsep}{found}")
+    install("rviz2", "rviz2", 'echo "shown: $@"')
     process = launch("rviz:=True", "autostart:=false")
     assert "shown: -d " in wait_for(process, tmp_path / "log.txt", "perception.rviz")
     end(process)

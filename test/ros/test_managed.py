@@ -9,6 +9,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -89,18 +90,10 @@ def test_launch_file_and_page_say_how() -> None:
 
 
 @pytest.fixture
-def nav2(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def nav2(install: Callable[[str, str, str], None]) -> None:
     """An installed package nav2_lifecycle_manager, whose executable is the stand-in."""
-    prefix = tmp_path / "nav2"
-    index = prefix / "share" / "ament_index" / "resource_index" / "packages"
-    index.mkdir(parents=True)
-    (index / "nav2_lifecycle_manager").touch()
-    executable = prefix / "lib" / "nav2_lifecycle_manager" / "lifecycle_manager"
-    executable.parent.mkdir(parents=True)
-    executable.write_text(f'#!/bin/sh\nexec "{sys.executable}" "{MANAGER}" "$@"\n')
-    executable.chmod(0o755)
-    found = os.environ.get("AMENT_PREFIX_PATH", "")
-    monkeypatch.setenv("AMENT_PREFIX_PATH", f"{prefix}{os.pathsep}{found}")
+    script = f'exec "{sys.executable}" "{MANAGER}" "$@"'
+    install("nav2_lifecycle_manager", "lifecycle_manager", script)
 
 
 needs_launch = pytest.mark.skipif(

@@ -59,16 +59,21 @@ def test_the_readme_shows_the_example() -> None:
     assert shown_planner().strip() == code.strip()
 
 
-def test_planner_ends_quietly(client: Any, tmp_path: Path) -> None:
-    """At Ctrl-C, before the first masks."""
-    output = tmp_path / "planner.txt"
+def start_planner(output: Path) -> subprocess.Popen[bytes]:
+    """The example; what it prints goes into a file."""
     with output.open("w") as file:
-        process = subprocess.Popen(
+        return subprocess.Popen(
             [sys.executable, "-m", "examples.planner"],
             cwd=ROOT,
             stdout=file,
             stderr=subprocess.STDOUT,
         )
+
+
+def test_planner_ends_quietly(client: Any, tmp_path: Path) -> None:
+    """At Ctrl-C, before the first masks."""
+    output = tmp_path / "planner.txt"
+    process = start_planner(output)
     try:
         client.until(lambda: client.node.count_subscribers(MASKS) == 1, "the planner listens")
         process.send_signal(signal.SIGINT)
@@ -83,13 +88,7 @@ def test_planner_ends_quietly(client: Any, tmp_path: Path) -> None:
 def test_planner_picks_the_largest_tracked_object(client: Any, node: Any, tmp_path: Path) -> None:
     output = tmp_path / "planner.txt"
     camera = client.publisher(Image, DEFAULT_TOPIC)
-    with output.open("w") as file:
-        process = subprocess.Popen(
-            [sys.executable, "-m", "examples.planner"],
-            cwd=ROOT,
-            stdout=file,
-            stderr=subprocess.STDOUT,
-        )
+    process = start_planner(output)
     try:
         with client.listen(ObjectMasks, MASKS) as messages:
             client.until(lambda: client.node.count_subscribers(MASKS) == 2, "the planner listens")
