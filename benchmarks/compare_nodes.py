@@ -83,7 +83,12 @@ def _compare(given: argparse.Namespace) -> list[Row]:
         for name, checkout in checkouts.items():
             peers.append(stack.enter_context(_perception(name, checkout, given)))
         topics = {peer.name: (_image_topic(peer.name), _answer_topic(peer.name)) for peer in peers}
-        client = stack.enter_context(image_client(topics, lambda: [peer.check() for peer in peers]))
+
+        def check() -> None:
+            for peer in peers:
+                peer.check()
+
+        client = stack.enter_context(image_client(topics, check))
         for peer in peers:
             client.wait_until_ready(peer.name)
         for image, peer in itertools.product(images[:_WARM_UP], peers):

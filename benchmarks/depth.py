@@ -168,8 +168,8 @@ def _surface(frame: Frame, mask: npt.NDArray[np.bool_]) -> npt.NDArray[np.float6
     """Points of what is seen of an object (P, 3)."""
     rows, columns = np.nonzero(mask)
     pixels = np.stack([columns, rows, np.ones(len(rows))])
-    points: npt.NDArray[np.float64] = np.linalg.inv(frame.intrinsics) @ pixels * frame.depth[mask]
-    return points.T
+    points = np.linalg.inv(frame.intrinsics) @ pixels * frame.depth[mask]
+    return points.T.astype(np.float64)
 
 
 def _print(rows: list[dict[str, Any]]) -> None:

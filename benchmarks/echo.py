@@ -33,8 +33,8 @@ def main(image_topic: str, answer_topic: str) -> None:
 
     def answer(content: bytes, info: Any) -> None:
         image = read_image(content)
-        size = {"height": image.height, "width": image.width}
-        publisher.publish(object_masks_bytes([], header=image.header, **size))
+        masks = object_masks_bytes([], header=image.header, height=image.height, width=image.width)
+        publisher.publish(masks)
 
     def fail(error: Exception) -> None:
         raise error

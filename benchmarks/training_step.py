@@ -19,7 +19,7 @@ from benchmarks.settings import Settings
 from genesis_core import Geco, GenesisV2, GenesisV2Config
 from genesis_core.device import PRECISIONS
 from training.augment import Batch
-from training.captured import WARM_UP_STEPS, CapturedStep
+from training.captured import WARM_UP_STEPS, CapturedStep, CudaRecorder
 from training.objective import Objective, ObjectiveConfig, step_randomness
 
 COLUMNS = {
@@ -154,7 +154,7 @@ def _step(
 
     if not record:
         return step
-    captured = CapturedStep(step, lambda _: None, device)
+    captured = CapturedStep(step, lambda _: None, CudaRecorder(device))
     for _ in range(WARM_UP_STEPS + 1):
         captured(0)
     if not captured.recorded:

@@ -20,7 +20,7 @@ from genesis_core.models.genesis_v2 import GenesisV2, GenesisV2Config
 from genesis_core.models.losses import Geco, Losses
 from genesis_core.models.monet import Monet, MonetConfig
 from genesis_core.models.slot_attention import SlotAttention, SlotAttentionConfig
-from genesis_core.pipeline import Perceived, Perception, PerceptionSettings, View
+from genesis_core.pipeline import DepthImage, Perceived, Perception, PerceptionSettings, View
 from genesis_core.segmenter import Scene, Segmenter
 
 __version__ = "0.2.0"
@@ -29,6 +29,7 @@ __all__ = [
     "MODELS",
     "CheckpointError",
     "ConfigError",
+    "DepthImage",
     "DeviceError",
     "Geco",
     "GenerativeConfig",

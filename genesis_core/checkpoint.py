@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Collection
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -24,6 +25,9 @@ from genesis_core.reference import read_reference
 
 FORMAT = "genesis_core/1"
 _SHIPPED = Path(__file__).parent / "checkpoints"
+_DTYPES = {torch.float16, torch.bfloat16, torch.float32, torch.float64, torch.bool, torch.uint8,
+           torch.int8, torch.int16, torch.int32, torch.int64}  # fmt: skip
+"""What weights may be read of; complex numbers and quantised ones cannot be, or not as they are."""
 _CONFIG_KEY, _INFO_KEY, _FORMAT_KEY = "config", "info", "format"
 
 
@@ -46,17 +50,25 @@ def find_checkpoint(name: str) -> Path:
     """
     if not name:
         return default_checkpoint()
-    path, shipped = Path(name).expanduser(), _SHIPPED / f"{name}.safetensors"
-    return shipped if Path(name).name == name and not path.is_file() and shipped.exists() else path
+    path, shipped = Path(name), _SHIPPED / f"{name}.safetensors"
+    with suppress(RuntimeError):  # the machine knows no such ~user
+        path = path.expanduser()
+    return shipped if Path(name).name == name and not _is_file(path) and _is_file(shipped) else path
 
 
-def decoder_is_trained(trained: dict[str, Any] | None) -> bool:
+def _is_file(path: Path) -> bool:
+    """Whether there is such a file. (Path.is_file raises OSError for a name that is too long.)"""
+    return os.path.isfile(path)
+
+
+def decoder_is_trained(trained: object) -> bool:
     """Whether a training run had decoder and latents in its objective, as far as is known.
 
     Args:
-        trained: "trained" in a model's metadata, where our trainer says how it was trained.
+        trained: "trained" in a model's metadata, where our trainer says how it was trained, in a
+            dict. Anything else says nothing.
     """
-    return not trained or not trained.get("masks_only", False)
+    return not (isinstance(trained, dict) and trained.get("masks_only", False))
 
 
 def save_model(
@@ -126,7 +138,7 @@ def load_model(
     overrides: dict[str, Any] = {"num_slots": num_slots, "kernel": kernel}
     given = {key: value for key, value in overrides.items() if value is not None}
     GenesisV2Config.from_dict(given)  # a bad override is the caller's mistake, not the file's
-    if not path.is_file():
+    if not _is_file(path):
         where = "" if path.is_absolute() else f" in {Path.cwd()}"
         shipped = ", ".join(sorted(each.stem for each in _SHIPPED.glob("*.safetensors")))
         raise FileNotFoundError(
@@ -142,6 +154,12 @@ def load_model(
             f"kernel is {kernel!r}, but {path} holds a {config.model} model, which has no kernel; "
             "leave it out"
         )
+    for name, value in weights.items():
+        if value.dtype not in _DTYPES:
+            raise CheckpointError(
+                f"checkpoint {path} has {value.dtype} weights in {name}; expected real numbers of "
+                "16, 32 or 64 bits, or integers"
+            )
     config = replace(config, **given)
     try:
         with torch.device("cpu"):  # whatever devices and types others have set as the default

@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import logging
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import torch
@@ -77,8 +77,9 @@ class Inference:
     prepared and holds it, which costs the CPU nothing and waits for the device only once, at the
     end. Larger batches run as they are, and so do all of a model that cannot be recorded.
 
-    May be called from several threads. The model's memory layout is changed to channels last, and
-    its weights stop asking for gradients.
+    May be called from several threads, copied and pickled: a copy makes weights and graphs ready
+    for itself. The model's memory layout is changed to channels last, and its weights stop asking
+    for gradients.
 
     Args:
         model: in evaluation mode, on the device. Later changes to its weights may have no effect:
@@ -91,13 +92,30 @@ class Inference:
     def __init__(self, model: SlotModel, *, precision: str, decode: bool) -> None:
         self.model = model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         self.model.requires_grad_(False)
-        self.device = next(model.parameters()).device
         self._dtype = PRECISIONS[precision]
         self._decode = decode
+        self._make_ready()
+
+    def _make_ready(self, sizes: Sequence[int] = ()) -> None:
+        """Make what belongs to this process and cannot be copied; graphs when they are needed."""
+        self.device = next(self.model.parameters()).device
         self._ready = copy.deepcopy(self.model)
         freeze(self._ready, self._dtype)
-        self._graphs = Graphs(self._record)
+        self._graphs = Graphs(self._record, sizes)
         self._randomness: dict[tuple[int, int], dict[str, Tensor]] = {}
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {
+            "model": self.model,
+            "_dtype": self._dtype,
+            "_decode": self._decode,
+            "sizes": self._graphs.sizes,
+        }
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        sizes = state.pop("sizes")
+        vars(self).update(state)
+        self._make_ready(sizes)
 
     def prepare(self, batch_size: int, options: Options) -> None:
         """Make batches of this size fast, and run one."""
@@ -185,18 +203,22 @@ class Graphs:
     Args:
         record: makes a graph for a batch size and options. It takes a fraction of a second. A
             RuntimeError says that it cannot be made.
+        sizes: of batches that are prepared already, but for their graphs.
+
+    Attributes:
+        sizes: of the batches that were prepared, from small to large.
     """
 
-    def __init__(self, record: Callable[[int, Options], Pass]) -> None:
+    def __init__(self, record: Callable[[int, Options], Pass], sizes: Sequence[int] = ()) -> None:
         self._record = record
-        self._sizes: tuple[int, ...] = ()  # from small to large
+        self.sizes = tuple(sizes)
         self._graphs: dict[tuple[int, Options], Pass] = {}
         self._failed: set[tuple[int, Options]] = set()
 
     def prepare(self, batch_size: int, options: Options) -> None:
         """Record a graph for such batches now, if it can be done."""
         with _RECORDING:
-            self._sizes = tuple(sorted({*self._sizes, batch_size}))
+            self.sizes = tuple(sorted({*self.sizes, batch_size}))
             self._failed.discard((batch_size, options))  # there may be more memory by now
         self.find(batch_size, options)
 
@@ -206,7 +228,7 @@ class Graphs:
         With options that are new it is recorded anew, and the former one goes: each keeps its
         memory.
         """
-        size = next((size for size in self._sizes if size >= count), None)
+        size = next((size for size in self.sizes if size >= count), None)
         if size is None:
             return None
         key = (size, options)

@@ -17,6 +17,7 @@ import torch
 from numpy.typing import NDArray
 
 from genesis_core.checkpoint import decoder_is_trained, find_checkpoint
+from genesis_core.device import check_choice
 from genesis_core.perception.depth import (
     MIN_PIXELS,
     Measurement,
@@ -32,11 +33,18 @@ from genesis_core.perception.depth import (
 from genesis_core.perception.depth import prepare as prepare_to_locate
 from genesis_core.perception.lens import Distortion
 from genesis_core.perception.scene import Scene
-from genesis_core.perception.scene_objects import SceneObjects, find_objects
+from genesis_core.perception.scene_objects import (
+    MAX_OBJECTS,
+    SceneObjects,
+    check_shares,
+    find_objects,
+)
 from genesis_core.perception.tracking import Tracker
 from genesis_core.segmenter import Segmenter
 
 Pixels = NDArray[np.uint8]
+
+USES_OF_DEPTH = ("auto", "never")
 
 
 @dataclass(frozen=True)
@@ -80,7 +88,8 @@ class DepthImage(NamedTuple):
     """A depth image that shows what the colour image shows (registered to it).
 
     Attributes:
-        depth: (H', W') float32 [m], of any size; NaN, infinite, zero or negative where unknown.
+        depth: (H', W') float32 [m], of any size; NaN, infinite, zero, negative or beyond 150 m
+            where unknown.
         intrinsics: pinhole matrix (3, 3) [px] of this image.
         source: what an error calls it.
         distortion: of the lens; None: the images are rectified, or have none. Positions take it
@@ -147,6 +156,19 @@ class _SlotSettings(TypedDict):
     fit: str
 
 
+class _ObjectSettings(TypedDict):
+    min_area: float
+    mask_floor: float
+    background_border: float
+    background_span: float
+    clutter_score: float
+
+
+class _TrackSettings(TypedDict):
+    max_age: float
+    min_similarity: float
+
+
 class Perception:
     """A loaded model, and everything from its slots to objects.
 
@@ -154,7 +176,8 @@ class Perception:
         settings: the defaults if left out.
 
     Raises:
-        FileNotFoundError, CheckpointError, DeviceError, ValueError: see ``Segmenter``.
+        FileNotFoundError, CheckpointError, DeviceError: see ``Segmenter``.
+        ValueError: see ``Segmenter`` and ``check``.
     """
 
     def __init__(self, settings: PerceptionSettings | None = None) -> None:
@@ -187,16 +210,28 @@ class Perception:
         """Check that the model can work with these settings.
 
         Raises:
-            ValueError: it cannot.
+            ValueError: it cannot, or a setting is not one of those that ``PerceptionSettings`` and
+                the parts that it names describe.
         """
         self.segmenter.check(**self._slot_settings(settings))
+        if settings.max_slots > MAX_OBJECTS:
+            raise ValueError(f"max_slots is {settings.max_slots}; expected at most {MAX_OBJECTS}")
+        if not isinstance(settings.tracking, bool):
+            raise ValueError(f"tracking is {settings.tracking!r}; expected True or False")
+        check_choice("use_depth", settings.use_depth, USES_OF_DEPTH)
+        check_shares(**_object_settings(settings))
+        try:
+            Tracker.check(**_track_settings(settings))
+        except ValueError as error:  # which begins with the tracker's name of the setting
+            raise ValueError(f"track_{error}") from error
 
     def configure(self, settings: PerceptionSettings) -> None:
         """Take over what can change without loading the model again, from the next call on.
 
         Raises:
-            ValueError: the model cannot use the settings; nothing is changed then.
+            ValueError: ``check`` says no; nothing is changed then.
         """
+        self.check(settings)
         self.segmenter.configure(**self._slot_settings(settings))
         self._settings = settings
 
@@ -226,10 +261,15 @@ class Perception:
             started, used = time.monotonic(), time.process_time()
             scenes = self._segment(views, depths)
         except Exception as error:  # noqa: BLE001 - out of memory and the like: lose the view only
-            if isinstance(error, torch.OutOfMemoryError):
+            failure: Exception | None = error
+        else:
+            failure = None
+        if failure is not None:
+            if isinstance(failure, torch.OutOfMemoryError):
+                failure.__traceback__ = None  # whose frames hold the tensors of the failed pass
                 free_memory()  # gives the next view, or another process, a chance
             if len(views) == 1:
-                yield error
+                yield failure
             else:
                 for view, depth in zip(views, depths, strict=True):
                     yield from self._see([view], [depth])
@@ -352,14 +392,7 @@ def _describe(
     processor: float,
 ) -> Perceived:
     view = depth.view
-    found = find_objects(
-        scene,
-        min_area=settings.min_area,
-        mask_floor=settings.mask_floor,
-        background_border=settings.background_border,
-        background_span=settings.background_span,
-        clutter_score=settings.clutter_score,
-    )
+    found = find_objects(scene, **_object_settings(settings))
     track_ids = _track(view, found, settings)
     measurements = depth.measure(found)
     return Perceived(
@@ -381,10 +414,27 @@ def _track(view: View, found: SceneObjects, settings: PerceptionSettings) -> Seq
     if not settings.tracking:
         view.tracker.reset()
         return [0] * len(found.objects)
-    view.tracker.configure(
-        max_age=settings.track_max_age, min_similarity=settings.track_min_similarity
-    )
+    view.tracker.configure(**_track_settings(settings))
     return view.tracker.update(found, view.stamp, view.image)
+
+
+def _object_settings(settings: PerceptionSettings) -> _ObjectSettings:
+    """The settings of ``find_objects``, as it takes them."""
+    return {
+        "min_area": settings.min_area,
+        "mask_floor": settings.mask_floor,
+        "background_border": settings.background_border,
+        "background_span": settings.background_span,
+        "clutter_score": settings.clutter_score,
+    }
+
+
+def _track_settings(settings: PerceptionSettings) -> _TrackSettings:
+    """The settings of a tracker, as it takes them."""
+    return {
+        "max_age": settings.track_max_age,
+        "min_similarity": settings.track_min_similarity,
+    }
 
 
 def _fit(image: DepthImage, shape: tuple[int, ...]) -> DepthImage:

@@ -19,6 +19,7 @@ from genesis_core.device import (
     resolve_device,
     resolve_precision,
 )
+from genesis_core.images import check_image
 from genesis_core.inference import Found, Inference, Options, Pixels
 from genesis_core.kinds import KINDS, OBJECT, SURROUNDINGS
 from genesis_core.models.base import SlotModel
@@ -30,10 +31,11 @@ from genesis_core.perception.scene import Window, to_scene
 
 MASK_SOURCES = ("auto", "decoder", "attention")
 FITS = ("resize", "crop")
-_SMALL_PIECE, _GHOST = 0.1, 0.1
+_SMALL_PIECE, _GHOST, _SPECK = 0.1, 0.1, 4
 """Pieces of an object smaller than this share of its largest are taken for crumbs: no more, as what
-is hidden in the middle lies in pieces, too. And from which probability on it is seen in a mask (the
-default of the node's mask_floor, which it does not follow).
+is hidden in the middle lies in pieces, too. From which probability on it is seen in a mask (the
+default of the node's mask_floor, which it does not follow). And from how many pixels on what lies
+within another slot may be more than noise.
 """
 RGB = 3
 
@@ -58,7 +60,8 @@ class Segmenter:
     them: its mask is their sum, its latent is its own. With such a model, masks of attention that
     are coarser than its image also get their borders from edges of the image that are near
     (``ops.edges``), and pieces of an object that lie apart and are smaller than a tenth of its
-    largest go to the slot around them.
+    largest go to the slot around them. So do specks of any slot, of fewer than 4 of the masks'
+    pixels, that lie within one other.
 
     May be called and configured from several threads. The checkpoint decides the model; what the
     two kinds of masks are:
@@ -200,8 +203,9 @@ class Segmenter:
         """Segment one uint8 RGB image (H, W, 3), or several (of any sizes) in one batch.
 
         Args:
-            depth: of each image, (H, W) float32 [m], 0, negative, NaN or infinite where unknown;
-                None where there is none. A model that does not use depth leaves it aside.
+            depth: of each image, (H, W) float32 [m], 0, negative, NaN, infinite or beyond 150 m
+                where unknown; None where there is none. A model that does not use depth leaves it
+                aside.
             intrinsics: of each image with depth, pinhole matrix (3, 3) in pixels of the image, the
                 centre of the upper left one being (0, 0).
             quantised: give masks and labels in 8 bits, see ``Scene``.
@@ -249,7 +253,12 @@ class Segmenter:
         """Prepare for batches of this size, so that the first real one does not pay for set-up.
 
         On CUDA only batches of such a size, and smaller ones, run as a graph.
+
+        Raises:
+            ValueError: batch_size is no number of images.
         """
+        if not isinstance(batch_size, int) or batch_size < 1:
+            raise ValueError(f"batch_size is {batch_size!r}; expected a whole number >= 1")
         mask_operations.prepare()
         if self.has_kinds and self.mask_source == "attention":
             edges.prepare()
@@ -393,18 +402,8 @@ def _join_pieces(slots: Found) -> None:
     """Give crumbs of objects, which make boxes too large, to what surrounds them, in place.
 
     The robot's stay: better a part of the arm too many than a part taken for the table. So do the
-    surroundings', which things on them may part.
+    surroundings', which things on them may part. But a speck of either within another slot is no
+    more than a hole in that.
     """
     objects = np.flatnonzero(slots.kinds.numpy() == KINDS.index(OBJECT)).tolist()
-    if objects:
-        mask_operations.join_pieces(slots.masks.numpy(), objects, _SMALL_PIECE, _GHOST)
-
-
-def check_image(image: object, name: str = "image") -> None:
-    """Raise TypeError or ValueError unless this is a uint8 RGB array (H, W, 3) with pixels."""
-    if not isinstance(image, np.ndarray):
-        raise TypeError(f"{name} is a {type(image).__name__}; expected a numpy array (H, W, 3)")
-    if image.dtype != np.uint8:
-        raise TypeError(f"{name} has dtype {image.dtype}; expected uint8")
-    if image.ndim != 3 or image.shape[2] != 3 or image.size == 0:
-        raise ValueError(f"{name} has shape {image.shape}; expected (H, W, 3) with H, W >= 1")
+    mask_operations.join_pieces(slots.masks.numpy(), objects, _SMALL_PIECE, _GHOST, _SPECK)

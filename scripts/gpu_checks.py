@@ -212,6 +212,9 @@ def _needs_gpu(path: Path) -> bool:
     return "mark.cuda" in path.read_text()
 
 
+_OURS_LEFT_OUT = re.compile("(ours|model|training|camera): left out")  # of the bench's output
+
+
 def _bench(context: Context, deadline: float) -> list[str]:
     log = _new(context.folder("bench") / "kept" / "bench.txt")
     options = ["--device", context.device, "--parts", "model", "training", "camera"]
@@ -219,7 +222,10 @@ def _bench(context: Context, deadline: float) -> list[str]:
     options += ["--small", "--repeats", "1"] if context.small else []
     options += [] if context.reference is None else ["--reference", str(context.reference)]
     _run(log, deadline, "benchmarks.bench", *options)
-    return log.read_text().splitlines()[1:]
+    lines = log.read_text().splitlines()[1:]
+    if any(_OURS_LEFT_OUT.match(line) for line in lines):
+        raise StageError("\n".join(lines))
+    return lines
 
 
 def _general(context: Context, deadline: float) -> list[str]:

@@ -386,7 +386,8 @@ class Objective(nn.Module):
         if self.config.robot_weight == 1:
             return None
         weights = torch.ones(len(KINDS), device=labels.device)
-        weights[KINDS.index(ROBOT)] = self.config.robot_weight
+        # Not `weights[...] = number`: that waits for the GPU, and cannot be recorded as a graph.
+        weights[KINDS.index(ROBOT)].fill_(self.config.robot_weight)
         return weights
 
     def _explain(

@@ -22,6 +22,7 @@ _RECTIFIED = re.compile(r"(^|[/_])(rect|rectified)([/_]|$)")
 # PyTorch, has the same rules: a test compares the two.
 _WIDEST, _NARROWEST = 0.04, 60.0  # focal length by the image's width, of views of 170 and 1 degree
 _MOST_SQUEEZED = 3.0  # between the focal lengths in x and y
+_ROUNDING = 1e-6  # of a matrix that was inverted twice, say
 
 
 class Choice(NamedTuple):
@@ -103,6 +104,11 @@ def intrinsics_fault(matrix: Matrix, size: tuple[int, int]) -> str | None:
         return f"{told}: not finite"
     if not (focal_x > 0 and focal_y > 0):
         return f"{told}: no focal length"
+    # A last number of 0 is one that a driver has left out.
+    rest = [matrix[1, 0], *matrix[2, :2], matrix[2, 2] and matrix[2, 2] - 1]
+    if not np.allclose(rest, 0, atol=_ROUNDING):
+        rows = ", ".join(f"{a:g} {b:g} {c:g}" for a, b, c in matrix)
+        return f"its rows are {rows}; expected fx 0 cx, 0 fy cy, 0 0 1: is it transposed?"
     if not (
         _WIDEST <= focal_x / width <= _NARROWEST
         and 1 / _MOST_SQUEEZED <= focal_x / focal_y <= _MOST_SQUEEZED

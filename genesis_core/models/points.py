@@ -13,6 +13,10 @@ from genesis_core.ops.native_library import native_library, pointers, runs_nativ
 POINT_CHANNELS = 8
 REACH_METRES = 0.5
 """Distance from the points' mean that becomes one; further than twice that is cut off."""
+FARTHEST_METRES = 150.0
+"""Depth beyond is unknown: numbers that stand for the sky, or for nothing. One of them would move
+the mean of all points.
+"""
 
 
 def prepare() -> None:
@@ -24,11 +28,12 @@ def back_project(depth: Tensor, intrinsics: Tensor) -> Tensor:
     """Points in the camera's optical frame, and which of them are known: (B, 4, H, W) float32.
 
     Args:
-        depth: (B, H, W) metres; 0, negative, NaN and infinite where unknown.
+        depth: (B, H, W) metres; 0, negative, NaN, infinite and beyond ``FARTHEST_METRES`` where
+            unknown.
         intrinsics: (B, 4), fx, fy, cx, cy in pixels of the depth image.
     """
     depth = depth.float()
-    valid = depth.isfinite() & (depth > 0)
+    valid = (depth > 0) & (depth <= FARTHEST_METRES)
     depth = torch.where(valid, depth, 0.0)
     height, width = depth.shape[1:]
     fx, fy, cx, cy = (each[:, None, None] for each in intrinsics.float().unbind(1))

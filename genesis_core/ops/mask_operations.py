@@ -111,12 +111,16 @@ def settle(
         kept: slots, each of which wins a pixel.
         threshold: values up to it become 0; each pixel's winner gets what is missing.
     """
-    found = _native_settle(masks, winners, kept, threshold)
-    return found or _array_settle(masks, winners, kept, threshold)
+    row_by_row = np.ascontiguousarray(masks)  # neither C++ nor OpenCV can write to others
+    found = _native_settle(row_by_row, winners, kept, threshold)
+    found = found or _array_settle(row_by_row, winners, kept, threshold)
+    if row_by_row is not masks:
+        masks[:] = row_by_row
+    return found
 
 
 def join_pieces(
-    masks: NDArray[np.float32], slots: Sequence[int], share: float, floor: float
+    masks: NDArray[np.float32], slots: Sequence[int], share: float, floor: float, speck: int
 ) -> None:
     """Give pieces of a mask that lie apart and are small to what surrounds them, in place.
 
@@ -125,14 +129,18 @@ def join_pieces(
     What is left around it, and all that the slot has elsewhere without a connection to a piece that
     it kept, goes to whoever wins there (so a slot that wins nowhere loses all of it).
 
+    A speck is a piece of any slot that has only pixels of one other slot around it, corners
+    included. That one gets it, unless it is all that its own slot wins.
+
     Args:
         masks: (K, H, W); slower if they are not contiguous.
         slots: whose pieces.
         share: pieces smaller than this share of the slot's largest are small.
         floor: a probability below connects nothing, and stays where it is.
+        speck: pieces of fewer pixels may be specks.
     """
-    if not _native_join_pieces(masks, slots, share, floor):
-        _array_join_pieces(masks, slots, share, floor)
+    if not _native_join_pieces(masks, slots, share, floor, speck):
+        _array_join_pieces(masks, slots, share, floor, speck)
 
 
 def strongest(masks: NDArray[Any]) -> tuple[NDArray[Any], NDArray[Any]]:
@@ -203,9 +211,9 @@ def _native_settle(
     kept: Sequence[int],
     threshold: int,
 ) -> Settled | None:
-    """``settle`` in C++; None without a compiler, or if the masks are not contiguous."""
+    """``settle`` of contiguous masks in C++; None without a compiler."""
     library = _library()
-    if library is None or not masks.flags.c_contiguous:
+    if library is None:
         return None
     winners = np.ascontiguousarray(winners)
     slots = np.asarray(kept, np.int64)
@@ -230,7 +238,7 @@ def _native_settle(
 
 
 def _native_join_pieces(
-    masks: NDArray[np.float32], slots: Sequence[int], share: float, floor: float
+    masks: NDArray[np.float32], slots: Sequence[int], share: float, floor: float, speck: int
 ) -> bool:
     """``join_pieces`` in C++; False without a compiler, or if the masks are not contiguous."""
     library = _library()
@@ -243,6 +251,7 @@ def _native_join_pieces(
         *sizes(*masks.shape),
         ctypes.c_double(share),
         ctypes.c_double(floor),
+        *sizes(speck),
     )
     return True
 
@@ -276,7 +285,7 @@ def _means(winners: NDArray[Any], best: NDArray[Any], slots: int) -> NDArray[np.
 
 
 def _array_join_pieces(
-    masks: NDArray[np.float32], slots: Sequence[int], share: float, floor: float
+    masks: NDArray[np.float32], slots: Sequence[int], share: float, floor: float, speck: int
 ) -> None:
     """``join_pieces`` in array operations."""
     height, width = masks.shape[1:]
@@ -290,16 +299,19 @@ def _array_join_pieces(
         masks[takers, rows, columns] += masks[slot, rows, columns]
         masks[slot, rows, columns] = 0
 
+    # In the order in which C++ meets them: of their first pixels, row by row.
+    def in_order(pieces: list[tuple[int, NDArray[np.bool_]]]) -> Any:
+        return sorted(pieces, key=lambda piece: int(piece[1].argmax()))
+
     for _ in range(_ROUNDS):
         small = []
         for slot in slots:
             _, pieces, facts, _ = cv2.connectedComponentsWithStats((inner == slot).view(np.uint8))
             areas = facts[:, cv2.CC_STAT_AREA]
             few = [n for n in range(1, len(areas)) if areas[n] < share * areas[1:].max()]
-            # In the order in which C++ meets them: of their first pixels, row by row.
-            small += [(int((pieces == n).argmax()), slot, pieces == n) for n in few]
+            small += [(slot, pieces == n) for n in few]
         moved = False
-        for _, slot, where in sorted(small, key=lambda piece: piece[0]):
+        for slot, where in in_order(small):
             borders = np.bincount(np.concatenate([b[where] for b in beside]), minlength=len(masks))
             borders = borders[: len(masks)]
             borders[slot] = 0
@@ -310,6 +322,17 @@ def _array_join_pieces(
                 moved = True
         if not moved:
             break
+    specks = []
+    for slot in range(len(masks)):
+        count, pieces, facts, _ = cv2.connectedComponentsWithStats((inner == slot).view(np.uint8))
+        few = [n for n in range(1, count) if facts[n, cv2.CC_STAT_AREA] < speck]
+        specks += [(slot, pieces == n) for n in few]
+    for slot, where in in_order(specks):
+        ring = cv2.dilate(where.view(np.uint8), np.ones((3, 3), np.uint8)).view(np.bool_) & ~where
+        takers = np.unique(inner[ring])
+        if len(takers) == 1 and takers[0] != slot and (where != (inner == slot)).any():
+            give(slot, takers[0], where)
+            inner[where] = takers[0]
     for slot in slots:
         own = inner == slot
         strong = (masks[slot] >= np.float32(floor)) | own
@@ -343,7 +366,7 @@ def _array_settle(
     kept: Sequence[int],
     threshold: int,
 ) -> Settled:
-    """``settle`` in array operations."""
+    """``settle`` of contiguous masks in array operations."""
     rest = np.full(winners.shape, 255, np.uint8)
     boxes = []
     for slot in kept:

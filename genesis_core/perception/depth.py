@@ -2,8 +2,8 @@
 
 The depth image is registered to the colour image: it shows the same view, pixel by pixel, though
 it may have fewer or more of them. Depth is the distance along the optical axis [m] and NaN,
-infinite, zero or negative where unknown. Points are in the camera's optical frame: x right, y down,
-z forward.
+infinite, zero, negative or beyond 150 m where unknown. Points are in the camera's optical frame: x
+right, y down, z forward.
 
 Masks are never exact, and depth cameras put pixels between an object and what is behind it. So
 stray fragments of a mask are left out, the object's range of depth is taken from the pixels where
@@ -25,6 +25,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
+from genesis_core.models.points import FARTHEST_METRES
 from genesis_core.ops.native_library import array_pointers, native_library, sizes
 from genesis_core.perception.lens import Distortion, Rays, pixel_rays
 
@@ -33,12 +34,15 @@ _Pixel = TypeVar("_Pixel", bound=np.generic)
 MIN_PIXELS = 20
 """Fewer known depth pixels say nothing about an object."""
 
-NEAREST, FARTHEST = 0.02, 150.0
-"""In metres. A median distance beyond these is a mistake of the unit, not a scene."""
+NEAREST, FARTHEST = 0.02, FARTHEST_METRES
+"""In metres. A median distance beyond these is a mistake of the unit, not a scene. A pixel beyond
+the latter is unknown.
+"""
 _UNIT_STEP = 8  # px
 _WIDEST, _NARROWEST = 0.04, 60.0
 """Focal length by the image's width, of a view of 170 degrees and of one of 1 degree."""
 _MOST_SQUEEZED = 3.0  # between the focal lengths in x and y
+_ROUNDING = 1e-6  # of a matrix that was inverted twice, say
 _STEEPEST = math.tan(math.radians(84.0))  # of a surface against the image plane; more is a jump
 _LEAST_JUMP = 0.01  # m; less may be noise
 _BIN = 0.01  # of the distance: resolution at which ranges of depth are told apart
@@ -86,14 +90,16 @@ def locate(
 
     Raises:
         TypeError: the depth is of whole numbers: millimetres, perhaps.
-        ValueError: labels and depth have different shapes (aspect ratios), no camera has these
-            intrinsics, or the distortion is unknown.
+        ValueError: the depth is in another unit than metres (`check_unit`), labels and depth have
+            different shapes (aspect ratios), no camera has these intrinsics, or the distortion is
+            unknown.
     """
     if not np.issubdtype(depth.dtype, np.floating):
         raise TypeError(
             f"the depth is {depth.dtype}; expected float32 in metres (millimetres of a depth "
             "camera: depth.astype(numpy.float32) / 1000)"
         )
+    check_unit(depth)
     check_intrinsics(intrinsics, depth.shape)
     check_same_view(depth.shape, labels.shape)
     labels = resize_nearest(labels, depth.shape)
@@ -120,8 +126,8 @@ def to_points(
 
 
 def known(depth: npt.NDArray[np.float32]) -> npt.NDArray[np.bool_]:
-    """Where depth is a distance: finite and positive."""
-    return (depth > 0) & (depth < np.inf)
+    """Where depth is a distance: positive and no further than ``FARTHEST``."""
+    return (depth > 0) & (depth <= FARTHEST)
 
 
 def check_depth(depth: npt.NDArray[np.float32]) -> None:
@@ -191,6 +197,11 @@ def intrinsics_fault(matrix: npt.NDArray[np.float64], size: tuple[int, int]) -> 
         return f"{told}: not finite"
     if not (focal_x > 0 and focal_y > 0):
         return f"{told}: no focal length"
+    # A last number of 0 is one that a driver has left out.
+    rest = [matrix[1, 0], *matrix[2, :2], matrix[2, 2] and matrix[2, 2] - 1]
+    if not np.allclose(rest, 0, atol=_ROUNDING):
+        rows = ", ".join(f"{a:g} {b:g} {c:g}" for a, b, c in matrix)
+        return f"its rows are {rows}; expected fx 0 cx, 0 fy cy, 0 0 1: is it transposed?"
     if not (
         _WIDEST <= focal_x / width <= _NARROWEST
         and 1 / _MOST_SQUEEZED <= focal_x / focal_y <= _MOST_SQUEEZED
@@ -202,13 +213,17 @@ def intrinsics_fault(matrix: npt.NDArray[np.float64], size: tuple[int, int]) -> 
 
 
 def median_distance(depth: npt.NDArray[np.float32]) -> float | None:
-    """About the median of the known distances of a depth image (H, W); None: none is known."""
+    """About the median of all finite, positive numbers of a depth image (H, W); None: no such."""
     # A sample is enough for a unit; sparse depth may have nothing in it.
-    sample = depth[::_UNIT_STEP, ::_UNIT_STEP]
-    values = sample[known(sample)]
+    values = _numbers(depth[::_UNIT_STEP, ::_UNIT_STEP])
     if not len(values):
-        values = depth[known(depth)]
+        values = _numbers(depth)
     return float(np.median(values)) if len(values) else None
+
+
+def _numbers(depth: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
+    """The finite, positive ones (N,), those beyond any scene included: they tell the unit."""
+    return depth[(depth > 0) & (depth < np.inf)]
 
 
 def resize_nearest(image: npt.NDArray[_Pixel], shape: tuple[int, ...]) -> npt.NDArray[_Pixel]:
@@ -286,7 +301,7 @@ def _native_locate(
     if library is None or not usual or any(not 0 <= label < 256 for label in wanted):
         return None
     jump, bins = (_LEAST_JUMP, _STEEPEST), (_BIN, _LEAST_BIN, _THIN, _MOST_BINS)
-    rules = np.array([MIN_PIXELS, _SAMPLES, _FRAGMENT, *jump, *bins, _TRIM], np.float64)
+    rules = np.array([FARTHEST, MIN_PIXELS, _SAMPLES, _FRAGMENT, *jump, *bins, _TRIM], np.float64)
     labels, depth = np.ascontiguousarray(labels), np.ascontiguousarray(depth)
     each = [np.broadcast_to(part, depth.shape) for part in rays]
     size = each[0].itemsize

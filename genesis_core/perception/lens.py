@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from functools import lru_cache
 from typing import NamedTuple
 
@@ -30,10 +31,11 @@ class Distortion(NamedTuple):
     Attributes:
         model: one of COEFFICIENTS.
         coefficients: as OpenCV orders them: k1, k2, p1, p2, k3, k4... ; k1 to k4 of equidistant.
+            OpenCV's own arrays, (1, N) or (N, 1), will do.
     """
 
     model: str
-    coefficients: tuple[float, ...]
+    coefficients: Sequence[float] | npt.NDArray[np.floating]
 
 
 class Rays(NamedTuple):
@@ -67,13 +69,14 @@ def pixel_rays(
             ((columns - intrinsics[0, 2]) / intrinsics[0, 0])[np.newaxis],
             ((rows - intrinsics[1, 2]) / intrinsics[1, 1])[:, np.newaxis],
         )
-    if len(distortion.coefficients) not in COEFFICIENTS.get(distortion.model, ()):
+    coefficients = tuple(np.ravel(distortion.coefficients).tolist())
+    if len(coefficients) not in COEFFICIENTS.get(distortion.model, ()):
         raise ValueError(
-            f"distortion model {distortion.model!r} with {len(distortion.coefficients)} "
-            f"coefficients; expected {describe_models()}"
+            f"distortion model {distortion.model!r} with {len(coefficients)} coefficients; "
+            f"expected {describe_models()}"
         )
     matrix = np.ascontiguousarray(intrinsics, np.float64)
-    return _distorted_rays(matrix.tobytes(), distortion, height, width)
+    return _distorted_rays(matrix.tobytes(), distortion.model, coefficients, height, width)
 
 
 def describe_models() -> str:
@@ -84,12 +87,14 @@ def describe_models() -> str:
 
 
 @lru_cache(maxsize=_KEPT)
-def _distorted_rays(matrix: bytes, distortion: Distortion, height: int, width: int) -> Rays:
+def _distorted_rays(
+    matrix: bytes, model: str, coefficients: tuple[float, ...], height: int, width: int
+) -> Rays:
     intrinsics = np.frombuffer(matrix, np.float64).reshape(3, 3)
     # Distortion is smooth: between every few pixels, which have to be solved for, it is linear.
     rows, columns = (np.arange(0, size + _STEP, _STEP) for size in (height, width))
     pixels = np.stack(np.meshgrid(columns, rows), axis=-1).astype(np.float64)
-    coarse = _undistorted(pixels.reshape(-1, 1, 2), intrinsics, distortion)
+    coarse = _undistorted(pixels.reshape(-1, 1, 2), intrinsics, model, np.array(coefficients))
     coarse = coarse.reshape(pixels.shape).astype(np.float32)
     along, down = (np.arange(size, dtype=np.float32) / _STEP for size in (width, height))
     x, y = np.meshgrid(along, down)
@@ -100,11 +105,13 @@ def _distorted_rays(matrix: bytes, distortion: Distortion, height: int, width: i
 
 
 def _undistorted(
-    pixels: npt.NDArray[np.float64], intrinsics: npt.NDArray[np.float64], distortion: Distortion
+    pixels: npt.NDArray[np.float64],
+    intrinsics: npt.NDArray[np.float64],
+    model: str,
+    coefficients: npt.NDArray[np.float64],
 ) -> npt.NDArray[np.float64]:
     """The rays (N, 1, 2) of pixels (N, 1, 2), NaN where no ray leads to the pixel."""
-    coefficients, zero = np.array(distortion.coefficients), np.zeros(3)
-    fisheye = distortion.model == "equidistant"
+    zero, fisheye = np.zeros(3), model == "equidistant"
     if fisheye:
         rays = cv2.fisheye.undistortPoints(pixels, intrinsics, coefficients, criteria=_CRITERIA)
     else:

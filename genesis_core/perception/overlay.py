@@ -9,8 +9,9 @@ import numpy as np
 import numpy.typing as npt
 
 from genesis_core.kinds import ROBOT
+from genesis_core.ops.mask_operations import equal
 from genesis_core.perception.palette import colour
-from genesis_core.perception.scene_objects import SceneObjects
+from genesis_core.perception.scene_objects import SceneObject, SceneObjects
 
 _GREY = (128, 128, 128)
 
@@ -19,11 +20,12 @@ def draw_overlay(
     image: npt.NDArray[np.uint8],
     found: SceneObjects,
     alpha: float,
-    track_ids: Sequence[int] | None = None,
+    track_ids: Sequence[int] | npt.NDArray[np.integer] | None = None,
 ) -> npt.NDArray[np.uint8]:
     """RGB image (H, W, 3) with each object tinted, outlined and numbered.
 
-    Background keeps its own colours; the robot is grey and has no number.
+    Background keeps its own colours; the robot is grey and has no number. A number stands at its
+    object's centroid, or where that lies outside of the object, as of a ring, deep inside of it.
 
     Args:
         image: (H, W, 3) RGB.
@@ -32,9 +34,11 @@ def draw_overlay(
         track_ids: one per object. It gives number and colour, so that both stay with the object.
             Without track_ids, or where an id is 0, the label does.
     """
+    if track_ids is None:
+        track_ids = [0] * len(found.objects)
     numbers = {
         item.label: track_id or item.label
-        for item, track_id in zip(found.objects, track_ids or [0] * len(found.objects), strict=True)
+        for item, track_id in zip(found.objects, track_ids, strict=True)
         if not item.background
     }
     robot = {item.label for item in found.objects if item.kind == ROBOT}
@@ -54,12 +58,23 @@ def draw_overlay(
     _number(
         overlay,
         [
-            (str(numbers[item.label]), item.centroid)
+            (str(numbers[item.label]), _middle(item, found.labels))
             for item in found.objects
             if item.label in numbers and item.label not in robot
         ],
     )
     return overlay
+
+
+def _middle(item: SceneObject, labels: npt.NDArray[np.uint8]) -> tuple[float, float]:
+    """x, y of the centroid if it lies on the object, else of the pixel furthest from its border."""
+    x, y = item.centroid
+    if labels[round(y), round(x)] == item.label:
+        return x, y
+    own = np.pad(equal(labels[item.own_box.slices], item.label), 1)
+    depth = cv2.distanceTransform(own, cv2.DIST_L2, cv2.DIST_MASK_3)
+    row, column = np.unravel_index(depth.argmax(), depth.shape)
+    return item.own_box.x + int(column) - 1, item.own_box.y + int(row) - 1
 
 
 def _number(overlay: npt.NDArray[np.uint8], texts: list[tuple[str, tuple[float, float]]]) -> None:

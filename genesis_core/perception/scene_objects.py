@@ -100,7 +100,7 @@ def find_objects(
     Its border is that of what the model saw of the image, and so are its width and height.
 
     Args:
-        scene: a quantised one is much faster; its masks are used up: they become the objects'.
+        scene: a quantised one is much faster; its masks are used up: they are changed in place.
         min_area: slots that win a smaller share of the whole image are left out; their pixels go to
             the next best slot. (0..1)
         mask_floor: smaller probabilities become 0, which keeps the crops small; the pixel's best
@@ -112,15 +112,13 @@ def find_objects(
         ValueError: masks are not finite, or of another size than the labels, there are more slots
             than labels, or a value is not in 0..1.
     """
-    for name, value in (
-        ("min_area", min_area),
-        ("mask_floor", mask_floor),
-        ("background_border", background_border),
-        ("background_span", background_span),
-        ("clutter_score", clutter_score),
-    ):
-        if not 0 <= value <= 1:
-            raise ValueError(f"{name} is {value}; expected a share, 0 to 1")
+    check_shares(
+        min_area=min_area,
+        mask_floor=mask_floor,
+        background_border=background_border,
+        background_span=background_span,
+        clutter_score=clutter_score,
+    )
     num_slots, height, width = scene.masks.shape
     if num_slots > MAX_OBJECTS:
         raise ValueError(
@@ -132,8 +130,7 @@ def find_objects(
             "and width"
         )
     masks = scene.masks if scene.masks.dtype == np.uint8 else _quantise(scene.masks)
-    if not masks.flags.writeable:  # of a file, perhaps
-        masks = masks.copy()
+    masks = np.require(masks, requirements=["C", "W"])  # a copy of a file's, perhaps, or of a view
     winners = scene.labels.astype(np.uint8)  # -1 becomes 255, NOBODY
     kept = drop_small(masks, winners, min_area * height * width)
     threshold = int(np.ceil(mask_floor * 255.0)) - 1
@@ -165,13 +162,21 @@ def find_objects(
                 centroid=(x, y),
                 box=box,
                 own_box=own_box,
-                mask=masks[slot][box.slices],
+                # Whoever keeps an object need not keep all masks of its image.
+                mask=masks[slot][box.slices].copy(),
                 latent_mean=scene.latent_mean[slot],
                 latent_std=scene.latent_std[slot],
                 kind=kind,
             )
         )
     return SceneObjects(objects, settled.labels)
+
+
+def check_shares(**values: float) -> None:
+    """Raise ValueError, with its name, for the first value that is not in 0..1."""
+    for name, value in values.items():
+        if not 0 <= value <= 1:
+            raise ValueError(f"{name} is {value}; expected a share, 0 to 1")
 
 
 def _spans(pixels: Box, seen: Box, share: float) -> bool:

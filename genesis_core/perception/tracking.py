@@ -19,6 +19,7 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 
+from genesis_core.images import check_image
 from genesis_core.perception.scene_objects import SceneObjects
 
 Array = npt.NDArray[np.float64]
@@ -89,11 +90,16 @@ class Tracker:
         Raises:
             ValueError: a value is out of its range.
         """
+        self.check(max_age=max_age, min_similarity=min_similarity)
+        self._max_age, self._min_similarity = max_age, min_similarity
+
+    @staticmethod
+    def check(*, max_age: float, min_similarity: float) -> None:
+        """Raise ValueError if ``configure`` would."""
         if not 0 <= max_age < math.inf:
             raise ValueError(f"max_age is {max_age}; expected seconds, 0 or more")
         if not 0 <= min_similarity <= 1:
             raise ValueError(f"min_similarity is {min_similarity}; expected 0 to 1")
-        self._max_age, self._min_similarity = max_age, min_similarity
 
     def reset(self) -> None:
         """Forget all objects. The next ones get ids that were never given before."""
@@ -107,10 +113,11 @@ class Tracker:
         """Ids of the objects of the next image.
 
         Background is tracked like anything else, so that an object keeps its id while it is taken
-        for background.
+        for background. Latents of another length than before are another model's: all objects are
+        forgotten.
 
         Args:
-            found: the objects of the image.
+            found: the objects of the image, or some of them.
             stamp: when the image was taken [s]. If that is more than a second before the last
                 image, the source has started anew (a bag played in a loop) and all objects are
                 forgotten; less is a clock being set, and no time has passed.
@@ -120,19 +127,26 @@ class Tracker:
             An id for each object, in their order; from 1 up, never used again.
 
         Raises:
-            ValueError: the image is of another shape than the objects' labels.
+            TypeError, ValueError: the image is not such an array, or has another height or width
+                than the objects' labels; or the stamp is not finite. What is known of the objects
+                stays.
         """
-        if image is not None and image.shape != (*found.labels.shape, 3):
-            raise ValueError(
-                f"the image is {image.shape}; expected {(*found.labels.shape, 3)}, as the labels"
-            )
-        if stamp < self._latest - _CLOCK_STEP:
+        if not math.isfinite(stamp):
+            raise ValueError(f"stamp is {stamp}; expected seconds")
+        if image is not None:
+            check_image(image)
+            if image.shape[:2] != found.labels.shape:
+                raise ValueError(
+                    f"the image is {image.shape}; expected {(*found.labels.shape, 3)}, as the "
+                    "labels"
+                )
+        seen = _measure(found, image) if found.objects else None
+        if stamp < self._latest - _CLOCK_STEP or self._knows_other_latents(seen):
             self.reset()
         previous = self._latest
         stamp = self._latest = max(stamp, previous)
-        if not found.objects:
+        if seen is None:
             return ()
-        seen = _measure(found, image)
         if len(seen.latents) > 1:
             from scipy.spatial.distance import pdist
 
@@ -157,6 +171,12 @@ class Tracker:
                 order = np.lexsort((tracks.last_seen, np.isin(tracks.ids, ids)))
                 tracks.keep(np.isin(np.arange(len(order)), order[-_MOST_TRACKS:]))
         return tuple(ids.tolist())
+
+    def _knows_other_latents(self, seen: _Seen | None) -> bool:
+        """Whether the known objects' latents cannot be compared with these."""
+        if self._tracks is None or seen is None:
+            return False
+        return self._tracks.latents.shape[1:] != seen.latents.shape[1:]
 
     def _learn_scale(self, distance: float) -> None:
         old = self._latent_scale
@@ -186,10 +206,10 @@ class Tracker:
 
 
 class _Seen(NamedTuple):
-    """The N objects of an image; places and sizes in cells of the grid."""
+    """The N objects of an image, numbered from 1; places and sizes in cells of the grid."""
 
-    grid: npt.NDArray[np.uint8]  # label of each cell, with a margin of 0 (_STRIDE * _STRIDE,)
-    counts: Index  # cells with each label, 0 included (N + 1,)
+    grid: npt.NDArray[np.uint8]  # number of each cell, with a margin of 0 (_STRIDE * _STRIDE,)
+    counts: Index  # cells with each number, 0 included (N + 1,)
     cells: list[Index]  # of each object, where it is in the grid
     places: Array  # x, y of the centroids (N, 2)
     sizes: Array  # sides of squares of the same areas (N,)
@@ -267,35 +287,38 @@ class _Tracks:
 
 def _measure(found: SceneObjects, image: Image | None) -> _Seen:
     height, width = found.labels.shape
+    numbers = np.zeros(256, np.uint8)  # of each label; some objects may have been left out
+    numbers[[item.label for item in found.objects]] = np.arange(1, len(found.objects) + 1)
     grid = cv2.resize(found.labels, (_GRID, _GRID), interpolation=cv2.INTER_NEAREST_EXACT)
+    grid = numbers[grid]
     counts = np.bincount(grid.ravel(), minlength=len(found.objects) + 1)
-    by_label = _CELLS[np.argsort(grid, axis=None, kind="stable")]
+    by_number = _CELLS[np.argsort(grid, axis=None, kind="stable")]
     scale = np.array([_GRID / width, _GRID / height])
     areas = np.array([item.area for item in found.objects], np.float64)
     latents = np.array([item.latent_mean for item in found.objects], np.float64)
     return _Seen(
         grid=cv2.copyMakeBorder(grid, *4 * (_MARGIN,), cv2.BORDER_CONSTANT, value=0).ravel(),
         counts=counts,
-        cells=np.split(by_label, np.cumsum(counts[:-1]))[1:],
+        cells=np.split(by_number, np.cumsum(counts[:-1]))[1:],
         places=(np.array([item.centroid for item in found.objects]) + 0.5) * scale,
         sizes=np.sqrt(areas * scale.prod()),
         # Half precision may overflow; such latents say nothing, the rest still does.
         latents=np.nan_to_num(latents, nan=0, posinf=0, neginf=0),
-        colours=_colours(found, image),
+        colours=_colours(found, numbers, image),
     )
 
 
-def _colours(found: SceneObjects, image: Image | None) -> Array:
+def _colours(found: SceneObjects, numbers: npt.NDArray[np.uint8], image: Image | None) -> Array:
     """Brightness and tint of the objects: 1 is the most that they may change (N, 4); or NaN."""
     total = len(found.objects) + 1
     if image is None:
         return np.full((total - 1, 4), math.nan)
     step = max(1, math.isqrt(found.labels.size // _COLOUR_PIXELS))
-    labels = found.labels[::step, ::step].ravel()
+    shown = numbers[found.labels[::step, ::step].ravel()]
     pixels = image[::step, ::step].reshape(-1, 3)
-    counts = np.bincount(labels, minlength=total)[1:].astype(np.float64)
+    counts = np.bincount(shown, minlength=total)[1:].astype(np.float64)
     counts[counts == 0] = math.nan  # too small for the pixels that are looked at
-    sums = np.stack([np.bincount(labels, channel, total)[1:] for channel in pixels.T], axis=1)
+    sums = np.stack([np.bincount(shown, channel, total)[1:] for channel in pixels.T], axis=1)
     logarithms = np.log(sums / counts[:, None] + _BLACK)
     brightness = logarithms.mean(axis=1, keepdims=True)
     return np.hstack([brightness / _BRIGHTNESS, (logarithms - brightness) / _TINT])

@@ -20,6 +20,7 @@ from genesis_core import (
     ConfigError,
     DeviceError,
     GenesisV2,
+    decoder_is_trained,
     default_checkpoint,
     find_checkpoint,
     load_model,
@@ -206,6 +207,12 @@ def test_missing_files_and_folders_are_not_found(tmp_path: Path) -> None:
             load_model(path)
 
 
+@pytest.mark.parametrize("name", ["~no_such_user/model", 300 * "a", "/" + 300 * "a", "a\0b"])
+def test_names_that_no_file_can_have_are_not_found(name: str) -> None:
+    with pytest.raises(FileNotFoundError, match="does not exist or is not a file"):
+        load_model(find_checkpoint(name))
+
+
 @pytest.mark.parametrize("keep", [0, 1, 4, 8, 9, 100, 0.3, 0.9, -1])
 @pytest.mark.parametrize("kind", ["own", "reference", "old_reference"])
 def test_truncated_files_are_refused(
@@ -291,6 +298,22 @@ def test_weights_that_are_not_finite_are_refused_by_name(value: float, checkpoin
     save_file(weights, checkpoint, metadata=metadata)
     with pytest.raises(CheckpointError, match=r"NaN or infinite weights in latent_head\.1\.weight"):
         load_model(checkpoint)
+
+
+@pytest.mark.parametrize("dtype", [torch.complex64, torch.float8_e4m3fn])
+def test_weights_that_are_no_plain_numbers_are_refused_by_name(
+    dtype: torch.dtype, checkpoint: Path
+) -> None:
+    weights, metadata = contents(checkpoint)
+    weights["latent_head.1.weight"] = weights["latent_head.1.weight"].to(dtype)
+    save_file(weights, checkpoint, metadata=metadata)
+    with pytest.raises(CheckpointError, match=rf"has {dtype} weights in latent_head\.1\.weight"):
+        load_model(checkpoint)
+
+
+@pytest.mark.parametrize("trained", [None, {}, "yes", ["masks_only"], 3])
+def test_what_is_said_of_the_training_may_be_anything(trained: object) -> None:
+    assert decoder_is_trained(trained)
 
 
 @pytest.mark.parametrize("change", ["missing", "extra", "shape"])

@@ -4,6 +4,7 @@ Needs PyTorch, NumPy and pytest only, so that it runs on machines with a GPU as 
 """
 
 import copy
+import pickle
 import subprocess
 import sys
 import time
@@ -180,6 +181,14 @@ def test_a_batch_takes_the_smallest_graph_that_holds_it() -> None:
     assert graphs.find(3, Options(3)) is graphs.find(4, Options(3))
 
 
+def test_a_copy_records_its_own_graphs_when_it_needs_them() -> None:
+    graphs = Graphs(stand_in_graph)
+    graphs.prepare(4, OPTIONS[0])
+    graphs.prepare(1, OPTIONS[0])
+    twin = Graphs(stand_in_graph, graphs.sizes)
+    assert [found_by(twin, count) for count in (1, 2, 5)] == [[1, 4], [4, 4], None]
+
+
 def test_a_pass_that_cannot_be_recorded_runs_as_it_is(caplog: pytest.LogCaptureFixture) -> None:
     """One warning, and no further try before somebody prepares it again."""
     tries: list[int] = []
@@ -256,6 +265,18 @@ def test_cuda_graphs_of_up_to_eight_images(precision: str, make_model: ModelFact
             decode=False,
             tolerance=0.02,
         )
+
+
+@needs_cuda
+def test_copies_have_cuda_graphs_of_their_own(make_model: ModelFactory, images: Tensor) -> None:
+    pixels = pixels_of(images)
+    graphs = Inference(make_model().cuda(), precision="bf16", decode=False)
+    graphs.prepare(4, OPTIONS[0])
+    expected = graphs(Pixels(pixels), OPTIONS[0])
+    for twin in (copy.deepcopy(graphs), pickle.loads(pickle.dumps(graphs))):
+        found = twin(Pixels(pixels), OPTIONS[0])
+        torch.testing.assert_close(found.masks, expected.masks, rtol=0, atol=0.02)
+        assert twin._graphs.find(4, OPTIONS[0]) is not graphs._graphs.find(4, OPTIONS[0])
 
 
 @needs_cuda

@@ -13,6 +13,7 @@ import cv2
 import numpy as np
 import pytest
 
+from genesis_core.ops import mask_operations
 from genesis_core.ops.mask_operations import (
     NOBODY,
     Enlarged,
@@ -27,6 +28,7 @@ from genesis_core.ops.mask_operations import (
     _native_settle,
     drop_small,
     join_pieces,
+    settle,
 )
 from genesis_core.perception.scene import to_scene
 from genesis_core.perception.scene_objects import find_objects
@@ -146,6 +148,25 @@ def test_settled_masks_sum_to_255(
         assert found.own_shares[index] == pytest.approx(share)
 
 
+@needs_compiler
+@pytest.mark.parametrize("compiled", [True, False])
+@pytest.mark.parametrize(
+    "turn", [np.asfortranarray, lambda masks: masks[:, ::-1], lambda masks: masks[:, ::2, ::2]]
+)
+def test_masks_that_are_not_contiguous_are_settled_all_the_same(
+    turn: Callable[..., np.ndarray], compiled: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if not compiled:
+        monkeypatch.setattr(mask_operations, "_library", lambda: None)
+    masks = turn(np.floor(255 * soft_masks(3, 24, 40)).astype(np.uint8))
+    plain, winners = masks.copy(order="C"), masks.argmax(axis=0).astype(np.uint8)
+    found, expected = (settle(each, winners, [0, 1, 2], 25) for each in (masks, plain))
+    np.testing.assert_array_equal(masks, plain)
+    assert (masks.sum(axis=0, dtype=int) == 255).all()
+    for one, other in zip(found, expected, strict=True):
+        np.testing.assert_array_equal(one, other)
+
+
 def box_of(mask: np.ndarray) -> list[int]:
     rows, columns = np.nonzero(mask)
     return [columns.min(), rows.min(), np.ptp(columns) + 1, np.ptp(rows) + 1]
@@ -245,7 +266,7 @@ def test_a_small_piece_goes_to_the_slot_that_borders_on_it_most(join: Callable[.
     winners[0, 8:12] = 1
     masks = from_winners(winners, 4)
     before = masks.copy()
-    join(masks, [1], 0.15, 0.5)  # 15% of 22 are more than 3 and less than 4
+    join(masks, [1], 0.15, 0.5, 0)  # 15% of 22 are more than 3 and less than 4
     expected = np.zeros((12, 12), bool)
     expected[8, 7:10] = True
     np.testing.assert_array_equal((masks != before).any(axis=0), expected)
@@ -255,12 +276,12 @@ def test_a_small_piece_goes_to_the_slot_that_borders_on_it_most(join: Callable[.
     winners[8, 6] = 3
     winners[9, 7] = 2
     masks = from_winners(winners, 4)
-    join(masks, [1], 0.15, 0.5)  # slot 0: one, slot 2: four, slot 3: three
+    join(masks, [1], 0.15, 0.5, 0)  # slot 0: one, slot 2: four, slot 3: three
     assert (masks.argmax(axis=0)[8, 7:10] == 2).all()
-    join(masks, [1], 0.25, 0.5)  # now the four are few, too
+    join(masks, [1], 0.25, 0.5, 0)  # now the four are few, too
     assert (masks.argmax(axis=0)[0, 8:12] == 0).all()
     before = masks.copy()
-    join(masks, [2], 0.9, 0.5)  # of one piece
+    join(masks, [2], 0.9, 0.5, 0)  # of one piece
     np.testing.assert_array_equal(masks, before)
 
 
@@ -271,7 +292,7 @@ def test_a_crumb_within_a_crumb_goes_where_that_goes(join: Callable[..., None]) 
     winners[14:17, 14:17] = 2
     winners[15, 15] = 1
     masks = from_winners(winners, 3)
-    join(masks, [1, 2], 0.2, 0.5)
+    join(masks, [1, 2], 0.2, 0.5, 0)
     expected = winners.copy()
     expected[14:17, 14:17] = 0
     np.testing.assert_array_equal(masks.argmax(axis=0), expected)
@@ -291,9 +312,44 @@ def test_what_leads_to_no_piece_goes_to_the_winner(join: Callable[..., None]) ->
     masks[0] = 1 - masks[1]
     expected = masks[1].copy()
     expected[13:18, 13:18] = expected[2:6, 15:19] = 0
-    join(masks, [1], 0.1, 0.1)
+    join(masks, [1], 0.1, 0.1, 0)
     np.testing.assert_array_equal(masks[1], expected)
     np.testing.assert_allclose(masks.sum(axis=0), 1, atol=1e-6)
+
+
+@pytest.mark.parametrize("join", JOINS)
+def test_specks_within_another_slot_are_its_own(join: Callable[..., None]) -> None:
+    """Of slot 0, the surroundings, in the object 1: three pixels that touch at corners, one at the
+    image's border, four, and two that slot 2 touches at a corner. All of slot 3 is one pixel."""
+    winners = np.zeros((20, 20), int)
+    winners[:, 8:] = 1
+    winners[2, 12] = winners[3, 13] = winners[2, 14] = 0
+    winners[0, 17] = 0
+    winners[6:8, 12:14] = 0
+    winners[12, 12:14] = 0
+    winners[13, 14:18] = 2
+    winners[17, 12] = 3
+    expected = winners.copy()
+    expected[2:4, 12:15] = expected[0, 17] = 1
+    masks = from_winners(winners, 4)
+    join(masks, [1], 0.1, 0.5, 4)
+    np.testing.assert_array_equal(masks.argmax(axis=0), expected)
+    np.testing.assert_allclose(masks[:2, 3, 13], [0, 0.8 + 0.2 / 3], atol=1e-6)
+    masks = from_winners(winners, 4)
+    join(masks, [], 0.1, 0.5, 3)
+    expected[2:4, 12:15] = winners[2:4, 12:15]
+    np.testing.assert_array_equal(masks.argmax(axis=0), expected)
+
+
+@pytest.mark.parametrize("join", JOINS)
+def test_of_a_slot_in_specks_the_last_stays(join: Callable[..., None]) -> None:
+    winners = np.zeros((9, 9), int)
+    winners[1, 1] = winners[4, 4:6] = winners[7, 1] = 1
+    masks = from_winners(winners, 2)
+    join(masks, [], 0.1, 0.5, 4)
+    expected = np.zeros((9, 9), int)
+    expected[7, 1] = 1
+    np.testing.assert_array_equal(masks.argmax(axis=0), expected)
 
 
 def test_the_box_of_an_object_ends_where_its_crumbs_began() -> None:
@@ -311,7 +367,7 @@ def test_the_box_of_an_object_ends_where_its_crumbs_began() -> None:
         return find_objects(scene).objects[1].box
 
     assert box().width > 60
-    join_pieces(masks, [1], 0.1, 0.1)
+    join_pieces(masks, [1], 0.1, 0.1, 0)
     assert box().width < 30
 
 
@@ -322,7 +378,7 @@ def test_more_slots_than_a_byte_counts_are_joined() -> None:
     masks = from_winners(winners, 260)
     other = masks.copy()
     for join, each in zip(JOINS, (masks, other), strict=True):
-        join(each, [2, 258], 0.2, 0.1)
+        join(each, [2, 258], 0.2, 0.1, 0)
         assert (each[:, 9, 9].argmax(), each[:, 9, 2].argmax()) == (0, 2)
 
 
@@ -330,21 +386,26 @@ def test_masks_that_are_not_contiguous_are_joined_all_the_same() -> None:
     masks = soft_masks(3, 24, 40, 1)
     masks = np.stack([cv2.blur(mask, (5, 5)) for mask in masks])
     apart = np.asfortranarray(masks)
-    join_pieces(masks, [0, 1], 0.4, 0.2)
-    join_pieces(apart, [0, 1], 0.4, 0.2)
+    join_pieces(masks, [0, 1], 0.4, 0.2, 0)
+    join_pieces(apart, [0, 1], 0.4, 0.2, 0)
     np.testing.assert_array_equal(masks, apart)
 
 
 @needs_compiler
 @pytest.mark.parametrize("seed", range(4))
-@pytest.mark.parametrize("size", [(40, 60), (96, 96), (1, 9), (1, 1)])
-def test_pieces_are_the_same_in_array_operations(size: tuple[int, int], seed: int) -> None:
+@pytest.mark.parametrize("speck", [0, 1, 4, 9])
+@pytest.mark.parametrize("size", [(40, 60), (96, 96), (1, 9), (3, 4), (1, 1)])
+def test_pieces_are_the_same_in_array_operations(
+    size: tuple[int, int], speck: int, seed: int
+) -> None:
     masks = soft_masks(5, *size, seed)
-    if size[0] > 1:  # larger pieces than of single pixels
-        masks = np.stack([cv2.blur(mask, (7, 7)) for mask in masks])
+    if size[0] > 1:  # larger pieces than of single pixels, and some of these
+        blurred = np.stack([cv2.blur(mask, (7, 7)) for mask in masks])
+        chosen = np.random.default_rng(seed).random(size) < 0.05
+        masks = np.where(chosen, masks, blurred)
     other = masks.copy()
-    assert _native_join_pieces(masks, [0, 2, 4], 0.4, 0.25), "there is no C++ compiler"
-    _array_join_pieces(other, [0, 2, 4], 0.4, 0.25)
+    assert _native_join_pieces(masks, [0, 2, 4], 0.4, 0.25, speck), "there is no C++ compiler"
+    _array_join_pieces(other, [0, 2, 4], 0.4, 0.25, speck)
     np.testing.assert_array_equal(masks, other)
-    if min(size) > 1:
+    if min(size) > 9:
         assert (masks == 0).any()

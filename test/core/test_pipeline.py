@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import gc
 import inspect
 import math
 import time
+import weakref
 from collections.abc import Iterator
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -15,18 +17,20 @@ import pytest
 import torch
 
 from genesis_core import (
+    DepthImage,
     GenesisV2,
     GenesisV2Config,
     Perceived,
     Perception,
+    PerceptionSettings,
     Segmenter,
     View,
     pipeline,
     save_model,
 )
 from genesis_core.perception import Tracker, find_objects
+from genesis_core.perception.lens import Distortion
 from genesis_core.perception.scene import Scene
-from genesis_core.pipeline import DepthImage, PerceptionSettings
 
 HEIGHT, WIDTH = 48, 64
 INTRINSICS = np.array([[60.0, 0, 31.5], [0, 60.0, 23.5], [0, 0, 1]])
@@ -125,6 +129,64 @@ def test_settings_change_from_the_next_call_on(perception: Perception) -> None:
         assert only(perception([View(image())])).slots == 2
     finally:
         perception.configure(before)
+
+
+@pytest.mark.parametrize(
+    ("wrong", "message"),
+    [
+        ({"use_depth": "Auto"}, "use_depth is 'Auto'; expected one of auto, never"),
+        ({"use_depth": True}, "use_depth is True"),
+        ({"min_area": 2.0}, "min_area is 2.0; expected a share, 0 to 1"),
+        ({"mask_floor": math.nan}, "mask_floor is nan"),
+        ({"background_border": -0.1}, "background_border is -0.1"),
+        ({"background_span": 70.0}, "background_span is 70.0"),
+        ({"clutter_score": 50.0}, "clutter_score is 50.0"),
+        ({"tracking": "no"}, "tracking is 'no'; expected True or False"),
+        ({"track_max_age": -1.0}, "track_max_age is -1.0; expected seconds, 0 or more"),
+        ({"track_min_similarity": 3.0}, "track_min_similarity is 3.0; expected 0 to 1"),
+        ({"max_slots": 255}, "max_slots is 255; expected at most 254"),
+        ({"fit": "pad"}, "fit is 'pad'"),
+    ],
+)
+def test_bad_settings_are_refused_by_name(
+    wrong: dict[str, Any], message: str, perception: Perception
+) -> None:
+    """At once, and the former ones stay."""
+    before = perception._settings
+    settings = replace(before, **{"max_slots": 2, **wrong})
+    for use in (perception.check, perception.configure, Perception):
+        with pytest.raises(ValueError, match=message):
+            use(settings)
+    assert perception._settings is before
+    assert only(perception([View(image())])).slots == 4
+
+
+def test_a_pass_that_ran_out_of_memory_holds_none_while_the_next_is_tried(
+    perception: Perception, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its tensors would be kept by the frames of the error's traceback."""
+    segment, held = Segmenter.__call__, weakref.WeakSet[torch.Tensor]()
+    before: list[int] = []
+
+    def run_out(self: Segmenter, images: Any, *given: Any, **options: Any) -> list[Scene]:
+        gc.collect()
+        before.append(len(held))
+        activations = torch.zeros(1000)
+        held.add(activations)
+        if len(images) > 1 or len(before) == 2:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        return segment(self, images, *given, **options)
+
+    monkeypatch.setattr(Segmenter, "__call__", run_out)
+    lost, seen = perception([View(image()), View(image())])
+    assert isinstance(lost, torch.OutOfMemoryError) and isinstance(seen, Perceived)
+    assert before == [0, 0, 0]
+
+
+def test_a_lens_in_a_list_costs_no_view(perception: Perception) -> None:
+    lens = Distortion("plumb_bob", [0.1, 0.0, 0.0, 0.0, 0.0])
+    seen = only(perception([View(image(), depth()._replace(distortion=lens))]))
+    assert seen.depth_problem is None and any(seen.measurements)
 
 
 def test_one_views_trouble_does_not_cost_the_others(perception: Perception) -> None:

@@ -39,7 +39,7 @@ def test_pixels_become_metres() -> None:
 
 
 @pytest.mark.usefixtures("way")
-@pytest.mark.parametrize("unknown", [0.0, math.nan, math.inf, -math.inf, -1.0])
+@pytest.mark.parametrize("unknown", [0.0, math.nan, math.inf, -math.inf, -1.0, 151.0, 1e10, 3e38])
 def test_unknown_depth_is_zero_everywhere(unknown: float) -> None:
     depth = torch.full((1, 32, 32), 1.0)
     depth[0, 5, 6] = unknown
@@ -49,6 +49,11 @@ def test_unknown_depth_is_zero_everywhere(unknown: float) -> None:
     features, present = point_features(points, 32)
     assert features[0, :3, 5, 6].tolist() == [0, 0, 0] and features[0, 7, 5, 6] == 0
     assert features.isfinite().all() and present.tolist() == [1.0]
+
+
+def test_the_farthest_depth_is_known() -> None:
+    points = back_project(torch.full((1, 32, 32), 150.0), INTRINSICS)
+    assert points[0, 3].all() and (points[0, 2] == 150).all()
 
 
 @pytest.mark.usefixtures("way")

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import copy
 import math
+import pickle
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -388,7 +390,7 @@ def test_images_with_and_without_depth_in_one_call(
     assert segment([], depth=[], intrinsics=[]) == []
 
 
-@pytest.mark.parametrize("unknown", [math.nan, math.inf, -math.inf, -1.0])
+@pytest.mark.parametrize("unknown", [math.nan, math.inf, -math.inf, -1.0, 151.0, 1e10, 3e38])
 def test_unknown_depth_is_the_same_however_it_is_marked(
     unknown: float, make: ModelFactory, tmp_path: Path
 ) -> None:
@@ -408,6 +410,20 @@ def test_a_depth_image_without_depth_is_none(
     image, depth = view()
     empty = np.full_like(depth, unknown)
     assert_scenes_agree(segment(image, depth=empty, intrinsics=camera()), segment(image))
+
+
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+def test_a_segmenter_that_has_worked_can_be_copied_and_pickled(
+    encoder: str, precision: str, make: ModelFactory, tmp_path: Path
+) -> None:
+    """Then its weights are packed, which no other process can read."""
+    segment = segmenter(make(encoder, points=True, kinds=True), tmp_path, {}, precision=precision)
+    image, depth = view()
+    expected = segment(image, depth=depth, intrinsics=camera())
+    for twin in (copy.deepcopy(segment), pickle.loads(pickle.dumps(segment))):
+        scene = twin(image, depth=depth, intrinsics=camera())
+        np.testing.assert_array_equal(scene.masks, expected.masks)
+        assert twin.model is twin._inference.model is not segment.model
 
 
 def test_a_model_of_colour_alone_leaves_depth_aside(make: ModelFactory, tmp_path: Path) -> None:
@@ -543,7 +559,13 @@ def coarse(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(edges, "follow_edges", lambda masks, image: masks)
 
 
-@pytest.mark.usefixtures("coarse")
+@pytest.fixture
+def with_specks(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Specks stay where they are."""
+    monkeypatch.setattr("genesis_core.segmenter._SPECK", 0)
+
+
+@pytest.mark.usefixtures("coarse", "with_specks")
 def test_surroundings_become_one_slot(encoder: str, make: ModelFactory, tmp_path: Path) -> None:
     size = SMALL[encoder]["image_size"]
     image, _ = view(size, size)  # type: ignore[arg-type]
@@ -582,7 +604,7 @@ def test_objects_and_a_single_slot_of_surroundings_stay(
     np.testing.assert_allclose(scene.masks.sum(axis=0), 1, atol=1e-5)
 
 
-@pytest.mark.usefixtures("coarse")
+@pytest.mark.usefixtures("coarse", "with_specks")
 def test_crumbs_of_objects_go_to_what_surrounds_them(make: ModelFactory, tmp_path: Path) -> None:
     """Of objects only: of the robot no part may be lost, and surroundings lie in pieces."""
     image, _ = view(64, 64)
@@ -593,6 +615,31 @@ def test_crumbs_of_objects_go_to_what_surrounds_them(make: ModelFactory, tmp_pat
         joined = np.abs(scene.masks - plain.masks).max(axis=0) > 0.1  # see test_mask_operations
         assert joined.any() == (kind == OBJECT)
         np.testing.assert_allclose(scene.masks.sum(axis=0), 1, atol=1e-5)
+
+
+def count_specks(labels: NDArray[np.int64]) -> int:
+    """Pieces of fewer than four pixels, not all of a label, with one other label all around."""
+    count = 0
+    for label in np.unique(labels):
+        total, pieces, facts, _ = cv2.connectedComponentsWithStats((labels == label).view(np.uint8))
+        for number in np.flatnonzero(facts[1:total, cv2.CC_STAT_AREA] < 4) + 1:
+            piece = (pieces == number).view(np.uint8)
+            ring = cv2.dilate(piece, np.ones((3, 3), np.uint8)) > piece
+            alone = piece.sum() == (labels == label).sum()
+            count += not alone and len(np.unique(labels[ring])) == 1
+    return count
+
+
+@pytest.mark.parametrize("kind", [OBJECT, ROBOT])
+def test_specks_within_another_slot_are_its_own(
+    kind: int, make: ModelFactory, tmp_path: Path
+) -> None:
+    image, _ = view(32, 32)  # as large as the masks
+    plain = segmenter(make("unet"), tmp_path, {}, mask_source="attention")(image)
+    model = telling(make("unet", kinds=True), image, SLOTS * [kind])
+    scene = segmenter(model, tmp_path, {}, mask_source="attention")(image)
+    assert count_specks(plain.labels) > 0 and count_specks(scene.labels) == 0
+    np.testing.assert_allclose(scene.masks.sum(axis=0), 1, atol=1e-5)
 
 
 def test_coarse_masks_get_the_edges_of_the_image(

@@ -184,6 +184,12 @@ def test_a_batch_of_mixed_sizes_equals_one_at_a_time(checkpoint: Path) -> None:
     assert segment([]) == []
 
 
+@pytest.mark.parametrize("size", [0, -1, 1.5])
+def test_a_batch_that_cannot_be_is_not_prepared(size: Any, checkpoint: Path) -> None:
+    with pytest.raises(ValueError, match=rf"batch_size is {size}; expected a whole number >= 1"):
+        segmenter(checkpoint).warm_up(size)
+
+
 def test_repeatable_by_default(checkpoint: Path) -> None:
     image = picture(64, 48)
     first = segmenter(checkpoint)(image)

@@ -411,6 +411,30 @@ def test_sparse_depth_of_a_large_object_counts_wherever_it_is() -> None:
     assert found is not None and found.position[2] == pytest.approx(1.0)
 
 
+@pytest.mark.parametrize("far", [151.0, 1e10, 3e38])
+def test_far_pixels_are_unknown(far: float) -> None:
+    """What some renderers and cameras give where they see nothing."""
+    labels, depth, matrix = rectangle(slope=0.5)
+    unknown, marked = depth.copy(), depth.copy()
+    hidden = np.random.default_rng(0).random(SHAPE) < 0.3
+    unknown[hidden], marked[hidden] = np.nan, far
+    (expected,) = locate(labels, [1], unknown, matrix)
+    (found,) = locate(labels, [1], marked, matrix)
+    assert expected is not None and found is not None
+    np.testing.assert_array_equal(np.stack(found), np.stack(expected))
+    points = to_points(marked, matrix)
+    np.testing.assert_array_equal(np.isnan(points).all(axis=2), hidden)
+
+
+def test_no_surface_reaches_beyond_the_farthest_depth() -> None:
+    labels, depth, matrix = rectangle()
+    depth[:] = 149.5
+    depth[::3] = 150.5
+    (found,) = locate(labels, [1], depth, matrix)
+    assert found is not None and found.size[2] == 0
+    assert found.position[2] == pytest.approx(149.5)
+
+
 def test_empty_mask_and_unknown_depth_give_nothing() -> None:
     labels, depth, matrix = rectangle()
     assert locate(labels, [], depth, matrix) == []
@@ -426,6 +450,7 @@ def test_any_bits_are_survived() -> None:
     rng = np.random.default_rng(0)
     for low, high in ((0, 2**32), (0, 2**24), (1, 50), (2**30, 2**31)):
         depth = rng.integers(low, high, SHAPE, np.uint32).view(np.float32)
+        depth[rng.random(SHAPE) < 0.6] = 1.0  # else it is refused, as of another unit
         locate(labels, [0, 1], depth, matrix)
 
 
@@ -450,9 +475,28 @@ def test_millimetres_and_matrices_of_no_camera_are_refused() -> None:
     labels, depth, matrix = rectangle()
     with pytest.raises(TypeError, match="depth is uint16; expected float32 in metres"):
         locate(labels, [1], (depth * 1000).astype(np.uint16), matrix)  # type: ignore[arg-type]
+    with pytest.raises(ValueError, match="are these millimetres"):
+        locate(labels, [1], depth * 1000, matrix)
+    with pytest.raises(ValueError, match="are these metres"):
+        locate(labels, [1], depth / 1000, matrix)
     for unusable in (np.eye(3), np.zeros((3, 3)), matrix[:2]):
         with pytest.raises(ValueError, match="the intrinsics are"):
             locate(labels, [1], depth, unusable)
+
+
+def test_a_matrix_that_is_transposed_is_refused() -> None:
+    labels, depth, matrix = rectangle()
+    turned = matrix.copy()
+    turned[1, 0] = 5.0
+    for unusable in (matrix.T, turned, 2 * matrix):
+        with pytest.raises(ValueError, match=r"its rows are .*; expected fx 0 cx, 0 fy cy, 0 0 1"):
+            locate(labels, [1], depth, unusable)
+    matrix[0, 1] = 0.3  # skew, which cameras may have
+    rounded = np.linalg.inv(np.linalg.inv(matrix))
+    matrix[2, 2] = 0  # as drivers leave it out
+    for usable in (rounded, matrix):
+        (found,) = locate(labels, [1], depth, usable)
+        assert found is not None and found.position[2] == pytest.approx(depth[labels == 1].mean())
 
 
 def test_points_of_an_object() -> None:

@@ -92,6 +92,15 @@ def test_pixels_that_the_model_does_not_reach_are_unknown() -> None:
     assert np.isnan(to_points(np.ones(SHAPE, np.float32), MATRIX, strong)[0, 0, 0])
 
 
+@pytest.mark.parametrize("shape", [(5,), (1, 5), (5, 1)])
+def test_coefficients_may_be_a_list_or_an_array(shape: tuple[int, ...]) -> None:
+    expected = pixel_rays(MATRIX, BARREL, SHAPE)
+    array = np.reshape(BARREL.coefficients, shape)
+    for given in (array, list(BARREL.coefficients)):
+        rays = pixel_rays(MATRIX, Distortion("plumb_bob", given), SHAPE)
+        np.testing.assert_array_equal(rays, expected)
+
+
 @pytest.mark.parametrize(
     ("model", "count"), [("fov", 1), ("", 5), ("plumb_bob", 3), ("equidistant", 5)]
 )

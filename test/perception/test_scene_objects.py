@@ -213,6 +213,27 @@ def test_masks_that_are_not_to_be_changed_stay_as_they_are(tmp_path: Path) -> No
     np.testing.assert_array_equal(scene.masks, quantised)
 
 
+@pytest.mark.parametrize(
+    "turn", [np.asfortranarray, lambda array: array[..., ::-1], lambda array: array[..., ::2, ::2]]
+)
+def test_quantised_masks_may_be_a_view(turn: Callable[..., Any]) -> None:
+    scene = random_scene(0)
+    scene.masks = turn(np.maximum(np.rint(scene.masks * 255 - 0.4999), 0).astype(np.uint8))
+    scene.labels = turn(scene.labels.astype(np.uint8))
+    plain = random_scene(0)
+    plain.masks, plain.labels = scene.masks.copy(order="C"), scene.labels.copy(order="C")
+    found, expected = (find_objects(each, mask_floor=0.3) for each in (scene, plain))
+    np.testing.assert_array_equal(found.labels, expected.labels)
+    np.testing.assert_array_equal(full_masks(found), full_masks(expected))
+
+
+def test_an_object_that_is_kept_does_not_keep_the_masks_of_its_image() -> None:
+    scene = random_scene(0)
+    scene.masks = np.floor(scene.masks * 255).astype(np.uint8)
+    for item in find_objects(scene, **ALL).objects:
+        assert item.mask.base is None and not np.shares_memory(item.mask, scene.masks)
+
+
 def test_labels_of_another_size_than_the_masks_are_refused() -> None:
     scene = random_scene(0)
     scene.labels = scene.labels[:-1]
@@ -313,3 +334,31 @@ def test_an_overlay_of_an_image_in_any_order_of_memory(turn: Callable[..., Any])
     found = find_objects(Scene(masks), **ALL)
     expected = draw_overlay(np.ascontiguousarray(given), found, 0.5)
     np.testing.assert_array_equal(draw_overlay(given, found, 0.5), expected)
+
+
+def test_the_number_of_a_ring_stands_on_the_ring() -> None:
+    """Its centroid lies in the middle, where another slot is."""
+    image = np.random.default_rng(0).integers(60, 200, (240, 320, 3), np.uint8)
+    masks = np.zeros((3, 240, 320), np.float32)
+    masks[1, 20:220, 60:260] = 1
+    masks[2, 60:180, 100:220] = 1
+    masks[1] -= masks[2]
+    masks[0] = 1 - masks[1] - masks[2]
+    scene = Scene(masks)
+    scene.kinds = np.array(["surroundings", "object", "surroundings"])
+    overlay = draw_overlay(image, find_objects(scene), 0.0)
+    changed = (overlay != image).any(axis=2)
+    changed[:, 56:64] = changed[:, 256:264] = False  # outlines
+    changed[16:24] = changed[216:224] = changed[56:64, 96:224] = changed[176:184, 96:224] = False
+    changed[56:184, 96:104] = changed[56:184, 216:224] = False
+    rows, columns = np.nonzero(changed)
+    assert len(rows), "there is no number"
+    assert (masks[1][rows, columns] == 1).all()
+
+
+def test_track_ids_may_be_an_array() -> None:
+    image, found = np.zeros((HEIGHT, WIDTH, 3), np.uint8), find_objects(table_scene(), **ALL)
+    expected = draw_overlay(image, found, 0.5, (7, 0))
+    np.testing.assert_array_equal(draw_overlay(image, found, 0.5, np.array([7, 0])), expected)
+    with pytest.raises(ValueError, match="shorter"):
+        draw_overlay(image, found, 0.5, [])

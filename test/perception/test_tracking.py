@@ -7,9 +7,11 @@ benchmarks/tracking.py makes them; what is counted is how often an object change
 from __future__ import annotations
 
 import json
+import math
 import pickle
 from collections.abc import Iterator, Mapping
 from pathlib import Path
+from typing import Any
 
 import cv2
 import numpy as np
@@ -504,6 +506,62 @@ def test_an_image_of_another_size_is_refused() -> None:
     view = View()
     with pytest.raises(ValueError, match=r"the image is \(60, 80, 3\); expected \(120, 160, 3\)"):
         view.tracker.update(view.find(draw(STILL)), 0.0, np.zeros((60, 80, 3), np.uint8))
+
+
+@pytest.mark.parametrize(
+    ("stamp", "image", "error", "message"),
+    [
+        (math.nan, None, ValueError, "stamp is nan; expected seconds"),
+        (math.inf, None, ValueError, "stamp is inf"),
+        (-math.inf, None, ValueError, "stamp is -inf"),
+        (1.1, np.zeros((120, 160, 3)), TypeError, "image has dtype float64; expected uint8"),
+        (1.1, np.zeros((120, 160, 3), np.uint8).tolist(), TypeError, "image is a list"),
+        (1.1, np.zeros((120, 160), np.uint8), ValueError, r"image has shape \(120, 160\)"),
+    ],
+)
+def test_a_bad_stamp_or_image_is_refused_and_nothing_is_forgotten(
+    stamp: float, image: Any, error: type[Exception], message: str
+) -> None:
+    view = ColourView()
+    before = view.look(STILL)
+    with pytest.raises(error, match=message):
+        view.tracker.update(view.find(draw(STILL)), stamp, image)
+    assert view.look(STILL) == before
+
+
+@pytest.mark.parametrize("coloured", [False, True])
+def test_some_of_the_objects_may_be_left_out_or_sorted(coloured: bool) -> None:
+    """Their labels are no longer 1 to n."""
+    labels = draw(STILL)
+    image = np.array([*PAINT.values()])[labels].astype(np.uint8) if coloured else None
+    view, plain = View(), View()
+    for step in range(4):
+        found = view.find(labels)
+        items = [item for item in found.objects if not item.background]
+        items.sort(key=lambda item: item.area, reverse=step % 2 == 0)
+        ids = view.tracker.update(found._replace(objects=items), step / RATE, image)
+        true = {int(labels[found.labels == item.label][0]): track
+                for item, track in zip(items, ids, strict=True)}  # fmt: skip
+        if step == 0:
+            expected = true
+        assert true == expected and sorted(true) == [2, 3, 4]
+    found = plain.find(labels)
+    whole, part = found, found._replace(objects=found.objects[::-1][:2])
+    first = plain.tracker.update(whole, 0.0, image)
+    assert plain.tracker.update(part, 1 / RATE, image) == first[::-1][:2]
+
+
+def test_latents_of_another_length_are_another_models() -> None:
+    view = View()
+    found = view.find(draw(STILL))
+    short = found._replace(
+        objects=[item._replace(latent_mean=item.latent_mean[:3]) for item in found.objects]
+    )
+    first = view.tracker.update(found, 1.0)
+    second = view.tracker.update(short, 1.1)
+    assert not set(first) & set(second)
+    assert view.tracker.update(short, 1.2) == second
+    assert not {*first, *second} & set(view.tracker.update(found, 1.3))
 
 
 @pytest.mark.slow

@@ -214,7 +214,9 @@ def test_a_ros_1_bag(tmp_path: Path, tiny_checkpoint: Path) -> None:
         [frame.image for frame in frames], [PIXELS, PIXELS + 1, PIXELS + 2]
     )
     target = tmp_path / "out"
-    assert main([str(path), str(target), "--checkpoint", str(tiny_checkpoint)]) == 0
+    assert (
+        main([str(path), str(target), "--checkpoint", str(tiny_checkpoint), "--device", "cpu"]) == 0
+    )
     with BagReader(target, pytest.fail) as reader:
         assert reader.topics["/genesis/object_masks"].size == 3
 

@@ -190,7 +190,8 @@ def test_the_outputs_topics_are_one_cameras(
         "/right/image_raw": (COLOUR, 0),
     }
     source, target = record(tmp_path / "in", topics), tmp_path / "out"
-    assert main([str(source), str(target), "--checkpoint", str(tiny_checkpoint)]) == 0
+    arguments = [str(source), str(target), "--checkpoint", str(tiny_checkpoint)]
+    assert main([*arguments, "--device", "cpu"]) == 0
     said = capsys.readouterr().err
     with BagReader(target, pytest.fail) as reader:
         assert {name: topic.size for name, topic in reader.topics.items()} == dict.fromkeys(

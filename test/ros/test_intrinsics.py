@@ -194,7 +194,8 @@ def test_where_nothing_is_usable_positions_are_refused(
 
 
 @pytest.mark.parametrize(
-    ("index", "value"), [(0, 0.0), (0, np.nan), (4, -1.0), (2, np.inf), (5, np.nan)]
+    ("index", "value"),
+    [(0, 0.0), (0, np.nan), (4, -1.0), (2, np.inf), (5, np.nan), (6, 320.0), (8, 2.0)],
 )
 def test_unusable_intrinsics_are_refused(index: int, value: float) -> None:
     info = camera_info()
@@ -211,6 +212,8 @@ def test_unusable_intrinsics_are_refused(index: int, value: float) -> None:
         *[((1, 1), value) for value in (0.0, 199.0, 201.0, 1799.0, 1801.0)],
         *[((0, 2), value) for value in (-641.0, -639.0, 1279.0, 1281.0, np.inf)],
         *[((1, 2), value) for value in (-481.0, -479.0, 959.0, 961.0)],
+        *[((2, 2), value) for value in (0.0, 0.5, 1 + 1e-9, 2.0)],
+        *[((place, 0), 320.0) for place in (1, 2)],
     ],
 )
 def test_bags_and_positions_have_the_same_rules(place: tuple[int, int], value: float) -> None:

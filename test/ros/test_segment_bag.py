@@ -92,7 +92,10 @@ def record(path: Path, messages: Iterable[Sent], storage: str = "mcap") -> Path:
 
 
 def command(*arguments: object) -> list[str]:
-    return [sys.executable, "-m", "genesis_ros.segment_bag", *map(str, arguments)]
+    """On the CPU, whose numbers are compared, unless the arguments say otherwise."""
+    given = [*map(str, arguments)]
+    given += [] if "--device" in given else ["--device", "cpu"]
+    return [sys.executable, "-m", "genesis_ros.segment_bag", *given]
 
 
 ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONUNBUFFERED": "1"}
@@ -512,6 +515,7 @@ def test_existing_output(
     source = record(tmp_path / "in", map(raw, range(2)))
     target = record(tmp_path / "out", [Sent("/chatter", 1, String(data="old"))])
     arguments = [str(source), str(target), "--checkpoint", str(tiny_checkpoint)]
+    arguments += ["--device", "cpu"]
     assert main(arguments) == 1
     assert f"{target} exists already" in (text := capsys.readouterr().err)
     assert "--overwrite" in text

@@ -172,6 +172,22 @@ def test_gpu_tests_are_those_with_the_mark(
     assert "test_two" not in str(error.value) and "test_four" not in str(error.value)
 
 
+@pytest.mark.parametrize(
+    "line", ["ours: left out of 1 of 3 rows, as a bug", "training: left out, as a bug"]
+)
+def test_a_benchmark_without_our_figures_has_failed(
+    line: str, context: Context, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It ends with status 0, and the machine's time is gone."""
+
+    def run(log: Path, *_: object) -> None:
+        log.write_text(f"benchmarks.bench --parts\nA training step\n{line}\n")
+
+    monkeypatch.setattr(gpu_checks, "_run", run)
+    with pytest.raises(StageError, match=line):
+        gpu_checks._bench(context, 0)
+
+
 @pytest.mark.slow
 @pytest.mark.timeout(600)
 def test_benchmark_and_unsupervised_training_in_a_tiny_form(tmp_path: Path) -> None:

@@ -346,12 +346,13 @@ void settle(uint8_t* masks, const uint8_t* winners, const int64_t* kept, int64_t
   for (int64_t i = 0; i < count; ++i) write(all[i], results + 13 * i);
 }
 
-// Gives small pieces to the slot that borders on them most, the first of several, and then what a slot
-// has, floor or more, where nothing like it leads to a piece that it kept, to the slot that wins there.
-// Masks are changed; chosen says of which slots, share which pieces are small: those below that share
-// of the slot's largest.
+// Gives small pieces to the slot that borders on them most, the first of several, specks to the one
+// slot around them, and then what a slot has, floor or more, where nothing like it leads to a piece that
+// it kept, to the slot that wins there. Masks are changed; chosen says of which slots, but for specks,
+// which are any slot's. share says which pieces are small: those below that share of the slot's largest.
+// Specks are pieces of fewer pixels than speck, if their slot wins more elsewhere.
 void join_pieces(float* masks, const uint8_t* chosen, int64_t slots, int64_t height, int64_t width,
-                 double share, double floor) {
+                 double share, double floor, int64_t speck) {
   const int64_t pixels = height * width;
   std::vector<uint16_t> winners(pixels, 0);
   std::vector<float> best(masks, masks + pixels);
@@ -430,6 +431,53 @@ void join_pieces(float* masks, const uint8_t* chosen, int64_t slots, int64_t hei
       }
       moved = true;
     }
+  }
+  std::vector<int64_t> totals(slots, 0);
+  for (const uint16_t slot : winners) ++totals[slot];
+  pieces.clear();
+  members.clear();
+  for (int64_t start = 0, x = 0; start < pixels; ++start, x = x + 1 < width ? x + 1 : 0) {
+    const uint16_t slot = winners[start];
+    // Most pixels have one of their slot's at the left or above: no piece begins there.
+    if (x > 0 && winners[start - 1] == slot) continue;
+    if (start >= width && winners[start - width] == slot) continue;
+    const auto first = static_cast<int64_t>(members.size());
+    int64_t count = 1;
+    bool begins = true;  // with this pixel, in their order
+    members.push_back(static_cast<int32_t>(start));
+    for (int64_t n = first; n < first + count && count < speck && begins; ++n) {
+      around(members[n], [&](int64_t i) {
+        const auto same = [i](int32_t member) { return member == i; };
+        if (winners[i] != slot || std::any_of(members.begin() + first, members.end(), same)) return;
+        begins &= i > start;
+        ++count;
+        members.push_back(static_cast<int32_t>(i));
+      });
+    }
+    if (begins && count < speck) {
+      pieces.push_back({slot, first, count});
+    } else {
+      members.resize(first);
+    }
+  }
+  for (const Piece& piece : pieces) {
+    const auto begin = members.begin() + piece.first, end = begin + piece.count;
+    int64_t taker = -1;
+    bool alone = totals[piece.slot] > piece.count;  // among pixels of one other slot
+    for (auto member = begin; member < end; ++member) {
+      around(*member, [&](int64_t i) {
+        if (std::find(begin, end, i) != end) return;
+        if (taker == -1) taker = winners[i];
+        alone &= winners[i] == taker && taker != piece.slot;
+      });
+    }
+    if (!alone || taker == -1) continue;
+    for (auto i = begin; i < end; ++i) {
+      give(piece.slot, taker, *i);
+      winners[*i] = static_cast<uint16_t>(taker);
+    }
+    totals[piece.slot] -= piece.count;
+    totals[taker] += piece.count;
   }
   // Weak pixels: those that another slot wins.
   const auto lowest = static_cast<float>(floor);

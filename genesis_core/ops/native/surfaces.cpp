@@ -15,7 +15,8 @@ namespace {
 
 // As in perception/depth.py, which hands them over.
 struct Rules {
-  double least_pixels, samples, fragment, least_jump, steepest, bin, least_bin, thin, most_bins, trim;
+  double farthest, least_pixels, samples, fragment, least_jump, steepest;
+  double bin, least_bin, thin, most_bins, trim;
 };
 
 struct Image {
@@ -110,9 +111,7 @@ class Surface {
   }
 
  private:
-  static bool is_known(float depth) {
-    return depth > 0 && depth < std::numeric_limits<float>::infinity();
-  }
+  bool is_known(float depth) const { return depth > 0 && depth <= rules_.farthest; }
 
   Ray ray_x(int64_t y, int64_t x) const { return rays_x_[y * steps_[0] + x * steps_[1]]; }
   Ray ray_y(int64_t y, int64_t x) const { return rays_y_[y * steps_[2] + x * steps_[3]]; }
@@ -293,6 +292,7 @@ class Surface {
     near_ = static_cast<float>(low + static_cast<double>(chosen->first) * width - before);
     near_ = std::max(near_, std::numeric_limits<float>::min());  // unknown depth is no distance
     far_ = static_cast<float>(low + static_cast<double>(chosen->last + 1) * width + after);
+    far_ = std::min(far_, static_cast<float>(rules_.farthest));
   }
 
   // On a surface that is seen at a low angle neighbours are bins apart: that is no gap. There depth
