@@ -67,8 +67,8 @@ setup(
         "console_scripts": [
             "genesis_perception = genesis_ros.processes.programs:perception_node",
             "genesis_camera = genesis_ros.processes.programs:camera_node",
-            "genesis_demo = genesis_ros.demo:main",
-            "genesis_segment_bag = genesis_ros.segment_bag:main",
+            "genesis_demo = genesis_ros.processes.programs:demo",
+            "genesis_segment_bag = genesis_ros.processes.programs:segment_bag",
         ]
     },
     zip_safe=False,

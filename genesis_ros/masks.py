@@ -138,11 +138,13 @@ def point_subset(
             depth image). It may be larger or smaller than the image; the mask is then scaled.
 
     Raises:
-        ValueError: the cloud is of another shape (aspect ratio) than the image.
+        ValueError: the cloud is no (H, W, 3), or of another shape (aspect ratio) than the image.
         ImageError: the message holds no organised cloud.
     """
     if not isinstance(points, np.ndarray):
         points = cloud_points(points)
+    if points.ndim != 3 or points.shape[2] != 3 or not points.size:
+        raise ValueError(f"the points are {points.shape}; expected (H, W, 3)")
     chosen = points[_sample(item.mask, points.shape[:2])]
     # Some drivers of organised clouds send the camera's own place where they know nothing.
     return chosen[np.isfinite(chosen).all(axis=1) & chosen.any(axis=1)]

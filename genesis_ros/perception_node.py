@@ -369,7 +369,8 @@ class PerceptionNode(LifecycleNode):
 
     def _active_worker(self) -> LatestJobWorker[_Job]:
         if self._worker is None:
-            remedy = "start a new one" if self._finalized else "activate it first"
+            remedy = "activate it first" if self._perception else "configure and activate it first"
+            remedy = "start a new one" if self._finalized else remedy
             raise RuntimeError(f"the node is {self._state()}; {remedy}")
         return self._worker
 

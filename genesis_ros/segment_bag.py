@@ -3,11 +3,11 @@
     ros2 run genesis_ros segment_bag IN OUT
     python -m genesis_ros.segment_bag IN OUT --topic /left/image_raw --topic /right/image_raw --copy
 
-IN is a rosbag2 (sqlite3 or MCAP, compressed or not) with raw or compressed images. OUT gets what
-the perception node would publish about each of them, with the image's header and at the time at
-which the image was received: /genesis/object_masks, /genesis/label_image and /genesis/overlay; with
-several cameras all their masks on the first of these, and each camera's own results on
-/genesis/<camera>/object_masks, label_image and overlay.
+IN is a rosbag2 (sqlite3 or MCAP, compressed or not) or a ROS 1 bag, with raw or compressed images.
+OUT gets what the perception node would publish about each of them, with the image's header and at
+the time at which the image was received: /genesis/object_masks, /genesis/label_image and
+/genesis/overlay; with several cameras all their masks on the first of these, and each camera's own
+results on /genesis/<camera>/object_masks, label_image and overlay.
 
 With --depth-topic, objects get positions and sizes, OUT also gets markers, and a checkpoint that
 takes depth sees it. The depth images must be registered to the images.

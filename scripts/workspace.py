@@ -114,7 +114,10 @@ def set_up() -> None:
     # The scripts of an environment that was copied or moved still name the old place.
     if VENV.exists() and (venv_version() != version or found_for not in ("", made_for)):
         print(f"setup: replacing {VENV}, made for another Python or another place", flush=True)
-        shutil.rmtree(VENV)
+        if VENV.is_symlink():
+            VENV.unlink()  # what it leads to is somebody else's
+        else:
+            shutil.rmtree(VENV)
     if not VENV.exists():
         print(f"setup: creating {VENV} with Python {version}", flush=True)
         run(base_python(), "-m", "venv", str(VENV))

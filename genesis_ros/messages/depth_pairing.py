@@ -48,6 +48,9 @@ _SAME_MOMENT = 20_000_000  # ns between the stamps of an image and its depth, to
 _PERIODS = 6  # newest depth images whose stamps tell the period
 _STEADY = 1.5  # the longest period beside the shortest, of a camera that keeps its rate
 _JITTER = 0.1  # of a period: how far from its time a depth image may be taken
+# ns between stamps, beside that between arrivals. Stamps that jump back, of a simulation or a bag
+# that begins again, come a second time: with more, a depth image is of before the jump.
+_ONE_CLOCK = 1_000_000_000
 
 
 class DepthError(ImageError):
@@ -342,8 +345,16 @@ class DepthPairing:
             apart = 0 if taken is None else abs(kept.time.arrived - taken.arrived)
             return abs(kept.time.stamp - wanted), apart
 
+        usable = [kept for kept in images if _is_of_one_clock(kept, wanted, taken)]
+        images = usable or images[-1:]
         kept = min(reversed(images), key=distance)  # the newest of equal ones
         apart = (kept.time.stamp - wanted) * 1e-9
+        if not usable and abs(apart) <= tolerance:
+            raise DepthError(
+                "stamp",
+                f"no depth image of the image's time on {self.topic}: the one with its stamp came "
+                "at another time; stamps have jumped",
+            )
         if abs(apart) > tolerance:
             raise DepthError(
                 "stamp",
@@ -391,7 +402,8 @@ class DepthPairing:
     def _reaches(self, wanted: int, taken: ImageTime | None) -> bool:
         if taken is not None and self._stands(taken):
             return bool(self._images) and self._images[-1].time.arrived >= taken.arrived
-        return self._newest() >= wanted or self._is_nearest(wanted)
+        of_one_clock = [kept for kept in self._images if _is_of_one_clock(kept, wanted, taken)]
+        return _newest_stamp(of_one_clock) >= wanted or self._is_nearest(wanted)
 
     def _is_near(self, wanted: int, taken: ImageTime | None, tolerance: float) -> bool:
         """Whether a depth image of this time is to be expected."""
@@ -400,9 +412,9 @@ class DepthPairing:
             images = (image.arrived for image in self._expected)
             return _is_alive(newest, taken.arrived, images, _ARRIVAL_TOLERANCE * 1e9)
         images = (image.stamp for image in self._expected)
-        return _is_alive(self._newest(), wanted, images, _SAME_MOMENT) and not self._is_between(
-            wanted, tolerance
-        )
+        return _is_alive(
+            _newest_stamp(self._images), wanted, images, _SAME_MOMENT
+        ) and not self._is_between(wanted, tolerance)
 
     def _note_delay(self, depth: ImageTime) -> None:
         """Note how much later than the image of its moment a depth image has come."""
@@ -440,10 +452,19 @@ class DepthPairing:
         periods = [after - before for before, after in itertools.pairwise(stamps) if after > before]
         return (stamps[-1], periods) if len(periods) == _PERIODS - 1 else (0, [])
 
-    def _newest(self) -> float:
-        """The newest stamp; stray ones do not count, but 0 does."""
-        stamps = (kept.time for kept in self._images)
-        return max((at.stamp for at in stamps if at.reliable or not at.stamp), default=-np.inf)
+
+def _newest_stamp(images: Iterable[_Kept]) -> float:
+    """Stray ones do not count, but 0 does."""
+    stamps = (kept.time for kept in images)
+    return max((at.stamp for at in stamps if at.reliable or not at.stamp), default=-np.inf)
+
+
+def _is_of_one_clock(kept: _Kept, wanted: int, taken: ImageTime | None) -> bool:
+    """Whether stamps and arrivals of a depth image and an image agree, as far as is known."""
+    if taken is None:
+        return True
+    by_stamp, by_arrival = kept.time.stamp - wanted, kept.time.arrived - taken.arrived
+    return abs(by_stamp - by_arrival) <= _ONE_CLOCK
 
 
 def _is_alive(newest: float, wanted: int, images: Iterable[int], apart: float) -> bool:

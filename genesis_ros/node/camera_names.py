@@ -10,8 +10,8 @@ DEFAULT_TOPIC = "camera/image_raw"
 
 # Parts of a topic that say what is sent rather than which camera sends it.
 _GENERIC_PARTS = frozenset(
-    ["image_raw", "image", "image_rect", "image_color", "image_rect_color", "image_mono",
-     "compressed", "color", "colour", "rgb"]
+    ["image_raw", "image", "image_rect", "image_rect_raw", "image_color", "image_rect_color",
+     "image_color_rect", "image_mono", "compressed", "color", "colour", "rgb", "rect"]
 )  # fmt: skip
 
 

@@ -14,6 +14,7 @@ from genesis_ros.processes.openmp import wait_briefly
 
 # What rosdep does not install: see docs/node.md, Install.
 _OF_PIP = ("torch", "safetensors", "rosbags", "mcap", "zstandard", "mujoco")
+_GENERATED = ("genesis_ros.msg", "genesis_ros.srv")
 
 
 def perception_node() -> int:
@@ -54,13 +55,22 @@ def demo() -> int:
 def name_missing_modules(program: str) -> None:
     """From now on a package that is not installed ends this process with a line, not a traceback.
 
-    Status 1, as before. A missing module of our own packages keeps its traceback.
+    Status 1, as before. A missing module of our own packages keeps its traceback, unless it is one
+    of the generated messages.
     """
 
     def explain(
         kind: type[BaseException], error: BaseException, traceback: TracebackType | None
     ) -> None:
-        package = (getattr(error, "name", None) or "").partition(".")[0]
+        module = getattr(error, "name", None) or ""
+        if kind is ModuleNotFoundError and module in _GENERATED:
+            print(
+                f"{program} needs {module}, which `colcon build` makes and pip does not "
+                "(docs/node.md, Install)",
+                file=sys.stderr,
+            )
+            return
+        package = module.partition(".")[0]
         if kind is not ModuleNotFoundError or not package or package.startswith("genesis_"):
             sys.__excepthook__(kind, error, traceback)
             return

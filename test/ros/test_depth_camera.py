@@ -558,6 +558,16 @@ def test_a_latched_info_counts_unless_a_newer_one_was_heard(client: Any) -> None
     assert receiver.close(10)
 
 
+def test_an_info_that_is_repeated_is_taken_once(
+    depth: DepthCamera, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    taken: list[CameraInfo] = []
+    monkeypatch.setattr(depth, "add_info", taken.append)
+    for number, focal_length in enumerate((60.0, 60.0, 70.0, 70.0)):
+        depth._take_info(camera_info(focal_length), {"source_timestamp": number})
+    assert taken == [camera_info(60.0), camera_info(70.0)]
+
+
 def test_a_latched_info_is_taken_by_the_receiver(client: Any) -> None:
     """Not by the executor, whose thread would meet the receiver's."""
     receiver = Receiver(client.node, lambda error: pytest.fail(str(error)))
@@ -648,6 +658,40 @@ def pair(
     seconds, arrived = wanted
     taken = clock.read(stamp(seconds), round(arrived * 1e9))
     return float(depth.depth_image(stamp(seconds), TOLERANCE, taken=taken).depth[0, 0])
+
+
+def test_after_stamps_jump_back_depth_of_before_is_nobodys() -> None:
+    """A simulation that begins again: its stamps come a second time, each before its depth."""
+    pairing, clock = DepthPairing(TOPIC, INFO_TOPIC), ImageClock()
+    pairing.add_info(camera_info())
+    found: list[float] = []
+    for episode, metres in enumerate((1.0, 3.0)):
+        for number in range(20):
+            seconds = 10 + number / 5
+            arrived = 100 + 4 * episode + number / 5
+            taken = clock.read(stamp(seconds), round(arrived * 1e9))
+            assert not pairing.has_reached(stamp(seconds), taken)  # so its own is waited for
+            pairing.add_image(depth_image(seconds, metres), round((arrived + 0.02) * 1e9))
+            if number > 1:  # a clock is believed once another stamp follows
+                assert pairing.has_reached(stamp(seconds), taken)
+            depth = pairing.depth_image(stamp(seconds), TOLERANCE, taken=taken)
+            found.append(float(depth.depth[0, 0]))
+    np.testing.assert_allclose(found, [1.0] * 20 + [3.0] * 20)
+
+
+def test_a_clock_that_was_ahead_for_a_second_costs_no_position_afterwards() -> None:
+    pairing, clock = DepthPairing(TOPIC, INFO_TOPIC), ImageClock()
+    pairing.add_info(camera_info())
+    reached = []
+    for number in range(60):
+        seconds, arrived = 10 + number / 10, 100 + number / 10
+        seconds += 3600 if 20 <= number < 30 else 0
+        taken = clock.read(stamp(seconds), round(arrived * 1e9))
+        reached.append(pairing.has_reached(stamp(seconds), taken))
+        pairing.add_image(depth_image(seconds, 2.0), round((arrived + 0.015) * 1e9))
+        depth = pairing.depth_image(stamp(seconds), TOLERANCE, taken=taken)
+        assert depth.depth[0, 0] == pytest.approx(2.0)
+    assert not any(reached[32:])  # so each of them is waited for
 
 
 def test_the_newest_of_equal_stamps_wins(depth: DepthCamera, sensor: Sensor) -> None:

@@ -332,6 +332,13 @@ def test_names_of_cameras() -> None:
     assert camera_names(topics, ["", ""]) == ["a_head_image", "b_head_image"]
     assert camera_names(topics, ["first", ""]) == ["first", "head"]
     assert camera_names(["/image_raw"], [""]) == ["camera"]
+    infrared = ["/camera/camera/infra1/image_rect_raw", "/camera/camera/infra2/image_rect_raw"]
+    assert camera_names(infrared, ["", ""]) == ["infra1", "infra2"]
+    for topic, name in (
+        ("/kinect2/hd/image_color_rect", "hd"),
+        ("/zed/node/rgb/rect/image", "node"),
+    ):
+        assert camera_names([topic], [""]) == [name]
     # A name of one's own that another camera would get; one topic for two cameras.
     for topics, given in ((["/x/image_raw", "/left"], ["left", ""]), (["/a/image"] * 2, ["", ""])):
         with pytest.raises(ValueError, match=r"several cameras would be called .*camera_names"):

@@ -13,6 +13,7 @@ import torch
 from diagnostic_msgs.msg import DiagnosticArray, DiagnosticStatus
 from rclpy.qos import QoSProfile, ReliabilityPolicy
 from sensor_msgs.msg import Image
+from std_srvs.srv import Trigger
 
 from genesis_core import GenesisV2, GenesisV2Config, build_model, config_from_dict, save_model
 from genesis_ros.masks import full_masks
@@ -75,6 +76,8 @@ def test_driven_from_outside(client: Any, start: Start, photo: np.ndarray) -> No
     node = start(autostart=False)
     assert client.state(NODE) == "unconfigured"
     assert not client.transition(NODE, "activate")  # not from here
+    answer = client.call(Trigger, "/genesis/reset_tracks", Trigger.Request())
+    assert answer.message == "the node is unconfigured; configure and activate it first"
     with client.listen(ObjectMasks, MASKS, heard=False) as masks:
         for _ in range(2):
             assert client.transition(NODE, "configure")

@@ -48,6 +48,16 @@ def test_missing_modules_are_named_by_the_module_run_as_a_program() -> None:
     assert line.startswith("segment_bag needs torch") and result.returncode == 1
 
 
+@pytest.mark.parametrize("program", ["perception_node", "segment_bag", "demo"])
+def test_without_the_generated_messages_colcon_is_named(program: str) -> None:
+    """As after `pip install .` alone."""
+    statement = f"from genesis_ros.processes import programs\nprograms.{program}()"
+    result = run_without("genesis_ros.msg", statement)
+    (line,) = result.stderr.splitlines()
+    assert line.startswith(f"{program} needs genesis_ros.msg, which `colcon build` makes")
+    assert result.returncode == 1
+
+
 def test_a_missing_module_of_our_own_keeps_its_traceback(tmp_path: Path) -> None:
     statement = "from genesis_ros.processes.programs import perception_node\nperception_node()"
     result = run_without("genesis_ros.pipeline", statement)

@@ -62,6 +62,30 @@ def test_a_machine_without_ros_wheels_is_told_at_once(monkeypatch: pytest.Monkey
         workspace.check_python()
 
 
+def test_an_environment_elsewhere_that_is_linked_is_left_alone(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The link goes, as what was made for another place cannot be used; nothing behind it does."""
+    elsewhere = tmp_path / "elsewhere"
+    elsewhere.mkdir()
+    (elsewhere / "genesis_ros_setup").write_text("3.1 /elsewhere\n")
+    venv = tmp_path / ".venv"
+    venv.symlink_to(elsewhere)
+
+    def run(*command: str) -> None:
+        assert command[-1] == str(venv) and not venv.exists()
+        raise workspace.WorkspaceError("enough")
+
+    monkeypatch.setattr(workspace, "VENV", venv)
+    monkeypatch.setattr(workspace, "VENV_STAMP", venv / "genesis_ros_setup")
+    monkeypatch.setattr(workspace, "venv_version", lambda: "3.1")
+    monkeypatch.setattr(workspace, "check_build_tools", lambda: None)
+    monkeypatch.setattr(workspace, "run", run)
+    with pytest.raises(workspace.WorkspaceError, match="enough"):
+        workspace.set_up()
+    assert (elsewhere / "genesis_ros_setup").exists()
+
+
 @pytest.mark.parametrize("command", ["setup", "training"])
 def test_what_a_ros_installation_lacks_is_named(command: str) -> None:
     """The interpreter alone, without any site-packages, is one that lacks everything."""
