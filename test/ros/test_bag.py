@@ -197,6 +197,20 @@ def test_an_ideal_fisheye_is_one(tmp_path: Path) -> None:
     assert (distortion[0], list(distortion[1])) == ("equidistant", [0] * 4)
 
 
+def test_intrinsics_that_change_are_those_of_the_images_after_them(tmp_path: Path) -> None:
+    messages = camera_messages()[:2]
+    for number, focal_length in enumerate((500.0, 600.0)):
+        matrix = [focal_length, 0, 8, 0, focal_length, 6, 0, 0, 1]
+        info = CameraInfo(height=12, width=16, k=matrix)
+        messages.insert(2 * number, ("/eye/camera_info", STAMPS[number] - 1, info))
+    path = record(tmp_path / "bag", messages)
+    focal_lengths = []
+    for frame in play(open_path(str(path), warn=pytest.fail), loop=False):
+        assert frame.intrinsics is not None
+        focal_lengths.append(frame.intrinsics[0, 0])
+    assert focal_lengths == [500, 600]
+
+
 def test_unusable_intrinsics_are_named_once(tmp_path: Path) -> None:
     messages: list[tuple[str, int, Any]] = [("/eye/camera_info", STAMPS[0] - 1, CameraInfo())]
     path = record(tmp_path / "bag", messages + camera_messages())

@@ -438,3 +438,14 @@ def test_pixels_are_what_was_recorded(tmp_path: Path) -> None:
     with BagReader(record(tmp_path / "bag"), pytest.fail) as reader:
         (first, *_) = reader.first(TOPIC, 5)
     np.testing.assert_array_equal(to_rgb(read_message(first)), PIXELS)
+
+
+def test_the_first_messages_of_a_bag_of_two_files(tmp_path: Path) -> None:
+    """No more than were asked for, of the second file as of the first."""
+    bag = record(tmp_path / "bag")
+    shutil.copy(bag / "bag.mcap", bag / "bag_1.mcap")
+    metadata = bag / "metadata.yaml"
+    metadata.write_text(metadata.read_text().replace("- bag.mcap", "- bag.mcap\n  - bag_1.mcap"))
+    with BagReader(bag, pytest.fail) as reader:
+        found = [read_message(item) for item in reader.first(TOPIC, 4)]
+    assert found == [image(0), image(1), image(2), image(0)]

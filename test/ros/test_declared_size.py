@@ -14,7 +14,7 @@ from PIL import Image as PillowImage
 from sensor_msgs.msg import CompressedImage
 
 from genesis_bags.decoding.declared_size import declared_size
-from genesis_bags.decoding.images import MAX_DECODED_PIXELS, to_rgb
+from genesis_bags.decoding.images import MAX_DECODED_PIXELS, size_fault, to_rgb
 from genesis_bags.decoding.pixels import ImageError
 
 PIXELS = np.random.default_rng(0).integers(0, 255, (37, 61, 3), dtype=np.uint8)
@@ -114,6 +114,12 @@ def test_an_image_that_claims_to_be_huge_is_refused(suffix: str) -> None:
         to_rgb(CompressedImage(format=suffix, data=array("B", file)))
     assert error.value.kind == "too large"
     assert f"claim to be an image of 16000x16000; at most {MAX_DECODED_PIXELS}" in str(error.value)
+
+
+def test_an_image_of_just_as_many_pixels_as_are_decoded_is_no_fault() -> None:
+    assert MAX_DECODED_PIXELS == 2**13 * 2**13
+    assert size_fault((2**13, 2**13)) is None
+    assert size_fault((2**13, 2**13 + 1)) is not None
 
 
 def test_long_and_odd_texts_are_shown_on_one_short_line() -> None:

@@ -13,6 +13,7 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -21,13 +22,13 @@ from rosbags.highlevel import AnyReader
 from sensor_msgs.msg import CameraInfo, Image
 from std_msgs.msg import Header
 
+from genesis_core.perception import Box
 from genesis_ros.bags.writer import LiveBagWriter
 from genesis_ros.masks import MaskedObject, objects
+from genesis_ros.messages import detections
 from genesis_ros.messages.images import to_message
 from genesis_ros.messages.rgbd import camera_info, depth_message
 from genesis_ros.msg import ObjectMasks
-
-pytestmark = pytest.mark.slow
 
 HERE = Path(__file__).parent
 STAND_IN, ECHO = HERE / "stand_in.py", HERE / "echo.py"
@@ -52,6 +53,19 @@ def messages(number: int) -> dict[str, Any]:
     if number:
         given[DEPTH] = depth_message(metres, header)
     return {**given, IMAGE: to_message(picture, header)}
+
+
+def test_a_box_is_as_far_on_either_side_of_its_centre(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def make(**sizes: float) -> SimpleNamespace:
+        return SimpleNamespace(center=SimpleNamespace(position=SimpleNamespace()), **sizes)
+
+    # vision_msgs need not be there.
+    monkeypatch.setattr(detections, "BoundingBox2D", make, raising=False)
+    box = detections._box_2d(Box(2, 3, 10, 4))
+    assert (box.size_x, box.size_y) == (10.0, 4.0)
+    assert (box.center.position.x, box.center.position.y) == (7.0, 5.0)
 
 
 @contextmanager
@@ -122,6 +136,7 @@ def check_common(detection: dict[str, Any], item: MaskedObject) -> None:
     }
 
 
+@pytest.mark.slow
 def test_the_node_publishes_detections(
     installed: None, client: Any, node_process: Any, tiny_checkpoint: Path, tmp_path: Path
 ) -> None:
@@ -157,6 +172,7 @@ def test_the_node_publishes_detections(
     check(found, masks)
 
 
+@pytest.mark.slow
 def test_segment_bag_writes_detections(
     installed: None, tiny_checkpoint: Path, tmp_path: Path
 ) -> None:
@@ -194,6 +210,7 @@ def plain(value: Any) -> Any:
     return value.item() if isinstance(value, np.generic) else value
 
 
+@pytest.mark.slow
 def test_without_the_package_it_is_said_at_start(
     client: Any, node_process: Any, tiny_checkpoint: Path, tmp_path: Path
 ) -> None:

@@ -143,3 +143,26 @@ def test_negative_stamps_are_stamps() -> None:
     times = read(good(50, -5.03))
     assert [item.seconds for item in times] == pytest.approx(good(50, -5.03), abs=1e-9)
     assert all(item.reliable for item in times)
+
+
+def read_at(*moments: tuple[float, float]) -> list[ImageTime]:
+    """What a new clock makes of images of these stamps and times of arrival [s]."""
+    clock = ImageClock()
+    return [clock.read(stamp(seconds), round(arrived * 1e9)) for seconds, arrived in moments]
+
+
+def test_a_stamp_is_judged_by_the_newest_not_by_the_last_one() -> None:
+    """Each step back is less than a second; both together are more."""
+    times = read_at((100, 0), (100.9, 0.1), (100, 0.2), (99.8, 0.3))
+    assert [item.reliable for item in times] == [True, True, True, False]
+
+
+def test_the_time_does_not_step_back_with_a_stamp_that_does_a_little() -> None:
+    times = read_at((100, 0), (100.9, 0.1), (100, 0.2))
+    assert [item.seconds for item in times] == pytest.approx([100, 100.9, 100.9])
+
+
+def test_strays_to_both_sides_confirm_nothing() -> None:
+    times = read_at((100, 0), (50, 0.1), (200, 0.2))
+    assert [item.reliable for item in times] == [True, False, False]
+    assert not any(item.restarted for item in times)

@@ -156,6 +156,15 @@ def test_stamps_that_stand_still_or_go_back_do_no_harm() -> None:
         assert reader(grey(THERMAL), seconds).max() == 255
 
 
+def test_a_stamp_that_goes_back_leaves_the_levels_as_they_are() -> None:
+    reader = ImageReader()
+    scene = np.tile(np.arange(3000.0, 3500.0), (100, 1))
+    before = reader(grey(scene), 100.0)
+    after = reader(grey(scene + 100), 50.0)
+    # Values from 3100 to 3499 are in both.
+    np.testing.assert_array_equal(after[:, :400], before[:, 100:])
+
+
 @pytest.mark.parametrize("encoding", ["rgb16", "bgr16"])
 def test_colours_keep_their_hue(encoding: str) -> None:
     colour = np.array([1000.0, 2000.0, 3500.0])

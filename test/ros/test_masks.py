@@ -20,6 +20,7 @@ from std_msgs.msg import Header
 from genesis_bags.decoding.pixels import ImageError
 from genesis_core.perception import Box, Measurement, SceneObject
 from genesis_ros.masks import full_mask, full_masks, label_image, objects, point_subset, targets
+from genesis_ros.messages.clouds import cloud_points
 from genesis_ros.messages.images import to_message
 from genesis_ros.messages.object_masks import to_object_masks
 from genesis_ros.msg import ObjectMasks
@@ -90,6 +91,14 @@ def test_label_image() -> None:
     expected = np.ones((6, 8), np.uint8)
     expected[1:3, 2:5] = [[2, 2, 1], [1, 2, 2]]
     np.testing.assert_array_equal(label_image(make_message()), expected)
+
+
+def test_of_two_objects_that_are_as_likely_the_first_one_has_the_pixel() -> None:
+    message = make_message()
+    for item in message.objects:
+        crop = np.full((item.roi.height, item.roi.width), 128, np.uint8)
+        item.mask = to_message(crop, message.header)
+    np.testing.assert_array_equal(label_image(message), np.ones((6, 8), np.uint8))
 
 
 def test_no_objects() -> None:
@@ -237,23 +246,29 @@ def crop_of(item: Any) -> np.ndarray:
     return np.frombuffer(bytes(item.mask.data), np.uint8).reshape(item.mask.height, -1)
 
 
+def make_cloud(points: np.ndarray) -> PointCloud2:
+    """An organised cloud of float32 points (H, W, 3)."""
+    height, width = points.shape[:2]
+    return PointCloud2(
+        height=height,
+        width=width,
+        fields=[
+            PointField(name=axis, offset=4 * index, datatype=PointField.FLOAT32, count=1)
+            for index, axis in enumerate("xyz")
+        ],
+        point_step=12,
+        row_step=12 * width,
+        data=points.tobytes(),
+    )
+
+
 def test_points_of_an_object() -> None:
     _, item = objects(make_message())
     points = np.random.default_rng(0).normal(size=(6, 8, 3)).astype(np.float32)
     points[1, 3] = np.nan
     expected = points[[1, 2, 2], [2, 3, 4]]
     np.testing.assert_array_equal(point_subset(points, item), expected)
-    cloud = PointCloud2(
-        height=6,
-        width=8,
-        fields=[
-            PointField(name=axis, offset=4 * index, datatype=PointField.FLOAT32, count=1)
-            for index, axis in enumerate("xyz")
-        ],
-        point_step=12,
-        row_step=96,
-        data=points.tobytes(),
-    )
+    cloud = make_cloud(points)
     np.testing.assert_array_equal(point_subset(cloud, item), expected)
     # As rosbags reads it; and a driver that sends its own place for points that it does not know.
     np.testing.assert_array_equal(point_subset(SimpleNamespace(**_fields(cloud)), item), expected)  # type: ignore[arg-type]
@@ -264,11 +279,51 @@ def test_points_of_an_object() -> None:
         point_subset(cloud, item)
     with pytest.raises(ValueError, match="8x8, the image 8x6"):
         point_subset(np.zeros((8, 8, 3)), item)
+    for shape in ((0, 8, 3), (6, 8, 4), (48, 3)):
+        with pytest.raises(ValueError, match=r"the points are .*; expected \(H, W, 3\)"):
+            point_subset(np.zeros(shape), item)
     larger = np.repeat(np.repeat(np.arange(48.0).reshape(6, 8, 1), 3, axis=0), 3, axis=1)
     larger = np.broadcast_to(larger, (18, 24, 3))
     numbers, counts = np.unique(point_subset(larger, item)[:, 0], return_counts=True)
     np.testing.assert_array_equal(numbers, np.flatnonzero(item.mask))
     assert set(counts) == {9}
+
+
+def test_a_point_on_the_optical_axis_is_known() -> None:
+    _, item = objects(make_message())
+    points = np.zeros((6, 8, 3), np.float32)
+    points[1, 2] = 0, 0, 1
+    np.testing.assert_array_equal(point_subset(points, item), [[0, 0, 1]])
+
+
+@pytest.mark.parametrize(("column", "found"), [(2, []), (3, [1]), (6, []), (7, [3])])
+def test_a_smaller_cloud_has_the_mask_at_the_middles_of_its_points(
+    column: int, found: list[int]
+) -> None:
+    """Of two columns of the image, the middle of a point of half the width begins the second."""
+    mask = np.zeros((6, 8), bool)
+    mask[3, column] = True  # likewise the second row of two
+    item = objects(make_message())[1]._replace(mask=mask)
+    points = np.full((3, 4, 3), np.arange(4.0)[:, np.newaxis])
+    points[..., 2] = 1
+    assert point_subset(points, item)[:, 0].tolist() == found
+
+
+def test_a_big_endian_cloud_has_the_same_points() -> None:
+    points = np.arange(1, 13, dtype=np.float32).reshape(2, 2, 3)
+    cloud = make_cloud(points.astype(">f4"))
+    cloud.is_bigendian = True
+    found = cloud_points(cloud)
+    np.testing.assert_array_equal(found, points)
+    assert found.dtype == np.float32
+
+
+def test_a_cloud_whose_fields_reach_beyond_its_points_is_refused() -> None:
+    cloud = make_cloud(np.ones((2, 2, 3), np.float32))
+    cloud.point_step, cloud.row_step = 8, 16  # z is at 8
+    cloud.data = bytes(32)
+    with pytest.raises(ImageError, match="contradicts itself: 32 bytes, 2x2 points, point_step 8"):
+        cloud_points(cloud)
 
 
 @pytest.mark.parametrize("read", [full_masks, label_image, objects])
