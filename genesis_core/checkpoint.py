@@ -27,7 +27,7 @@ FORMAT = "genesis_core/1"
 _SHIPPED = Path(__file__).parent / "checkpoints"
 _DTYPES = {torch.float16, torch.bfloat16, torch.float32, torch.float64, torch.bool, torch.uint8,
            torch.int8, torch.int16, torch.int32, torch.int64}  # fmt: skip
-"""What weights may be read of; complex numbers and quantised ones cannot be, or not as they are."""
+"""What weights may be read of; complex numbers and floats of 8 bits cannot be."""
 _CONFIG_KEY, _INFO_KEY, _FORMAT_KEY = "config", "info", "format"
 
 

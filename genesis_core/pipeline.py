@@ -214,7 +214,7 @@ class Perception:
                 the parts that it names describe.
         """
         self.segmenter.check(**self._slot_settings(settings))
-        if settings.max_slots > MAX_OBJECTS:
+        if (settings.max_slots or 0) > MAX_OBJECTS:
             raise ValueError(f"max_slots is {settings.max_slots}; expected at most {MAX_OBJECTS}")
         if not isinstance(settings.tracking, bool):
             raise ValueError(f"tracking is {settings.tracking!r}; expected True or False")

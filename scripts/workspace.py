@@ -111,6 +111,8 @@ def set_up() -> None:
     if (found_for, found_content) == (made_for, content):
         return
     check_build_tools()
+    if VENV.is_symlink() and not VENV.exists():
+        VENV.unlink()
     # The scripts of an environment that was copied or moved still name the old place.
     if VENV.exists() and (venv_version() != version or found_for not in ("", made_for)):
         print(f"setup: replacing {VENV}, made for another Python or another place", flush=True)

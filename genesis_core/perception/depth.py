@@ -154,7 +154,8 @@ def check_unit(depth: npt.NDArray[np.float32]) -> bool:
     """Check that a depth image (H, W) is in metres; whether any pixel of it is known.
 
     Raises:
-        ValueError: no scene is as far away, or as near.
+        ValueError: no scene is as far away, or as near. Numbers that stand for the sky count, too:
+            more than half of them look like millimetres.
     """
     median = median_distance(depth)
     if median is None:

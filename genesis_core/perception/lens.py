@@ -69,7 +69,8 @@ def pixel_rays(
             ((columns - intrinsics[0, 2]) / intrinsics[0, 0])[np.newaxis],
             ((rows - intrinsics[1, 2]) / intrinsics[1, 1])[:, np.newaxis],
         )
-    coefficients = tuple(np.ravel(distortion.coefficients).tolist())
+    # OpenCV reads whole numbers of a fisheye lens as the bits of others.
+    coefficients = tuple(np.ravel(np.asarray(distortion.coefficients, np.float64)).tolist())
     if len(coefficients) not in COEFFICIENTS.get(distortion.model, ()):
         raise ValueError(
             f"distortion model {distortion.model!r} with {len(coefficients)} coefficients; "

@@ -187,6 +187,7 @@ class DepthPairing:
             self._images.append(_Kept(message, taken))
             self._note_delay(taken)
             if taken.restarted:  # a bag that is played in a loop
+                self._forgotten.clear()
                 while len(self._images) > 2:
                     self._images.popleft()
             self._forget_old()
@@ -346,7 +347,7 @@ class DepthPairing:
             return abs(kept.time.stamp - wanted), apart
 
         usable = [kept for kept in images if _is_of_one_clock(kept, wanted, taken)]
-        images = usable or images[-1:]
+        images = usable or images
         kept = min(reversed(images), key=distance)  # the newest of equal ones
         apart = (kept.time.stamp - wanted) * 1e-9
         if not usable and abs(apart) <= tolerance:

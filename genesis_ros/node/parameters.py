@@ -29,6 +29,7 @@ from genesis_bags.decoding.compressed_depth import COMPRESSED_DEPTH
 from genesis_bags.decoding.images import Reading
 from genesis_core import PerceptionSettings
 from genesis_core.perception.scene_objects import MAX_OBJECTS
+from genesis_core.pipeline import USES_OF_DEPTH
 
 MAX_CAMERAS = 16
 """Most image topics of one node."""
@@ -256,7 +257,7 @@ class NodeSettings:
         "auto",
         "What depth is for. auto: a checkpoint that takes depth sees it, too, and finds objects in "
         "the colours alone while there is none. never: depth gives positions and sizes only.",
-        choices=("auto", "never"),
+        choices=USES_OF_DEPTH,
         live=True,
     )
     use_projection: str = _parameter(

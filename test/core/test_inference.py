@@ -16,7 +16,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from genesis_core import Geco, GenesisV2, SlotModel
+from genesis_core import Geco, GenesisV2, GenesisV2Config, SlotModel
 from genesis_core.inference import Found, Graphs, Inference, Options, Pass, Pixels
 from genesis_core.models.losses import latent_anchor, mask_supervision, region_mixture
 
@@ -185,6 +185,11 @@ def test_a_copy_records_its_own_graphs_when_it_needs_them() -> None:
     graphs = Graphs(stand_in_graph)
     graphs.prepare(4, OPTIONS[0])
     graphs.prepare(1, OPTIONS[0])
+    inference = Inference(
+        GenesisV2(GenesisV2Config(image_size=32)).eval(), precision="fp32", decode=False
+    )
+    inference._graphs = graphs
+    assert copy.deepcopy(inference)._graphs.sizes == (1, 4)
     twin = Graphs(stand_in_graph, graphs.sizes)
     assert [found_by(twin, count) for count in (1, 2, 5)] == [[1, 4], [4, 4], None]
 

@@ -92,6 +92,16 @@ def test_pixels_that_the_model_does_not_reach_are_unknown() -> None:
     assert np.isnan(to_points(np.ones(SHAPE, np.float32), MATRIX, strong)[0, 0, 0])
 
 
+def test_coefficients_may_be_whole_numbers() -> None:
+    for model, count in (("plumb_bob", 5), ("equidistant", 4)):
+        whole = [1] + [0] * (count - 1)
+        rays = pixel_rays(MATRIX, Distortion(model, whole), SHAPE)
+        expected = pixel_rays(
+            MATRIX, Distortion(model, [float(c) for c in whole[::-1]][::-1]), SHAPE
+        )
+        np.testing.assert_array_equal(rays, expected)
+
+
 @pytest.mark.parametrize("shape", [(5,), (1, 5), (5, 1)])
 def test_coefficients_may_be_a_list_or_an_array(shape: tuple[int, ...]) -> None:
     expected = pixel_rays(MATRIX, BARREL, SHAPE)
