@@ -254,6 +254,7 @@ class Perception:
         if not views:
             return
         settings = self._settings  # the same for the whole batch, whoever configures meanwhile
+        failure: Exception | None = None
         try:
             if self.takes_depth:
                 for depth in depths:
@@ -261,9 +262,7 @@ class Perception:
             started, used = time.monotonic(), time.process_time()
             scenes = self._segment(views, depths)
         except Exception as error:  # noqa: BLE001 - out of memory and the like: lose the view only
-            failure: Exception | None = error
-        else:
-            failure = None
+            failure = error
         if failure is not None:
             if isinstance(failure, torch.OutOfMemoryError):
                 failure.__traceback__ = None  # whose frames hold the tensors of the failed pass

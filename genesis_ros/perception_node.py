@@ -369,8 +369,12 @@ class PerceptionNode(LifecycleNode):
 
     def _active_worker(self) -> LatestJobWorker[_Job]:
         if self._worker is None:
-            remedy = "activate it first" if self._perception else "configure and activate it first"
-            remedy = "start a new one" if self._finalized else remedy
+            if self._finalized:
+                remedy = "start a new one"
+            elif self._perception is None:
+                remedy = "configure and activate it first"
+            else:
+                remedy = "activate it first"
             raise RuntimeError(f"the node is {self._state()}; {remedy}")
         return self._worker
 

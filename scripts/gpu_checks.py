@@ -43,6 +43,7 @@ from training.child_process import ending_with_parent
 ROOT = Path(__file__).resolve().parents[1]
 _EVALUATION = 40.0  # seconds that a training stage keeps for what comes after training
 _LAST_WORDS = 20.0  # seconds in which a command that was interrupted may save what it has
+_OURS_LEFT_OUT = re.compile("(ours|model|training|camera): left out")  # of the bench's output
 _SMALL = {
     "model.image_size": 32,
     "model.num_slots": 4,
@@ -210,9 +211,6 @@ def _tests(context: Context, deadline: float) -> list[str]:
 
 def _needs_gpu(path: Path) -> bool:
     return "mark.cuda" in path.read_text()
-
-
-_OURS_LEFT_OUT = re.compile("(ours|model|training|camera): left out")  # of the bench's output
 
 
 def _bench(context: Context, deadline: float) -> list[str]:

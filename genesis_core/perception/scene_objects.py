@@ -130,7 +130,8 @@ def find_objects(
             "and width"
         )
     masks = scene.masks if scene.masks.dtype == np.uint8 else _quantise(scene.masks)
-    masks = np.require(masks, requirements=["C", "W"])  # a copy of a file's, perhaps, or of a view
+    if not masks.flags.writeable:  # of a file, perhaps
+        masks = masks.copy()
     winners = scene.labels.astype(np.uint8)  # -1 becomes 255, NOBODY
     kept = drop_small(masks, winners, min_area * height * width)
     threshold = int(np.ceil(mask_floor * 255.0)) - 1

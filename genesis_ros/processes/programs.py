@@ -62,23 +62,19 @@ def name_missing_modules(program: str) -> None:
     def explain(
         kind: type[BaseException], error: BaseException, traceback: TracebackType | None
     ) -> None:
-        module = getattr(error, "name", None) or ""
-        if kind is ModuleNotFoundError and module in _GENERATED:
-            print(
-                f"{program} needs {module}, which `colcon build` makes and pip does not "
-                "(docs/node.md, Install)",
-                file=sys.stderr,
-            )
-            return
+        module = (getattr(error, "name", None) or "") if kind is ModuleNotFoundError else ""
         package = module.partition(".")[0]
-        if kind is not ModuleNotFoundError or not package or package.startswith("genesis_"):
+        if module in _GENERATED:
+            lack = f"{module}, which `colcon build` makes and pip does not"
+        elif package and not package.startswith("genesis_"):
+            install = f"pip install {package}" if package in _OF_PIP else "install it"
+            lack = (
+                f"{package}, which {sys.executable} lacks: activate the environment that has it, "
+                f"or {install}"
+            )
+        else:
             sys.__excepthook__(kind, error, traceback)
             return
-        install = f"pip install {package}" if package in _OF_PIP else "install it"
-        print(
-            f"{program} needs {package}, which {sys.executable} lacks: activate the environment "
-            f"that has it, or {install} (docs/node.md, Install)",
-            file=sys.stderr,
-        )
+        print(f"{program} needs {lack} (docs/node.md, Install)", file=sys.stderr)
 
     sys.excepthook = explain
