@@ -19,7 +19,7 @@ from sensor_msgs.msg import Image
 
 from genesis_core.memory import keep_freed_memory
 from genesis_ros.messages.cdr import read_image
-from genesis_ros.messages.object_masks import object_masks_bytes
+from genesis_ros.messages.object_masks import DescribedObjects
 from genesis_ros.msg import ObjectMasks
 from genesis_ros.node.receiver import Receiver
 
@@ -33,8 +33,8 @@ def main(image_topic: str, answer_topic: str) -> None:
 
     def answer(content: bytes, info: Any) -> None:
         image = read_image(content)
-        masks = object_masks_bytes([], header=image.header, height=image.height, width=image.width)
-        publisher.publish(masks)
+        masks = DescribedObjects([], image.header, image.height, image.width)
+        publisher.publish(masks.to_bytes())
 
     def fail(error: Exception) -> None:
         raise error

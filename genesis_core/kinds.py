@@ -1,4 +1,4 @@
-"""What a slot can be. Apart from the models, so that whoever needs the names needs no PyTorch."""
+"""What a slot can be."""
 
 KINDS = OBJECT, ROBOT, SURROUNDINGS = "object", "robot", "surroundings"
 """In the order of ``SlotOutput.kind_logits``."""

@@ -22,6 +22,7 @@ from sensor_msgs.msg import PointCloud2
 
 from genesis_bags.decoding.pixels import ImageError, mono8_pixels
 from genesis_ros.messages.clouds import cloud_points
+from genesis_ros.messages.targets import is_target
 from genesis_ros.msg import ObjectMask, ObjectMasks
 
 _KINDS = {
@@ -124,7 +125,8 @@ def targets(message: ObjectMasks) -> list[MaskedObject]:
     Raises:
         ImageError: the message contradicts itself.
     """
-    return [item for item in objects(message) if not item.background and item.kind != "robot"]
+    found = zip(objects(message), message.objects, strict=True)
+    return [item for item, described in found if is_target(described)]
 
 
 def point_subset(

@@ -19,6 +19,7 @@ if __name__ == "__main__":  # as programs.py does it for the installed program
     wait_briefly()
     name_missing_modules("perception_node")
 
+import copy
 import math
 import re
 import sys
@@ -51,12 +52,13 @@ from genesis_core.perception import Tracker
 from genesis_core.pipeline import free_memory
 from genesis_ros.messages import detections
 from genesis_ros.node.camera_input import CameraImage, CameraInput, Lack
-from genesis_ros.node.camera_names import camera_names, resolve_image_topic
+from genesis_ros.node.camera_names import RemappingError, camera_names, resolve_image_topic
 from genesis_ros.node.cores import FreeCores
 from genesis_ros.node.diagnostics import camera_status, hanging, node_status, resident_memory
+from genesis_ros.node.forwarded_log import ForwardedLog
 from genesis_ros.node.frame_statistics import Times
 from genesis_ros.node.parameters import NodeParameters, NodeSettings
-from genesis_ros.node.publishers import Publishers
+from genesis_ros.node.publishers import Publishers, check_publishers
 from genesis_ros.node.qos import QoSError, report_unused_overrides, with_overrides
 from genesis_ros.node.receiver import Receiver
 from genesis_ros.node.services import Request, Services
@@ -70,6 +72,8 @@ from genesis_ros.processes.initialising import init
 # Errors whose text says all. Others are bugs and get a traceback.
 _SETUP_ERRORS = (OSError, ValueError, RuntimeError)
 _EXPECTED_ERRORS = (ValueError, torch.OutOfMemoryError)
+# What they are about is read at start, and cannot be corrected later.
+_START_ERRORS = (QoSError, RemappingError)
 
 _WARNING_PERIOD = 5.0  # s between two warnings about the same problem
 _FOLLOW_PERIOD = 0.25  # s between two looks at who publishes images
@@ -113,6 +117,7 @@ class PerceptionNode(LifecycleNode):
     def __init__(self, **options: Any) -> None:
         options.setdefault("namespace", "genesis")
         super().__init__("perception", **options)
+        self._forwarded_log = ForwardedLog(self.get_logger())
         self._perception: Perception | None = None
         self._outputs: Publishers | None = None
         self._pictures: Publishers | None = None
@@ -125,8 +130,9 @@ class PerceptionNode(LifecycleNode):
         self._worker: LatestJobWorker[_Job] | None = None
         self._poser: LatestJobWorker[_Seen] | None = None  # with the parameter target_frame
         self._paused = False
-        # What pause and reset_tracks recall is not published after their answers: they wait for
-        # what is being published, and what comes to be published later looks at these.
+        # What pause, reset_tracks and a deactivation recall is not published after their answers:
+        # they wait for what is being published, and what comes to be published later looks at
+        # these, and at the cameras.
         self._publishing = threading.RLock()
         self._recalls = 0
         self._paused_at = -math.inf  # s, monotonic
@@ -176,6 +182,7 @@ class PerceptionNode(LifecycleNode):
 
         rclpy leaves out the managed node's states, which hold the node.
         """
+        self._forwarded_log.close()
         super().destroy_node()
         self._state_machine.destroy_when_not_in_use()
 
@@ -203,8 +210,11 @@ class PerceptionNode(LifecycleNode):
                 )
             self._receiver = Receiver(self, self._report_bug)
             for index, name in enumerate(self._names(settings)):
-                tracker = self._trackers.setdefault(name, Tracker())
+                # A copy: it goes on with the ids, and a pass that hangs since before the last
+                # deactivation has the other one.
+                tracker = copy.copy(self._trackers.get(name) or Tracker())
                 tracker.reset()
+                self._trackers[name] = tracker
                 camera = CameraInput(
                     self,
                     self._receiver,
@@ -232,12 +242,14 @@ class PerceptionNode(LifecycleNode):
     def on_deactivate(self, state: LifecycleState) -> TransitionCallbackReturn:
         """Unsubscribe; the model stays loaded."""
         self._stop(_DEACTIVATE_TIMEOUT)
+        self._failure = None
         self.get_logger().info("inactive: the cameras are not listened to, the model stays loaded")
         return super().on_deactivate(state)
 
     def on_cleanup(self, state: LifecycleState) -> TransitionCallbackReturn:
         """Free the model and the publishers."""
         self._free()
+        self._failure = None
         self.get_logger().info("unconfigured: the model is freed")
         return TransitionCallbackReturn.SUCCESS
 
@@ -246,6 +258,7 @@ class PerceptionNode(LifecycleNode):
         self._finalized = True
         self._stop(_END_TIMEOUT)
         self._free()
+        self._failure = None
         self.get_logger().info("finalized: nothing is left to do but to end the process")
         return TransitionCallbackReturn.SUCCESS
 
@@ -258,6 +271,10 @@ class PerceptionNode(LifecycleNode):
     def _configure(self, settings: NodeSettings) -> None:
         started = time.monotonic()
         checkpoint = find_checkpoint(settings.checkpoint)
+        names = self._names(settings)
+        targets = TARGET_OUTPUTS if settings.target_frame else ()
+        # Before the model is loaded, which takes seconds.
+        check_publishers(self, names, (*PROMPT_OUTPUTS, *PICTURE_OUTPUTS, *targets))
         self.get_logger().info(f"loading {checkpoint}")
         # OpenMP gives each thread that computes helpers of its own. While all of them are more than
         # the cores, none waits for its next operation awake, and passes take half as long again or
@@ -267,12 +284,11 @@ class PerceptionNode(LifecycleNode):
             perception = pool.submit(_load, settings, self._threads).result()
         segmenter = perception.segmenter
         self._perception = perception
-        names = self._names(settings)
         self._outputs = Publishers(self, names, PROMPT_OUTPUTS)
         self._pictures = Publishers(self, names, PICTURE_OUTPUTS)
         if settings.target_frame:
             self._transforms = Transforms(self, settings.target_frame)
-            self._target_outputs = Publishers(self, names, TARGET_OUTPUTS)
+            self._target_outputs = Publishers(self, names, targets)
         self._apply_settings(settings)
         for problem in settings.unused():
             self.get_logger().warning(problem)
@@ -289,14 +305,19 @@ class PerceptionNode(LifecycleNode):
         if not isinstance(error, _SETUP_ERRORS):
             self.get_logger().error(_trace(error))
         self._failure = f"cannot {transition}: {error}"
-        self.get_logger().error(f"{self._failure} (correct it, then {transition} again)")
+        remedy = f"correct it, then {transition} again"
+        if isinstance(error, _START_ERRORS):
+            remedy = "start the node again without it"
+        self.get_logger().error(f"{self._failure} ({remedy})")
         return TransitionCallbackReturn.FAILURE
 
     def _stop(self, timeout: float) -> None:
-        """End subscriptions and worker; waits at most this long [s] for the frame in work."""
+        """End subscriptions and worker; waits at most this long [s] for the frame in work.
+
+        If it comes in time it is published. After that nothing of before is.
+        """
         for camera in self._cameras:
-            camera.close()
-        self._cameras = []
+            camera.unsubscribe()
         if self._receiver is not None:
             self._receiver.close(timeout)
             self._receiver = None
@@ -307,6 +328,11 @@ class PerceptionNode(LifecycleNode):
         if self._poser is not None:
             self._poser.close(timeout)
             self._poser = None
+        with self._publishing:  # as a worker that did not end in time goes on
+            self._recalls += 1
+            cameras, self._cameras = self._cameras, []
+        for camera in cameras:
+            camera.close()
 
     def _free(self) -> None:
         """Free publishers and model."""
@@ -398,23 +424,29 @@ class PerceptionNode(LifecycleNode):
         waiting = deque(job for job in jobs if not self._leave_aside(job))
         if not waiting:
             return
+        delivered: list[_Seen] = []
         try:
-            delivered = self._look_at(waiting, self._settings)
+            self._look_at(waiting, self._settings, delivered)
         except Exception as error:  # noqa: BLE001 - who asked for an image waits for an answer
             for job in waiting:
                 self._lose(job, error)
-            return
         self._deliver_the_rest(delivered)
 
     def _leave_aside(self, job: _Job) -> bool:
-        """Whether a camera's image came before the last pause; it is counted then."""
-        if isinstance(job, Request) or job.received > self._paused_at:
+        """Whether a camera's image is of before the last pause or deactivation; counts it then."""
+        if isinstance(job, Request):
+            return False
+        if job.received > self._paused_at and job.camera in self._cameras:
             return False
         job.camera.statistics.pause()
         return True
 
-    def _look_at(self, jobs: deque[_Job], settings: NodeSettings) -> list[_Seen]:
-        """Find masks, answer and publish them, and take off each job that is dealt with."""
+    def _look_at(self, jobs: deque[_Job], settings: NodeSettings, delivered: list[_Seen]) -> None:
+        """Find masks, answer and publish them, and take off each job that is dealt with.
+
+        Args:
+            delivered: gets what was published, also before an error that costs the other jobs.
+        """
         started = time.monotonic()
         perception = self._perception
         assert perception is not None
@@ -427,7 +459,6 @@ class PerceptionNode(LifecycleNode):
             else job.camera.prepare(job, settings)
             for job in jobs
         ]
-        delivered: list[_Seen] = []
         for message, outcome in zip(messages, perceive(perception, messages), strict=False):
             job = jobs.popleft()
             if isinstance(outcome, Exception):
@@ -442,10 +473,11 @@ class PerceptionNode(LifecycleNode):
                 self._lose(job, error)
         if jobs:
             raise RuntimeError(f"{len(jobs)} images were not looked at")
-        return delivered
 
     def _deliver_the_rest(self, delivered: Sequence[_Seen]) -> None:
         """Poses and pictures, once all masks are out: poses may wait, pictures are large."""
+        # What is recalled must not take the place of what waits for its poses since.
+        delivered = [seen for seen in delivered if seen.recalls == self._recalls]
         if (poser := self._poser) is not None:
             for seen in delivered:
                 if seen.camera.has_depth:
@@ -466,7 +498,7 @@ class PerceptionNode(LifecycleNode):
         started: float,
         settings: NodeSettings,
     ) -> _Seen | None:
-        """Publish an image's masks, unless the node was paused meanwhile."""
+        """Publish an image's masks, unless the node was paused or deactivated meanwhile."""
         with self._publishing:
             if self._leave_aside(job):
                 return None

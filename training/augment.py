@@ -147,6 +147,8 @@ def augment(raw: RawImages, config: AugmentConfig, size: int, seed: int, places:
         centre, half = _windows(config, random)
         if intrinsics is not None:
             intrinsics = _seen_through(intrinsics, centre, half, raw.images.shape[1], size)
+        while images.shape[-1] * config.crop_scale >= 2 * size and images.shape[-1] % 2 == 0:
+            images = F.avg_pool2d(images, 2)  # of which the smallest crop has enough
         images = _resample(images, centre, half, size, smooth=True)
         if labels is not None:
             labels = _resample(labels[:, None], centre, half, size)[:, 0]
@@ -189,10 +191,7 @@ def _windows(config: AugmentConfig, random: CounterRandom) -> tuple[Tensor, Tens
 def _resample(
     maps: Tensor, centre: Tensor, half: Tensor, size: int, *, smooth: bool = False
 ) -> Tensor:
-    """The crops of maps (B, C, N, N) at size x size, nearest pixels or, smooth, averages."""
-    if smooth:
-        while maps.shape[-1] >= 2 * size and maps.shape[-1] % 2 == 0:
-            maps = F.avg_pool2d(maps, 2)  # else pixels would be left out
+    """The crops of maps (B, C, N, N) at size x size, nearest pixels or, smooth, blends of four."""
     steps = (torch.arange(size, device=maps.device) * 2 + 1) / size - 1
     places = centre[:, None] + half[:, None] * steps[:, None]  # (B, S, 2)
     shape = (len(maps), size, size)

@@ -213,7 +213,11 @@ def run(
     print(f"wrote {output}")
 
 
+def main(arguments: list[str] | None = None) -> None:
+    parser = ArgumentParser(prog="average.py", description=str(__doc__).partition("\n")[0])
+    parser.add_function_arguments(run, as_positional=False)
+    call(run, parser, arguments)
+
+
 if __name__ == "__main__":
-    parser = ArgumentParser(prog="average.py", description=run.__doc__)
-    parser.add_function_arguments(run)
-    call(run, parser, None)
+    main()

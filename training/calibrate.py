@@ -133,7 +133,7 @@ def choose(model: GenesisV2, dataset: PreparedDataset, images: int = 96) -> Choi
 def as_given(model: GenesisV2) -> Choice:
     """What a model has set."""
     config = model.config
-    carried = float(model.metadata.get("stop_threshold") or Choice().stop_threshold)
+    carried = float(model.metadata.get("stop_threshold") or 0)  # without one, all slots are used
     return Choice(1.0, config.kind_distance, carried, config.small_slots, config.surroundings_bias)
 
 
@@ -209,7 +209,11 @@ def calibrated(trained: GenesisV2, choice: Choice) -> GenesisV2:
     return scale_kernel(model, choice.kernel_factor)
 
 
+def main(arguments: list[str] | None = None) -> None:
+    parser = ArgumentParser(prog="calibrate.py", description=str(__doc__).partition("\n")[0])
+    parser.add_function_arguments(run, as_positional=False)
+    call(run, parser, arguments)
+
+
 if __name__ == "__main__":
-    parser = ArgumentParser(prog="calibrate.py", description=run.__doc__)
-    parser.add_function_arguments(run)
-    call(run, parser, None)
+    main()

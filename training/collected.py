@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from statistics import fmean, stdev
 from typing import Any, Literal
@@ -46,9 +46,19 @@ UNSAID_OPTIONS = {
 }  # fmt: skip
 """Options of a data set that its facts leave out or word differently."""
 SAID_OF_TRAINING = {"steps", "batch_size", "started_from", "masks_only"}
-UNSAID_OF_TRAINING = {"seed", "git_revision", "genesis_core", "latents_of", "averaged_with"}
-"""Seeds are averaged; versions say which code it was, not what it was told to do; and other models'
-histories are long."""
+UNSAID_OF_TRAINING = {
+    "seed", "git_revision", "genesis_core", "precision", "latents_of", "averaged_with",
+}  # fmt: skip
+"""Seeds are averaged; versions and the precision say what computed, not what it was told to do; and
+other models' histories are long."""
+MASK_LOSSES = ("mask_supervision", "overlap_supervision", "region_mixture")
+"""Losses not in the paper that teach masks."""
+OF_THE_PAPER = {"goal", "geco_step_size", "beta_init"}
+"""Settings of the objective that the paper has, too."""
+BEYOND_THE_PAPER = {"texture", "encoder_weights"}
+BEYOND_THE_PAPER |= {field.name for field in fields(ObjectiveConfig)}
+BEYOND_THE_PAPER -= {*OF_THE_PAPER, *SAID_OF_TRAINING, *MASK_LOSSES}
+"""What else of a training the paper does not have, so that a row always says it."""
 
 DEFAULTS = {**asdict(ObjectiveConfig()), "texture": AugmentConfig().texture, "kernel_scale": 1.0}
 """What training does where a checkpoint says nothing of it."""
@@ -151,12 +161,14 @@ class Result:
 
     @property
     def further(self) -> dict[str, str]:
-        """What else is recorded of the training, to be said where it tells models apart."""
+        """What else is recorded of the training, to be said where it tells models apart.
+
+        What is ``beyond_the_paper`` is said always, of runs that it started from, too.
+        """
         unsaid = SAID_OF_TRAINING | UNSAID_OF_TRAINING
         recorded = {k: v for k, v in self.trained.items() if k not in unsaid and k != "settings"}
         recorded |= self.trained.get("settings") or {}
-        # What is newer than the training had its default.
-        return {k: f"{k} {v}" for k, v in sorted(recorded.items()) if v != DEFAULTS.get(k, _NONE)}
+        return beyond_the_paper(self.trained) | _facts(recorded)
 
     def evaluation(self, metrics: Sequence[str], mode: str) -> tuple[str, ...]:
         """How these metrics were evaluated, where not as the paper's.
@@ -291,10 +303,11 @@ class Collected:
             facts = [result.shape] if result.setup in several else []
             facts += [result.setup] if result.setup else []
             alike = [other.further for other in kept if other.setup == result.setup]
+            always = beyond_the_paper(result.trained)
             facts += [
                 fact
-                for name, fact in result.further.items()
-                if any(other.get(name) != fact for other in alike)
+                for name, fact in sorted(result.further.items())
+                if name in always or any(other.get(name) != fact for other in alike)
             ]
             key = ", ".join(facts), result.evaluation(metrics, mode)
             groups.setdefault(key, []).append(result)
@@ -375,7 +388,8 @@ class Report(Collected):
         for name, result in zip(names, self.results, strict=True):
             if keep(result):
                 evaluation = () if alike else result.evaluation(metrics, mode)
-                about = ", ".join(filter(None, [mask_losses(result.trained), *evaluation]))
+                trained = [mask_losses(result.trained), *beyond_the_paper(result.trained).values()]
+                about = ", ".join(filter(None, [*trained, *evaluation]))
                 rows.append((f"{name} ({about})" if about else name, [result]))
         return [*rows, (f"mean of {len(kept)}", kept)] if alike and len(kept) > 1 else rows
 
@@ -479,13 +493,38 @@ def mask_losses(trained: dict[str, Any] | None) -> str:
     Such as "mask supervision and region mixture", or "". With ground-truth masks, a model's
     figures are not unsupervised.
     """
+    runs = _runs(trained)
+    used = [name.replace("_", " ") for name in MASK_LOSSES if any(run.get(name) for run in runs)]
+    return " and ".join(used)
+
+
+def beyond_the_paper(trained: dict[str, Any] | None) -> dict[str, str]:
+    """What else than mask losses the paper does not have, in this training run or those before it.
+
+    By name, such as "objective.latent_anchor 5.0"; of several runs with it, the last one counts.
+    """
+    facts: dict[str, str] = {}
+    for run in reversed(_runs(trained)):
+        facts |= {
+            name: fact
+            for name, fact in _facts(run | (run.get("settings") or {})).items()
+            if name.removeprefix("objective.") in BEYOND_THE_PAPER
+        }
+    return facts
+
+
+def _runs(trained: dict[str, Any] | None) -> list[dict[str, Any]]:
+    """A training run, and those before it that it started from."""
     runs = []
     while trained:
         runs.append(trained)
         trained = trained.get("started_from")
-    names = ("mask_supervision", "overlap_supervision", "region_mixture")
-    used = [name.replace("_", " ") for name in names if any(run.get(name) for run in runs)]
-    return " and ".join(used)
+    return runs
+
+
+def _facts(recorded: dict[str, Any]) -> dict[str, str]:
+    """Settings in words, by name; what is newer than the training had its default."""
+    return {k: f"{k} {v}" for k, v in sorted(recorded.items()) if v != DEFAULTS.get(k, _NONE)}
 
 
 def _budget(trained: dict[str, Any]) -> str:

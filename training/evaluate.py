@@ -5,7 +5,8 @@
 Several checkpoints (say, of several seeds) are reported one by one and with their mean. Segments
 are the argmax over the slots of the decoder masks (the paper's figures for GENESIS-V2 are these)
 and of the attention masks, at the model's resolution. What a model cannot do is None: only
-GENESIS-V2 has a flexible number of slots, and Slot Attention neither ELBO nor FID.
+GENESIS-V2 has a flexible number of slots, Slot Attention neither ELBO nor FID, and a model trained
+for its masks alone nothing that its decoder or latents would give.
 
 Labelled images of real cameras, with --real in place of --data, are measured at their own size and
 object by object: see training/evaluate_real.py.
@@ -29,7 +30,13 @@ from numpy.typing import NDArray
 from torch import Tensor
 from tqdm import tqdm
 
-from genesis_core import SlotModel, SlotOutput, find_checkpoint, load_model
+from genesis_core import (
+    SlotModel,
+    SlotOutput,
+    decoder_is_trained,
+    find_checkpoint,
+    load_model,
+)
 from genesis_core.device import resolve_device
 from genesis_core.files import write_atomically
 from genesis_core.models.losses import images_at
@@ -102,7 +109,7 @@ def evaluate(
         ``robot_recall`` (see ``object_scores.kind_ratios``); ``latent_r2``, how well the latents'
         readable dimensions say what the attention masks show (R2, see ``losses.latent_anchor``).
         What needs ground truth is None where the data set has no masks, and what the model cannot
-        do is None.
+        do, or has not been trained for, is None.
     """
     if num_images < 1 or batch_size < 1:
         raise ValueError(
@@ -114,7 +121,10 @@ def evaluate(
     elif not stop_threshold > 0:
         raise ValueError(f"stop_threshold is {stop_threshold}; expected a number above 0")
     _check_hard_masks(model, hard_masks)
-    options: dict[str, Any] = {"hard_masks": True} if hard_masks else {}
+    decode = decoder_is_trained(model.metadata.get("trained"))
+    options: dict[str, Any] = {"decode": decode}
+    if hard_masks:
+        options["hard_masks"] = True
     chosen = choose_images(dataset, num_images, seed)
     thresholds: dict[str, float | None] = {"fixed": None}
     if model.flexible_slots:
@@ -127,9 +137,12 @@ def evaluate(
         ):
             for mode, threshold in thresholds.items():
                 out = model(batch.images, **batch.inputs, stop_threshold=threshold, **options)
-                per_image[mode].append(score(model, batch, out))
+                metrics = score(model, batch, out)
+                if not decode:
+                    metrics["latent_r2"] = None  # nothing has trained the latents either
+                per_image[mode].append(metrics)
                 if watch is not None and mode == watched:
-                    watch(batch, out, per_image[mode][-1])
+                    watch(batch, out, metrics)
             progress.update(len(batch.images))
     return {
         "images": len(chosen),
@@ -218,7 +231,7 @@ def run(
         num_slots: number of slots K, instead of the checkpoint's; for scenes with more objects
             than in training, say.
         kernel: IC-SBP's kernel, for reference checkpoints, which do not state it.
-        fid: compute the FID too, of models that can generate images.
+        fid: compute the FID too, of models that have learned to generate images.
         num_fid_images: samples and test images for the FID.
         inception_weights: file with the FID's Inception weights; without it, downloaded.
         device: auto, cpu, cuda or cuda:n.
@@ -246,7 +259,6 @@ def run(
             raise ValueError(f"output {output} is a folder; expected the name of a JSON file")
         output.parent.mkdir(parents=True, exist_ok=True)
     target = resolve_device(device)
-    extractor = load_inception(inception_weights, target) if fid else None
     real: dict[tuple[int, int], FeatureStatistics] = {}  # by image size, shared by the checkpoints
     names = short_names([str(path) for path in checkpoint])
     images: list[ImageResult] = []
@@ -262,8 +274,13 @@ def run(
     loaded: list[SlotModel] = [
         load_model(path, num_slots=num_slots, kernel=kernel, device=target) for path in checkpoint
     ]
-    for model in loaded:
+    for path, model in zip(checkpoint, loaded, strict=True):
         _check_hard_masks(model, hard_masks)
+        if fid and not _draws(model):
+            print(f"{path} has no FID: it has not learned to generate images", file=sys.stderr)
+    extractor = None
+    if fid and any(map(_draws, loaded)):
+        extractor = load_inception(inception_weights, target)
     for path, name, model in zip(checkpoint, names, loaded, strict=True):
         watch = None
         if report is not None:
@@ -279,7 +296,7 @@ def run(
             hard_masks=hard_masks,
             no_depth=no_depth,
         )
-        if extractor is not None and model.generative:
+        if extractor is not None and _draws(model):
             size = model.config.image_size, model.config.decoded_size
             if size not in real:
                 real[size] = image_statistics(
@@ -310,6 +327,11 @@ def run(
         page = Report(title, [*map(str, checkpoint)], scores, read_curves(runs), images)
         print(f"wrote {page.write(report)}")
     return results
+
+
+def _draws(model: SlotModel) -> bool:
+    """Whether a model has learned to generate images."""
+    return model.generative and decoder_is_trained(model.metadata.get("trained"))
 
 
 def _check_hard_masks(model: SlotModel, hard_masks: bool) -> None:

@@ -455,3 +455,7 @@ def main(arguments: list[str] | None = None) -> dict[str, Any]:
     )
     parser.add_function_arguments(run, skip={"checkpoint", "no_depth"}, as_positional=False)
     return call(run, parser, arguments)
+
+
+if __name__ == "__main__":
+    main()

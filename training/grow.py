@@ -151,7 +151,7 @@ def _copy(
     return parts.flatten(axis, axis + 2)
 
 
-def main(
+def run(
     checkpoint: Path,
     output: Path,
     image_size: int | None = None,
@@ -187,7 +187,11 @@ def main(
     save_model(model, output, {**metadata, "trained": trained}, dtype=dtype)
 
 
+def main(arguments: list[str] | None = None) -> None:
+    parser = ArgumentParser(prog="grow.py", description=str(__doc__).partition("\n")[0])
+    parser.add_function_arguments(run, as_positional=False)
+    call(run, parser, arguments)
+
+
 if __name__ == "__main__":
-    parser = ArgumentParser(prog="grow.py", description=main.__doc__)
-    parser.add_function_arguments(main)
-    call(main, parser, None)
+    main()

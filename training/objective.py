@@ -14,6 +14,7 @@ from genesis_core.kinds import KINDS, OBJECT, ROBOT, SURROUNDINGS
 from genesis_core.models.efficientnet import EfficientNetLite0
 from genesis_core.models.icsbp import Clusters
 from genesis_core.models.losses import (
+    UNKNOWN_LABEL,
     encoder_drift,
     hard_slot_kind_supervision,
     images_at,
@@ -371,6 +372,8 @@ class Objective(nn.Module):
         kinds = self._true_kinds(labels)
         known = slice(None, len(labels))
         weights = encoded.log_attention[known] * self.model.pooling_exponent
+        unknown = (labels == UNKNOWN_LABEL)[:, None, None]
+        weights = weights.masked_fill(unknown, -torch.inf)
         return kind_supervision(encoded.kind_logits[known], weights, kinds)
 
     def _true_kinds(self, labels: Tensor) -> Tensor:

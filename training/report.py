@@ -24,6 +24,7 @@ from scipy.optimize import linear_sum_assignment
 from genesis_core import SlotOutput
 from genesis_core.files import write_atomically
 from genesis_core.models.losses import log_masks_at
+from training.datasets.layout import IGNORED
 from training.run_folder import METRICS, read_metrics
 from training.scoring import Metrics, ScoredBatch
 from training.sheets import Picture, overlay, painted, to_pictures
@@ -41,7 +42,6 @@ _ASSETS = Path(__file__).parent / "report_page"
 _CHART = (300, 150)  # width and height of a curve's picture
 _COLOURS = 6  # that the style sheet has for curves
 _NOT_DRAWN = {"step", "kind", "learning_rate", "gradient_norm", "images_per_second"}
-_IGNORED = 255
 
 
 class Measure(NamedTuple):
@@ -207,10 +207,10 @@ def compared(
             labels = labels + 1  # 0 would be drawn as background
         if truth is not None:
             labels = in_colours_of(truth, labels)
-            labels = np.where(truth == _IGNORED, _IGNORED, labels)
+            labels = np.where(truth == IGNORED, IGNORED, labels)
         pictures[caption] = painted(labels.astype(np.uint8))
         if caption == "masks":
-            over = np.where(labels == _IGNORED, 0, labels)
+            over = np.where(labels == IGNORED, 0, labels)
             pictures["overlay"] = overlay(image, over, background=True)
     if reconstruction is not None:
         pictures["reconstruction"] = reconstruction
@@ -223,7 +223,7 @@ def in_colours_of(truth: NDArray[np.integer], labels: NDArray[np.integer]) -> ND
     Those that fit none have numbers that no object has. 0 stays 0, and a segment that fits the
     background best becomes 0.
     """
-    known = truth != _IGNORED
+    known = truth != IGNORED
     true_ids, rows = np.unique(truth[known], return_inverse=True)
     found_ids, columns = np.unique(labels[known], return_inverse=True)
     table = np.zeros((len(true_ids), len(found_ids)), np.int64)
@@ -245,7 +245,7 @@ def in_colours_of(truth: NDArray[np.integer], labels: NDArray[np.integer]) -> ND
         if int(label) in matched:
             result[labels == label] = matched[int(label)]
         else:
-            result[labels == label] = min(first, _IGNORED - 1)
+            result[labels == label] = min(first, IGNORED - 1)
             first += 1
     return result
 
@@ -304,7 +304,7 @@ def _objects(truth: NDArray[np.integer] | None, robot_label: int | None) -> int:
     """How many objects there are, the robot left out; none where the truth is unknown."""
     if truth is None:
         return 0
-    return int(np.setdiff1d(truth, [0, robot_label or 0, _IGNORED]).size)
+    return int(np.setdiff1d(truth, [0, robot_label or 0, IGNORED]).size)
 
 
 # Parts of the page

@@ -2,6 +2,7 @@
 
 checkpoint.pt       everything a run needs to continue exactly
 model.safetensors   the model to use, which every other tool reads
+model-STEP.safetensors  that of a step on the way (keep_every)
 metrics.jsonl       one line of JSON per log or validation
 config.yaml         the resolved settings, fit for --config
 versions.json       versions, git revision, device
@@ -88,6 +89,14 @@ class RunFolder:
             raise TrainingError(
                 f"cannot write a checkpoint to {self.path}: {error}. {self.kept}"
             ) from error
+
+    def keep(self, step: int, model: SlotModel, metadata: dict[str, Any]) -> None:
+        """Write the model of a step, beside the others; TrainingError if that fails."""
+        path = self.path / f"{Path(MODEL).stem}-{step}{Path(MODEL).suffix}"
+        try:
+            save_model(model, path, metadata)
+        except (OSError, SafetensorError) as error:
+            raise TrainingError(f"cannot write {path}: {error}. {self.kept}") from error
 
     def load(self) -> dict[str, Any]:
         """The state in the checkpoint, on the CPU; TrainingError if it cannot be read."""

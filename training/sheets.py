@@ -16,7 +16,7 @@ from torch import Tensor
 
 from genesis_core import SlotOutput
 from genesis_core.files import write_atomically
-from training.datasets.layout import RGB
+from training.datasets.layout import IGNORED, RGB
 
 Picture = NDArray[np.uint8]
 
@@ -28,7 +28,6 @@ UNUSED = 235  # an unused slot is an empty light tile
 CAPTION_COLOUR = (70, 70, 70)
 OVERLAY_OPACITY = 0.55
 OBJECT_TILE = (180, 240)  # height, width
-IGNORED = 255  # the label of pixels that are not scored
 DARK = 70
 # Slot colours that stay apart when blended with a photo; more slots go round the hue circle.
 PALETTE = (

@@ -5,10 +5,11 @@ python -m training.evaluate --checkpoint runs/a/model.safetensors --data data/sh
 python -m training.tables --runs runs --output docs/tables
 
 Collects every result file below --runs. Models that differ only in their seed share a row, as mean
-and standard deviation; whatever else differs (slots, sizes, steps) is said in the row. So is what
-the evaluation had other than the paper's: number of images, stop threshold, images of the FID. Data
-sets that the paper has not, or has in another variant or image size, get columns of their own.
-Where a data set lies does not matter: those of one name are told apart by how they were made.
+and standard deviation; whatever else differs (slots, sizes, steps) is said in the row. So are an
+objective other than the paper's, and what the evaluation had other than the paper's: number of
+images, stop threshold, images of the FID. Data sets that the paper has not, or has in another
+variant or image size, get columns of their own. Where a data set lies does not matter: those of one
+name are told apart by how they were made.
 
 evaluate.py prints the same tables of the checkpoints that it evaluated, with a row for each.
 """

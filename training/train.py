@@ -6,7 +6,8 @@
     torchrun --nproc-per-node 4 -m -- training.train --config ...
 
 Every setting of training/train_config.py can be given in the files and overridden on the command
-line (--optimizer.lr 3e-4). A run continues exactly where it was with --resume true.
+line (--optimizer.lr 3e-4). A run continues where it was with --resume true: on a CPU exactly, on a
+GPU to rounding.
 """
 
 from __future__ import annotations
@@ -55,7 +56,7 @@ from training.captured import CapturedStep, CudaRecorder
 from training.datasets.prepared import DatasetError, PreparedDataset
 from training.grow import widen_latents
 from training.objective import Objective, step_randomness
-from training.paper import Figure
+from training.paper import DATASETS, Figure
 from training.parallel import Processes
 from training.pretrained import encoder_weights
 from training.report import PAGE, Report, read_curves
@@ -144,8 +145,15 @@ class Trainer:
         self.start_encoder = self._copy_encoder()
         if self.processes.is_main:
             self.folder.claim()
+            if self.folder.has_checkpoint and not resuming:  # it came while this was set up
+                self.folder.release()
+                raise TrainingError(f"another process has trained in {config.run}; start again")
         if resuming:
-            self._restore(self.processes.from_main(self._read_checkpoint()))
+            try:
+                self._restore(self.processes.from_main(self._read_checkpoint()))
+            except Exception:
+                self.folder.release()  # of a run that is refused, nobody else does
+                raise
         elif resume and self.processes.is_main:
             tqdm.write(f"{config.run} holds no checkpoint: starting at step 0")
         labelled = self.loaders[0]
@@ -399,7 +407,8 @@ class Trainer:
                     tqdm.write(f"{self._report()} shows how it went: open it in a browser")
             return
         if self.processes.is_main:
-            self.folder.describe(asdict(config), self._facts())
+            # A resumed run started from what it once was told, whatever it is told now.
+            self.folder.describe(asdict(config) | self.origin, self._facts())
             self.folder.forget_metrics_after(self.step)
         batches: Iterator[Sequence[Batch]] = itertools.repeat(())  # a graph gathers its own
         if self.captured is None:
@@ -422,6 +431,10 @@ class Trainer:
                         self._log_pictures(writer)
                     if _due(self.step, config.eval_every, finished):
                         self._validate(writer)
+                    if writer is not None and _due(self.step, config.keep_every, False):
+                        self._check_weights()
+                        metadata = self._model_metadata()
+                        self.folder.keep(self.step, self.averaged_model, metadata)
                     if time.monotonic() - last_save > 60 * config.checkpoint_minutes:
                         self._save(writer)
                         last_save = time.monotonic()
@@ -711,8 +724,7 @@ class Trainer:
     def _save(self, writer: SummaryWriter | None) -> None:
         if writer is None:
             return
-        if not all(bool(p.isfinite().all()) for p in self.model.parameters()):
-            raise TrainingError(f"weights are not finite at step {self.step}. {self.folder.kept}")
+        self._check_weights()
         writer.flush()  # else a kill loses what was logged before the checkpoint
         state = {
             "step": self.step,
@@ -728,12 +740,28 @@ class Trainer:
             **self.origin,
             "settings": fixed_settings(self.config),
             "data": self._data_identity(),
+            "data_options": self._data_options(),
+            "precision": self.precision,
         }
         self.folder.save(state, self.averaged_model, self._model_metadata())
+
+    def _check_weights(self) -> None:
+        if not all(bool(p.isfinite().all()) for p in self.model.parameters()):
+            raise TrainingError(f"weights are not finite at step {self.step}. {self.folder.kept}")
 
     def _data_identity(self) -> list[str]:
         """The training sets, wherever they lie: the order of images depends on their number."""
         return [f"{len(d)} images of {d.info.get('dataset')}" for d in self._datasets]
+
+    def _data_options(self) -> list[dict[str, Any]]:
+        """How the training sets were made: another seed, say, gives as many other images."""
+        made = []
+        for dataset in self._datasets:
+            options = dict(dataset.info.get("options") or {})
+            if dataset.info.get("dataset") in DATASETS:
+                options.pop("files", None)  # the same data, archived or extracted
+            made.append({**options, "image_size": dataset.image_size})
+        return made
 
     @property
     def _has_depth(self) -> bool:
@@ -802,6 +830,7 @@ class Trainer:
                 "started_from": self.started_from,
                 **recorded_settings(self.config),
                 **({"encoder_weights": Path(published).name} if published else {}),
+                "precision": self.precision,
                 "git_revision": self.git_revision,
                 "genesis_core": __version__,
             },
@@ -811,7 +840,11 @@ class Trainer:
         return self.folder.load() if self.processes.is_main else None
 
     def _restore(self, state: dict[str, Any]) -> None:
-        if changed := changed_settings(state["settings"], self.config):
+        settings, precision = state["settings"], state.get("precision")
+        if precision is not None:
+            # What it comes to on this device decides, not how it is asked for.
+            settings = {**settings, "precision": self.config.precision}
+        if changed := changed_settings(settings, self.config):
             raise ConfigError(
                 f"the run in {self.config.run} has other settings: {'; '.join(changed)}. "
                 "Resume with the same ones, or start another run"
@@ -821,11 +854,19 @@ class Trainer:
                 f"the run in {self.config.run} was trained on {' and '.join(state['data'])}, not "
                 f"on {' and '.join(data)}. Resume with the same data, or start another run"
             )
+        self._check_data_options(state.get("data_options", []))
+        if precision not in (None, self.precision) and state["step"] < self.config.steps:
+            raise ConfigError(
+                f"the run in {self.config.run} was trained in {precision}, and precision "
+                f"{self.config.precision} is {self.precision} on {self.device}. Resume with "
+                f"--precision {precision}, or start another run"
+            )
         self.step = state["step"]
         self.model.load_state_dict(state["model"])
         self.optimizer.load_state_dict(state["optimizer"])
         self._place_learning_rates(self.optimizer)  # the run may have been on another device
-        self.scaler.load_state_dict(state["scaler"])
+        if state["scaler"]:  # a run of before that did not say its precision may have none
+            self.scaler.load_state_dict(state["scaler"])
         if self.geco is not None:
             self.geco.load_state_dict(state["geco"])
         if self.ema is not None:
@@ -843,6 +884,25 @@ class Trainer:
                 f"on from there; init {given} is not read. For a start from it, name "
                 "another folder with --run"
             )
+
+    def _check_data_options(self, saved: list[dict[str, Any]]) -> None:
+        """Raise ConfigError where as many images were made otherwise than those trained on.
+
+        Args:
+            saved: ``_data_options`` of the run; empty where it does not say, being older.
+        """
+        made = zip(self._datasets, saved, self._data_options(), strict=False)
+        for dataset, before, now in made:
+            if changed := [
+                f"{name} was {before.get(name)!r}, now {now.get(name)!r}"
+                for name in sorted(before.keys() | now.keys())
+                if before.get(name) != now.get(name)
+            ]:
+                raise ConfigError(
+                    f"the run in {self.config.run} was trained on other images than those in "
+                    f"{dataset.path}: {'; '.join(changed)}. Resume with the same data, or start "
+                    "another run"
+                )
 
 
 class _Stopwatch:

@@ -29,8 +29,9 @@ from training.run_folder import MODEL
 # What may change when a run is resumed: it does not change the weights it ends with.
 FREE_SETTINGS = frozenset(
     {
-        "run", "init", "encoder_weights", "device", "compile", "checkpoint_minutes", "log_every",
-        "eval_every", "eval_images", "picture_every", "data.path", "data.unlabelled_path",
+        "run", "init", "encoder_weights", "device", "compile", "checkpoint_minutes", "keep_every",
+        "log_every", "eval_every", "eval_images", "picture_every", "data.path",
+        "data.unlabelled_path",
     }
 )  # fmt: skip
 NAMED_SETTINGS = {
@@ -136,6 +137,7 @@ class TrainConfig:
         precision: of the network's layers; clustering, likelihood and GECO are always float32.
         compile: whether to use torch.compile; CUDA only, as it does not know our C++.
         checkpoint_minutes: minutes between checkpoints.
+        keep_every: steps between models that stay, as model-STEP.safetensors; 0 for none.
         log_every, eval_every, picture_every: steps between scalars, validations, pictures; 0 for
             no validation or pictures.
         eval_images: how many images of the split val to validate on.
@@ -156,6 +158,7 @@ class TrainConfig:
     precision: str = "auto"
     compile: bool = False
     checkpoint_minutes: float = 5.0
+    keep_every: int = 0
     log_every: int = 50
     eval_every: int = 2_000
     eval_images: int = 128
@@ -165,7 +168,7 @@ class TrainConfig:
         for name in ("steps", "batch_size", "log_every", "eval_images"):
             if getattr(self, name) < 1:
                 raise ConfigError(f"{name} is {getattr(self, name)}; expected at least 1")
-        for name in ("seed", "eval_every", "picture_every", "checkpoint_minutes"):
+        for name in ("seed", "eval_every", "picture_every", "checkpoint_minutes", "keep_every"):
             if getattr(self, name) < 0:
                 raise ConfigError(f"{name} is {getattr(self, name)}; expected 0 or more")
         if self.precision not in PRECISIONS:
@@ -336,8 +339,9 @@ def _named(arguments: Sequence[str]) -> tuple[list[str], Any, ModelConfig | None
     parser.add_argument("--run")
     known, _ = parser.parse_known_args(arguments)
     contents = [_content(file) for file in known.config]
-    inits = [*(content.get("init") for content in contents), known.init]
-    init = next((init for init in reversed(inits) if init is not None), None)
+    # Null in a file undoes what an earlier one names.
+    inits = [content["init"] for content in contents if "init" in content]
+    init = [None, *inits][-1] if known.init is None else known.init
     start = _config_of(init)
     if start is None and init not in (None, "null"):  # a run that goes on has the settings itself
         runs = [

@@ -66,7 +66,7 @@ class BagCamera:
         self.name = name
         self.depth = depth
         if depth is not None:
-            depth.patience = _DEPTH_HISTORY
+            depth.history = _DEPTH_HISTORY
         self.tracker = Tracker()
         self.clock = ImageClock()
         self.reader = ImageReader(reading)

@@ -27,6 +27,7 @@ from genesis_ros.demo.planner import (
     running_planner,
 )
 from genesis_ros.demo.recorder import DemoRecorder, count_objects, found_objects
+from genesis_ros.messages.targets import is_target
 from genesis_ros.msg import ObjectMask
 from genesis_ros.processes.child_process import ChildProcess
 from genesis_ros.processes.interruption import Interrupted, Interruption
@@ -260,7 +261,7 @@ def describe(number: int, result: FrameResult) -> str:
     """
     others: dict[str, list[str]] = {"robot": [], "background": []}
     for item in result.objects:
-        if item.background or item.kind == ObjectMask.KIND_ROBOT:
+        if not is_target(item):
             others["background" if item.background else "robot"].append(f"#{item.label}")
     told = "; ".join(f"{name} {' '.join(labels)}" for name, labels in others.items() if labels)
     return (

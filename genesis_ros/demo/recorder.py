@@ -17,6 +17,7 @@ from genesis_ros.demo.planner import (
     FrameResult,
 )
 from genesis_ros.messages.images import jpeg_message
+from genesis_ros.messages.targets import is_target
 from genesis_ros.msg import ObjectMask
 
 
@@ -75,11 +76,7 @@ class DemoRecorder:
 
 def found_objects(result: FrameResult) -> list[ObjectMask]:
     """The objects of a frame, without background and robot."""
-    return [
-        item
-        for item in result.objects
-        if not item.background and item.kind != ObjectMask.KIND_ROBOT
-    ]
+    return [item for item in result.objects if is_target(item)]
 
 
 def count_objects(result: FrameResult) -> str:

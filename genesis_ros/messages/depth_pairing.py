@@ -96,7 +96,7 @@ class DepthPairing:
         info_topic: where the intrinsics come from, for errors.
 
     Attributes:
-        patience: how much later than its depth an image may come, whatever the size [s].
+        history: how much later than its depth an image may come, whatever the size [s].
         published_instead: "/topic: type" of what is published where depth images are expected.
         use_projection: see ``read_intrinsics``.
         intrinsics_choice: which intrinsics the newest depth image has, for people; "" before the
@@ -108,7 +108,7 @@ class DepthPairing:
     def __init__(self, topic: str, info_topic: str) -> None:
         self.topic = topic
         self.info_topic = info_topic
-        self.patience = 0.3
+        self.history = 0.3
         self.published_instead: list[str] = []
         self.use_projection = "auto"
         self.intrinsics_choice = ""
@@ -319,7 +319,7 @@ class DepthPairing:
             return
         needed, forgotten = self._needed(), set()
         for kept in list(self._images)[:-_KEPT_LEAST]:
-            is_new = newest - kept.time.arrived < self.patience * 1e9
+            is_new = newest - kept.time.arrived < self.history * 1e9
             room = _KEPT_BYTES_AT_FIRST if is_new else _KEPT_BYTES
             if total <= room and count <= _KEPT_MOST:
                 break

@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from geometry_msgs.msg import Point, Pose, Quaternion
 
 from genesis_core.perception.scene_objects import Box
+from genesis_ros.messages.targets import is_target
 from genesis_ros.msg import ObjectMask, ObjectMasks
 
 try:
@@ -84,7 +85,7 @@ def to_detections_3d(message: ObjectMasks) -> Detection3DArray:
 
 
 def _things(message: ObjectMasks) -> list[ObjectMask]:
-    return [item for item in message.objects if not item.background and item.kind in _CLASSES]
+    return [item for item in message.objects if is_target(item)]
 
 
 def _hypothesis(item: ObjectMask) -> ObjectHypothesisWithPose:

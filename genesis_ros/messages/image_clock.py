@@ -7,6 +7,7 @@ on one topic may have clocks apart. Times of arrival tell these from a clock tha
 from __future__ import annotations
 
 from collections import deque
+from itertools import pairwise
 from typing import NamedTuple
 
 from builtin_interfaces.msg import Time
@@ -14,7 +15,8 @@ from builtin_interfaces.msg import Time
 _SECOND = 1_000_000_000  # ns
 _BACK = _SECOND  # a stamp further back than this is of another clock, or of a bag played again
 _AHEAD = _SECOND  # and so is one that is further ahead than this and ...
-_HASTE = 1.5  # ... than the time since the last image, times this
+_HASTE = 1.5  # ... than the time since the last image, times this, and the rate of a fast bag
+_SAME_RATE = 1.5  # one rate of playing beside another one that is the same
 _REPEATS = 2  # in a row: the clock stands still
 _ADVANCES = 2  # new stamps in a row: one that stood still goes on
 _STRAYS = 3  # within the time below: two clocks
@@ -84,6 +86,8 @@ class ImageClock:
         self._repeats = 0
         self._advances = 0  # images in a row whose stamps are not those of the images before
         self._stands_until: int | None = None
+        self._rate = 1.0  # of stamps beside arrivals, where a bag is played fast ...
+        self._fast_until: int | None = None  # ... so long
         self._strays: deque[_Moment] = deque(maxlen=_STRAYS)
         self._two_clocks_until: int | None = None
         self._apart = 0  # ns
@@ -100,7 +104,7 @@ class ImageClock:
         if now.stamp == 0:
             reliable = False
             self._seconds = self._at(arrived)
-        elif self._trusted is None or _goes_on(self._trusted, now):
+        elif self._trusted is None or self._goes_on(self._trusted, now):
             self._follow(now, stamp)
         elif self._suspect is not None and self._confirms(now):
             restarted = self._change_clock(now, stamp)
@@ -144,6 +148,30 @@ class ImageClock:
     def _holds(self, until: int | None) -> bool:
         return until is not None and self._newest is not None and self._newest.arrived <= until
 
+    def _goes_on(self, last: _Moment, now: _Moment) -> bool:
+        elapsed, step = max(0, now.arrived - last.arrived), now.stamp - last.stamp
+        if -_BACK <= step <= _AHEAD + _HASTE * elapsed:
+            return True
+        if self._fast_until is None or now.arrived > self._fast_until or step < 0:
+            return False
+        if step > _AHEAD + _HASTE * self._rate * elapsed:
+            return False
+        self._fast_until = now.arrived + _MEMORY
+        return True
+
+    def _note_rate(self, *moments: _Moment) -> None:
+        """Note that a bag is played fast, if three images' stamps advance at one high rate.
+
+        From there on such steps are no jumps.
+        """
+        rates = [
+            (after.stamp - before.stamp) / max(1, after.arrived - before.arrived)
+            for before, after in pairwise(moments)
+        ]
+        if min(rates) > 1 and max(rates) < _SAME_RATE * min(rates):
+            self._rate = max(rates)
+            self._fast_until = moments[-1].arrived + _MEMORY
+
     def _notice_standing(self, now: _Moment) -> None:
         same = self._newest is not None and now.stamp == self._newest.stamp
         self._repeats = self._repeats + 1 if same else 0
@@ -175,7 +203,8 @@ class ImageClock:
 
     def _change_clock(self, now: _Moment, stamp: Time) -> bool:
         """Go over to the suspect's clock; whether the source has started anew."""
-        assert self._trusted is not None
+        assert self._trusted is not None and self._suspect is not None
+        self._note_rate(self._trusted, self._suspect, now)
         old, self._trusted, self._suspect = self._trusted, now, None
         other, self._other = self._other, old
         known = other is not None and abs(now.offset - other.offset) < _JITTER
@@ -210,8 +239,3 @@ class ImageClock:
 def nanoseconds(stamp: Time) -> int:
     """A message's stamp [ns]."""
     return int(stamp.sec * _SECOND + stamp.nanosec)
-
-
-def _goes_on(last: _Moment, now: _Moment) -> bool:
-    elapsed = max(0, now.arrived - last.arrived)
-    return -_BACK <= now.stamp - last.stamp <= _AHEAD + _HASTE * elapsed

@@ -9,6 +9,7 @@ from visualization_msgs.msg import Marker, MarkerArray
 
 from genesis_core.perception.palette import colour
 from genesis_ros.messages.object_poses import rotation_matrix
+from genesis_ros.messages.targets import is_target
 from genesis_ros.msg import ObjectMask, ObjectMasks, ObjectPose, ObjectPoses
 
 _BOX_ALPHA = 0.4
@@ -32,7 +33,7 @@ def to_markers(message: ObjectMasks, lifetime: float = 1.0) -> MarkerArray:
     """
     array = MarkerArray()
     for item in message.objects:
-        hidden = item.background or item.kind == ObjectMask.KIND_ROBOT
+        hidden = not is_target(item)
         if item.has_position and not hidden:
             centre, size = item.box_centre, item.size
             # Above the box, where it is not inside it: y points down in the optical frame.

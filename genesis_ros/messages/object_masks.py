@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import struct
 from array import array
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from functools import cached_property
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -35,95 +35,66 @@ _KIND = struct.Struct("<B")
 _SIZES = struct.Struct("<III")  # height and width of the image, and how many objects
 
 
-def to_object_masks(
-    objects: Sequence[SceneObject],
-    *,
-    header: Header,
-    height: int,
-    width: int,
-    camera: str = "",
-    model: str = "",
-    track_ids: Sequence[int] | None = None,
-    measurements: Sequence[Measurement | None] | None = None,
-) -> ObjectMasks:
-    """The message of an image's objects.
+@dataclass(frozen=True, eq=False)
+class DescribedObjects:
+    """The ObjectMasks message of an image, made as an object or as bytes when it is asked for.
 
-    Args:
+    Attributes:
         header: that of the image, carried over unchanged.
+        height, width: of the image.
         track_ids: one per object, 0 = untracked.
         measurements: one per object, None = unknown.
 
     Raises:
         ValueError: track_ids or measurements are not as many as the objects.
     """
-    track_ids, measurements = _one_each(objects, track_ids, measurements)
-    return ObjectMasks(
-        header=header,
-        camera=camera,
-        model=model,
-        height=height,
-        width=width,
-        objects=[
-            _to_object_mask(item, header, track_id, measurement)
-            for item, track_id, measurement in zip(objects, track_ids, measurements, strict=True)
-        ],
-    )
 
+    objects: Sequence[SceneObject]
+    header: Header
+    height: int
+    width: int
+    camera: str = ""
+    model: str = ""
+    track_ids: Sequence[int] | None = None
+    measurements: Sequence[Measurement | None] | None = None
 
-def object_masks_bytes(
-    objects: Sequence[SceneObject],
-    *,
-    header: Header,
-    height: int,
-    width: int,
-    camera: str = "",
-    model: str = "",
-    track_ids: Sequence[int] | None = None,
-    measurements: Sequence[Measurement | None] | None = None,
-) -> bytes:
-    """What `serialize_message` makes of `to_object_masks` with these arguments, in less time.
-
-    Raises:
-        ValueError: see ``to_object_masks``.
-    """
-    track_ids, measurements = _one_each(objects, track_ids, measurements)
-    writer = Writer()
-    writer.header(header)
-    writer.text(camera)
-    writer.text(model)
-    writer.numbers(_SIZES, 4, height, width, len(objects))
-    for item, track_id, measurement in zip(objects, track_ids, measurements, strict=True):
-        _write_object_mask(writer, item, header, track_id, measurement)
-    return writer.message()
-
-
-class DescribedObjects:
-    """The ObjectMasks message of an image, made as an object or as bytes when it is asked for.
-
-    Args:
-        objects, header, arguments: see ``to_object_masks``.
-    """
-
-    def __init__(
-        self, objects: Sequence[SceneObject], *, header: Header, camera: str, **arguments: Any
-    ) -> None:
-        self.header = header
-        self.camera = camera
-        self._arguments = {
-            "objects": objects,
-            "header": header,
-            "camera": camera,
-            **arguments,
-        }
+    def __post_init__(self) -> None:
+        for name in ("track_ids", "measurements"):
+            values = getattr(self, name)
+            if values is not None and len(values) != len(self.objects):
+                raise ValueError(f"{len(values)} {name} given for {len(self.objects)} objects")
 
     @cached_property
     def message(self) -> ObjectMasks:
         """The message."""
-        return to_object_masks(**self._arguments)
+        return ObjectMasks(
+            header=self.header,
+            camera=self.camera,
+            model=self.model,
+            height=self.height,
+            width=self.width,
+            objects=[
+                _to_object_mask(item, self.header, track_id, measurement)
+                for item, track_id, measurement in self._each()
+            ],
+        )
 
     def to_bytes(self) -> bytes:
-        """The serialised message."""
-        return object_masks_bytes(**self._arguments)
+        """What `serialize_message` makes of the message, in less time."""
+        writer = Writer()
+        writer.header(self.header)
+        writer.text(self.camera)
+        writer.text(self.model)
+        writer.numbers(_SIZES, 4, self.height, self.width, len(self.objects))
+        for item, track_id, measurement in self._each():
+            _write_object_mask(writer, item, self.header, track_id, measurement)
+        return writer.message()
+
+    def _each(self) -> Iterator[tuple[SceneObject, int, Measurement | None]]:
+        count = len(self.objects)
+        ids = [0] * count if self.track_ids is None else self.track_ids
+        places = [None] * count if self.measurements is None else self.measurements
+        return zip(self.objects, ids, places, strict=True)
 
 
 def _write_object_mask(
@@ -159,20 +130,6 @@ def _write_object_mask(
         place = (*measurement.position, *measurement.size, *measurement.box_centre)
         writer.numbers(_PLACE, 8, *place)
     writer.numbers(_KIND, 1, _KINDS[item.kind])
-
-
-def _one_each(
-    objects: Sequence[SceneObject],
-    track_ids: Sequence[int] | None,
-    measurements: Sequence[Measurement | None] | None,
-) -> tuple[Sequence[int], Sequence[Measurement | None]]:
-    """Track ids and measurements of the objects, with what stands for none where there are none."""
-    track_ids = [0] * len(objects) if track_ids is None else track_ids
-    measurements = [None] * len(objects) if measurements is None else measurements
-    for name, values in (("track_ids", track_ids), ("measurements", measurements)):
-        if len(values) != len(objects):
-            raise ValueError(f"{len(values)} {name} given for {len(objects)} objects")
-    return track_ids, measurements
 
 
 def _to_object_mask(

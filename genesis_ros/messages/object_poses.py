@@ -7,9 +7,8 @@ import numpy.typing as npt
 from geometry_msgs.msg import Point, Pose, Quaternion, Transform, TransformStamped
 from std_msgs.msg import Header
 
-from genesis_ros.msg import ObjectMask, ObjectMasks, ObjectPose, ObjectPoses
-
-_TARGETS = (ObjectMask.KIND_OBJECT, ObjectMask.KIND_UNKNOWN)
+from genesis_ros.messages.targets import is_target
+from genesis_ros.msg import ObjectMasks, ObjectPose, ObjectPoses
 
 
 def to_object_poses(message: ObjectMasks, transform: TransformStamped) -> ObjectPoses:
@@ -36,7 +35,7 @@ def to_object_poses(message: ObjectMasks, transform: TransformStamped) -> Object
                 box_centre=_moved(item.box_centre, transform.transform, rotation),
             )
             for item in message.objects
-            if item.has_position and not item.background and item.kind in _TARGETS
+            if item.has_position and is_target(item)
         ],
     )
 

@@ -198,9 +198,15 @@ class CameraInput:
         if self._images.follow_publishers(patience):
             self._last = None, None  # what was sent between the subscriptions is not missed
 
-    def close(self) -> None:
-        """End the subscriptions."""
+    def unsubscribe(self) -> None:
+        """End the subscriptions; the image in work still finds its depth."""
         self._images.close()
+        if self._depth is not None:
+            self._depth.unsubscribe()
+
+    def close(self) -> None:
+        """End the subscriptions and forget the depth; an image waits no longer for it."""
+        self.unsubscribe()
         if self._depth is not None:
             self._depth.close()
 

@@ -84,11 +84,15 @@ class DepthCamera(DepthPairing):
         if not self.has_images:
             self.published_instead = self._images_heard.unexpected_types()
 
-    def close(self) -> None:
-        """End the subscriptions and forget the messages (executor thread)."""
+    def unsubscribe(self) -> None:
+        """End the subscriptions (executor thread); images that came still find their depth."""
         for subscription in self._subscriptions:
             subscription.close()
         self._latched.close()
+
+    def close(self) -> None:
+        """End the subscriptions and forget the messages (executor thread)."""
+        self.unsubscribe()
         self.clear()
 
     def _take_image(self, message: ImageMessage, info: Mapping[str, Any]) -> None:

@@ -18,6 +18,8 @@ if TYPE_CHECKING:
 DEFAULT_NODE = "/genesis/perception"
 """Full name of the perception node, if nobody gives it another one."""
 
+_OF_EVERY_NODE = ("use_sim_time", "qos_overrides")
+
 
 def sections(path: Path) -> list[tuple[str, dict[str, Any]]]:
     """The sections of a ROS parameter file, in its order: node name, with wildcards, and values.
@@ -72,7 +74,7 @@ def read_parameter_file(path: Path, warn: Callable[[str], object]) -> dict[str, 
     for name, value in (item for given in ours for item in given.items()):
         if name in RULES:
             values[name] = check(name, value)
-        else:
+        elif name.split(".")[0] not in _OF_EVERY_NODE:
             warn(f"{path}: ignored {name}, which is no parameter of the perception node")
     return values
 

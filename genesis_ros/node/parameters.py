@@ -90,7 +90,7 @@ def _check_topics(topics: tuple[str, ...]) -> str | None:
 
 
 def _check_image_topics(topics: tuple[str, ...]) -> str | None:
-    """As below, but a single "" stands for the default camera."""
+    """As `_check_topics`, but a single "" stands for the default camera."""
     if topics == ("",):
         return None
     for topic in topics:
@@ -105,7 +105,7 @@ def _check_image_topics(topics: tuple[str, ...]) -> str | None:
 
 
 def _check_depth_topics(topics: tuple[str, ...]) -> str | None:
-    """As below, but a depth camera is named once."""
+    """As `_check_optional_topics`, but a depth camera is named once."""
     for topic in topics:
         for transport in (COMPRESSED_DEPTH, COMPRESSED_SUFFIX):
             if topic and topic + transport in topics:
@@ -117,7 +117,7 @@ def _check_depth_topics(topics: tuple[str, ...]) -> str | None:
 
 
 def _check_info_topics(topics: tuple[str, ...]) -> str | None:
-    """As below, but no images."""
+    """As `_check_optional_topics`, but no images."""
     for topic in topics:
         if topic.endswith((COMPRESSED_DEPTH, COMPRESSED_SUFFIX)):
             return f"{topic} carries images; name the topic of their camera_info"
@@ -125,7 +125,7 @@ def _check_info_topics(topics: tuple[str, ...]) -> str | None:
 
 
 def _check_optional_topics(topics: tuple[str, ...]) -> str | None:
-    """As above, but "" stands for none, and several cameras may share one."""
+    """As `_check_topics`, but "" stands for none, and several cameras may share one."""
     given = tuple(dict.fromkeys(topic for topic in topics if topic))
     return _check_topics(given) if given else None
 

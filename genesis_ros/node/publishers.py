@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 from rclpy.lifecycle import LifecycleNode, LifecyclePublisher
 from rclpy.qos import DurabilityPolicy, QoSProfile
 
-from genesis_ros.node.qos import with_overrides
+from genesis_ros.node.qos import check_overrides, with_overrides
 from genesis_ros.outputs import Output, Result
 
 # What the ROS graph calls a node whose topics were discovered before its name.
@@ -28,12 +28,23 @@ class Message(NamedTuple):
             publisher.publish(self.content)
 
 
+def check_publishers(
+    node: LifecycleNode, cameras: Sequence[str], outputs: Sequence[Output]
+) -> None:
+    """Raise QoSError if an override of a topic of theirs cannot be used. See Publishers."""
+    for topic, _ in _topics(cameras, outputs):
+        check_overrides(node, node.resolve_topic_name(topic), "publisher")
+
+
 class Publishers:
     """Publishes results below the node's namespace.
 
     Args:
         cameras: names of all of them.
         outputs: rows of the tables of outputs.
+
+    Raises:
+        QoSError: an override of a topic cannot be used.
     """
 
     def __init__(
@@ -44,18 +55,19 @@ class Publishers:
         self._several = len(cameras) > 1
         self._publishers: dict[str, LifecyclePublisher[Any]] = {}
         self._latched: set[str] = set()  # topics whose last messages those get who come later
-        for output in outputs:
-            for camera in cameras:
-                for topic in output.topics(camera, several=self._several):
-                    if topic not in self._publishers:
-                        # Reliable (REP-2003). All cameras' results of one pass come at once.
-                        sharing = len(cameras) if topic == output.name else 1
-                        qos = QoSProfile(depth=_DEPTH * sharing)
-                        qos = with_overrides(node, node.resolve_topic_name(topic), "publisher", qos)
-                        publisher = node.create_lifecycle_publisher(output.kind, topic, qos)
-                        self._publishers[topic] = publisher
-                        if qos.durability == DurabilityPolicy.TRANSIENT_LOCAL:
-                            self._latched.add(topic)
+        try:
+            for topic, output in _topics(cameras, outputs):
+                # Reliable (REP-2003). All cameras' results of one pass come at once.
+                sharing = len(cameras) if topic == output.name else 1
+                qos = QoSProfile(depth=_DEPTH * sharing)
+                qos = with_overrides(node, node.resolve_topic_name(topic), "publisher", qos)
+                publisher = node.create_lifecycle_publisher(output.kind, topic, qos)
+                self._publishers[topic] = publisher
+                if qos.durability == DurabilityPolicy.TRANSIENT_LOCAL:
+                    self._latched.add(topic)
+        except Exception:
+            self.destroy()  # nobody else knows those that are there already
+            raise
 
     def messages(self, result: Result, overlay_alpha: float) -> Iterator[Message]:
         """What there is to publish of a camera's result, each message made when its turn comes.
@@ -102,3 +114,14 @@ class Publishers:
         for publisher in self._publishers.values():
             self._node.destroy_lifecycle_publisher(publisher)
         self._publishers = {}
+
+
+def _topics(cameras: Sequence[str], outputs: Sequence[Output]) -> Iterator[tuple[str, Output]]:
+    """Each topic once, below the node's namespace, and what is published there."""
+    found = {
+        topic: output
+        for output in outputs
+        for camera in cameras
+        for topic in output.topics(camera, several=len(cameras) > 1)
+    }
+    yield from found.items()

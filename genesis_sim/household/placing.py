@@ -29,6 +29,11 @@ Outline = npt.NDArray[np.float32]
 _FLAT_TOPS = {"box", "block", "book", "tin", "tub", "can", "gadget", "plate", "jar", "cereal"}
 #: What may stand on edge against a wall.
 _SLABS = {"book", "box", "bag", "gadget"}
+#: What stands in a mug or cup.
+_STICKS = {"pen", "spoon", "screwdriver"}
+#: Share of the things beside another one that stand with a side along the other's, as in a row on a
+#: shelf, and of those on a flat top that lie as that does.
+_ALIGNED = 0.4
 _TIME_STEP = 0.004
 #: Steps of physics: a fall of 0.3 m and what follows.
 _STEPS = 260
@@ -60,6 +65,7 @@ class _Standing:
         self.radius = 0.0
         self.top = 0.0
         self.carries = False  # whether its top is flat and free
+        self.heading = 0.0  # how far it was turned about the vertical, radians
 
     def stand(self, x: float, y: float, floor: float, rotation: Quaternion) -> None:
         """Put the object down at (x, y), so that its lowest point touches the floor."""
@@ -102,8 +108,8 @@ def arrange(
             holds them all; slabs may lean on its walls at the ends of y.
     """
     placed: list[_Standing] = []
-    # Large ones first: the others find their place around and upon them.
-    order = sorted(models, key=lambda model: -model.radius * float(np.exp(rng.normal(0, 0.4))))
+    # Large ones first: the others find their place around, upon and in them.
+    order = sorted(models, key=lambda model: -_bulk(model) * float(np.exp(rng.normal(0, 0.4))))
     for model in order:
         standing = _Standing(model, hull_points(model.solids))
         found = False
@@ -114,6 +120,10 @@ def arrange(
     return [(standing.model, standing.pose) for standing in placed]
 
 
+def _bulk(model: ObjectModel) -> float:
+    return model.radius * (0.3 if model.name in _STICKS else 1.0)
+
+
 def _find_place(
     rng: Rng,
     standing: _Standing,
@@ -122,21 +132,34 @@ def _find_place(
     crowd: float,
     compartment: tuple[float, float, float] | None,
 ) -> bool:
+    vessels = [each for each in placed if _fits_into(standing.model, each.model)]
     for _ in range(16):
-        rotation = yaw(float(rng.uniform(0, 2 * math.pi)))
+        heading = float(rng.uniform(0, 2 * math.pi))
         if placed and rng.random() < crowd:
+            if vessels and rng.random() < 0.4:
+                vessel = vessels[int(rng.integers(len(vessels)))]
+                if _put_into(rng, standing, vessel, placed, heading, compartment):
+                    return True
             other = placed[int(rng.integers(len(placed)))]
             kind = rng.random()
-            if kind < 0.22 and _put_upon(rng, standing, other, placed, rotation, compartment):
+            aligned = rng.random() < _ALIGNED
+            if aligned:
+                heading = other.heading + 0.5 * math.pi * int(rng.integers(4))
+            standing.heading = heading
+            rotation = yaw(heading)
+            if kind < 0.22 and _put_upon(
+                rng, standing, other, placed, rotation, compartment, aligned
+            ):
                 return True
             if kind < 0.30:
                 lean = axis_angle((math.cos(kind * 99), math.sin(kind * 99), 0.0), 0.35)
                 rotation = multiply(lean, rotation)
-            if _put_beside(rng, standing, other, placed, reach, rotation, compartment):
+            if _put_beside(rng, standing, other, placed, reach, rotation, compartment, aligned):
                 return True
             continue
         x, y = (float(rng.uniform(-side, side)) for side in reach)
-        standing.stand(x, y, 0.0, rotation)
+        standing.heading = heading
+        standing.stand(x, y, 0.0, yaw(heading))
         if standing.has_room(placed, compartment):
             return True
     return False
@@ -171,6 +194,54 @@ def _lean(
     return False
 
 
+def _fits_into(model: ObjectModel, vessel: ObjectModel) -> bool:
+    """Whether something small goes into a bowl, or something long and thin into a mug or cup."""
+    if vessel.name not in ("bowl", "mug", "cup"):
+        return False
+    if to_matrix(vessel.solids[0].rotation)[2, 2] < 0.99:  # on its side, or upside down
+        return False
+    if vessel.name == "bowl":
+        return model.radius < 0.75 * vessel.half_size[0]
+    _, middle, long = sorted(model.half_size)
+    thin = middle < 0.5 * min(vessel.half_size[:2])
+    return model.name in _STICKS and thin and long > 1.1 * vessel.half_size[2]
+
+
+def _put_into(
+    rng: Rng,
+    standing: _Standing,
+    vessel: _Standing,
+    placed: list[_Standing],
+    heading: float,
+    compartment: tuple[float, float, float] | None,
+) -> bool:
+    """Into a bowl, upon what is in there already, or upright into a mug."""
+    # The middle of its body: a handle is no part of that.
+    middle = to_matrix(vessel.pose.rotation) @ np.array(vessel.model.solids[0].position)
+    x, y, z = (float(v) for v in vessel.pose.position + middle * np.array([1.0, 1.0, 0.0]))
+    width, _, height = vessel.model.half_size
+    rotation, spread, floor = yaw(heading), 0.25 * width, z - 0.75 * height
+    if vessel.model.name != "bowl":
+        rotation = multiply(rotation, _upright(rng, standing.model))
+        spread, floor = 0.1 * width, z - 0.9 * height
+    dx, dy = rng.normal(0, spread, 2)
+    x, y = x + float(dx), y + float(dy)
+    standing.heading = heading
+    standing.stand(x, y, floor, rotation)
+    if vessel.model.name == "bowl":
+        below = [each.top for each in placed if each is not vessel and _overlap(standing, each)]
+        standing.stand(x, y, max([floor, *below]), rotation)
+    return standing.has_room([], compartment)
+
+
+def _upright(rng: Rng, model: ObjectModel) -> Quaternion:
+    """Its longest side up, or nearly so: either end, as it leans in a mug."""
+    axes = np.roll(np.eye(3), 2 - int(np.argmax(model.half_size)), axis=0)
+    flip = math.pi if rng.random() < 0.5 else 0.0
+    lean = axis_angle((1.0, 0.0, 0.0), flip + float(rng.normal(0, 0.1)))
+    return multiply(lean, from_matrix(axes))
+
+
 def _put_upon(
     rng: Rng,
     standing: _Standing,
@@ -178,20 +249,16 @@ def _put_upon(
     placed: list[_Standing],
     rotation: Quaternion,
     compartment: tuple[float, float, float] | None,
+    aligned: bool,
 ) -> bool:
-    """On a flat top, or into a bowl."""
-    x, y = (float(v) for v in other.pose.position[:2])
+    """On a flat top."""
     ours, theirs = standing.model, other.model
-    if theirs.name == "bowl" and other.carries and ours.radius < 0.75 * theirs.half_size[0]:
-        spread = 0.25 * theirs.half_size[0]
-        floor = float(other.pose.position[2]) - 0.75 * theirs.half_size[2]
-        dx, dy = rng.normal(0, spread, 2)
-        standing.stand(x + float(dx), y + float(dy), floor, rotation)
-        return standing.has_room([], compartment)  # it may lie on what is in the bowl already
     smaller = ours.radius < 1.15 * theirs.radius
     if theirs.name not in _FLAT_TOPS or not other.carries or not smaller or other.top > 0.25:
         return False
-    dx, dy = rng.normal(0, 0.2, 2) * np.array(theirs.half_size[:2])
+    spread = 0.02 if aligned else 0.2
+    dx, dy = rng.normal(0, spread, 2) * np.array(theirs.half_size[:2])
+    x, y = (float(v) for v in other.pose.position[:2])
     standing.stand(x + float(dx), y + float(dy), other.top, rotation)
     taller = [each for each in placed if each is not other and each.top > other.top]
     if not standing.has_room(taller, compartment):
@@ -209,11 +276,19 @@ def _put_beside(
     reach: tuple[float, float],
     rotation: Quaternion,
     compartment: tuple[float, float, float] | None,
+    aligned: bool,
 ) -> bool:
-    """As close to another one as it goes in a random direction, or with a narrow gap."""
+    """As close to another one as it goes in a random direction, or with a narrow gap.
+
+    Things that are aligned stand side by side, face to face where they have faces.
+    """
     angle = float(rng.uniform(0, 2 * math.pi))
-    way = np.array([math.cos(angle), math.sin(angle)])
     start = other.pose.position[:2]
+    if aligned:
+        angle = other.heading + 0.5 * math.pi * int(rng.integers(4))
+        shift = float(rng.normal(0, 0.15)) * min(standing.model.radius, other.model.radius)
+        start = start + shift * np.array([-math.sin(angle), math.cos(angle)])
+    way = np.array([math.cos(angle), math.sin(angle)])
     standing.stand(0.0, 0.0, 0.0, rotation)
     near, far = 0.0, standing.radius + other.radius + 0.05
     for _ in range(9):
@@ -224,7 +299,7 @@ def _put_beside(
             near = middle
         else:
             far = middle
-    gap = 0.0 if rng.random() < 0.5 else float(rng.uniform(0, 0.03))
+    gap = 0.0 if rng.random() < 0.5 else float(rng.uniform(0, 0.005 if aligned else 0.03))
     x, y = (float(v) for v in start + (far + gap) * way)
     if abs(x) > reach[0] or abs(y) > reach[1]:
         return False

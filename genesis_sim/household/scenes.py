@@ -110,7 +110,7 @@ def _choose(rng: Rng, kit: Kit, count: int, packaged: float = 0.0) -> list[Objec
         packaged: share that is drawn from cartons, books and bags alone.
     """
     kinds = count
-    if rng.random() < 0.14:
+    if rng.random() < 0.2:
         kinds = min(count, int(rng.integers(1, 4)))
     models = [
         random_package(rng, kit) if rng.random() < packaged else random_thing(rng, kit)

@@ -25,7 +25,7 @@ from genesis_ros.messages.cdr import (
     with_stamp,
 )
 from genesis_ros.messages.images import to_message
-from genesis_ros.messages.object_masks import object_masks_bytes, to_object_masks
+from genesis_ros.messages.object_masks import DescribedObjects
 
 TEXTS = ["", "a", "rgb8", "camera_link", "ünïcödé", "画像🤖", "x" * 300]
 _NUMBERS = {
@@ -243,7 +243,8 @@ def test_object_masks_are_written_as_rclpy_writes_them() -> None:
             "track_ids": [int(random.integers(2**32)) for _ in range(count)],
             "measurements": [measured if random.integers(2) else None for _ in range(count)],
         }
-        check_written(object_masks_bytes(**given), to_object_masks(**given))
+        described = DescribedObjects(**given)
+        check_written(described.to_bytes(), described.message)
 
 
 @pytest.mark.parametrize("make", [Image, CompressedImage, CameraInfo])
@@ -257,10 +258,10 @@ def test_a_stamp_is_put_into_bytes(make: Any) -> None:
     assert stamped == serialize_message(message)
 
 
-def test_object_masks_as_bytes_need_as_many_ids_as_objects() -> None:
+def test_object_masks_need_as_many_ids_as_objects() -> None:
     item = scene_object(np.random.default_rng(0), 1)
     with pytest.raises(ValueError, match="2 track_ids given for 1 objects"):
-        object_masks_bytes([item], header=Header(), height=1, width=1, track_ids=[1, 2])
+        DescribedObjects([item], header=Header(), height=1, width=1, track_ids=[1, 2])
 
 
 @pytest.mark.parametrize("shape", [(1, 1), (7, 5), (3, 2, 3), (48, 64, 3)])

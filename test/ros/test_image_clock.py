@@ -50,6 +50,24 @@ def test_a_bag_played_at_another_rate(rate: float) -> None:
     assert [item.seconds for item in read(stamps)] == pytest.approx(stamps, abs=0)
 
 
+@pytest.mark.parametrize(("rate", "period"), [(5, 0.3), (3, 0.8), (10, 0.15), (20, 1.0)])
+def test_a_bag_played_fast_to_a_node_that_is_slow(rate: int, period: float) -> None:
+    """Only the newest images are seen, whose stamps are seconds apart."""
+    seen = [(START + k * rate * period, UP + k * period) for k in range(50)]
+    times = read_at(*seen)
+    assert [item.reliable for item in times].count(False) == 1  # until the rate is known
+    assert [item.seconds for item in times[2:]] == pytest.approx([at for at, _ in seen[2:]], abs=0)
+    # Other strays than those are still noticed, and all once it plays no faster.
+    clock = ImageClock()
+    for stamped, arrived in seen:
+        clock.read(stamp(stamped), round(arrived * 1e9))
+    end, now = seen[-1]
+    assert not clock.read(stamp(end + 3600), round((now + period) * 1e9)).reliable
+    for k in range(1, 150):
+        assert clock.read(stamp(end + k * 0.1), round((now + k * 0.1) * 1e9)).reliable
+    assert not clock.read(stamp(end + 17), round((now + 15) * 1e9)).reliable
+
+
 @pytest.mark.parametrize("stray", [0.0, -4.0, -1.5, -1e6, 1.8, 4.0, 3600.0, 1e6])
 def test_a_stray_stamp_stands_for_the_time_of_its_arrival(stray: float) -> None:
     stamps = good(50)

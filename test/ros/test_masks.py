@@ -22,7 +22,7 @@ from genesis_core.perception import Box, Measurement, SceneObject
 from genesis_ros.masks import full_mask, full_masks, label_image, objects, point_subset, targets
 from genesis_ros.messages.clouds import cloud_points
 from genesis_ros.messages.images import to_message
-from genesis_ros.messages.object_masks import to_object_masks
+from genesis_ros.messages.object_masks import DescribedObjects
 from genesis_ros.msg import ObjectMasks
 
 
@@ -50,7 +50,7 @@ def make_message(kinds: tuple[str, str] = ("", ""), **more: Any) -> ObjectMasks:
     ]
     header = Header(frame_id="wrist")
     header.stamp.nanosec = 5
-    return to_object_masks(
+    return DescribedObjects(
         objects,
         header=header,
         height=6,
@@ -58,7 +58,7 @@ def make_message(kinds: tuple[str, str] = ("", ""), **more: Any) -> ObjectMasks:
         camera="/wrist/image",
         model="tabletop",
         **more,
-    )
+    ).message
 
 
 def test_message_says_it_all() -> None:

@@ -61,6 +61,18 @@ def test_sections_are_chosen_as_rcl_does(tmp_path: Path, text: str) -> None:
     assert not warnings
 
 
+def test_what_every_node_has_is_passed_over(tmp_path: Path) -> None:
+    """The file is right for the node; whoever reads it for a bag has no use for these."""
+    file = tmp_path / "my.yaml"
+    file.write_text(
+        "/genesis/perception: {ros__parameters: {use_sim_time: true, max_slots: 3, max_slot: 4,\n"
+        "  qos_overrides: {/genesis/markers: {publisher: {depth: 2}}}}}\n"
+    )
+    warnings: list[str] = []
+    assert read_parameter_file(file, warnings.append) == {"max_slots": 3}
+    assert len(warnings) == 1 and "ignored max_slot," in warnings[0]
+
+
 def test_a_file_for_other_nodes_is_refused(tmp_path: Path) -> None:
     file = tmp_path / "my.yaml"
     file.write_text(OTHERS)

@@ -172,6 +172,53 @@ def test_a_model_that_hangs_is_an_error(
         node.end(signal.SIGKILL)
 
 
+_FORGETFUL = """
+import sys
+
+sys.path.insert(0, {folder!r})
+
+from stand_in import RuleSegmenter
+
+from genesis_core import pipeline
+from genesis_ros import perception_node
+
+
+class Forgetful(RuleSegmenter):
+    def __call__(self, images, *args, **options):
+        return super().__call__(images, *args, **options)[:1]
+
+
+pipeline.Segmenter = Forgetful
+sys.exit(perception_node.main())
+"""
+
+
+def test_a_lost_image_does_not_cost_another_its_picture(
+    client: Any, node_process: Any, tiny_checkpoint: Path, tmp_path: Path
+) -> None:
+    """The model forgets the second image of a pass; the masks of the first are published."""
+    script = tmp_path / "forgetful.py"
+    script.write_text(_FORGETFUL.format(folder=str(Path(__file__).parent)))
+    topics = ["/left/image_raw", "/right/image_raw"]
+    given = {"checkpoint": str(tiny_checkpoint), "device": "cpu", "image_topics": topics}
+    with node_process(script, tmp_path, given, environment={"STAND_IN_SECONDS": "1.5"}) as node:
+        node.wait_for_log("active: listening to")
+        cameras = [client.publisher(Image, topic) for topic in topics]
+        message = to_message(np.zeros((48, 64, 3), np.uint8), Image().header)
+        with (
+            client.listen(ObjectMasks, MASKS) as masks,
+            client.listen(Image, "/genesis/left/overlay") as left,
+            client.listen(Image, "/genesis/right/overlay") as right,
+        ):
+            cameras[0].publish(message)
+            client.spin(0.5)  # the model looks at it; the next two wait for one pass
+            for camera in cameras:
+                camera.publish(message)
+            node.wait_for_log("lost a frame of ")
+            client.until(lambda: len(left) + len(right) > 1, "the other one's picture")
+        assert len(masks) == 2
+
+
 def test_a_signal_in_the_middle_of_a_long_frame(client: Any, start: Any, tmp_path: Path) -> None:
     """The model is not waited for, and a second signal by an impatient user does no harm."""
     with start(tmp_path) as node:

@@ -11,6 +11,8 @@ import numpy as np
 import pytest
 import torch
 from diagnostic_msgs.msg import DiagnosticArray, DiagnosticStatus
+from rclpy.lifecycle import LifecycleNode
+from rclpy.parameter import Parameter
 from rclpy.qos import QoSProfile, ReliabilityPolicy
 from sensor_msgs.msg import Image
 from std_srvs.srv import Trigger
@@ -20,6 +22,9 @@ from genesis_ros.masks import full_masks
 from genesis_ros.messages.images import to_message
 from genesis_ros.msg import ObjectMasks
 from genesis_ros.node.parameters import RULES, NodeSettings
+from genesis_ros.node.publishers import Publishers
+from genesis_ros.node.qos import QoSError
+from genesis_ros.outputs import PROMPT_OUTPUTS
 
 pytestmark = pytest.mark.slow
 
@@ -164,6 +169,61 @@ def test_no_image_topic_and_a_camera_of_too_low_reliability(client: Any, start: 
     client.publisher(Image, TOPIC, best_effort, heard=False)
     node.wait_for_log(f"a publisher of {TOPIC} offers best effort only")
     assert "set the parameter qos_reliability to auto or best_effort" in node.log
+
+
+def test_what_is_fixed_at_start_is_refused_before_the_model_is_loaded(
+    client: Any, start: Start
+) -> None:
+    """To configure again cannot help: who reads the log is told what does."""
+    name = "qos_overrides./genesis/label_image.publisher.reliability"
+    node = start(autostart=False, **{name: "foo"})
+    for _ in range(2):
+        assert not client.transition(NODE, "configure")
+    node.wait_for_log(f"cannot configure: parameter {name} is 'foo'; expected one of ")
+    assert "(start the node again without it)" in node.log
+    assert "configure again" not in node.log and "loading" not in node.log
+    assert not client.node.count_publishers(MASKS)
+
+
+def test_publishers_that_fail_leave_nothing_behind(ros: None) -> None:
+    name = "qos_overrides./halfway/label_image.publisher.reliability"
+    node = LifecycleNode(
+        "halfway",
+        namespace="halfway",
+        use_global_arguments=False,
+        parameter_overrides=[Parameter(name, value="foo")],
+    )
+    before = {publisher.topic_name for publisher in node.publishers}
+    with pytest.raises(QoSError, match="label_image"):
+        Publishers(node, ["camera"], PROMPT_OUTPUTS)
+    assert {publisher.topic_name for publisher in node.publishers} == before
+    node.destroy_node()
+
+
+def test_a_failure_is_forgotten_with_the_transition(client: Any, start: Start) -> None:
+    """Diagnostics tell it as long as the node is where the failed transition left it."""
+    name = f"qos_overrides.{TOPIC}.subscription.depth"
+    node = start(**{name: 0})
+    node.wait_for_log("cannot activate: ")
+    with client.listen(DiagnosticArray, "/diagnostics") as reports:
+
+        def told(state: str) -> DiagnosticStatus:
+            """What diagnostics say of the node once it is in this state."""
+            reports.clear()
+            assert client.state(NODE) == state
+            client.until(lambda: len(reports) > 1, "diagnostics")
+            return client.status(reports[-1], NODE)[0]
+
+        failed = told("inactive")
+        assert failed.level == DiagnosticStatus.ERROR
+        assert failed.message.startswith("cannot activate: ")
+        assert client.transition(NODE, "cleanup")
+        assert "cannot" not in told("unconfigured").message
+        assert client.transition(NODE, "configure")
+        assert not client.transition(NODE, "activate")
+        assert "cannot activate: " in told("inactive").message
+        assert client.transition(NODE, "inactive_shutdown")
+        assert "cannot" not in told("finalized").message
 
 
 def another(name: str, value: Any) -> Any:

@@ -103,3 +103,16 @@ def test_after_pause_nothing_of_before_is_published(client: Any, show: Show) -> 
     assert numbers(masks) == numbers(overlays) == [11, 14, 16]
     ids = {targets(message)[0].id for message in masks}
     assert len(ids) == 1  # tracks go on
+
+
+def test_deactivation_ends_a_pause_and_the_tracks(client: Any, show: Show) -> None:
+    """Ids of before are not given again: who remembers them would take the thing for another."""
+    with client.listen(ObjectMasks, MASKS) as masks:
+        show(11)
+        client.until(lambda: masks, "masks")
+        pause(client, True)
+        assert client.transition(NODE, "deactivate") and client.transition(NODE, "activate")
+        show(12)
+        client.until(lambda: len(masks) > 1, "masks after the pause that has ended")
+    old, new = (targets(message)[0].id for message in masks)
+    assert new > old > 0

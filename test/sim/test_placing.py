@@ -1,18 +1,22 @@
 """Where things come to stand, and the meshes that they are made of."""
 
+from collections import Counter
+
 import cv2
 import numpy as np
 import pytest
 from numpy.typing import NDArray
 
 from genesis_sim import RenderingError, gl
-from genesis_sim.geometry import to_matrix
+from genesis_sim.geometry import multiply, to_matrix
 from genesis_sim.household.bank import make_bank
+from genesis_sim.household.crockery import bowl, mug
 from genesis_sim.household.kit import Kit, Palette
-from genesis_sim.household.packaging import book
-from genesis_sim.household.parts import MAX_SOLIDS, hull_points, turned
+from genesis_sim.household.packaging import book, carton
+from genesis_sim.household.parts import MAX_SOLIDS, QUARTER_X, hull_points, turned
 from genesis_sim.household.placing import arrange, settle
 from genesis_sim.household.things import MAKERS, random_thing
+from genesis_sim.household.tools import ball, pen
 from genesis_sim.mesh import (
     MAX_FACES,
     MAX_VERTICES,
@@ -118,6 +122,56 @@ def test_what_is_in_a_compartment_stays_in_it(kit: Kit) -> None:
                 tops = [hull[hull[:, 2] > low - 1e-4] for hull in carriers]
                 assert any(np.ptp(top[:, :2], axis=0).min() > 0.01 for top in tops)
     assert raised > 0
+
+
+def test_small_things_lie_in_bowls_and_pens_stand_in_mugs(kit: Kit) -> None:
+    """Not in a bowl that is upside down."""
+    inside: Counter[str] = Counter()
+    for seed in range(40):
+        rng = np.random.default_rng(seed)
+        vessels = [
+            bowl(rng, kit),
+            mug(rng, kit),
+            turned(bowl(rng, kit), multiply(QUARTER_X, QUARTER_X)),
+        ]
+        balls, pens = ([make(rng, kit) for _ in range(4)] for make in (ball, pen))
+        models = [*vessels, *balls, *pens]
+        poses = {id(m): pose for m, pose in arrange(rng, models, (0.3, 0.3), 0.8)}
+        for vessel, name in zip(vessels, ("bowl", "mug", "upside down"), strict=True):
+            for model in models[3:]:
+                if id(model) not in poses or id(vessel) not in poses:
+                    continue
+                points, walls = (world_points(m, poses[id(m)]) for m in (model, vessel))
+                apart = np.hypot(*(poses[id(model)].position - poses[id(vessel)].position)[:2])
+                # Inside: neither on top nor beside.
+                if (
+                    apart < 0.5 * vessel.half_size[0]
+                    and points[:, 2].min() < 0.8 * walls[:, 2].max()
+                ):
+                    inside[f"{model.name} {name}"] += 1
+                    if name == "mug":
+                        assert np.ptp(points[:, 2]) > 0.9 * 2 * max(model.half_size)
+    assert inside["ball bowl"] > 5 and inside["pen mug"] > 5
+    assert set(inside) <= {"ball bowl", "pen bowl", "pen mug"}
+
+
+def test_some_things_stand_face_to_face(kit: Kit) -> None:
+    """As packages in a row do: sides along each other's, and nothing between them."""
+    aligned = total = 0
+    for seed in range(20):
+        rng = np.random.default_rng(seed)
+        placed = arrange(rng, [carton(rng, kit) for _ in range(8)], (0.4, 0.4), crowd=0.9)
+        for model, pose in placed:
+            total += 1
+            for other, near in placed:
+                if other is model:
+                    continue
+                turn = to_matrix(near.rotation).T @ to_matrix(pose.rotation)
+                points = (world_points(model, pose) - near.position) @ to_matrix(near.rotation)
+                gap = np.maximum(points.min(0), -points.max(0)) - np.array(other.half_size)
+                straight = np.abs(turn).max(axis=0).min() > 1 - 1e-6
+                aligned += straight and -1e-4 < gap[:2].max() < 0.006 and gap[2] < 0
+    assert aligned > 0.15 * total
 
 
 def test_no_room_leaves_things_out(kit: Kit) -> None:

@@ -133,6 +133,14 @@ def test_shrinking_averages_and_takes_the_nearest_label() -> None:
     torch.testing.assert_close(batch.images, expected, atol=1e-4, rtol=0)
 
 
+def test_the_smallest_crops_are_as_sharp_as_the_image() -> None:
+    """Stripes of two pixels, of which a crop of half the image has as many as the model's input."""
+    stripes = (torch.arange(128) // 2 % 2 * 255).to(torch.uint8)
+    raw = RawImages(stripes.view(1, 1, 128, 1).expand(40, 128, 128, 3).contiguous())
+    crops = augment(raw, AugmentConfig(crop_scale=0.5), 64, 0, places(40)).images
+    assert float(crops.std(dim=(1, 2, 3)).min()) > 0.38  # in black and white it is 0.5
+
+
 @pytest.mark.parametrize("size", [32, 64, 128])
 def test_labels_depth_and_rays_stay_on_what_they_belong_to(size: int) -> None:
     """However an image is cropped, mirrored and resized."""

@@ -2,18 +2,28 @@
 
 from __future__ import annotations
 
+import json
 import math
 import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 
 from genesis_core import load_model, save_model
 from genesis_core.checkpoint import find_checkpoint
-from genesis_core.models.genesis_v2 import GenesisV2
-from training.calibrate import Choice, as_given, calibrated, choose, score
+from genesis_core.models.genesis_v2 import GenesisV2, GenesisV2Config
+from training.calibrate import (
+    STOP_THRESHOLDS,
+    Choice,
+    as_given,
+    calibrated,
+    choose,
+    score,
+    segmenter_of,
+)
 from training.datasets.prepared import PreparedDataset
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -57,6 +67,34 @@ def test_a_kernel_that_reaches_too_far_is_narrowed(scenes: Path, tmp_path: Path)
     assert score(model, dataset, range(6)) > score(started, dataset, range(6))
     weight = "backbone.trunk.stem.weight"
     assert torch.allclose(model.state_dict()[weight], started.state_dict()[weight], rtol=1e-3)
+
+
+def test_a_model_without_a_threshold_is_measured_as_it_is(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With all its slots, as a Segmenter uses it, and it may stay so."""
+    model = GenesisV2(GenesisV2Config(image_size=32, num_slots=3, feature_dim=8, latent_dim=8))
+    given = as_given(model)
+    assert given.stop_threshold == 0
+    assert segmenter_of(calibrated(model, given)).model.metadata["stop_threshold"] == 0
+    model.metadata = {"stop_threshold": 6.0}
+    assert as_given(model).stop_threshold == 6
+
+    images = np.zeros((1, 32, 32, 3), np.uint8)
+    (tmp_path / "val").mkdir()
+    np.save(tmp_path / "val" / "images.npy", images)
+    info = {"format": 1, "dataset": "sprites", "split": "val", "count": 1, "image_size": 32}
+    (tmp_path / "val" / "info.json").write_text(json.dumps(info))
+    model.metadata = {}
+    tried: list[float] = []
+
+    def fewer_is_better(model: GenesisV2, *_: object) -> float:
+        tried.append(model.metadata["stop_threshold"])
+        return -tried[-1]
+
+    monkeypatch.setattr("training.calibrate.score", fewer_is_better)
+    assert choose(model, PreparedDataset(tmp_path, "val")).stop_threshold == 0
+    assert tried[0] == 0 and set(tried) == {0, *STOP_THRESHOLDS}
 
 
 @pytest.mark.slow

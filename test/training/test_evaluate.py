@@ -492,6 +492,9 @@ def test_models_whose_masks_had_a_loss_of_their_own_are_marked() -> None:
     unsupervised = report(results_for("tabletop", {"trained": {"region_mixture": 1.0}}))
     assert "m.safetensors (region mixture)" in unsupervised
     assert "m.safetensors (" not in report(results_for("tabletop", {}))
+    anchored = {"region_mixture": 1.0, "settings": {"objective.latent_anchor": 5.0}}
+    marked = report(results_for("tabletop", {"trained": anchored}))
+    assert "m.safetensors (region mixture, objective.latent_anchor 5.0)" in marked
 
 
 def test_a_decoder_that_was_not_trained_has_no_figures() -> None:
@@ -508,6 +511,28 @@ def test_a_decoder_that_was_not_trained_has_no_figures() -> None:
         ["—", "—"],
     ]
     assert "(FID of" not in text
+
+
+def test_a_decoder_that_was_not_trained_is_not_run(
+    tmp_path: Path, dataset: PreparedDataset, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Nor its latents scored, nor the weights of the FID read, for which nothing is drawn."""
+    path, output = tmp_path / "masks.safetensors", tmp_path / "results.json"
+    model = tiny_model()
+    whole = evaluate(model, dataset)
+    model.metadata = {"trained": {"masks_only": True, "mask_supervision": 1.0}}
+    save_model(model, path)
+    given = ["--checkpoint", str(path), "--data", str(dataset.path), "--output", str(output)]
+    given += ["--report", str(tmp_path / "page"), "--fid", "--inception-weights", "absent.pth"]
+    main(given)
+    (found,) = json.loads(output.read_text())["models"]
+    assert "fid" not in found["metrics"]
+    assert f"{path} has no FID: it has not learned to generate images" in capsys.readouterr().err
+    for mode in ("fixed", "flexible"):
+        scores, before = found["metrics"][mode], whole[mode]
+        for name in ("elbo", "nll", "kl", "mse", "latent_r2", "decoder"):
+            assert scores[name] is None and before[name] is not None, name
+        assert (scores["attention"], scores["slots"]) == (before["attention"], before["slots"])
 
 
 def test_data_without_masks_still_gives_elbo_and_slots(

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import runpy
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -415,3 +417,17 @@ def test_measures_that_are_unknown_are_left_out_of_the_table() -> None:
     models = [{"checkpoint": "m", "inputs": {"RGB": {"groups": groups}}}]
     shown = table({"real": "photos", "background": "auto", "models": models})
     assert shown.header == ["Checkpoint", "Input", "Group", "Images", "F"]
+
+
+@pytest.mark.parametrize("name", ["evaluate_real", "average", "calibrate", "grow"])
+def test_commands_explain_themselves(
+    name: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """In a sentence, and option by option; not by a docstring meant for Python."""
+    monkeypatch.setattr("sys.argv", [f"{name}.py", "--help"])
+    monkeypatch.delitem(sys.modules, f"training.{name}", raising=False)
+    with pytest.raises(SystemExit) as ended:
+        runpy.run_module(f"training.{name}", run_name="__main__")
+    said = capsys.readouterr().out
+    assert ended.value.code == 0 and "--checkpoint" in said
+    assert "Args:" not in said and "Raises:" not in said

@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from genesis_core import ConfigError, GenesisV2, GenesisV2Config, load_model, save_model
-from training.grow import enlarge, main, widen, widen_latents
+from training.grow import enlarge, run, widen, widen_latents
 
 pytestmark = pytest.mark.slow
 
@@ -132,7 +132,7 @@ def test_another_encoder_has_the_same_weights_at_any_size(tmp_path: Path) -> Non
     source, target = tmp_path / "small.safetensors", tmp_path / "other.safetensors"
     save_model(model, source, {"stop_threshold": 8.0})
     for size in (128, 64):
-        main(source, target, image_size=size, half=True)
+        run(source, target, image_size=size, half=True)
         found = load_model(target)
         assert found.config == replace(model.config, image_size=size)
         assert found.metadata["stop_threshold"] == 8

@@ -9,12 +9,13 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+import yaml
 
 from genesis_core import GenesisV2, GenesisV2Config, find_checkpoint, load_model, save_model
 from training.datasets.sprites import render_range
 from training.run_folder import MODEL
 from training.train import main
-from training.train_config import parse
+from training.train_config import TrainConfig, parse
 
 SETTINGS = {
     "batch_size": 4,
@@ -63,6 +64,22 @@ def test_init_brings_the_models_settings() -> None:
     assert changed.num_slots == 5 and changed.image_size == shipped.image_size
 
 
+def test_null_in_a_later_file_undoes_an_earlier_ones_init(tmp_path: Path) -> None:
+    files = {"first": "init: tabletop_small\n", "later": "init: null\n", "none": "seed: 3\n"}
+    for name, content in files.items():
+        (tmp_path / f"{name}.yaml").write_text(content)
+    shipped = load_model(find_checkpoint("tabletop_small")).config
+
+    def parsed(*names: str) -> TrainConfig:
+        given = [part for name in names for part in ("--config", str(tmp_path / f"{name}.yaml"))]
+        return parse(given, "")[0]
+
+    assert parsed("first", "none").model == shipped
+    undone = parsed("first", "later")
+    assert (undone.init, undone.model) == (None, GenesisV2Config())
+    assert parsed("later", "first").model == shipped
+
+
 def test_what_a_model_is_used_with_is_carried_on(data: Path, start: Path, tmp_path: Path) -> None:
     metadata = train(data, tmp_path / "run", steps=1, init=start)
     assert metadata["stop_threshold"] == 12 and metadata["trained"]["started_from"]["steps"] == 7
@@ -97,6 +114,8 @@ def test_another_start_of_a_run_that_goes_on_is_named(
     train(data, tmp_path / "run", steps=4, init=other, resume="true")
     said = "".join(capfd.readouterr())
     assert f"started from {start} and goes on from there; init {other} is not read" in said
+    config = yaml.safe_load((tmp_path / "run" / "config.yaml").read_text())
+    assert (config["init"], config["encoder_weights"]) == (str(start), None)
 
 
 @pytest.mark.parametrize("kind", ["mask", "colour", "image"])

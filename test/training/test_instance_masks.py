@@ -142,7 +142,7 @@ def noise(seed: int = 0) -> np.ndarray:
     [
         (png(truth() * 80, ".jpg"), "stored with loss"),
         (png(coloured(*GREEN), ".webp", cv2.IMWRITE_WEBP_QUALITY, 80), "stored with loss"),
-        (png(noise()), "at most 255 instances"),
+        (png(noise()), "at most 254 instances"),
         (png(cv2.GaussianBlur(truth() * 80, (0, 0), 1.5)), "its edges are smoothed"),
         (
             png(cv2.imdecode(np.frombuffer(png(truth() * 80, ".jpg"), np.uint8), 0)),

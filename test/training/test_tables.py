@@ -247,6 +247,37 @@ def test_any_setting_tells_models_apart_and_a_new_ones_default_does_not(tmp_path
     }
 
 
+@pytest.mark.parametrize(
+    ("changed", "said"),
+    [
+        ({"settings": {"objective.latent_anchor": 5.0}}, "objective.latent_anchor 5.0, "),
+        (
+            {"settings": {"objective.attention_likelihood": True}},
+            "objective.attention_likelihood True, ",
+        ),
+        (
+            {"settings": {"objective.mask_distillation": 9.0}},
+            "objective.mask_distillation 9.0, ",
+        ),
+        ({"settings": {"objective.initial_std": 0.01}}, "objective.initial_std 0.01, "),
+        ({"kind_supervision": 0.2}, "kind_supervision 0.2, "),
+        (
+            {"started_from": {"steps": 0, "settings": {"objective.latent_anchor": 5.0}}},
+            "objective.latent_anchor 5.0, ",
+        ),
+        ({"settings": {"objective.goal": 0.5, "optimizer.lr": 1e-3}, "precision": "bf16"}, ""),
+    ],
+)
+def test_an_objective_that_the_paper_has_not_is_always_said(
+    changed: dict[str, Any], said: str, tmp_path: Path
+) -> None:
+    """Of the only result, too: beside it stand the paper's figures."""
+    trained = {"steps": 10, "batch_size": 2, **changed}
+    write(tmp_path / "one.json", trained=trained, decoder=scores(0.1, 0.5))
+    (found,) = [row[1] for row in rows(tables(tmp_path), 1) if row[1].startswith("ours: ")]
+    assert found == f"ours: 10 steps of 2, {said}1 seed"
+
+
 def test_data_sets_of_one_name_are_told_apart_by_how_they_were_made(tmp_path: Path) -> None:
     few: dict[str, Any] = {"mode": "varied", "exposure": 0.42, "name": "tabletop", "source": None}
     many = {**few, "min_objects": 7, "max_objects": 12}

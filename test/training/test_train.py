@@ -328,6 +328,21 @@ def test_slot_attention_has_its_authors_settings() -> None:
     assert optimizer.halving_steps == 100_000
 
 
+def test_models_on_the_way_are_kept(data: Path, tmp_path: Path) -> None:
+    """Each is what a run gives that ends there, also after an interruption."""
+    settings = {"keep_every": 2, "optimizer.schedule": "constant"}
+    train(tmp_path / "long", data, {**settings, "steps": 3})
+    train(tmp_path / "long", data, {**settings, "steps": 5, "resume": True})
+    kept = sorted(path.name for path in (tmp_path / "long").glob("model*"))
+    assert kept == ["model-2.safetensors", "model-4.safetensors", MODEL]
+    for step in (2, 4):
+        model = load_model(tmp_path / "long" / f"model-{step}.safetensors")
+        assert model.metadata["trained"]["steps"] == step
+        short = tmp_path / str(step)
+        train(short, data, {**settings, "keep_every": 0, "steps": step})
+        assert differences(load_model(short / MODEL).state_dict(), model.state_dict()) == []
+
+
 @pytest.mark.slow
 def test_a_budget_is_the_same_for_every_model() -> None:
     configs = {
@@ -731,6 +746,38 @@ def test_bfloat16_on_the_cpu_agrees_with_float32(data: Path, tmp_path: Path) -> 
     assert found["bf16"] != found["fp32"]
 
 
+def test_a_run_goes_on_in_the_precision_that_it_began_in(
+    data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whatever auto comes to on another machine."""
+
+    def on_a_machine_with(native: str, steps: int, **settings: Any) -> dict[str, Any]:
+        def resolved(asked: str, device: torch.device) -> str:
+            return native if asked == "auto" else asked
+
+        monkeypatch.setattr("training.train.resolve_precision", resolved)
+        return {"precision": "auto", "steps": steps, "resume": True, **settings}
+
+    train(tmp_path, data, on_a_machine_with("fp32", 1))
+    assert load_model(tmp_path / MODEL).metadata["trained"]["precision"] == "fp32"
+    for native in ("bf16", "fp16"):
+        message = error_of(tmp_path, data, on_a_machine_with(native, 2))
+        assert f"trained in fp32, and precision auto is {native} on cpu" in message
+        assert "--precision fp32" in message
+    train(tmp_path, data, on_a_machine_with("bf16", 1))  # nothing is left to train
+    train(tmp_path, data, on_a_machine_with("bf16", 2, precision="fp32"))
+    state = checkpoint(tmp_path)
+    assert (state["step"], state.pop("precision")) == (2, "fp32")
+    # A run of before did not say it, and is taken as it is.
+    torch.save(state, tmp_path / CHECKPOINT)
+    message = error_of(tmp_path, data, on_a_machine_with("bf16", 3))
+    assert "precision was 'fp32', now 'auto'" in message
+    state["settings"]["precision"] = "auto"
+    torch.save(state, tmp_path / CHECKPOINT)
+    train(tmp_path, data, on_a_machine_with("bf16", 3))
+    assert checkpoint(tmp_path)["precision"] == "bf16"
+
+
 @pytest.mark.cuda
 def test_float16_on_cuda_trains_and_resumes(data: Path, tmp_path: Path) -> None:
     settings = {"device": "cuda", "precision": "fp16"}
@@ -1109,6 +1156,18 @@ def test_data_may_move_but_not_change(finished_run: Path, data: Path, tmp_path: 
     other = write_data(tmp_path / "other", train=11)
     message = error_of(finished_run, other, same)
     assert "10 images of sprites" in message and "11 images of sprites" in message
+    info = moved / "train" / "info.json"
+    info.write_text(json.dumps({**json.loads(info.read_text()), "options": {"seed": 1}}))
+    message = error_of(finished_run, moved, same)
+    assert f"other images than those in {moved}: seed was None, now 1" in message
+    larger = write_data(tmp_path / "larger", size=64)
+    message = error_of(finished_run, larger, same)
+    assert f"other images than those in {larger}: image_size was 32, now 64" in message
+    # A run of before does not say how its data were made.
+    state = checkpoint(finished_run)
+    del state["data_options"]
+    torch.save(state, finished_run / CHECKPOINT)
+    train(finished_run, moved, same)
 
 
 @pytest.mark.parametrize("damage", ["cut off", "garbage", "empty", "something else"])

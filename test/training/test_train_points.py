@@ -18,6 +18,7 @@ from torch import Tensor
 from genesis_core import ConfigError, GenesisV2, GenesisV2Config, load_model, save_model
 from genesis_core.kinds import KINDS
 from genesis_core.models.losses import (
+    UNKNOWN_LABEL,
     encoder_drift,
     hard_slot_kind_supervision,
     kind_supervision,
@@ -465,6 +466,10 @@ def test_kinds_are_those_of_the_labels(data: Path) -> None:
     assert out.log_attention is not None
     expected = kind_supervision(out.kind_logits, out.log_attention, kinds).mean()
     torch.testing.assert_close(terms["kind_supervision"], expected)
+    # Pixels that are unknown are of no kind.
+    nowhere = Batch(batch.images, torch.full_like(batch.labels, UNKNOWN_LABEL), batch.points)
+    with torch.no_grad():
+        assert objective(nowhere, drawn, torch.zeros(()))[1]["kind_supervision"] == 0
     # With masks alone, the same kinds of pixels.
     alone_config = ObjectiveConfig(masks_only=True, mask_supervision=1.0, kind_supervision=1.0)
     masks_alone = Objective(model, alone_config, num_labels=4, robot_label=dataset.robot_label)

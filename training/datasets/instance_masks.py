@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from training.datasets.layout import UInt8
 
-MAX_INSTANCES = 255
+MAX_INSTANCES = 254  # label 255 is for pixels that are unknown
 _PNG = b"\x89PNG\r\n\x1a\n"
 _PALETTE = 3
 """The colour type of a PNG with a palette."""

@@ -36,7 +36,7 @@ DEPTH_RANGE = 2.0
 RGB, RGBD = 3, 4
 """Numbers of channels."""
 IGNORED = 255
-"""In label images of real cameras: a pixel that is not scored."""
+"""The label of pixels that are unknown: they are not scored, and teach nothing."""
 SPLITS = ("train", "val", "test")
 IMAGES, MASKS, INFO = "images.npy", "masks.npy", "info.json"
 DEPTHS, INTRINSICS = "depths.npy", "intrinsics.npy"

@@ -16,6 +16,7 @@ from genesis_sim.assets import default_path
 from genesis_sim.depth_sensor import measure_frame
 from genesis_sim.frame import Frame
 from genesis_sim.modes import (
+    HOUSEHOLD_REVISION,
     HOUSEHOLD_SHARES,
     SceneMode,
     SceneRenderer,
@@ -119,6 +120,7 @@ class Tabletop:
                     options[name] = value
         if self.mode in HOUSEHOLD_SHARES:
             pack = self.assets or default_path()
+            options["scenes"] = HOUSEHOLD_REVISION
             options["assets"] = pack and hashlib.sha256(pack.read_bytes()).hexdigest()[:16]
         return options
 
