@@ -34,6 +34,22 @@ def resolve_device(device: str | torch.device) -> torch.device:
     return resolved
 
 
+def is_usable(device: torch.device) -> bool:
+    """Whether a device still computes.
+
+    A fault on a GPU (an address that is not there, a card that went off the bus) stays with the
+    process: whatever it asks of any GPU fails from there on, and only another process can go on.
+    """
+    if device.type == "cpu":
+        return True
+    try:
+        return float(torch.ones(1, device=device).sum()) == 1
+    except torch.OutOfMemoryError:
+        return True
+    except RuntimeError:
+        return False
+
+
 def resolve_precision(precision: str, device: torch.device) -> str:
     """The precision for "auto": half where the device computes natively in it, else fp32."""
     check_choice("precision", precision, ("auto", *PRECISIONS))

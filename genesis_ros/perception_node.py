@@ -21,7 +21,6 @@ if __name__ == "__main__":  # as programs.py does it for the installed program
 
 import copy
 import math
-import re
 import sys
 import threading
 import time
@@ -47,16 +46,18 @@ from rclpy.task import Future
 from genesis_bags.decoding.images import ImageReader
 from genesis_bags.decoding.pixels import ImageError
 from genesis_core import Perception, find_checkpoint
+from genesis_core.device import is_usable
 from genesis_core.memory import keep_freed_memory
 from genesis_core.perception import Tracker
 from genesis_core.pipeline import free_memory
 from genesis_ros.messages import detections
-from genesis_ros.node.camera_input import CameraImage, CameraInput, Lack
-from genesis_ros.node.camera_names import RemappingError, camera_names, resolve_image_topic
+from genesis_ros.node.camera_input import CameraImage, CameraInput
+from genesis_ros.node.camera_names import camera_names, resolve_image_topic
 from genesis_ros.node.cores import FreeCores
 from genesis_ros.node.diagnostics import camera_status, hanging, node_status, resident_memory
 from genesis_ros.node.forwarded_log import ForwardedLog
 from genesis_ros.node.frame_statistics import Times
+from genesis_ros.node.other_topics import colour_images, hint
 from genesis_ros.node.parameters import NodeParameters, NodeSettings
 from genesis_ros.node.publishers import Publishers, check_publishers
 from genesis_ros.node.qos import QoSError, report_unused_overrides, with_overrides
@@ -72,8 +73,6 @@ from genesis_ros.processes.initialising import init
 # Errors whose text says all. Others are bugs and get a traceback.
 _SETUP_ERRORS = (OSError, ValueError, RuntimeError)
 _EXPECTED_ERRORS = (ValueError, torch.OutOfMemoryError)
-# What they are about is read at start, and cannot be corrected later.
-_START_ERRORS = (QoSError, RemappingError)
 
 _WARNING_PERIOD = 5.0  # s between two warnings about the same problem
 _FOLLOW_PERIOD = 0.25  # s between two looks at who publishes images
@@ -83,13 +82,6 @@ _END_TIMEOUT = 1.0  # s; a frame that takes longer does not hold up the end of t
 # s after its start in which a namesake may be this node of before, that was killed: the middleware
 # remembers it for 20 s.
 _GHOST_PERIOD = 25.0
-
-_IMAGES = {"sensor_msgs/msg/Image", "sensor_msgs/msg/CompressedImage"}
-_INFOS = {"sensor_msgs/msg/CameraInfo"}
-_DEPTH = re.compile("depth", re.IGNORECASE)
-_NAMED_TOPICS = 5  # that a warning names, at most
-# Depth images, and the pictures that nodes like this one publish.
-_NO_COLOUR = re.compile(r"depth|/(label_image|overlay)(/|$)", re.IGNORECASE)
 
 
 _Job: TypeAlias = CameraImage | Request
@@ -129,6 +121,7 @@ class PerceptionNode(LifecycleNode):
         self._receiver: Receiver | None = None
         self._worker: LatestJobWorker[_Job] | None = None
         self._poser: LatestJobWorker[_Seen] | None = None  # with the parameter target_frame
+        self.exit_status = 0  # of the process, once its end is requested
         self._paused = False
         # What pause, reset_tracks and a deactivation recall is not published after their answers:
         # they wait for what is being published, and what comes to be published later looks at
@@ -172,6 +165,12 @@ class PerceptionNode(LifecycleNode):
     def request_end(self) -> None:
         """Let whoever spins the node until `end_requested` is done go on (from any thread)."""
         self.end_requested.set_result(None)
+
+    def _give_up(self, reason: str) -> None:
+        """End the process with status 1."""
+        self.get_logger().fatal(reason)
+        self.exit_status = 1
+        self.request_end()
 
     def close(self) -> None:
         """Stop working; destroy_node() frees the rest."""
@@ -306,7 +305,7 @@ class PerceptionNode(LifecycleNode):
             self.get_logger().error(_trace(error))
         self._failure = f"cannot {transition}: {error}"
         remedy = f"correct it, then {transition} again"
-        if isinstance(error, _START_ERRORS):
+        if isinstance(error, QoSError):
             remedy = "start the node again without it"
         self.get_logger().error(f"{self._failure} ({remedy})")
         return TransitionCallbackReturn.FAILURE
@@ -354,13 +353,13 @@ class PerceptionNode(LifecycleNode):
     def _check_settings(self, settings: NodeSettings) -> None:
         """Raise ValueError if the model cannot work with these settings."""
         if self._perception is not None:
-            self._perception.check(settings.perception())
+            self._perception.check(settings.perception_settings())
 
     def _apply_settings(self, settings: NodeSettings) -> None:
         """Take over settings, from the next image on."""
         self._settings = settings
         if self._perception is not None:
-            self._perception.configure(settings.perception())
+            self._perception.configure(settings.perception_settings())
         period = round(settings.diagnostics_period * 1e9)
         if self._diagnostics_timer.timer_period_ns != period:
             self._diagnostics_timer.timer_period_ns = period
@@ -574,8 +573,16 @@ class PerceptionNode(LifecycleNode):
             source = job.camera.source
         if self.end_requested.done():
             return  # publishing fails while the process ends; that is no news
-        trace = "" if isinstance(error, _EXPECTED_ERRORS) else "\n" + _trace(error)
+        expected = isinstance(error, _EXPECTED_ERRORS)
+        trace = "" if expected else "\n" + _trace(error)
         self._warn((source, type(error)), f"lost a frame of {source}: {text}{trace}")
+        if not expected and (perception := self._perception) is not None:
+            device = perception.segmenter.device
+            if not is_usable(device):
+                self._give_up(
+                    f"{device} computes nothing more in this process, which ends; with "
+                    "respawn:=true launch starts another one"
+                )
 
     def _miss(self, camera: CameraInput, what: str, error: Exception) -> None:
         """Report what an error cost us of an image whose masks are published."""
@@ -608,7 +615,7 @@ class PerceptionNode(LifecycleNode):
                 camera.stale = True
                 count = camera.publishers()
                 found = camera.wrong_type() or f"{count} publishers"
-                if not count and (others := self._other_images()):
+                if not count and (others := colour_images(self, self._cameras)):
                     found += f"; images are on {others} (launch with image_topic:=...)"
                 self.get_logger().warning(
                     f"no image on {camera.source} for {silence:.1f} s: {found}; no masks are "
@@ -621,44 +628,10 @@ class PerceptionNode(LifecycleNode):
             for problem in camera.new_depth_problems():
                 self.get_logger().warning(problem)
             if (lack := camera.new_lack_of_depth(self._settings.stale_timeout)) is not None:
+                where = hint(self, self._cameras, lack)
                 self.get_logger().warning(
-                    f"objects of {camera.source} get no positions: {lack.reason}{self._hint(lack)}"
+                    f"objects of {camera.source} get no positions: {lack.reason}{where}"
                 )
-
-    def _hint(self, lack: Lack) -> str:
-        """Where there is what a camera's positions lack."""
-        if lack.images and (others := self._others(_IMAGES, _DEPTH)):
-            return f"; depth images are on {others} (launch with depth_topic:=...)"
-        if lack.infos and (others := self._others(_INFOS)):
-            return f"; camera infos are on {others} (launch with camera_info_topic:=...)"
-        return ""
-
-    def _other_images(self) -> str:
-        """The topics on which somebody else publishes what looks like a camera's colour images."""
-        return self._others(_IMAGES, without=_NO_COLOUR)
-
-    def _others(
-        self,
-        kinds: set[str],
-        named: re.Pattern[str] = re.compile(""),
-        *,
-        without: re.Pattern[str] = re.compile("(?!)"),
-    ) -> str:
-        """The topics of some types, and names, on which somebody else publishes."""
-        own = self.get_publisher_names_and_types_by_node(self.get_name(), self.get_namespace())
-        taken = {name for name, _ in own}.union(*(camera.topics() for camera in self._cameras))
-        found = {
-            re.sub("/compressed(Depth)?$", "", name)
-            for name, types in self.get_topic_names_and_types()
-            if kinds.intersection(types)
-            and named.search(name)
-            and not without.search(name)
-            and name not in taken
-            and self.count_publishers(name)
-        }
-        names = sorted(found - taken)
-        more = len(names) - _NAMED_TOPICS
-        return ", ".join(names[:_NAMED_TOPICS]) + (f" and {more} more" if more > 0 else "")
 
     def _watch_rivals(self) -> None:
         """Say so when another node publishes what this one does."""
@@ -737,7 +710,7 @@ class PerceptionNode(LifecycleNode):
 
 def _load(settings: NodeSettings, threads: int) -> Perception:
     _use_threads(threads)
-    perception = Perception(settings.perception())
+    perception = Perception(settings.perception_settings())
     perception.warm_up(len(settings.image_topics))
     return perception
 
@@ -768,11 +741,12 @@ def main(args: list[str] | None = None) -> int:
     end_with(node.request_end)
     node.start()
     rclpy.spin_until_future_complete(node, node.end_requested)
-    node.close()
-    node.destroy_node()
+    if not node.exit_status:  # else it would wait for a GPU that does not answer
+        node.close()
+        node.destroy_node()
     rclpy.try_shutdown()
-    leave(0)
-    return 0
+    leave(node.exit_status)
+    return node.exit_status
 
 
 if __name__ == "__main__":

@@ -278,7 +278,7 @@ def _with_messages(reader: BagReader, depth: str) -> str:
 
 def _load(settings: NodeSettings) -> Perception:
     try:
-        perception = Perception(settings.perception())
+        perception = Perception(settings.perception_settings())
     except (OSError, ValueError, RuntimeError) as error:
         raise SegmentError(str(error)) from error
     segmenter, checkpoint = perception.segmenter, perception.checkpoint

@@ -148,7 +148,9 @@ def augment(raw: RawImages, config: AugmentConfig, size: int, seed: int, places:
         if intrinsics is not None:
             intrinsics = _seen_through(intrinsics, centre, half, raw.images.shape[1], size)
         while images.shape[-1] * config.crop_scale >= 2 * size and images.shape[-1] % 2 == 0:
-            images = F.avg_pool2d(images, 2)  # of which the smallest crop has enough
+            # Of that the smallest crop has enough. Images of between two and 2 / crop_scale times
+            # the model's size are not pooled: their largest crops leave some pixels out.
+            images = F.avg_pool2d(images, 2)
         images = _resample(images, centre, half, size, smooth=True)
         if labels is not None:
             labels = _resample(labels[:, None], centre, half, size)[:, 0]

@@ -42,7 +42,7 @@ UNSAID_OPTIONS = {
     "name", "unit", "source",  # where it comes from
     "train", "val", "test", "frames",  # of the test images, info.json has the number
     "depth",  # a channel more is a property of the model (image_channels), not another data set
-    "image_size", "min_objects", "max_objects",  # see Data.of
+    "image_size", "min_objects", "max_objects", "scenes",  # see Data.of
 }  # fmt: skip
 """Options of a data set that its facts leave out or word differently."""
 SAID_OF_TRAINING = {"steps", "batch_size", "started_from", "masks_only"}
@@ -53,12 +53,13 @@ UNSAID_OF_TRAINING = {
 other models' histories are long."""
 MASK_LOSSES = ("mask_supervision", "overlap_supervision", "region_mixture")
 """Losses not in the paper that teach masks."""
-OF_THE_PAPER = {"goal", "geco_step_size", "beta_init"}
-"""Settings of the objective that the paper has, too."""
+OF_THE_PAPER = {"goal", "geco_step_size", "beta_init", "decoded_images"}
+"""Settings of the objective that the paper has, too, or that are of cost only."""
 BEYOND_THE_PAPER = {"texture", "encoder_weights"}
 BEYOND_THE_PAPER |= {field.name for field in fields(ObjectiveConfig)}
 BEYOND_THE_PAPER -= {*OF_THE_PAPER, *SAID_OF_TRAINING, *MASK_LOSSES}
-"""What else of a training the paper does not have, so that a row always says it."""
+"""What else of an objective, and which textures and weights, the paper does not have: a row always
+says it."""
 
 DEFAULTS = {**asdict(ObjectiveConfig()), "texture": AugmentConfig().texture, "kernel_scale": 1.0}
 """What training does where a checkpoint says nothing of it."""
@@ -98,6 +99,8 @@ class Data:
         }
         if {"min_objects", "max_objects"} <= options.keys():
             facts["max_objects"] = f"{options['min_objects']} to {options['max_objects']} objects"
+        if revision := options.get("scenes"):
+            facts["scenes"] = f"household scenes of revision {revision}"
         if size := info.get("image_size"):
             facts["image_size"] = f"{size} px"
             options["image_size"] = size

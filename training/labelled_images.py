@@ -25,13 +25,15 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
+from training.datasets.folder_names import SUFFIXES
 from training.datasets.images import read_grey, read_rgb
 from training.datasets.inputs import is_clutter
 from training.datasets.layout import IGNORED, DatasetError, UInt8
 
 INDEX = "index.json"
 LABEL, DEPTH = ".label.png", ".depth.png"
-IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".webp")
+_FIRST = (".png", ".jpg", ".jpeg")
+IMAGE_SUFFIXES = (*_FIRST, *sorted(SUFFIXES.difference(_FIRST)))
 GUESSED_FOCAL_LENGTH = 0.9
 """Of a camera whose intrinsics are unknown, in widths of its image."""
 

@@ -82,7 +82,7 @@ def prepare(dataset: Dataset[TaskT], run: Run) -> None:
         )
     settled = finished_options(run.output)
     if settled is not None:
-        if changes := changed_options(dataset, settled):
+        if changes := changed_options(dataset, settled, complete=True):
             raise DatasetError(f"{run.output} holds another data set: {changes}; remove it first")
         print(f"{run.output} is prepared already")
         return

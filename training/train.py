@@ -760,6 +760,11 @@ class Trainer:
             options = dict(dataset.info.get("options") or {})
             if dataset.info.get("dataset") in DATASETS:
                 options.pop("files", None)  # the same data, archived or extracted
+            if "mask_files" in options:  # what is in them, so that their place does not matter
+                options.pop("masks", None)
+            for split in ("val", "test"):
+                if isinstance(options.get(split), int):  # a share decides which images train
+                    del options[split]
             made.append({**options, "image_size": dataset.image_size})
         return made
 

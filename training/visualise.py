@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 
 from genesis_core import SlotModel, decoder_is_trained, find_checkpoint, load_model
 from training.command_line import call
+from training.datasets.folder_names import SUFFIXES
 from training.datasets.images import Fit, read_rgb, resize_image, seen_part
 from training.datasets.inputs import is_clutter
 from training.datasets.layout import RGB
@@ -31,8 +32,6 @@ from training.scoring import (
     score,
 )
 from training.sheets import reconstruction_sheet, sample_sheet, to_pictures, write_png
-
-PHOTO_SUFFIXES = {".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".webp"}
 
 
 def load_photos(path: Path, limit: int, size: int, fit: Fit) -> NDArray[np.uint8]:
@@ -61,7 +60,7 @@ def _photo_files(folder: Path) -> list[Path]:
     return sorted(
         file
         for file in folder.iterdir()
-        if file.suffix.lower() in PHOTO_SUFFIXES
+        if file.suffix.lower() in SUFFIXES
         and not file.name.lower().endswith((LABEL, DEPTH))
         and not is_clutter(file.relative_to(folder))
     )
@@ -101,7 +100,7 @@ def run(
     num_images: int = 8,
     split: str = "test",
     stop_threshold: float | None = None,
-    fit: Fit = "crop",
+    fit: Fit = "resize",
     num_slots: int | None = None,
     kernel: str | None = None,
     device: str = "auto",

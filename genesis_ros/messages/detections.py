@@ -90,7 +90,7 @@ def _things(message: ObjectMasks) -> list[ObjectMask]:
 
 def _hypothesis(item: ObjectMask) -> ObjectHypothesisWithPose:
     result = ObjectHypothesisWithPose()
-    result.hypothesis.class_id = _CLASSES[item.kind]
+    result.hypothesis.class_id = _CLASSES.get(item.kind, "unknown")
     result.hypothesis.score = float(item.score)
     if item.has_position:
         result.pose.pose = _pose(item.position)

@@ -16,6 +16,7 @@ _SECOND = 1_000_000_000  # ns
 _BACK = _SECOND  # a stamp further back than this is of another clock, or of a bag played again
 _AHEAD = _SECOND  # and so is one that is further ahead than this and ...
 _HASTE = 1.5  # ... than the time since the last image, times this, and the rate of a fast bag
+_GAP = _SECOND // 20  # between arrivals that tell it: what waited comes all at once
 _SAME_RATE = 1.5  # one rate of playing beside another one that is the same
 _REPEATS = 2  # in a row: the clock stands still
 _ADVANCES = 2  # new stamps in a row: one that stood still goes on
@@ -164,8 +165,10 @@ class ImageClock:
 
         From there on such steps are no jumps.
         """
+        if any(after.arrived - before.arrived < _GAP for before, after in pairwise(moments)):
+            return
         rates = [
-            (after.stamp - before.stamp) / max(1, after.arrived - before.arrived)
+            (after.stamp - before.stamp) / (after.arrived - before.arrived)
             for before, after in pairwise(moments)
         ]
         if min(rates) > 1 and max(rates) < _SAME_RATE * min(rates):

@@ -15,10 +15,6 @@ _GENERIC_PARTS = frozenset(
 )  # fmt: skip
 
 
-class RemappingError(ValueError):
-    """A topic cannot be found by the remapping rules given at start. The text names them."""
-
-
 def camera_names(topics: Sequence[str], given: Sequence[str]) -> list[str]:
     """A name for the camera of each topic.
 
@@ -63,12 +59,12 @@ def resolve_topic(node: Node, topic: str) -> str:
     """The full name of a topic, after the node's remapping rules.
 
     Raises:
-        RemappingError: rules lead on from there, as they do where two topics are swapped. rclpy
-            applies them again to whatever is subscribed to, so the node would hear the wrong topic.
+        ValueError: rules lead on from there, as they do where two topics are swapped. rclpy applies
+            them again to whatever is subscribed to, so the node would hear the wrong topic.
     """
     resolved = node.resolve_topic_name(topic)
     if (further := node.resolve_topic_name(resolved)) != resolved:
-        raise RemappingError(
+        raise ValueError(
             f"a remapping rule leads {topic} to {resolved}, and another one leads that to "
             f"{further}: name the topics by image_topics, depth_topics and camera_info_topics"
         )

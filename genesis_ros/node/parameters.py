@@ -418,7 +418,7 @@ class NodeSettings:
             if value
         ]
 
-    def perception(self) -> PerceptionSettings:
+    def perception_settings(self) -> PerceptionSettings:
         """Those that decide what is found in an image."""
         names = [item.name for item in fields(PerceptionSettings)]
         return PerceptionSettings(**{name: getattr(self, name) for name in names})
@@ -481,7 +481,7 @@ class NodeParameters:
 
     Args:
         is_configured: whether parameters that are not live must stay as they are.
-        check_change: raises ValueError if these settings cannot be had now.
+        check_settings: raises ValueError if these settings cannot be had now.
         on_change: called with the new settings after a change.
     """
 
@@ -489,12 +489,12 @@ class NodeParameters:
         self,
         node: Node,
         is_configured: Callable[[], bool],
-        check_change: Callable[[NodeSettings], None],
+        check_settings: Callable[[NodeSettings], None],
         on_change: Callable[[NodeSettings], None],
     ) -> None:
         self._node = node
         self._is_configured = is_configured
-        self._check_settings = check_change
+        self._check_settings = check_settings
         self._on_change = on_change
         self._refused: dict[str, str] = {}
         for name, default in vars(NodeSettings()).items():

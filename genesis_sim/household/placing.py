@@ -1,4 +1,4 @@
-"""Where things stand: apart, touching, stacked, leaning and in bowls, or settled by physics."""
+"""Where things stand: apart, in rows, stacked, leaning, in vessels, or settled by physics."""
 
 from __future__ import annotations
 
@@ -132,7 +132,7 @@ def _find_place(
     crowd: float,
     compartment: tuple[float, float, float] | None,
 ) -> bool:
-    vessels = [each for each in placed if _fits_into(standing.model, each.model)]
+    vessels = [each for each in placed if _fits_into(standing.model, each)]
     for _ in range(16):
         heading = float(rng.uniform(0, 2 * math.pi))
         if placed and rng.random() < crowd:
@@ -194,11 +194,13 @@ def _lean(
     return False
 
 
-def _fits_into(model: ObjectModel, vessel: ObjectModel) -> bool:
+def _fits_into(model: ObjectModel, standing: _Standing) -> bool:
     """Whether something small goes into a bowl, or something long and thin into a mug or cup."""
+    vessel = standing.model
     if vessel.name not in ("bowl", "mug", "cup"):
         return False
-    if to_matrix(vessel.solids[0].rotation)[2, 2] < 0.99:  # on its side, or upside down
+    body = to_matrix(standing.pose.rotation) @ to_matrix(vessel.solids[0].rotation)
+    if body[2, 2] < 0.99:  # it leans, lies, or stands upside down
         return False
     if vessel.name == "bowl":
         return model.radius < 0.75 * vessel.half_size[0]

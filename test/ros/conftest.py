@@ -119,10 +119,12 @@ class NodeProcess:
     def wait_for_log(self, text: str) -> None:
         """Wait until the process has printed this."""
         deadline = time.monotonic() + TIMEOUT
+        alive = True
         while text not in self.log:
-            if not self.alive or time.monotonic() > deadline:
+            if not alive or time.monotonic() > deadline:
                 pytest.fail(f"the node did not print {text!r}, but:\n{self.log}")
             time.sleep(0.02)
+            alive = self.alive  # what it printed before its end is still read
 
     def send(self, signal_number: int) -> None:
         """Send a signal."""

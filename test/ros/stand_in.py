@@ -29,7 +29,10 @@ class RuleSegmenter(Segmenter):
     def __call__(  # type: ignore[override]
         self, images: Any, depth: Any = None, intrinsics: Any = None, *, quantised: bool = False
     ) -> list[Scene]:
+        print("a pass begins", flush=True)
         time.sleep(float(os.environ.get("STAND_IN_SECONDS", "0")))  # as slow as a model may be
+        if os.environ.get("STAND_IN_FAULT") and any(image[0, 0, 2] > 200 for image in images):
+            raise RuntimeError(os.environ["STAND_IN_FAULT"])  # of a GPU, at a blue image
         depth, intrinsics = depth or [None] * len(images), intrinsics or [None] * len(images)
         return [
             _scene(image, near, matrix, quantised)
@@ -62,5 +65,8 @@ if __name__ == "__main__":
 
         sys.exit(segment_bag.main(sys.argv[2:]))
     from genesis_ros import perception_node
+
+    if os.environ.get("STAND_IN_LOST"):  # the fault stays
+        perception_node.is_usable = lambda device: False
 
     sys.exit(perception_node.main())

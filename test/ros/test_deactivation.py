@@ -64,7 +64,7 @@ def test_an_image_that_comes_in_time_is_published_with_its_positions(
     client: Any, start: Start
 ) -> None:
     """Depth is asked for after the model's pass, which goes on when the subscriptions end."""
-    start(2.0, depth_topics=[DEPTH], use_depth="never")
+    node = start(2.0, depth_topics=[DEPTH], use_depth="never")
     images = client.publisher(Image, TOPIC)
     depths, infos = client.publisher(Image, DEPTH), client.publisher(CameraInfo, INFO)
     image = picture(11)
@@ -80,7 +80,7 @@ def test_an_image_that_comes_in_time_is_published_with_its_positions(
         )  # fmt: skip
         client.spin(0.3)
         images.publish(image)
-        client.spin(0.5)  # until the model looks at it
+        node.wait_for_log("a pass begins")
         assert not masks
         assert client.transition(NODE, "deactivate")
         client.until(lambda: masks, "masks of the image in work")
@@ -92,11 +92,11 @@ def test_an_image_that_comes_too_late_is_not_published_after_the_next_activation
     client: Any, start: Start
 ) -> None:
     """A pass that hangs outlives its camera: what it found is old."""
-    node = start(PATIENCE + 2)
+    node = start(PATIENCE + 6)
     images = client.publisher(Image, TOPIC)
     with client.listen(ObjectMasks, MASKS) as masks:
         images.publish(picture(11))
-        client.spin(0.5)  # until the model looks at it
+        node.wait_for_log("a pass begins")
         assert client.transition(NODE, "deactivate")
         assert "the model did not finish its last frame in time" in node.log
         assert client.transition(NODE, "activate")

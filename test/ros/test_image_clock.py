@@ -68,6 +68,13 @@ def test_a_bag_played_fast_to_a_node_that_is_slow(rate: int, period: float) -> N
     assert not clock.read(stamp(end + 17), round((now + 15) * 1e9)).reliable
 
 
+def test_images_that_waited_tell_no_rate() -> None:
+    """They come all at once; a stray one after them is one."""
+    waited = [(100 + 2 * k, 10 + 0.001 * k) for k in range(5)]
+    times = read_at(*waited, (108 + 3600, 10.2), (110, 12))
+    assert not times[-2].reliable and times[-1].reliable
+
+
 @pytest.mark.parametrize("stray", [0.0, -4.0, -1.5, -1e6, 1.8, 4.0, 3600.0, 1e6])
 def test_a_stray_stamp_stands_for_the_time_of_its_arrival(stray: float) -> None:
     stamps = good(50)

@@ -247,3 +247,30 @@ def test_a_signal_in_the_middle_of_a_long_frame(client: Any, start: Any, tmp_pat
         assert "Traceback" not in node.log and "Error" not in node.log
         cores = len(os.sched_getaffinity(0))
         assert elapsed < 2.0 * max(1.0, os.getloadavg()[0] / cores)  # others compute here, too
+
+
+@pytest.mark.parametrize("lost", [False, True])
+def test_a_gpu_that_is_lost_ends_the_node_and_one_that_is_not_does_not(
+    client: Any, node_process: Any, tiny_checkpoint: Path, tmp_path: Path, lost: bool
+) -> None:
+    """Rules in the model's place fail at a blue image; whether the GPU computes on is told them."""
+    parameters = {"checkpoint": str(tiny_checkpoint), "device": "cpu", "image_topics": [TOPIC]}
+    environment = {"STAND_IN_FAULT": "CUDA error: unknown", "STAND_IN_LOST": "1" if lost else ""}
+    stand_in = Path(__file__).with_name("stand_in.py")
+    blue, red = (np.full((48, 64, 3), colour, np.uint8) for colour in ((0, 0, 250), (250, 0, 0)))
+    with (
+        node_process(stand_in, tmp_path, parameters, environment=environment) as node,
+        client.listen(ObjectMasks, MASKS) as masks,
+    ):
+        node.wait_for_log("active: listening to")
+        publisher = client.publisher(Image, TOPIC)
+        publisher.publish(to_message(blue, Image().header))
+        node.wait_for_log(f"lost a frame of {TOPIC}: RuntimeError: CUDA error: unknown")
+        if lost:
+            client.until(lambda: not node.alive, "the end of the node")
+            assert node.exit_status == 1
+            assert "computes nothing more in this process" in node.log
+        else:
+            publisher.publish(to_message(red, Image().header))
+            client.until(lambda: masks, "masks of the next image")
+            assert node.end() == 0

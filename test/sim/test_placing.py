@@ -125,7 +125,7 @@ def test_what_is_in_a_compartment_stays_in_it(kit: Kit) -> None:
 
 
 def test_small_things_lie_in_bowls_and_pens_stand_in_mugs(kit: Kit) -> None:
-    """Not in a bowl that is upside down."""
+    """Not in a bowl that is upside down, nor in what leans."""
     inside: Counter[str] = Counter()
     for seed in range(40):
         rng = np.random.default_rng(seed)
@@ -149,6 +149,7 @@ def test_small_things_lie_in_bowls_and_pens_stand_in_mugs(kit: Kit) -> None:
                     and points[:, 2].min() < 0.8 * walls[:, 2].max()
                 ):
                     inside[f"{model.name} {name}"] += 1
+                    assert to_matrix(poses[id(vessel)].rotation)[2, 2] > 0.99
                     if name == "mug":
                         assert np.ptp(points[:, 2]) > 0.9 * 2 * max(model.half_size)
     assert inside["ball bowl"] > 5 and inside["pen mug"] > 5

@@ -20,7 +20,7 @@ import pytest
 from PIL import Image
 
 from genesis_sim import RenderingError, TabletopRenderer
-from training.datasets.parts import make_parts
+from training.datasets.parts import OPTIONS, PARTS, make_parts
 from training.datasets.prepared import PreparedDataset
 from training.datasets.sketchy import Sketchy
 from training.datasets.sprites import Sprites
@@ -798,8 +798,15 @@ def test_tabletop_of_a_household(
     assert "assets was None, now" in message
     # And so do the scenes themselves: half of other ones is not finished with those of today.
     monkeypatch.setattr("training.datasets.tabletop.HOUSEHOLD_REVISION", 99)
-    message = error_of(capsys, "tabletop", None, tmp_path / "out", *sizes, *options)
-    assert "scenes was" in message and "now 99" in message
+    prepare("tabletop", None, tmp_path / "out", *sizes, *options)
+    assert "is prepared already" in capsys.readouterr().out
+    half = tmp_path / "half" / PARTS
+    half.mkdir(parents=True)
+    begun = {"dataset": "tabletop", "source": None, "skipped": 0}
+    begun["options"] = {**dataset.info["options"], "test": 1}
+    (half / OPTIONS).write_text(json.dumps(begun))
+    message = error_of(capsys, "tabletop", None, tmp_path / "half", *sizes, *options)
+    assert "it draws other scenes than an earlier version" in message
     message = error_of(
         capsys, "tabletop", None, tmp_path / "new", *sizes, *options, "--assets", str(pack)
     )

@@ -1157,7 +1157,10 @@ def test_data_may_move_but_not_change(finished_run: Path, data: Path, tmp_path: 
     message = error_of(finished_run, other, same)
     assert "10 images of sprites" in message and "11 images of sprites" in message
     info = moved / "train" / "info.json"
-    info.write_text(json.dumps({**json.loads(info.read_text()), "options": {"seed": 1}}))
+    told = {**json.loads(info.read_text()), "options": {"val": 7, "test": 3}}
+    info.write_text(json.dumps(told))  # how many images others have changes nothing
+    train(finished_run, moved, same)
+    info.write_text(json.dumps({**told, "options": {"seed": 1}}))
     message = error_of(finished_run, moved, same)
     assert f"other images than those in {moved}: seed was None, now 1" in message
     larger = write_data(tmp_path / "larger", size=64)

@@ -58,7 +58,7 @@ def decode_instance_mask(data: bytes) -> UInt8:
     without black it is the first entry. Pascal VOC's light outline is background, too.
 
     Raises:
-        ValueError: it cannot be decoded, was stored with loss, has smoothed edges or more than 255
+        ValueError: it cannot be decoded, was stored with loss, has smoothed edges or more than 254
             instances, or does not hold whole numbers.
     """
     if _is_lossy(data):

@@ -357,7 +357,8 @@ def settle_options(dataset: Dataset[TaskT], folder: Path, *, planned: bool = Fal
     mended = _untold(dataset) if same_folder and not planned else set()
     of_files = {name: options[name] for name in mended}
     settled["options"] |= of_files
-    changes = changed_options(dataset, {"dataset": settled["dataset"], **settled["options"]})
+    begun_with = {"dataset": settled["dataset"], **settled["options"]}
+    changes = changed_options(dataset, begun_with, complete=planned)
     if changes:
         raise DatasetError(
             f"{folder} was begun with other options or another source: {changes}. Use the "
@@ -381,6 +382,7 @@ def _count_clutter(source: Path) -> int:
 _FINGERPRINTS = {
     "files": "files of the source were added, removed or changed since",
     "mask_files": "masks were added, removed or changed since",
+    "scenes": "it draws other scenes than an earlier version, which began this",
     "names": "files taken for photos by an earlier version are now masks or depth, or the reverse",
 }
 """What a change of options means that tell whether files are the same."""
@@ -391,15 +393,24 @@ def _untold(dataset: Dataset[TaskT]) -> set[str]:
     return set(getattr(dataset, "untold_before", ()))
 
 
-def changed_options(dataset: Dataset[TaskT], settled: dict[str, Any]) -> str:
-    """How a data set's name and options differ from those written down; empty if they don't."""
+def changed_options(
+    dataset: Dataset[TaskT], settled: dict[str, Any], *, complete: bool = False
+) -> str:
+    """How a data set's name and options differ from those written down; empty if they don't.
+
+    Args:
+        complete: whether all parts are there. Then it does not matter who would make others
+            (``of_the_maker``).
+    """
     # As they read back: tuples as lists, for one.
     options = json.loads(json.dumps({"dataset": dataset.name, **dataset.options()}))
     settled = getattr(dataset, "former_options", {}) | settled
     untold = _untold(dataset) - settled.keys()
+    if complete:
+        untold |= set(getattr(dataset, "of_the_maker", ()))
     return "; ".join(
         _FINGERPRINTS[name]
-        if settled.get(name) and options.get(name) and name in _FINGERPRINTS
+        if name in _FINGERPRINTS and (options.get(name) and (settled.get(name) or name == "scenes"))
         else f"{name} was {settled.get(name)!r}, now {options.get(name)!r}"
         for name in sorted((settled.keys() | options.keys()) - untold)
         if settled.get(name) != options.get(name)

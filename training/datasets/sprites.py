@@ -12,6 +12,7 @@ from typing import Any, ClassVar
 import numpy as np
 from numpy.typing import NDArray
 
+from training.datasets.instance_masks import MAX_INSTANCES
 from training.datasets.layout import SPLITS, UInt8, check_at_least
 from training.datasets.parts import PartWriter
 from training.datasets.tasks import Chunk, chunks
@@ -48,10 +49,10 @@ class Sprites:
     def __post_init__(self) -> None:
         check_at_least(1, image_size=self.image_size)
         check_at_least(0, train=self.train, val=self.val, test=self.test, seed=self.seed)
-        if not 0 <= self.min_objects <= self.max_objects <= 255:
+        if not 0 <= self.min_objects <= self.max_objects <= MAX_INSTANCES:
             raise ValueError(
-                f"expected 0 <= min_objects <= max_objects <= 255, not {self.min_objects} and "
-                f"{self.max_objects}"
+                f"expected 0 <= min_objects <= max_objects <= {MAX_INSTANCES}, not "
+                f"{self.min_objects} and {self.max_objects}"
             )
 
     def options(self) -> dict[str, Any]:

@@ -80,6 +80,7 @@ class Tabletop:
     name: ClassVar[str] = "tabletop"
     unit: ClassVar[str] = "images"
     source: ClassVar[Path | None] = None
+    of_the_maker = frozenset({"scenes"})  # no field: it shapes no array
 
     def __post_init__(self) -> None:
         check_num_objects(self.num_objects, self.mode)
