@@ -53,6 +53,7 @@ from genesis_core.models.efficientnet import EfficientNetLite0
 from training.augment import Batch
 from training.batches import AugmentedLoader, join
 from training.captured import CapturedStep, CudaRecorder
+from training.datasets.parts import differences
 from training.datasets.prepared import DatasetError, PreparedDataset
 from training.grow import widen_latents
 from training.objective import Objective, step_randomness
@@ -898,11 +899,7 @@ class Trainer:
         """
         made = zip(self._datasets, saved, self._data_options(), strict=False)
         for dataset, before, now in made:
-            if changed := [
-                f"{name} was {before.get(name)!r}, now {now.get(name)!r}"
-                for name in sorted(before.keys() | now.keys())
-                if before.get(name) != now.get(name)
-            ]:
+            if changed := differences(before, now):
                 raise ConfigError(
                     f"the run in {self.config.run} was trained on other images than those in "
                     f"{dataset.path}: {'; '.join(changed)}. Resume with the same data, or start "

@@ -34,9 +34,6 @@ MISSING = (
 )
 """What is told where it is absent."""
 
-# What ObjectHypothesis calls an object: the model tells things from the robot, not from each other.
-_CLASSES = {ObjectMask.KIND_OBJECT: "object", ObjectMask.KIND_UNKNOWN: "unknown"}
-
 
 def to_detections_2d(message: ObjectMasks, boxes: Sequence[Box]) -> Detection2DArray:
     """The box, score and id of each object; neither background nor the robot are among them.
@@ -90,7 +87,9 @@ def _things(message: ObjectMasks) -> list[ObjectMask]:
 
 def _hypothesis(item: ObjectMask) -> ObjectHypothesisWithPose:
     result = ObjectHypothesisWithPose()
-    result.hypothesis.class_id = _CLASSES.get(item.kind, "unknown")
+    # The model tells things from the robot, not from each other.
+    is_object = item.kind == ObjectMask.KIND_OBJECT
+    result.hypothesis.class_id = "object" if is_object else "unknown"
     result.hypothesis.score = float(item.score)
     if item.has_position:
         result.pose.pose = _pose(item.position)

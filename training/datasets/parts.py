@@ -382,7 +382,7 @@ def _count_clutter(source: Path) -> int:
 _FINGERPRINTS = {
     "files": "files of the source were added, removed or changed since",
     "mask_files": "masks were added, removed or changed since",
-    "scenes": "it draws other scenes than an earlier version, which began this",
+    "scenes": "preparing it draws other scenes than an earlier version did",
     "names": "files taken for photos by an earlier version are now masks or depth, or the reverse",
 }
 """What a change of options means that tell whether files are the same."""
@@ -408,13 +408,21 @@ def changed_options(
     untold = _untold(dataset) - settled.keys()
     if complete:
         untold |= set(getattr(dataset, "of_the_maker", ()))
-    return "; ".join(
+    for name in untold:
+        settled.pop(name, None)
+        options.pop(name, None)
+    return "; ".join(differences(settled, options))
+
+
+def differences(settled: dict[str, Any], options: dict[str, Any]) -> list[str]:
+    """How options differ from those of before, one phrase each."""
+    return [
         _FINGERPRINTS[name]
-        if name in _FINGERPRINTS and (options.get(name) and (settled.get(name) or name == "scenes"))
+        if settled.get(name) and options.get(name) and name in _FINGERPRINTS
         else f"{name} was {settled.get(name)!r}, now {options.get(name)!r}"
-        for name in sorted((settled.keys() | options.keys()) - untold)
+        for name in sorted(settled.keys() | options.keys())
         if settled.get(name) != options.get(name)
-    )
+    ]
 
 
 def _run_in_processes(

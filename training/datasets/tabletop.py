@@ -91,6 +91,11 @@ class Tabletop:
             raise ValueError(f"exposure is {self.exposure}; expected 0 to below 1")
 
     @property
+    def former_options(self) -> dict[str, Any]:
+        """What options were before they were written down."""
+        return {"scenes": 1} if self.mode in HOUSEHOLD_SHARES else {}
+
+    @property
     def num_objects(self) -> tuple[int, int] | None:
         """Fewest and most objects; None: the mode's own mixture."""
         fewest, most = self.min_objects, self.max_objects
