@@ -20,6 +20,7 @@ from genesis_core.models.genesis_v2 import GenesisV2, GenesisV2Config
 from genesis_core.models.losses import Geco, Losses
 from genesis_core.models.monet import Monet, MonetConfig
 from genesis_core.models.slot_attention import SlotAttention, SlotAttentionConfig
+from genesis_core.perception.scene import Region
 from genesis_core.pipeline import DepthImage, Perceived, Perception, PerceptionSettings, View
 from genesis_core.segmenter import Scene, Segmenter
 
@@ -44,6 +45,7 @@ __all__ = [
     "Perceived",
     "Perception",
     "PerceptionSettings",
+    "Region",
     "Scene",
     "Segmenter",
     "SlotAttention",

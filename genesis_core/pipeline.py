@@ -32,7 +32,7 @@ from genesis_core.perception.depth import (
 )
 from genesis_core.perception.depth import prepare as prepare_to_locate
 from genesis_core.perception.lens import Distortion
-from genesis_core.perception.scene import Scene
+from genesis_core.perception.scene import Region, Scene
 from genesis_core.perception.scene_objects import (
     MAX_OBJECTS,
     SceneObjects,
@@ -116,12 +116,14 @@ class View(NamedTuple):
         tracker: of the camera that took it; None: no ids. ``PerceptionSettings`` say how it tracks,
             whatever it was made with.
         stamp: when it was taken [s].
+        region: the part that the model is to see; None: all of it.
     """
 
     image: Pixels
     depth: DepthImage | DepthProvider | None = None
     tracker: Tracker | None = None
     stamp: float = 0.0
+    region: Region | None = None
 
 
 class Perceived(NamedTuple):
@@ -284,13 +286,14 @@ class Perception:
 
     def _segment(self, views: Sequence[View], depths: Sequence[_ViewDepth]) -> list[Scene]:
         """In one pass; views with depth and without may come together."""
-        images = [view.image for view in views]
+        images, regions = [view.image for view in views], [view.region for view in views]
         if not any(depth.model_input for depth in depths):
-            return self.segmenter(images, quantised=True)
+            return self.segmenter(images, region=regions, quantised=True)
         return self.segmenter(
             images,
             [depth.model_input and depth.model_input.depth for depth in depths],
             [depth.model_input and depth.model_input.intrinsics for depth in depths],
+            region=regions,
             quantised=True,
         )
 

@@ -26,8 +26,8 @@ from genesis_core.models.base import SlotModel
 from genesis_core.models.points import prepare as prepare_points
 from genesis_core.ops import edges, mask_operations, shrinking
 from genesis_core.perception.depth import check_intrinsics, check_unit
+from genesis_core.perception.scene import WHOLE, Region, Window, to_scene
 from genesis_core.perception.scene import Scene as Scene
-from genesis_core.perception.scene import Window, to_scene
 
 MASK_SOURCES = ("auto", "decoder", "attention")
 FITS = ("resize", "crop")
@@ -93,8 +93,8 @@ class Segmenter:
         mask_source: "decoder", "attention" (the decoder is not run at all), or "auto": what the
             checkpoint says is better, and where it says nothing, the model's default: decoder
             unless the table says otherwise.
-        fit: "resize" squeezes the whole image into the model's square input, "crop" takes the
-            largest centre square.
+        fit: "resize" squeezes the whole image, or its region, into the model's square input,
+            "crop" takes the largest centre square.
 
     Raises:
         FileNotFoundError: see ``load_model``.
@@ -179,6 +179,7 @@ class Segmenter:
         depth: Depth | None = None,
         intrinsics: Intrinsics | None = None,
         *,
+        region: Region | tuple[float, float, float, float] | None = None,
         quantised: bool = False,
     ) -> Scene: ...
 
@@ -189,6 +190,7 @@ class Segmenter:
         depth: Sequence[Depth | None] | None = None,
         intrinsics: Sequence[Intrinsics | None] | None = None,
         *,
+        region: Sequence[Region | tuple[float, float, float, float] | None] | None = None,
         quantised: bool = False,
     ) -> list[Scene]: ...
 
@@ -198,6 +200,7 @@ class Segmenter:
         depth: Any = None,
         intrinsics: Any = None,
         *,
+        region: Any = None,
         quantised: bool = False,
     ) -> Scene | list[Scene]:
         """Segment one uint8 RGB image (H, W, 3), or several (of any sizes) in one batch.
@@ -208,24 +211,34 @@ class Segmenter:
                 aside.
             intrinsics: of each image with depth, pinhole matrix (3, 3) in pixels of the image, the
                 centre of the upper left one being (0, 0).
+            region: of each image, the part that the model is to see, x, y, width and height in
+                shares of the image; None: all of it. There are no objects elsewhere, and those in
+                it are seen larger.
             quantised: give masks and labels in 8 bits, see ``Scene``.
 
         Raises:
             TypeError, ValueError: an image or a depth is not such an array, or has no pixels; depth
-                has no intrinsics, or is in another unit.
+                has no intrinsics, or is in another unit; a region lies outside of its image.
         """
         if not isinstance(images, Sequence):
             check_image(images)
-            return self([images], [depth], [intrinsics], quantised=quantised)[0]
+            return self([images], [depth], [intrinsics], region=[region], quantised=quantised)[0]
         for index, image in enumerate(images):
             check_image(image, f"image {index}")
-        depths, matrices = _one_each(depth, intrinsics, len(images))
+        depths, matrices = (
+            _one_each(name, values, len(images))
+            for name, values in (("depth", depth), ("intrinsics", intrinsics))
+        )
+        regions = [_region(each) for each in _one_each("region", region, len(images))]
         for index, (image, each, matrix) in enumerate(zip(images, depths, matrices, strict=True)):
             _check_depth(image, each, matrix, f"depth {index}")
         if not images:
             return []
         settings = self._settings  # the same for the whole call, whoever configures meanwhile
-        windows = [_window(image.shape[0], image.shape[1], settings.fit) for image in images]
+        windows = [
+            _window(image.shape[0], image.shape[1], each, settings.fit)
+            for image, each in zip(images, regions, strict=True)
+        ]
         views = [image[window] for image, window in zip(images, windows, strict=True)]
         seen = self._to_pixels(views)
         if self.uses_depth and any(each is not None for each in depths):
@@ -319,12 +332,32 @@ class Segmenter:
         return Pixels(torch.from_numpy(batch))
 
 
-def _window(height: int, width: int, fit: str) -> Window:
+def _region(given: Any) -> Region:
+    """What ``Segmenter`` takes for a region; the whole image for None.
+
+    Raises:
+        TypeError, ValueError: it is none, or lies outside of the image.
+    """
+    if given is None:
+        return WHOLE
+    try:
+        region = Region(*(float(value) for value in given))
+    except (TypeError, ValueError) as error:
+        raise TypeError(
+            f"region is {given!r}; expected x, y, width and height, four numbers"
+        ) from error
+    region.check()
+    return region
+
+
+def _window(height: int, width: int, region: Region, fit: str) -> Window:
     """Rows and columns of an image that the model sees."""
+    rows, columns = region.window(height, width)
     if fit == "resize":
-        return slice(0, height), slice(0, width)
+        return rows, columns
+    height, width = rows.stop - rows.start, columns.stop - columns.start
     side = min(height, width)
-    top, left = (height - side) // 2, (width - side) // 2
+    top, left = rows.start + (height - side) // 2, columns.start + (width - side) // 2
     return slice(top, top + side), slice(left, left + side)
 
 
@@ -339,23 +372,18 @@ def _carried_threshold(model: SlotModel, checkpoint: str | os.PathLike[str]) -> 
     )
 
 
-def _one_each(
-    depth: Any, intrinsics: Any, count: int
-) -> tuple[Sequence[Depth | None], Sequence[Intrinsics | None]]:
-    """Depth and intrinsics of each of so many images."""
-    given: list[Sequence[Any]] = []
-    for name, values in (("depth", depth), ("intrinsics", intrinsics)):
-        if values is None:
-            values = [None] * count
-        if not isinstance(values, Sequence):
-            raise TypeError(
-                f"{name} is a {type(values).__name__}; for a list of images expected a list, with "
-                "None for images without"
-            )
-        if len(values) != count:
-            raise ValueError(f"{name} has {len(values)} items for {count} images")
-        given.append(values)
-    return given[0], given[1]
+def _one_each(name: str, values: Any, count: int) -> Sequence[Any]:
+    """What belongs to each of so many images, None where there is nothing."""
+    if values is None:
+        return [None] * count
+    if not isinstance(values, Sequence) or isinstance(values, Region):
+        raise TypeError(
+            f"{name} is a {type(values).__name__}; for a list of images expected a list, with "
+            "None for images without"
+        )
+    if len(values) != count:
+        raise ValueError(f"{name} has {len(values)} items for {count} images")
+    return values
 
 
 def _check_depth(image: Image, depth: object, intrinsics: object, name: str) -> None:

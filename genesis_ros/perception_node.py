@@ -43,7 +43,6 @@ from rclpy.lifecycle import (
 from rclpy.qos import QoSProfile
 from rclpy.task import Future
 
-from genesis_bags.decoding.images import ImageReader
 from genesis_bags.decoding.pixels import ImageError
 from genesis_core import Perception, find_checkpoint
 from genesis_core.device import is_usable
@@ -451,11 +450,7 @@ class PerceptionNode(LifecycleNode):
         assert perception is not None
         self._threads = _use_threads(settings.threads or self._cores.count())
         messages = [
-            CameraMessage(
-                job.message, round(job.received * 1e9), reader=ImageReader(settings.reading())
-            )
-            if isinstance(job, Request)
-            else job.camera.prepare(job, settings)
+            job.prepare(settings) if isinstance(job, Request) else job.camera.prepare(job, settings)
             for job in jobs
         ]
         for message, outcome in zip(messages, perceive(perception, messages), strict=False):
@@ -465,7 +460,7 @@ class PerceptionNode(LifecycleNode):
                 continue
             try:
                 if isinstance(job, Request):
-                    job.answer(outcome.masks)
+                    job.answer(outcome.masks, outcome.perceived.depth_problem or "")
                 elif seen := self._deliver(job, message, outcome, started, settings):
                     delivered.append(seen)
             except Exception as error:  # noqa: BLE001 - the other images go on

@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 from genesis_bags.decoding.images import ImageReader
 from genesis_bags.decoding.messages import ImageMessage
-from genesis_core import Perceived, Perception, View
+from genesis_core import Perceived, Perception, Region, View
 from genesis_core.perception import Tracker
 from genesis_core.pipeline import DepthImage, DepthProvider
 from genesis_ros.messages.object_masks import DescribedObjects
@@ -24,6 +24,7 @@ class CameraMessage(NamedTuple):
         tracker: see View.
         taken: when it was taken [s], as the camera's ImageClock says; tracks need it.
         reader: the camera's; None: the image is read by itself.
+        region: see View.
     """
 
     message: ImageMessage
@@ -33,6 +34,7 @@ class CameraMessage(NamedTuple):
     tracker: Tracker | None = None
     taken: float = 0.0
     reader: ImageReader | None = None
+    region: Region | None = None
 
 
 def perceive(
@@ -51,7 +53,7 @@ def perceive(
         try:
             reader = item.reader or ImageReader()
             image = reader(item.message, item.taken)
-            views.append(View(image, item.depth, item.tracker, item.taken))
+            views.append(View(image, item.depth, item.tracker, item.taken, item.region))
         except Exception as error:  # noqa: BLE001 - out of memory, say: the other images go on
             views.append(error)
     outcomes = perception([view for view in views if isinstance(view, View)])

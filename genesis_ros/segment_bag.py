@@ -52,7 +52,7 @@ import torch
 from genesis_bags.decoding.compressed_depth import COMPRESSED_DEPTH
 from genesis_bags.reader import BagError, BagReader, storage_files
 from genesis_bags.topics import CAMERA_INFO, IMAGE_TYPES, colour_topics, image_topics
-from genesis_core import Perception
+from genesis_core import Perception, Region
 from genesis_core.cluster import ClusterError
 from genesis_ros.bags.archive import archived_bags, segment_archive
 from genesis_ros.bags.segmentation import BagCamera, Segmentation, SegmentError, say
@@ -61,7 +61,7 @@ from genesis_ros.messages import detections
 from genesis_ros.messages.depth_pairing import DepthPairing, info_beside
 from genesis_ros.node.camera_names import camera_names
 from genesis_ros.node.parameter_file import read_parameter_file
-from genesis_ros.node.parameters import RULES, NodeSettings, ParameterError, check
+from genesis_ros.node.parameters import RULES, NodeSettings, ParameterError, check, to_region
 from genesis_ros.processes.interruption import Interrupted, Interruption
 
 DAMAGED = 3
@@ -231,13 +231,41 @@ def _cameras(
     for pairing in filter(None, pairings):
         pairing.unit.given = settings.depth_unit
         pairing.use_projection = settings.use_projection
+    regions = _regions(topics, options.region)
     for topic, name, depth in zip(topics, names, pairings, strict=True):
         beside = f", depth {depth.topic}" if depth else ""
         say(f"{topic}: {known[topic].size} images, camera {name}{beside}")
     return {
-        topic: BagCamera(topic, name, depth, several=len(topics) > 1, reading=settings.reading())
-        for topic, name, depth in zip(topics, names, pairings, strict=True)
+        topic: BagCamera(
+            *(topic, name, depth),
+            several=len(topics) > 1,
+            region=region,
+            reading=settings.reading(),
+        )
+        for topic, name, depth, region in zip(topics, names, pairings, regions, strict=True)
     }
+
+
+def _regions(topics: Sequence[str], given: Sequence[str]) -> list[Region | None]:
+    """The region of each image topic.
+
+    Raises:
+        SegmentError: one is none, or there are not as many as image topics.
+    """
+    _check_count("--region", given, topics)
+    try:
+        return [to_region(text) for text in given] or [None] * len(topics)
+    except ValueError as error:
+        raise SegmentError(f"--region: {error}") from error
+
+
+def _check_count(option: str, values: Sequence[str], topics: Sequence[str]) -> None:
+    """Raise SegmentError unless an option is given for no image topic or for each."""
+    if values and len(values) != len(topics):
+        raise SegmentError(
+            f"{option} is given {len(values)} times for {len(topics)} image topics "
+            f"({', '.join(topics)}); give it once for each, in their order, '' for none"
+        )
 
 
 def _depth(
@@ -250,11 +278,7 @@ def _depth(
     """
     pairings: list[DepthPairing | None] = []
     for option, values in (("--depth-topic", given), ("--camera-info-topic", infos)):
-        if values and len(values) != len(topics):
-            raise SegmentError(
-                f"{option} is given {len(values)} times for {len(topics)} image topics "
-                f"({', '.join(topics)}); give it once for each, in their order, '' for none"
-            )
+        _check_count(option, values, topics)
     for index in range(len(topics)):
         depth = _with_messages(reader, given[index]) if given else ""
         if not depth:
@@ -328,6 +352,14 @@ def _parser() -> argparse.ArgumentParser:
         metavar="TOPIC",
         help="intrinsics of the depth images; without it camera_info beside each depth topic",
     )
+    parser.add_argument(
+        "--region",
+        action="append",
+        default=[],
+        metavar="X,Y,WIDTH,HEIGHT",
+        help="part of the images that the model is to see, in shares of their width and height; "
+        "one per image topic, in their order, '' for all of them",
+    )
     parser.add_argument("--storage", choices=STORAGES, default="mcap", help="of OUT (mcap)")
     parser.add_argument("--overwrite", action="store_true", help="replace OUT if it is a bag")
     parser.add_argument(
@@ -377,8 +409,8 @@ def _settings(options: argparse.Namespace) -> NodeSettings:
             for name, value in given.items()
             if name not in PARAMETERS and value != getattr(NodeSettings(), name)
         ]:
-            hint = "--topic, --depth-topic and --camera-info-topic choose a bag's topics"
-            topics = any(name.endswith("_topics") for name in unused)
+            hint = "--topic, --depth-topic, --camera-info-topic and --region are for a bag's topics"
+            topics = any(name.endswith(("_topics", "regions")) for name in unused)
             say(
                 f"{options.params}: ignored {', '.join(unused)}: not for bags"
                 + (f"; {hint}" if topics else "")

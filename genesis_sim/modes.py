@@ -20,7 +20,7 @@ SCENE_MODES: tuple[str, ...] = get_args(SceneMode)
 HOUSEHOLD_SHARES = {"household": 1.0, "general": 0.75, "balanced": 0.4}
 """Of the modes with household scenes, the share of these; half of the others are sketchy scenes,
 half varied ones."""
-HOUSEHOLD_REVISION = 2
+HOUSEHOLD_REVISION = 3
 """Of what a seed's household scene shows. Raise it with every change that draws other scenes: data
 that is half prepared is not finished with them."""
 

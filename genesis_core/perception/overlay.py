@@ -24,8 +24,9 @@ def draw_overlay(
 ) -> npt.NDArray[np.uint8]:
     """RGB image (H, W, 3) with each object tinted, outlined and numbered.
 
-    Background keeps its own colours; the robot is grey and has no number. A number stands at its
-    object's centroid, or where that lies outside of the object, as of a ring, deep inside of it.
+    Background keeps its own colours, and what the model did not see is dark; the robot is grey and
+    has no number. A number stands at its object's centroid, or where that lies outside of the
+    object, as of a ring, deep inside of it.
 
     Args:
         image: (H, W, 3) RGB.
@@ -51,6 +52,8 @@ def draw_overlay(
     # applyColorMap reads its table as BGR and writes it as it stands: RGB stays RGB.
     colours = cv2.applyColorMap(labels, palette)
     overlay = np.array(image, order="C")  # OpenCV draws on no other
+    if found.objects and cv2.countNonZero(found.labels) < found.labels.size:
+        cv2.copyTo(overlay // 2, cv2.compare(found.labels, 0, cv2.CMP_EQ), overlay)
     tinted = cv2.addWeighted(overlay, 1.0 - alpha, colours, alpha, 0.0)
     cv2.copyTo(tinted, labels, overlay)
     edges = cv2.morphologyEx(labels, cv2.MORPH_GRADIENT, np.ones((3, 3), np.uint8))

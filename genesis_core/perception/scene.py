@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import cv2
 import numpy as np
@@ -15,17 +15,51 @@ Window = tuple[slice, slice]
 """Rows and columns of an image that the model saw."""
 
 
+class Region(NamedTuple):
+    """A part of an image, in shares of the image's width (x, width) and height (y, height)."""
+
+    x: float
+    y: float
+    width: float
+    height: float
+
+    def check(self) -> None:
+        """Raise ValueError unless it lies in the image and is no mere line."""
+        # Shares of a person's making add up to a little more than 1.
+        ends = (self.x + self.width, self.y + self.height)
+        if not (min(self[:2]) >= 0 and min(self[2:]) > 0 and max(ends) <= 1 + 1e-6):
+            told = ", ".join(f"{value:g}" for value in self)
+            raise ValueError(
+                f"region is {told}; expected x, y, width and height of a part of the image, as "
+                "shares (0 to 1) of its width and height"
+            )
+
+    def window(self, height: int, width: int) -> Window:
+        """Its rows and columns in an image of this size, one each at least."""
+        spans = ((self.y, self.height, height), (self.x, self.width, width))
+        rows, columns = (_span(start, share, length) for start, share, length in spans)
+        return rows, columns
+
+
+def _span(start: float, share: float, length: int) -> slice:
+    first = min(round(start * length), length - 1)
+    return slice(first, min(max(round((start + share) * length), first + 1), length))
+
+
+WHOLE = Region(0.0, 0.0, 1.0, 1.0)
+
+
 @dataclass
 class Scene:
     """The slots found in one image of H x W pixels.
 
     In a quantised scene masks are uint8, 255 times the probability, rounded down; labels are uint8,
-    255 outside a centre crop.
+    255 outside of what the model saw.
 
     Attributes:
         masks: (K, H, W) float32 probabilities, summing to 1 at every pixel the model saw and to
-            0 outside a centre crop.
-        labels: (H, W) int64, the most probable slot of each pixel; -1 outside a centre crop.
+            0 elsewhere.
+        labels: (H, W) int64, the most probable slot of each pixel; -1 where the model saw nothing.
         latent_mean, latent_std: (K, D) float32; Slot Attention's have no uncertainty of their
             own, its deviations are 1e-8.
         scores: (K,) float32 in [0, 1], how sure the model is of a slot: its mean probability

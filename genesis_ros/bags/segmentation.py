@@ -16,7 +16,7 @@ from genesis_bags.decoding.images import AS_USUAL, ImageReader, Reading
 from genesis_bags.decoding.messages import ImageMessage
 from genesis_bags.decoding.pixels import ImageError
 from genesis_bags.reader import BagMessage, BagReader
-from genesis_core import Perception
+from genesis_core import Perception, Region
 from genesis_core.perception import Tracker
 from genesis_core.pipeline import DepthImage, DepthProvider
 from genesis_ros.bags.images import read_message
@@ -50,6 +50,7 @@ class BagCamera:
 
     Args:
         depth: pairs its images with depth; None: it has none.
+        region: the part of its images that the model is to see; None: all.
         reading: what its encodings do not say.
     """
 
@@ -60,11 +61,13 @@ class BagCamera:
         depth: DepthPairing | None,
         *,
         several: bool,
+        region: Region | None = None,
         reading: Reading = AS_USUAL,
     ) -> None:
         self.topic = topic
         self.name = name
         self.depth = depth
+        self.region = region
         if depth is not None:
             depth.history = _DEPTH_HISTORY
         self.tracker = Tracker()
@@ -124,6 +127,7 @@ class _BagImage(NamedTuple):
             camera.tracker,
             self.taken.seconds,
             camera.reader,
+            camera.region,
         )
         return _PreparedImage(camera, message)
 

@@ -21,7 +21,7 @@ from genesis_ros.messages.image_clock import ImageClock, ImageTime, nanoseconds
 from genesis_ros.node.camera_names import resolve_image_topic
 from genesis_ros.node.depth_camera import DepthCamera
 from genesis_ros.node.frame_statistics import FrameStatistics
-from genesis_ros.node.parameters import COMPRESSED_SUFFIX, NodeSettings
+from genesis_ros.node.parameters import COMPRESSED_SUFFIX, NodeSettings, to_region
 from genesis_ros.node.qos import type_name
 from genesis_ros.node.receiver import Receiver
 from genesis_ros.node.subscription import (
@@ -128,6 +128,7 @@ class CameraInput:
         self._depth: DepthCamera | None = None
         self._frame_id = ""  # of the newest image that the worker took
         self._told_problems: set[str] = set()
+        self._index = index
         self.depth_topic = settings.per_camera("depth_topics")[index]
         if depth_topic := self.depth_topic:
             info_topic = settings.per_camera("camera_info_topics")[index]
@@ -283,7 +284,14 @@ class CameraInput:
             camera.hold(stamp, received)
             depth = _PairedDepth(camera, stamp, settings.depth_tolerance, taken, image.received)
         return CameraMessage(
-            image.message, received, self.name, depth, self._tracker, taken.seconds, self._reader
+            image.message,
+            received,
+            self.name,
+            depth,
+            self._tracker,
+            taken.seconds,
+            self._reader,
+            to_region(settings.per_camera("regions")[self._index]),
         )
 
     def note(self, perceived: Perceived) -> None:

@@ -27,7 +27,7 @@ from rclpy.validate_topic_name import validate_topic_name
 
 from genesis_bags.decoding.compressed_depth import COMPRESSED_DEPTH
 from genesis_bags.decoding.images import Reading
-from genesis_core import PerceptionSettings
+from genesis_core import PerceptionSettings, Region
 from genesis_core.perception.scene_objects import MAX_OBJECTS
 from genesis_core.pipeline import USES_OF_DEPTH
 
@@ -38,7 +38,7 @@ COMPRESSED_SUFFIX = "/compressed"
 """Of a topic with a camera's compressed images."""
 
 #: Parameters with one item per image topic; [""] gives none of them.
-PER_CAMERA = ("camera_names", "depth_topics", "camera_info_topics")
+PER_CAMERA = ("camera_names", "depth_topics", "camera_info_topics", "regions")
 
 Value = bool | int | float | str | tuple[str, ...]
 
@@ -74,6 +74,34 @@ def _check_device(device: str) -> str | None:
     if re.fullmatch(r"auto|cpu|cuda(:\d+)?", device):
         return None
     return "expected auto, cpu, cuda or cuda:n"
+
+
+def to_region(text: str) -> Region | None:
+    """An item of the parameter regions; None for all of the image.
+
+    Raises:
+        ValueError: it is no region.
+    """
+    if not text.strip():
+        return None
+    try:
+        region = Region(*(float(part) for part in re.split(r"[\s,]+", text.strip())))
+    except (TypeError, ValueError) as error:
+        raise ValueError(
+            f"{text!r} is no region; expected x, y, width and height as shares of the image, such "
+            "as '0.2 0.3 0.6 0.7'"
+        ) from error
+    region.check()
+    return region
+
+
+def _check_regions(regions: tuple[str, ...]) -> str | None:
+    for text in regions:
+        try:
+            to_region(text)
+        except ValueError as error:
+            return str(error)
+    return None
 
 
 def _check_topics(topics: tuple[str, ...]) -> str | None:
@@ -244,6 +272,14 @@ class NodeSettings:
         "Topics with the intrinsics of the depth images, one per depth topic. "
         '"": camera_info beside the depth topic.',
         check=_check_info_topics,
+    )
+    regions: tuple[str, ...] = _parameter(
+        ("",),
+        "The part of each camera's images that the model is to see, one per image topic: x, y, "
+        'width and height as shares of the image, such as "0.2 0.3 0.6 0.7". Things in it are '
+        'seen larger, and elsewhere there are no objects. "": all of the image.',
+        check=_check_regions,
+        live=True,
     )
     depth_unit: float = _parameter(
         0.0,

@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import time
 from collections.abc import Callable
+from functools import partial
 from typing import NamedTuple, Protocol
 
 from rclpy.callback_groups import ReentrantCallbackGroup
@@ -14,7 +15,11 @@ from rclpy.task import Future
 from sensor_msgs.msg import Image
 from std_srvs.srv import SetBool, Trigger
 
+from genesis_bags.decoding.images import ImageReader
+from genesis_ros.messages.depth_pairing import DepthPairing, DepthView
 from genesis_ros.msg import ObjectMasks
+from genesis_ros.node.parameters import NodeSettings
+from genesis_ros.pipeline import CameraMessage
 from genesis_ros.srv import SegmentImage
 
 #: More requests than this at a time are refused, as they would wait for long.
@@ -29,9 +34,21 @@ class Request(NamedTuple):
     """An image that somebody asked about, and whom to tell."""
 
     message: Image
+    depth: DepthView | None
     received: float  # s, monotonic
-    answer: Callable[[ObjectMasks], None]
+    answer: Callable[[ObjectMasks, str], None]  # with what is wrong with the depth; "": nothing
     refuse: Callable[[str], None]  # with the reason
+
+    def prepare(self, settings: NodeSettings) -> CameraMessage:
+        """The image with its depth, as the settings read them."""
+        reader, received = ImageReader(settings.reading()), round(self.received * 1e9)
+        depth = None
+        if self.depth is not None:
+            sent = DepthPairing("depth", "camera_info")
+            sent.unit.given = settings.depth_unit
+            sent.use_projection = settings.use_projection
+            depth = partial(sent.convert, self.depth)
+        return CameraMessage(self.message, received, depth=depth, reader=reader)
 
 
 class ServedNode(Protocol):
@@ -94,8 +111,9 @@ class Services:
                 f"request {next(self._numbers)}",
                 Request(
                     request.image,
+                    _depth_of(request),
                     time.monotonic(),
-                    lambda masks: finish(masks, ""),
+                    finish,
                     lambda reason: finish(None, reason),
                 ),
             )
@@ -115,6 +133,14 @@ class Services:
     def _pause(self, request: SetBool.Request, response: SetBool.Response) -> SetBool.Response:
         response.success, response.message = _attempt(lambda: self._served.pause(request.data))
         return response
+
+
+def _depth_of(request: SegmentImage.Request) -> DepthView | None:
+    """What was sent beside the image; None if its image is empty."""
+    depth = request.depth
+    if not (depth.data or depth.width or depth.height):
+        return None
+    return DepthView(depth, request.camera_info)
 
 
 def _attempt(action: Callable[[], str]) -> tuple[bool, str]:

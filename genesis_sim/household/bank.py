@@ -21,6 +21,9 @@ Image = npt.NDArray[np.uint8]
 Rng = np.random.Generator
 Floats = npt.NDArray[np.float32]
 
+#: Brands of printed boxes, and the boxes of each.
+_BRANDS, _OF_A_BRAND = 36, 4
+
 
 @dataclass(slots=True)
 class TextureBank:
@@ -28,6 +31,8 @@ class TextureBank:
 
     images: list[Image] = field(default_factory=list)
     kinds: dict[str, list[int]] = field(default_factory=dict)
+    #: Numbers of the printed boxes of each brand, which share its colours.
+    brands: list[tuple[int, ...]] = field(default_factory=list)
 
     def add(self, kind: str, image: Image) -> int:
         """Add a texture.
@@ -55,6 +60,8 @@ def make_bank(pack: AssetPack | None) -> TextureBank:
     bank = TextureBank()
     for kind, image in _own_textures():
         bank.add(kind, image)
+    boxes = bank.kinds["print"]
+    bank.brands = list(zip(*(boxes[k::_OF_A_BRAND] for k in range(_OF_A_BRAND)), strict=True))
     if pack is not None:
         for kind, image in pack.surfaces:
             bank.add(kind, image)
@@ -70,8 +77,10 @@ def _own_textures() -> list[tuple[str, Image]]:
         made += [(name, bank[number]) for number in numbers]
     for kind, make, count in patterns.SURFACES:
         made += [(kind, to_bytes(make(rng))) for _ in range(count)]
-    made += [("print", prints.print_box(rng)) for _ in range(48)]
-    made += [("wrap", to_bytes(prints.wrap(rng))) for _ in range(48)]
+    for _ in range(_BRANDS):
+        colours = prints.brand(rng)
+        made += [("print", prints.print_box(rng, colours)) for _ in range(_OF_A_BRAND)]
+    made += [("wrap", to_bytes(prints.wrap(rng))) for _ in range(72)]
     made += [("sheet", to_bytes(prints.sheet(rng))) for _ in range(8)]
     made += [("tags", to_bytes(prints.tags(rng))) for _ in range(4)]
     made += [("keyboard", to_bytes(prints.keyboard(rng))) for _ in range(3)]

@@ -22,6 +22,7 @@ class Palette:
         colours: the only ones, each varied a little; empty for any.
         texture: a texture that plain things share with their support, or -1.
         clear: share of the things that could be of glass or clear plastic that are.
+        brand: textures of which every second printed box has one; empty for any.
     """
 
     colours: tuple[Colour, ...] = ()
@@ -29,6 +30,7 @@ class Palette:
     texture: int = -1
     repeat: float = 1.0
     clear: float = 0.0
+    brand: tuple[int, ...] = ()
 
     def colour(self, rng: Rng) -> Colour:
         """A colour for the next thing or part."""
@@ -69,7 +71,10 @@ class Kit:
 
     def printed(self, rng: Rng) -> Finish:
         """Printed packaging for a box."""
-        return self._shiny(rng, Finish(self._paper(rng), self.bank.pick(rng, "print")), 0.4)
+        texture = self.bank.pick(rng, "print")
+        if self.palette.brand and rng.random() < 0.5:
+            texture = int(rng.choice(self.palette.brand))
+        return self._shiny(rng, Finish(self._paper(rng), texture), 0.4)
 
     def wrapped(self, rng: Rng) -> Finish:
         """A printed label around a turned body."""

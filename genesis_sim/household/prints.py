@@ -13,6 +13,8 @@ from genesis_sim.household.patterns import SURFACE, noise, to_bytes
 Image = npt.NDArray[np.uint8]
 Rng = np.random.Generator
 Floats = npt.NDArray[np.float32]
+#: Colours, red, green and blue from 0 to 1 each.
+Palette = list[list[float]]
 
 #: Side of a face of a printed box, in pixels.
 FACE = 96
@@ -136,7 +138,7 @@ def _motif(rng: Rng, image: Floats, box: tuple[int, int, int, int]) -> None:
             cv2.fillPoly(image, [points.astype(np.int32)], _vivid(rng), cv2.LINE_AA)
 
 
-def _print_face(rng: Rng, palette: list[list[float]], front: bool) -> Floats:
+def _print_face(rng: Rng, palette: Palette, front: bool) -> Floats:
     size = FACE
     face = np.empty((size, size, 3), np.float32)
     face[:] = palette[0]
@@ -163,18 +165,171 @@ def _print_face(rng: Rng, palette: list[list[float]], front: bool) -> Floats:
     return face
 
 
-def print_box(rng: Rng) -> Image:
-    """Cube texture of a printed box; opposite faces alike, as packaging has them."""
-    palette = [_vivid(rng) for _ in range(3)]
+def print_box(rng: Rng, palette: Palette | None = None) -> Image:
+    """Cube texture of a printed box; opposite faces alike, as packaging has them.
+
+    A third of them are sober, in one colour with a few words; the others are as loud as food is
+    sold, with photographs, badges and curves, so that no colour tells where a box ends.
+
+    Args:
+        rng: makes the choices.
+        palette: the brand's colours; by default the box has its own.
+    """
+    palette = palette or brand(rng)
     if rng.random() < 0.12:  # a plain carton with a sticker
         tone = rng.uniform(0.6, 0.8)
-        palette[0] = [tone, 0.78 * tone, 0.56 * tone]
-    faces = []
+        palette = [[tone, 0.78 * tone, 0.56 * tone], *palette[1:]]
+    loud = rng.random() < 0.67
     fronts = int(rng.integers(3))
+    faces = []
     for axis in range(3):
         for _ in range(2):
-            faces.append(_print_face(rng, palette, axis == fronts or rng.random() < 0.15))
+            front = axis == fronts or rng.random() < 0.15
+            face = (_loud_face if loud else _print_face)(rng, palette, front)
+            turns = 0 if front else int(rng.choice([0, 0, 1, 3]))  # print along the box
+            faces.append(np.rot90(face, turns))
     return to_bytes(np.concatenate(faces))
+
+
+def brand(rng: Rng) -> Palette:
+    """The colours of a brand: ground, second, accent, and what its product looks like."""
+    return [_vivid(rng), _vivid(rng), _vivid(rng), _edible(rng)]
+
+
+def _edible(rng: Rng) -> list[float]:
+    # Brown, golden, red and now and then green: most of what is pictured is food.
+    if rng.random() < 0.25:
+        return _vivid(rng)
+    hue = rng.normal((0.02, 0.09, 0.12, 0.3)[int(rng.integers(4))], 0.03) % 1.0
+    pixel = np.array([[[360 * hue, rng.uniform(0.4, 0.95), rng.uniform(0.35, 0.95)]]], np.float32)
+    return [float(v) for v in cv2.cvtColor(pixel, cv2.COLOR_HSV2RGB)[0, 0]]
+
+
+def _ground(rng: Rng, image: Floats, palette: Palette) -> None:
+    """What all else is printed on: colours that run or bend into one another."""
+    high, wide = image.shape[:2]
+    ours, other = (np.array(palette[k], np.float32) for k in rng.permutation(3)[:2])
+    y, x = np.mgrid[0:high, 0:wide].astype(np.float32)
+    x, y = x / wide - 0.5, y / high - 0.5
+    angle = float(rng.uniform(0, 2 * math.pi))
+    along = x * math.cos(angle) + y * math.sin(angle)
+    kind = rng.random()
+    if kind < 0.25:  # one colour
+        share = np.zeros_like(x)
+    elif kind < 0.45:  # one runs into the other
+        share = np.clip(along + 0.5, 0, 1)
+    elif kind < 0.6:  # a glow
+        cx, cy = rng.uniform(-0.3, 0.3, 2)
+        share = np.exp(-((x - cx) ** 2 + (y - cy) ** 2) / rng.uniform(0.03, 0.2))
+    elif kind < 0.85:  # a bent edge
+        bend = rng.uniform(0, 0.25) * np.sin(
+            rng.uniform(3, 9) * (x * math.sin(angle) - y * math.cos(angle)) + rng.uniform(0, 6)
+        )
+        share = (along + bend > rng.uniform(-0.25, 0.25)).astype(np.float32)
+    else:  # a landscape, water, steam
+        share = 1 / (1 + np.exp(-2 * noise(rng, (high, wide), float(rng.uniform(10, 40)))))
+    image[:] = ours + share[..., None].astype(np.float32) * (other - ours)
+
+
+def _curves(rng: Rng, image: Floats, palette: Palette) -> None:
+    """Broad bands that swing across a face."""
+    high, wide = image.shape[:2]
+    for _ in range(int(rng.integers(1, 4))):
+        x = np.linspace(-10, wide + 10, 24)
+        y = high * (rng.uniform(0.1, 0.9) + rng.uniform(-0.5, 0.5) * (x / wide - 0.5))
+        y = y + high * rng.uniform(0, 0.2) * np.sin(
+            rng.uniform(2, 7) * x / wide + rng.uniform(0, 6)
+        )
+        points = np.stack([x, y], 1).astype(np.int32)
+        colour = palette[int(rng.integers(3))] if rng.random() < 0.7 else _vivid(rng)
+        thick = max(1, int(min(high, wide) * rng.uniform(0.02, 0.2)))
+        cv2.polylines(image, [points], False, colour, thick, cv2.LINE_AA)
+
+
+def _photograph(
+    rng: Rng, image: Floats, box: tuple[int, int, int, int], colour: list[float]
+) -> None:
+    """The product: a plate or heap of pieces of a kind, lit, one upon the other."""
+    x, y, wide, high = box
+    middle = (x + wide // 2, y + high // 2)
+    if rng.random() < 0.4:  # on a plate, in a bowl
+        dish = [float(rng.uniform(0.75, 1))] * 3 if rng.random() < 0.6 else _vivid(rng)
+        cv2.ellipse(image, middle, (wide // 2, high // 2), 0, 0, 360, dish, -1, cv2.LINE_AA)
+    size = max(1.5, min(wide, high) * float(rng.uniform(0.04, 0.2)))
+    count = int(np.clip(0.6 * wide * high / size**2, 5, 110))
+    flat, kind = float(rng.uniform(0.35, 1.0)), rng.random()
+    for _ in range(count):
+        reach, angle = math.sqrt(rng.random()) * 0.45, float(rng.uniform(0, 2 * math.pi))
+        place = (
+            int(middle[0] + wide * reach * math.cos(angle)),
+            int(middle[1] + high * reach * math.sin(angle)),
+        )
+        light = np.exp(rng.normal(0, 0.22)) * np.exp(rng.normal(0, 0.06, 3))
+        lit = [float(v) for v in np.clip(np.array(colour) * light, 0, 1)]
+        dark = [0.4 * v for v in lit]
+        axes = (max(1, round(size)), max(1, round(size * flat)))
+        turn = float(rng.uniform(0, 180))
+        shade = (place[0] + 1, place[1] + 1)
+        if kind < 0.2:  # rings
+            thick = max(1, round(0.4 * size))
+            cv2.ellipse(image, shade, axes, turn, 0, 360, dark, thick, cv2.LINE_AA)
+            cv2.ellipse(image, place, axes, turn, 0, 360, lit, thick, cv2.LINE_AA)
+            continue
+        cv2.ellipse(image, shade, axes, turn, 0, 360, dark, -1, cv2.LINE_AA)
+        cv2.ellipse(image, place, axes, turn, 0, 360, lit, -1, cv2.LINE_AA)
+        if size > 3:
+            shine = [min(1.0, 1.35 * v + 0.05) for v in lit]
+            glint = (max(1, axes[0] // 2), max(1, axes[1] // 2))
+            cv2.ellipse(
+                image, (place[0] - 1, place[1] - 1), glint, turn, 0, 360, shine, -1, cv2.LINE_AA
+            )
+
+
+def _badge(rng: Rng, image: Floats) -> None:
+    """A round or star-shaped badge with a word or a number on it."""
+    high, wide = image.shape[:2]
+    radius = int(min(high, wide) * rng.uniform(0.07, 0.2))
+    x, y = int(rng.uniform(0.1, 0.9) * wide), int(rng.uniform(0.1, 0.9) * high)
+    points = int(rng.integers(8, 16)) * 2
+    angles = np.linspace(0, 2 * math.pi, points, endpoint=False)
+    reach = radius * (1.0 if rng.random() < 0.5 else 1 - 0.25 * (np.arange(points) % 2))
+    outline = np.stack([x + reach * np.cos(angles), y + reach * np.sin(angles)], 1)
+    cv2.fillPoly(image, [outline.astype(np.int32)], _vivid(rng), cv2.LINE_AA)
+    text = word(rng)[:5] if rng.random() < 0.5 else f"{int(rng.integers(2, 99))}"
+    _write(rng, image, text, (x - int(0.7 * radius), y - radius // 2, int(1.4 * radius), radius))
+
+
+def _loud_face(rng: Rng, palette: Palette, front: bool) -> Floats:
+    size = FACE
+    face = np.empty((size, size, 3), np.float32)
+    _ground(rng, face, palette)
+    if rng.random() < 0.5:
+        _curves(rng, face, palette)
+    if rng.random() < (0.8 if front else 0.35):
+        w, h = int(size * rng.uniform(0.4, 1.1)), int(size * rng.uniform(0.3, 0.75))
+        x, y = int(rng.integers(-8, size - w // 2)), int(rng.integers(size // 4, size - h // 2))
+        _photograph(rng, face, (x, y, w, h), palette[3])
+    if front:
+        top = int(size * rng.uniform(0.04, 0.3))
+        box = (5, top, size - 10, int(size * rng.uniform(0.18, 0.4)))
+        if rng.random() < 0.35:  # the brand on a field of its own
+            field = (5, top - 2, size - 10, box[3] + 4)
+            cv2.rectangle(face, field, palette[int(rng.integers(3))], -1)
+        _write(rng, face, word(rng), box)
+        for _ in range(int(rng.integers(0, 3))):
+            at = (int(rng.integers(2, size // 2)), int(rng.uniform(0.4, 0.85) * size))
+            _write(rng, face, word(rng), (*at, size // 2, int(rng.integers(6, 14))))
+    else:
+        for _ in range(int(rng.integers(0, 3))):
+            w, h = int(size * rng.uniform(0.3, 0.9)), int(size * rng.uniform(0.15, 0.5))
+            x, y = int(rng.integers(1, size - w)), int(rng.integers(1, size - h))
+            _small_print(rng, face, (x, y, w, h))
+        if rng.random() < 0.6:
+            top = int(size * rng.uniform(0.05, 0.7))
+            _write(rng, face, word(rng), (6, top, size - 12, int(rng.integers(10, 28))))
+    for _ in range(int(rng.integers(0, 3 if front else 2))):
+        _badge(rng, face)
+    return face
 
 
 def wrap(rng: Rng) -> Floats:
@@ -189,8 +344,17 @@ def wrap(rng: Rng) -> Floats:
     if rng.random() < 0.5:
         edge = low + int((top - low) * rng.uniform(0.2, 0.8))
         image[low:edge] = _vivid(rng)
+    palette, loud = brand(rng), rng.random() < 0.6
+    if loud:
+        label = image[low:top]
+        _ground(rng, label, palette)
+        _curves(rng, label, palette)
     for start in (0, wide // 2):
-        _motif(rng, image, (start + 10, low, wide // 2 - 20, top - low))
+        if loud:
+            place = (start + 8, low + (top - low) // 3, wide // 2 - 16, 2 * (top - low) // 3)
+            _photograph(rng, image[:top], place, palette[3])
+        else:
+            _motif(rng, image, (start + 10, low, wide // 2 - 20, top - low))
         box = (start + 8, low + 4, wide // 2 - 16, max(10, int(0.35 * (top - low))))
         _write(rng, image, word(rng), box)
         if rng.random() < 0.7:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -25,6 +25,8 @@ Rng = np.random.Generator
 MOST_OBJECTS, _USUAL_MOST = 24, 20
 
 _WITH_ROBOT, _HOLDING = 0.46, 0.35
+#: Share of the scenes in which most things are packages.
+_SHOPPING = 0.3
 #: Width over height of the cameras' own images, and how many have it.
 _ASPECTS, _ASPECT_SHARES = (4 / 3, 16 / 9, 1.0), (0.6, 0.28, 0.12)
 
@@ -68,9 +70,15 @@ def sample_household(
     """
     setting = random_setting(rng, bank)
     clear = float(rng.uniform(0.3, 0.9)) if rng.random() < 0.22 else 0.02
-    kit = Kit(bank, random_palette(rng, setting.support, clear=clear), pack, skins)
+    palette = random_palette(rng, setting.support, clear=clear)
+    if rng.random() < 0.3:  # things of one brand
+        palette = replace(palette, brand=bank.brands[int(rng.integers(len(bank.brands)))])
+    kit = Kit(bank, palette, pack, skins)
     count = _how_many(rng, num_objects, setting)
-    models = _choose(rng, kit, count, packaged=0.4 if setting.name == "shelf" else 0.0)
+    packaged = 0.4 if setting.name == "shelf" else 0.0
+    if rng.random() < _SHOPPING:
+        packaged = float(rng.uniform(0.5, 1.0))
+    models = _choose(rng, kit, count, packaged)
     if setting.compartment is not None:
         models = _low_enough(models, setting)
     if models and rng.random() < setting.heap:
@@ -107,7 +115,7 @@ def _choose(rng: Rng, kit: Kit, count: int, packaged: float = 0.0) -> list[Objec
     """So many things, in some scenes several of each, as in a warehouse.
 
     Args:
-        packaged: share that is drawn from cartons, books and bags alone.
+        packaged: share that is drawn from cartons, books, bags and cans alone.
     """
     kinds = count
     if rng.random() < 0.2:
@@ -191,8 +199,8 @@ def _camera(
     view, span = float(rng.uniform(30, 70)), None
     if placed and rng.random() < 0.8:  # the things fill a good part of the image
         spread = [float(np.linalg.norm(pose.position - target)) + m.radius for m, pose in placed]
-        # Or the room around them is in view too.
-        low, high = (0.1, 0.8) if rng.random() < 0.33 else (-0.7, 0.2)
+        # Or the room around them is in view too, and they are small, as before most cameras.
+        low, high = (0.1, 1.3) if rng.random() < 0.5 else (-0.7, 0.2)
         span = float(np.quantile(spread, 0.8)) * float(np.exp(rng.uniform(low, high)))
     if seen_whole is not None:
         _, half, high = seen_whole

@@ -74,9 +74,10 @@ def random_thing(rng: Rng, kit: Kit) -> ObjectModel:
 
 
 def random_package(rng: Rng, kit: Kit) -> ObjectModel:
-    """A carton, a book or a bag."""
-    makers = (packaging.carton, packaging.book, packaging.bag)
-    return makers[int(rng.choice(3, p=(0.4, 0.4, 0.2)))](rng, kit)
+    """A carton, a book, a bag or a can."""
+    makers = (packaging.carton, packaging.book, packaging.bag, packaging.can)
+    model = makers[int(rng.choice(4, p=(0.45, 0.25, 0.15, 0.15)))](rng, kit)
+    return turned(model, _random_quarter(rng)) if rng.random() < 0.25 else model
 
 
 def packed(rng: Rng, kit: Kit) -> ObjectModel:

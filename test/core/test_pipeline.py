@@ -23,6 +23,7 @@ from genesis_core import (
     Perceived,
     Perception,
     PerceptionSettings,
+    Region,
     Segmenter,
     View,
     pipeline,
@@ -100,6 +101,22 @@ def test_the_parts_and_the_whole_agree(perception: Perception) -> None:
         if measured is not None:
             assert measured.position[2] == pytest.approx(0.8)
     assert any(seen.measurements)
+
+
+def test_objects_are_found_in_the_region_alone(perception: Perception) -> None:
+    region = Region(0.25, 0.5, 0.5, 0.5)
+    inside, whole = perception([View(image(), region=region), View(image())])
+    assert isinstance(inside, Perceived) and isinstance(whole, Perceived)
+    rows, columns = region.window(HEIGHT, WIDTH)
+    expected = np.zeros((HEIGHT, WIDTH), bool)
+    expected[rows, columns] = True
+    np.testing.assert_array_equal(inside.found.labels > 0, expected)
+    assert (whole.found.labels > 0).all()
+    cut = only(perception([View(np.ascontiguousarray(image()[rows, columns]))]))
+    np.testing.assert_array_equal(inside.found.labels[rows, columns], cut.found.labels)
+    for item, other in zip(inside.found.objects, cut.found.objects, strict=True):
+        x, y = other.centroid
+        assert item.centroid == pytest.approx((x + columns.start, y + rows.start), abs=1e-3)
 
 
 def test_ids_belong_to_a_tracker(perception: Perception) -> None:
@@ -227,10 +244,10 @@ class SeesDepth(Segmenter):
 
     uses_depth = True
 
-    def __call__(self, images, depth=None, intrinsics=None, *, quantised=False):  # type: ignore
+    def __call__(self, images, depth=None, intrinsics=None, **options):  # type: ignore
         depth, intrinsics = depth or [None] * len(images), intrinsics or [None] * len(images)
         self.seen = list(zip(depth, intrinsics, strict=True))
-        return super().__call__(images, quantised=quantised)
+        return super().__call__(images, **options)
 
 
 @pytest.fixture

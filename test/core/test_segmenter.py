@@ -16,6 +16,7 @@ from genesis_core import (
     CheckpointError,
     DeviceError,
     GenesisV2,
+    Region,
     Scene,
     Segmenter,
     load_model,
@@ -210,6 +211,80 @@ def test_crop_takes_the_centre_square(checkpoint: Path) -> None:
     tall = segment(wide.transpose(1, 0, 2))
     seen = check_scene(tall, 61, 32)
     assert seen[14:46].all() and seen.sum() == 32 * 32
+
+
+@pytest.mark.parametrize("fit", ["resize", "crop"])
+def test_a_region_is_seen_as_an_image_of_its_own(fit: str, checkpoint: Path) -> None:
+    image = picture(40, 60)
+    segment = segmenter(checkpoint, fit=fit)
+    scene, whole = segment([image, image], region=[(0.2, 0.25, 0.5, 0.7), None])
+    seen = check_scene(scene, 40, 60)
+    columns = slice(12, 42) if fit == "resize" else slice(13, 41)
+    assert seen[10:38, columns].all()
+    assert seen.sum() == 28 * (columns.stop - columns.start)
+    cut = segment(np.ascontiguousarray(image[10:38, 12:42]))
+    np.testing.assert_allclose(scene.masks[:, 10:38, 12:42], cut.masks, atol=1e-6)
+    np.testing.assert_allclose(whole.masks, segment(image).masks, atol=1e-5)
+    quantised = segment(image, region=Region(0.2, 0.25, 0.5, 0.7), quantised=True)
+    np.testing.assert_array_equal(quantised.labels == 255, ~seen)
+
+
+def test_depth_of_a_region_is_that_of_the_image_cut_out() -> None:
+    segment = segmenter("tabletop", stop_threshold=0)
+    image = picture(96, 128)
+    depth = np.random.default_rng(5).uniform(0.5, 1.0, (96, 128)).astype(np.float32)
+    matrix = np.array([[110.0, 0, 63], [0, 110.0, 47], [0, 0, 1]])
+    scene = segment(image, depth, matrix, region=(0.25, 0.25, 0.5, 0.5))
+    cut = (slice(24, 72), slice(32, 96))
+    moved = matrix - np.array([[0, 0, 32], [0, 0, 24], [0, 0, 0]])
+    alone = segment(np.ascontiguousarray(image[cut]), depth[cut].copy(), moved)
+    np.testing.assert_allclose(scene.masks[:, cut[0], cut[1]], alone.masks, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("size", "region", "rows", "columns"),
+    [
+        ((10, 20), (0, 0, 1, 1), (0, 10), (0, 20)),
+        ((10, 20), (0.1, 0.2, 0.9, 0.8), (2, 10), (2, 20)),  # 0.1 + 0.9 is 1, 0.2 + 0.8, too
+        ((3, 3), (0.7, 0.7, 0.3, 0.3), (2, 3), (2, 3)),
+        ((1, 1), (0.9, 0.9, 0.1, 0.1), (0, 1), (0, 1)),
+        ((480, 640), (0.2, 0.3, 0.01, 0.0001), (144, 145), (128, 134)),
+    ],
+)
+def test_a_region_has_a_pixel_at_least(
+    size: tuple[int, int],
+    region: tuple[float, float, float, float],
+    rows: tuple[int, int],
+    columns: tuple[int, int],
+) -> None:
+    Region(*region).check()
+    assert Region(*region).window(*size) == (slice(*rows), slice(*columns))
+
+
+@pytest.mark.parametrize(
+    ("region", "error", "message"),
+    [
+        ((0.5, 0, 0.6, 1), ValueError, "region is 0.5, 0, 0.6, 1; expected x, y, width and"),
+        ((-0.1, 0, 0.5, 1), ValueError, "region is -0.1, 0, 0.5, 1"),
+        ((0, 0, 0, 1), ValueError, "region is 0, 0, 0, 1"),
+        ((0, 0, float("nan"), 1), ValueError, "region is 0, 0, nan, 1"),
+        ((10, 20, 300, 200), ValueError, "as shares"),
+        ((0, 0, 1), TypeError, "four numbers"),
+        (0.5, TypeError, "four numbers"),
+    ],
+)
+def test_bad_regions_are_refused(
+    region: Any, error: type[Exception], message: str, checkpoint: Path
+) -> None:
+    segment = segmenter(checkpoint)
+    with pytest.raises(error, match=message):
+        segment(picture(20, 30), region=region)
+    with pytest.raises(error, match=message):
+        segment([picture(20, 30)] * 2, region=[None, region])
+    with pytest.raises(ValueError, match="region has 1 items for 2 images"):
+        segment([picture(20, 30)] * 2, region=[None])
+    with pytest.raises(TypeError, match="region is a Region; for a list of images expected a list"):
+        segment([picture(20, 30)] * 4, region=Region(0, 0, 1, 1))
 
 
 def test_masks_land_on_the_pixels_they_describe(checkpoint: Path, make_model: ModelFactory) -> None:

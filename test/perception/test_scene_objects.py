@@ -356,6 +356,19 @@ def test_the_number_of_a_ring_stands_on_the_ring() -> None:
     assert (masks[1][rows, columns] == 1).all()
 
 
+def test_what_the_model_did_not_see_is_dark() -> None:
+    image = np.full((20, 30, 3), 201, np.uint8)
+    masks = np.zeros((1, 20, 30), np.float32)
+    masks[0, 5:15, 6:24] = 1
+    scene = Scene(masks)
+    scene.labels[masks[0] == 0] = -1
+    scene.kinds = np.array(["surroundings"])
+    overlay = draw_overlay(image, find_objects(scene), 0.5)
+    assert (overlay[5:15, 6:24] == 201).all()
+    outside = masks[0] == 0
+    assert (overlay[outside] == 100).all()
+
+
 def test_track_ids_may_be_an_array() -> None:
     image, found = np.zeros((HEIGHT, WIDTH, 3), np.uint8), find_objects(table_scene(), **ALL)
     expected = draw_overlay(image, found, 0.5, (7, 0))

@@ -27,7 +27,13 @@ class RuleSegmenter(Segmenter):
     has_kinds = True
 
     def __call__(  # type: ignore[override]
-        self, images: Any, depth: Any = None, intrinsics: Any = None, *, quantised: bool = False
+        self,
+        images: Any,
+        depth: Any = None,
+        intrinsics: Any = None,
+        *,
+        region: Any = None,
+        quantised: bool = False,
     ) -> list[Scene]:
         print("a pass begins", flush=True)
         time.sleep(float(os.environ.get("STAND_IN_SECONDS", "0")))  # as slow as a model may be

@@ -61,7 +61,7 @@ def test_launch_arguments_are_parameters_of_the_node() -> None:
         *RULES,
         "use_sim_time",  # every node has it
     }
-    assert {parameter for parameter, _ in tables["TOPIC_ARGUMENTS"].values()} <= RULES.keys()
+    assert {parameter for parameter, _ in tables["LIST_ARGUMENTS"].values()} <= RULES.keys()
 
 
 def test_launch_file_starts_installed_executables() -> None:

@@ -211,6 +211,28 @@ def test_pause_and_go_on(client: Any, rig: Rig, photo: np.ndarray) -> None:
     assert milliseconds(lost) not in [message.header.stamp for message in rig.masks]
 
 
+def test_a_region_of_one_camera_is_set_while_the_node_runs(
+    client: Any, rig: Rig, photo: np.ndarray
+) -> None:
+    assert client.set_parameter(NODE, "regions", ["0.25 0.5 0.5 0.5", ""]).successful
+    try:
+        labels = label_image(rig.ask("left", photo))
+        height, width = labels.shape
+        rows, columns = slice(height // 2, None), slice(width // 4, width - width // 4)
+        assert labels[rows, columns].all()
+        assert np.count_nonzero(labels) == labels[rows, columns].size
+        assert label_image(rig.ask("arm", photo)).all()
+        for value, problem in (
+            (["0.25 0.5 0.8 0.5", ""], "region is 0.25, 0.5, 0.8, 0.5; expected x, y, width and"),
+            (["0 0 1 1"], "parameter regions has 1 items, image_topics 2"),
+        ):
+            refused = client.set_parameter(NODE, "regions", value)
+            assert not refused.successful and problem in refused.reason
+    finally:
+        assert client.set_parameter(NODE, "regions", [""]).successful
+    assert label_image(rig.ask("left", photo)).all()
+
+
 def test_segment_image_answers_like_the_topic(client: Any, rig: Rig, photo: np.ndarray) -> None:
     expected = rig.ask("left", photo)
     header = Image().header
@@ -226,6 +248,48 @@ def test_segment_image_answers_like_the_topic(client: Any, rig: Rig, photo: np.n
     response = client.call(SegmentImage, "/genesis/segment_image", bad)
     assert not response.success
     assert "xyz12" in response.message
+
+
+def test_segment_image_answers_with_positions_where_depth_is_sent(
+    client: Any, rig: Rig, photo: np.ndarray, see_depth: Callable[..., int]
+) -> None:
+    wall = np.full(SHAPE, 2.0, np.float32)
+    expected = rig.answer(see_depth(photo, wall))
+    depth, info = depth_messages(wall)
+
+    def ask(**messages: object) -> Any:
+        request = SegmentImage.Request(image=to_message(photo, Image().header), **messages)
+        return client.call(SegmentImage, "/genesis/segment_image", request)
+
+    response = ask(depth=depth, camera_info=info)
+    assert (response.success, response.message) == (True, "")
+    found = response.object_masks.objects
+    assert [item.has_position for item in found] == [i.has_position for i in expected.objects]
+    assert sum(item.has_position for item in found) >= 2
+    for item, other in zip(found, expected.objects, strict=True):
+        assert (item.position, item.size) == (other.position, other.size)
+    short = Image(height=48, width=64, encoding="32FC1", step=256, data=depth.data[:500])
+    for messages, problem in (
+        ({"depth": depth}, "camera_info: "),
+        ({"depth": short, "camera_info": info}, "depth: "),
+        ({"depth": to_message(photo, Image().header), "camera_info": info}, "depth: "),
+    ):
+        response = ask(**messages)
+        assert response.success and response.object_masks.objects
+        assert response.message.startswith(problem), response.message
+        assert not any(item.has_position for item in response.object_masks.objects)
+    response = ask(camera_info=info)
+    assert (response.success, response.message) == (True, "")
+
+
+def depth_messages(metres: np.ndarray) -> tuple[Image, CameraInfo]:
+    height, width = metres.shape
+    info = CameraInfo(height=height, width=width, k=[80.0, 0, 32, 0, 80.0, 24, 0, 0, 1])
+    data = array("B", metres.astype("<f4").tobytes())
+    return (
+        Image(height=height, width=width, encoding="32FC1", step=4 * width, data=data),
+        info,
+    )
 
 
 def test_segment_image_is_refused_by_an_inactive_node(
@@ -251,15 +315,7 @@ def see_depth(client: Any, rig: Rig, node: Any) -> Iterator[Callable[..., int]]:
 
     def see(pixels: np.ndarray, metres: np.ndarray, late: int = 0, **options: object) -> int:
         stamp = Rig.next_stamp
-        height, width = metres.shape
-        info = CameraInfo(height=height, width=width, k=[80.0, 0, 32, 0, 80.0, 24, 0, 0, 1])
-        message = Image(
-            height=height,
-            width=width,
-            encoding="32FC1",
-            step=4 * width,
-            data=array("B", metres.astype("<f4").tobytes()),
-        )
+        message, info = depth_messages(metres)
         message.header.stamp = info.header.stamp = milliseconds(stamp + late)
         infos.publish(info)
         depths.publish(message)

@@ -226,6 +226,17 @@ def test_several_cameras_and_what_to_write(tmp_path: Path, tiny_checkpoint: Path
     assert labels[:, 8:56].all()
 
 
+@pytest.mark.slow
+def test_a_region_of_the_images(tmp_path: Path, tiny_checkpoint: Path) -> None:
+    source = record(tmp_path / "in", [raw(0)])
+    checkpoint = ("--checkpoint", tiny_checkpoint)
+    segment(source, tmp_path / "out", *checkpoint, "--region", "0.25,0.5,0.5,0.5")
+    (masks,) = contents(tmp_path / "out")[MASKS]
+    labels = label_image(masks.message)
+    assert labels[24:, 16:48].all()
+    assert np.count_nonzero(labels) == 24 * 32
+
+
 STAND_IN = Path(__file__).with_name("stand_in.py")
 DEPTH, INFO = "/eye/depth/image_raw", "/eye/depth/camera_info"
 
@@ -575,6 +586,11 @@ def test_refusals(
         ([pictures, "--depth-topic", "/no"], "/no is not in the bag; depth needs a sensor_msgs"),
         ([pictures, "--depth-topic", "/eye/depth"], "/eye/camera_info is not in the bag"),
         ([pictures, "--depth-topic", "/a", "--depth-topic", "/b"], "2 times for 1 image topics"),
+        ([pictures, "--region", "0 0 2 1"], "--region: region is 0, 0, 2, 1; expected x, y, width"),
+        (
+            [pictures, "--region", "", "--region", ""],
+            "--region is given 2 times for 1 image topics",
+        ),
         ([pictures, "--checkpoint", wrong], str(wrong)),
         ([pictures, "--checkpoint", tmp_path / "none.ckpt"], "none.ckpt"),
         ([pictures, "--device", "cuda:77"], "cuda"),
@@ -642,7 +658,7 @@ def test_the_shipped_parameter_file_and_the_help(tmp_path: Path) -> None:
     own = tmp_path / "own.yaml"
     own.write_text("/**: {ros__parameters: {depth_topics: [/depth], max_slots: 3}}")
     said = segment(source, tmp_path / "other", "--params", own)
-    assert f"{own}: ignored depth_topics: not for bags; --topic, --depth-topic and" in said
+    assert f"{own}: ignored depth_topics: not for bags; --topic, --depth-topic, --camera" in said
 
 
 def test_written_databases_follow_rosbag2s_schema(tmp_path: Path) -> None:
