@@ -1,8 +1,8 @@
 """The frames of the Object Segmentation Database as labelled images, to measure on.
 
-110 frames of a Kinect with packages, mugs and bowls on a table, stacked and in heaps (Richtsfeld et
+Frames of a Kinect with packages, mugs and bowls on a table, stacked and in heaps (Richtsfeld et
 al., "Segmentation of Unknown Objects in Indoor Environments", 2012), in the edition that the Point
-Cloud Library keeps. Needs requirements/benchmarks.txt.
+Cloud Library keeps: 107 of its 110 clouds are images. Needs requirements/dev.txt.
 
     git clone https://github.com/PointCloudLibrary/data pcl_data
     python -m benchmarks.osd pcl_data/segmentation/mOSD --output data/osd
@@ -64,11 +64,9 @@ def convert(source: Path, output: Path) -> tuple[int, list[str]]:
         ValueError: there is no cloud, or one lacks a field.
     """
     try:
-        from pypcd4 import PointCloud
+        from pypcd4.pypcd4 import PointCloud
     except ImportError as error:
-        raise ImportError(
-            f"{error}; run  pip install -r requirements/benchmarks.txt  first"
-        ) from None
+        raise ImportError(f"{error}; run  pip install -r requirements/dev.txt  first") from None
     clouds = sorted(source.rglob("*.pcd"))
     if not clouds:
         raise ValueError(f"{source} holds no clouds (.pcd)")
@@ -85,6 +83,10 @@ def convert(source: Path, output: Path) -> tuple[int, list[str]]:
             continue
         field = {name: cloud.pc_data[name].reshape(shape) for name in cloud.fields}
         labels = object_labels(field["label"])
+        try:
+            camera = intrinsics_of(field["x"], field["y"], field["z"])
+        except ValueError as error:
+            raise ValueError(f"{path}: {error}") from error
         files = {
             "image": (f"{path.stem}.png", image_of(field["rgba"])),
             "label": (f"{path.stem}{LABEL}", labels),
@@ -97,7 +99,7 @@ def convert(source: Path, output: Path) -> tuple[int, list[str]]:
                 "name": path.stem,
                 "group": path.stem.rstrip("0123456789"),
                 **{key: name for key, (name, _) in files.items()},
-                "intrinsics_fx_fy_cx_cy": intrinsics_of(field["x"], field["y"], field["z"]),
+                "intrinsics_fx_fy_cx_cy": camera,
                 "objects": len(set(np.unique(labels).tolist()) - {0, IGNORED}),
             }
         )
@@ -132,8 +134,14 @@ def millimetres(z: npt.NDArray[np.float32]) -> npt.NDArray[np.uint16]:
 def intrinsics_of(
     x: npt.NDArray[np.float32], y: npt.NDArray[np.float32], z: npt.NDArray[np.float32]
 ) -> list[float]:
-    """Of the camera that sees each point at its pixel: fx, fy, cx, cy in pixels."""
+    """Of the camera that sees each point at its pixel: fx, fy, cx, cy in pixels.
+
+    Raises:
+        ValueError: hardly a pixel has depth.
+    """
     rows, columns = np.nonzero(np.isfinite(z) & (np.nan_to_num(z) > 0))
+    if len(rows) < 2:
+        raise ValueError("no depth to find the camera by")
     depth = z[rows, columns].astype(np.float64)
     fits = [
         np.polyfit(side[rows, columns] / depth, pixels, 1)

@@ -86,6 +86,7 @@ _PAUSE = 0.2  # s
 _PARAMETERS: dict[str, tuple[Any, ...]] = {
     "max_slots": (0, 4, 7),
     "fit": ("resize", "crop"),
+    "regions": ([""], ["", "0.2 0.3 0.6 0.6", "", ""]),
     "min_area": (0.0, 0.0005, 0.01),
     "mask_floor": (0.0, 0.1, 0.4),
     "tracking": (True, False),
@@ -247,7 +248,11 @@ class _Watcher:
             change = Parameter(parameter, value=value).to_parameter_msg()
             self._call(name, SetParameters.Request(parameters=[change]))
         elif name == "segment_image":
-            self._call(name, SegmentImage.Request(image=bad_image(self._random)[0]))
+            request = SegmentImage.Request(image=bad_image(self._random)[0])
+            if self._random.random() < 0.5:
+                request.depth = bad_depth(self._random, 48, 64)
+                request.camera_info = bad_camera_info(self._random, 48, 64)
+            self._call(name, request)
         elif name == "reset_tracks":
             self._call(name, Trigger.Request())
         else:

@@ -229,15 +229,18 @@ class Segmenter:
             _one_each(name, values, len(images))
             for name, values in (("depth", depth), ("intrinsics", intrinsics))
         )
-        regions = [_region(each) for each in _one_each("region", region, len(images))]
+        regions = [
+            WHOLE if part is None else Region.of(part)
+            for part in _one_each("region", region, len(images))
+        ]
         for index, (image, each, matrix) in enumerate(zip(images, depths, matrices, strict=True)):
             _check_depth(image, each, matrix, f"depth {index}")
         if not images:
             return []
         settings = self._settings  # the same for the whole call, whoever configures meanwhile
         windows = [
-            _window(image.shape[0], image.shape[1], each, settings.fit)
-            for image, each in zip(images, regions, strict=True)
+            _window(image.shape[0], image.shape[1], part, settings.fit)
+            for image, part in zip(images, regions, strict=True)
         ]
         views = [image[window] for image, window in zip(images, windows, strict=True)]
         seen = self._to_pixels(views)
@@ -330,24 +333,6 @@ class Segmenter:
             shrunk = shrinking.shrink(image, min(image.shape[0], size), min(image.shape[1], size))
             cv2.resize(shrunk, (size, size), dst=place, interpolation=cv2.INTER_LINEAR)
         return Pixels(torch.from_numpy(batch))
-
-
-def _region(given: Any) -> Region:
-    """What ``Segmenter`` takes for a region; the whole image for None.
-
-    Raises:
-        TypeError, ValueError: it is none, or lies outside of the image.
-    """
-    if given is None:
-        return WHOLE
-    try:
-        region = Region(*(float(value) for value in given))
-    except (TypeError, ValueError) as error:
-        raise TypeError(
-            f"region is {given!r}; expected x, y, width and height, four numbers"
-        ) from error
-    region.check()
-    return region
 
 
 def _window(height: int, width: int, region: Region, fit: str) -> Window:

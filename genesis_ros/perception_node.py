@@ -460,7 +460,7 @@ class PerceptionNode(LifecycleNode):
                 continue
             try:
                 if isinstance(job, Request):
-                    job.answer(outcome.masks, outcome.perceived.depth_problem or "")
+                    job.answer(outcome)
                 elif seen := self._deliver(job, message, outcome, started, settings):
                     delivered.append(seen)
             except Exception as error:  # noqa: BLE001 - the other images go on

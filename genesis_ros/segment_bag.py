@@ -52,7 +52,7 @@ import torch
 from genesis_bags.decoding.compressed_depth import COMPRESSED_DEPTH
 from genesis_bags.reader import BagError, BagReader, storage_files
 from genesis_bags.topics import CAMERA_INFO, IMAGE_TYPES, colour_topics, image_topics
-from genesis_core import Perception, Region
+from genesis_core import Perception
 from genesis_core.cluster import ClusterError
 from genesis_ros.bags.archive import archived_bags, segment_archive
 from genesis_ros.bags.segmentation import BagCamera, Segmentation, SegmentError, say
@@ -231,7 +231,8 @@ def _cameras(
     for pairing in filter(None, pairings):
         pairing.unit.given = settings.depth_unit
         pairing.use_projection = settings.use_projection
-    regions = _regions(topics, options.region)
+    _check_count("--region", options.region, topics)
+    regions = [to_region(text) for text in options.region] or [None] * len(topics)
     for topic, name, depth in zip(topics, names, pairings, strict=True):
         beside = f", depth {depth.topic}" if depth else ""
         say(f"{topic}: {known[topic].size} images, camera {name}{beside}")
@@ -244,19 +245,6 @@ def _cameras(
         )
         for topic, name, depth, region in zip(topics, names, pairings, regions, strict=True)
     }
-
-
-def _regions(topics: Sequence[str], given: Sequence[str]) -> list[Region | None]:
-    """The region of each image topic.
-
-    Raises:
-        SegmentError: one is none, or there are not as many as image topics.
-    """
-    _check_count("--region", given, topics)
-    try:
-        return [to_region(text) for text in given] or [None] * len(topics)
-    except ValueError as error:
-        raise SegmentError(f"--region: {error}") from error
 
 
 def _check_count(option: str, values: Sequence[str], topics: Sequence[str]) -> None:
@@ -356,7 +344,8 @@ def _parser() -> argparse.ArgumentParser:
         "--region",
         action="append",
         default=[],
-        metavar="X,Y,WIDTH,HEIGHT",
+        metavar="'X Y WIDTH HEIGHT'",
+        type=_region,
         help="part of the images that the model is to see, in shares of their width and height; "
         "one per image topic, in their order, '' for all of them",
     )
@@ -390,6 +379,19 @@ def _parser() -> argparse.ArgumentParser:
         names = [f"--{name}"] if dashed == f"--{name}" else [f"--{name}", dashed]
         group.add_argument(*names, dest=name, metavar="VALUE", help=text.replace("%", "%%"))
     return parser
+
+
+def _region(text: str) -> str:
+    """An option --region as it stands, which processes for a bag each are given, too.
+
+    Raises:
+        ArgumentTypeError: it is no region.
+    """
+    try:
+        to_region(text)
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(str(error)) from error
+    return text
 
 
 def _settings(options: argparse.Namespace) -> NodeSettings:

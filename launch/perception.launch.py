@@ -29,7 +29,8 @@ PARAMETER_ARGUMENTS = {
     "tabletop_unsupervised, or a path",
     "device": "Where the model runs; auto: CUDA where there is one",
     "precision": "Arithmetic of the model",
-    "fit": "How an image becomes the model's square input: squeezed, or its central square alone",
+    "fit": "How an image, or its region, becomes the model's square input: squeezed, or its "
+    "central square alone",
     "target_frame": "Publish positions in this frame of tf2, too, on object_poses",
 }
 
@@ -58,16 +59,27 @@ CHOICES = {
     "fit": ["resize", "crop"],
 }
 
-# Those that set a list with an item per camera: the parameter's name and what the argument means.
+# Those that set a list with an item per camera: the parameter, what is to be written, and what the
+# argument means.
 LIST_ARGUMENTS = {
-    "image_topic": ("image_topics", "Camera image topic; several: /left/image,/right/image"),
-    "depth_topic": ("depth_topics", "Depth image topic of each camera, for positions and sizes"),
+    "image_topic": (
+        "image_topics",
+        "TOPIC",
+        "Camera image topic; several: /left/image,/right/image",
+    ),
+    "depth_topic": (
+        "depth_topics",
+        "TOPIC",
+        "Depth image topic of each camera, for positions and sizes",
+    ),
     "camera_info_topic": (
         "camera_info_topics",
+        "TOPIC",
         "Intrinsics of each depth image, if not camera_info beside it",
     ),
     "region": (
         "regions",
+        "'X Y WIDTH HEIGHT'",
         "Part of each camera's images that the model is to see, x, y, width and height as shares: "
         "'0.2 0.3 0.6 0.7'",
     ),
@@ -94,7 +106,7 @@ def generate_launch_description() -> LaunchDescription:
             ),
             *(
                 DeclareLaunchArgument(name, default_value="", description=description)
-                for name, (_, description) in LIST_ARGUMENTS.items()
+                for name, (_, _, description) in LIST_ARGUMENTS.items()
             ),
             *(
                 DeclareLaunchArgument(
@@ -168,13 +180,16 @@ def name_ignored_parameters(context: LaunchContext) -> None:
     Launch drops what no launch file declares. It is no error here: a launch file that includes this
     one may have an argument of such a name for itself.
     """
-    arguments = {parameter: argument for argument, (parameter, _) in LIST_ARGUMENTS.items()}
+    arguments = {
+        parameter: f"{argument}:={value}"
+        for argument, (parameter, value, _) in LIST_ARGUMENTS.items()
+    }
     shipped = Path(config_file("perception.yaml").perform(context))  # it has every parameter
     parameters = {name for _, values in sections(shipped) for name in values}
     given = context.launch_configurations
     for name in sorted((parameters - PARAMETER_ARGUMENTS.keys() - SWITCHES.keys()) & given.keys()):
         instead = (
-            f"write {arguments[name]}:={'X Y WIDTH HEIGHT' if name == 'regions' else 'TOPIC'}"
+            f"write {arguments[name]}"
             if name in arguments
             else "set it in a file, params_file:=FILE"
         )
@@ -237,7 +252,7 @@ def start_perception(context: LaunchContext) -> list[Node]:
     for name in SWITCHES:
         if value := LaunchConfiguration(name).perform(context):
             given[name] = value.lower() == "true"
-    for name, (parameter, _) in LIST_ARGUMENTS.items():
+    for name, (parameter, _, _) in LIST_ARGUMENTS.items():
         if items := LaunchConfiguration(name).perform(context):
             given[parameter] = [item.strip() for item in items.split(",")]
     if simulated_camera(context) == "" and not {"image_topics", "depth_topics"} & given.keys():

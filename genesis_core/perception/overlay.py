@@ -53,7 +53,7 @@ def draw_overlay(
     colours = cv2.applyColorMap(labels, palette)
     overlay = np.array(image, order="C")  # OpenCV draws on no other
     if found.objects and cv2.countNonZero(found.labels) < found.labels.size:
-        cv2.copyTo(overlay // 2, cv2.compare(found.labels, 0, cv2.CMP_EQ), overlay)
+        cv2.copyTo(overlay // 2, equal(found.labels, 0), overlay)
     tinted = cv2.addWeighted(overlay, 1.0 - alpha, colours, alpha, 0.0)
     cv2.copyTo(tinted, labels, overlay)
     edges = cv2.morphologyEx(labels, cv2.MORPH_GRADIENT, np.ones((3, 3), np.uint8))

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -23,16 +25,28 @@ class Region(NamedTuple):
     width: float
     height: float
 
-    def check(self) -> None:
-        """Raise ValueError unless it lies in the image and is no mere line."""
+    @classmethod
+    def of(cls, values: Iterable[float | str]) -> Region:
+        """The region of four numbers.
+
+        Raises:
+            ValueError: they are not four numbers, or it does not lie in the image, or is a line.
+        """
+        given = list(values)
+        told = ", ".join(f"{v:g}" if isinstance(v, int | float) else repr(v) for v in given)
+        try:
+            region = cls(*(float(value) for value in given))
+        except (TypeError, ValueError):
+            region = cls(*4 * (math.nan,))
         # Shares of a person's making add up to a little more than 1.
-        ends = (self.x + self.width, self.y + self.height)
-        if not (min(self[:2]) >= 0 and min(self[2:]) > 0 and max(ends) <= 1 + 1e-6):
-            told = ", ".join(f"{value:g}" for value in self)
+        ends = [region.x + region.width, region.y + region.height]
+        inside = all(0 <= value <= 1 for value in region) and max(ends) <= 1 + 1e-6
+        if not (inside and region.width and region.height):
             raise ValueError(
-                f"region is {told}; expected x, y, width and height of a part of the image, as "
-                "shares (0 to 1) of its width and height"
+                f"region is {told or 'empty'}; expected x, y, width and height of a part of the "
+                "image, as shares (0 to 1) of its width and height"
             )
+        return region
 
     def window(self, height: int, width: int) -> Window:
         """Its rows and columns in an image of this size, one each at least."""

@@ -71,10 +71,15 @@ class SceneObject(NamedTuple):
 
 
 class SceneObjects(NamedTuple):
-    """The objects of an image and its label image (H, W), 0 = no object."""
+    """The objects of an image and its label image (H, W), 0 = no object.
+
+    Attributes:
+        seen: the part of the image that the model saw; None: all of it.
+    """
 
     objects: list[SceneObject]
     labels: npt.NDArray[np.uint8]
+    seen: Box | None = None
 
 
 def find_objects(
@@ -101,8 +106,8 @@ def find_objects(
 
     Args:
         scene: a quantised one is much faster; its masks are used up: they are changed in place.
-        min_area: slots that win a smaller share of the whole image are left out; their pixels go to
-            the next best slot. (0..1)
+        min_area: slots that win a smaller share of what the model saw are left out; their pixels
+            go to the next best slot. (0..1)
         mask_floor: smaller probabilities become 0, which keeps the crops small; the pixel's best
             slot takes them, so that masks still sum to one. (0..1)
         background_border, background_span, clutter_score: see above; a span of 1, like a score of
@@ -133,11 +138,11 @@ def find_objects(
     if not masks.flags.writeable:  # of a file, perhaps
         masks = masks.copy()
     winners = scene.labels.astype(np.uint8)  # -1 becomes 255, NOBODY
-    kept = drop_small(masks, winners, min_area * height * width)
+    seen = Box(*cv2.boundingRect(1 - _equal(winners, NOBODY)))
+    kept = drop_small(masks, winners, min_area * seen.width * seen.height)
     threshold = int(np.ceil(mask_floor * 255.0)) - 1
     settled = settle(masks, winners, kept, threshold)
 
-    seen = Box(*cv2.boundingRect(1 - _equal(winners, NOBODY)))
     border = _border(winners[seen.slices])
     objects: list[SceneObject] = []
     for index, slot in enumerate(kept):
@@ -170,7 +175,7 @@ def find_objects(
                 kind=kind,
             )
         )
-    return SceneObjects(objects, settled.labels)
+    return SceneObjects(objects, settled.labels, seen)
 
 
 def check_shares(**values: float) -> None:

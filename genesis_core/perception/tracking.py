@@ -20,13 +20,14 @@ import numpy as np
 import numpy.typing as npt
 
 from genesis_core.images import check_image
-from genesis_core.perception.scene_objects import SceneObjects
+from genesis_core.perception.scene_objects import Box, SceneObjects
 
 Array = npt.NDArray[np.float64]
 Image = npt.NDArray[np.uint8]
 Index = npt.NDArray[np.intp]
 
-_GRID = 64  # cells along each side of an image
+_GRID = 64  # cells along each side of what the model sees of an image
+_SAME_PART = 0.02  # of the image; the whole pixels of two resolutions differ by less
 _MARGIN = _GRID // 2  # empty cells around the grid; no object is expected to jump further
 _STRIDE = _GRID + 2 * _MARGIN
 # Where the grid's cells are among those of grid and margin.
@@ -105,6 +106,7 @@ class Tracker:
         """Forget all objects. The next ones get ids that were never given before."""
         self._tracks: _Tracks | None = None
         self._latest = -math.inf
+        self._part = (0.0, 0.0, 1.0, 1.0)  # of the images that the model sees, in shares of them
         self._latent_scale = 0.0  # usual distance between the latents of two objects of an image
 
     def update(
@@ -114,7 +116,8 @@ class Tracker:
 
         Background is tracked like anything else, so that an object keeps its id while it is taken
         for background. Latents of another length than before are another model's: all objects are
-        forgotten.
+        forgotten. So they are when the model sees another part of the images than before: places
+        and latents count in that.
 
         Args:
             found: the objects of the image, or some of them.
@@ -140,9 +143,18 @@ class Tracker:
                     f"the image is {image.shape}; expected {(*found.labels.shape, 3)}, as the "
                     "labels"
                 )
-        seen = _measure(found, image) if found.objects else None
-        if stamp < self._latest - _CLOCK_STEP or self._knows_other_latents(seen):
+        height, width = found.labels.shape
+        window = found.seen or Box(0, 0, width, height)
+        seen = _measure(found, window, image) if found.objects else None
+        # Shares: a camera may change its resolution.
+        part = tuple(np.divide(window, (width, height, width, height)).tolist())
+        if (
+            stamp < self._latest - _CLOCK_STEP
+            or self._knows_other_latents(seen)
+            or not np.allclose(part, self._part, atol=_SAME_PART)
+        ):
             self.reset()
+        self._part = part
         previous = self._latest
         stamp = self._latest = max(stamp, previous)
         if seen is None:
@@ -285,22 +297,24 @@ class _Tracks:
         return self.velocities * coasting[:, None]
 
 
-def _measure(found: SceneObjects, image: Image | None) -> _Seen:
-    height, width = found.labels.shape
+def _measure(found: SceneObjects, window: Box, image: Image | None) -> _Seen:
+    """The objects on a grid that is laid over the window: what the model saw."""
     numbers = np.zeros(256, np.uint8)  # of each label; some objects may have been left out
     numbers[[item.label for item in found.objects]] = np.arange(1, len(found.objects) + 1)
-    grid = cv2.resize(found.labels, (_GRID, _GRID), interpolation=cv2.INTER_NEAREST_EXACT)
+    labels = found.labels[window.slices]
+    grid = cv2.resize(labels, (_GRID, _GRID), interpolation=cv2.INTER_NEAREST_EXACT)
     grid = numbers[grid]
     counts = np.bincount(grid.ravel(), minlength=len(found.objects) + 1)
     by_number = _CELLS[np.argsort(grid, axis=None, kind="stable")]
-    scale = np.array([_GRID / width, _GRID / height])
+    scale = np.array([_GRID / window.width, _GRID / window.height])
+    centroids = np.array([item.centroid for item in found.objects]) - (window.x, window.y)
     areas = np.array([item.area for item in found.objects], np.float64)
     latents = np.array([item.latent_mean for item in found.objects], np.float64)
     return _Seen(
         grid=cv2.copyMakeBorder(grid, *4 * (_MARGIN,), cv2.BORDER_CONSTANT, value=0).ravel(),
         counts=counts,
         cells=np.split(by_number, np.cumsum(counts[:-1]))[1:],
-        places=(np.array([item.centroid for item in found.objects]) + 0.5) * scale,
+        places=(centroids + 0.5) * scale,
         sizes=np.sqrt(areas * scale.prod()),
         # Half precision may overflow; such latents say nothing, the rest still does.
         latents=np.nan_to_num(latents, nan=0, posinf=0, neginf=0),

@@ -143,13 +143,7 @@ class DepthPairing:
 
     def registration_problem(self, frame_id: str) -> str | None:
         """Why depth seems not to be registered to images of a frame; None: nothing says so."""
-        if frame_id and self.frame_id and frame_id != self.frame_id:
-            return (
-                f"{self.topic} is in frame {self.frame_id}, its images in {frame_id}: depth that "
-                "is not registered to the images gives wrong positions (docs/node.md, Position "
-                "and size)"
-            )
-        return None
+        return registration_problem(self.topic, self.frame_id, frame_id)
 
     def expect(self, stamp: Time, arrived: int) -> None:
         """Keep the depth of an image that waits for the model, in place of those before it.
@@ -477,6 +471,16 @@ def _is_alive(newest: float, wanted: int, images: Iterable[int], apart: float) -
     """
     before = max((image for image in images if image < wanted), default=-np.inf)
     return wanted - newest < _ALIVE or newest >= before - apart
+
+
+def registration_problem(depth: str, depth_frame: str, image_frame: str) -> str | None:
+    """Why depth, so called, seems not to be registered to images; None: no frame says so."""
+    if depth_frame and image_frame and depth_frame != image_frame:
+        return (
+            f"{depth} is in frame {depth_frame}, its images in {image_frame}: depth that is not "
+            "registered to the images gives wrong positions (docs/node.md, Position and size)"
+        )
+    return None
 
 
 def info_beside(depth_topic: str) -> str:

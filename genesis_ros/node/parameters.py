@@ -82,17 +82,8 @@ def to_region(text: str) -> Region | None:
     Raises:
         ValueError: it is no region.
     """
-    if not text.strip():
-        return None
-    try:
-        region = Region(*(float(part) for part in re.split(r"[\s,]+", text.strip())))
-    except (TypeError, ValueError) as error:
-        raise ValueError(
-            f"{text!r} is no region; expected x, y, width and height as shares of the image, such "
-            "as '0.2 0.3 0.6 0.7'"
-        ) from error
-    region.check()
-    return region
+    numbers = re.split(r"[\s,]+", text.strip())
+    return None if numbers == [""] else Region.of(numbers)
 
 
 def _check_regions(regions: tuple[str, ...]) -> str | None:
@@ -240,8 +231,9 @@ class NodeSettings:
     )
     fit: str = _parameter(
         "resize",
-        "How an image becomes the model's square input. resize: all of it, squeezed. crop: the "
-        "largest square in its centre; objects outside the square are not found.",
+        "How an image, or its region, becomes the model's square input. resize: all of it, "
+        "squeezed. crop: the largest square in its centre; objects outside the square are not "
+        "found.",
         choices=("resize", "crop"),
         live=True,
     )
@@ -347,8 +339,8 @@ class NodeSettings:
     )
     min_area: float = _parameter(
         0.0005,
-        "A slot that covers less than this share of the image is no object; its pixels go to the "
-        "next best slot.",
+        "A slot that covers less than this share of what the model sees of the image is no object; "
+        "its pixels go to the next best slot.",
         low=0.0,
         high=1.0,
         live=True,

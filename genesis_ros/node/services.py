@@ -16,9 +16,10 @@ from sensor_msgs.msg import Image
 from std_srvs.srv import SetBool, Trigger
 
 from genesis_bags.decoding.images import ImageReader
-from genesis_ros.messages.depth_pairing import DepthPairing, DepthView
+from genesis_ros.messages.depth_pairing import DepthPairing, DepthView, registration_problem
 from genesis_ros.msg import ObjectMasks
 from genesis_ros.node.parameters import NodeSettings
+from genesis_ros.outputs import Result
 from genesis_ros.pipeline import CameraMessage
 from genesis_ros.srv import SegmentImage
 
@@ -36,8 +37,17 @@ class Request(NamedTuple):
     message: Image
     depth: DepthView | None
     received: float  # s, monotonic
-    answer: Callable[[ObjectMasks, str], None]  # with what is wrong with the depth; "": nothing
+    reply: Callable[[ObjectMasks, str], None]  # with what is wrong with the depth; "": nothing
     refuse: Callable[[str], None]  # with the reason
+
+    def answer(self, result: Result) -> None:
+        """Tell what was found."""
+        problem = result.perceived.depth_problem
+        if problem is None and self.depth is not None:
+            problem = registration_problem(
+                "depth", self.depth.image.header.frame_id, self.message.header.frame_id
+            )
+        self.reply(result.masks, problem or "")
 
     def prepare(self, settings: NodeSettings) -> CameraMessage:
         """The image with its depth, as the settings read them."""

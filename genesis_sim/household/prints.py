@@ -13,8 +13,8 @@ from genesis_sim.household.patterns import SURFACE, noise, to_bytes
 Image = npt.NDArray[np.uint8]
 Rng = np.random.Generator
 Floats = npt.NDArray[np.float32]
-#: Colours, red, green and blue from 0 to 1 each.
-Palette = list[list[float]]
+#: Of a brand; red, green and blue from 0 to 1 each.
+Colours = list[list[float]]
 
 #: Side of a face of a printed box, in pixels.
 FACE = 96
@@ -138,16 +138,16 @@ def _motif(rng: Rng, image: Floats, box: tuple[int, int, int, int]) -> None:
             cv2.fillPoly(image, [points.astype(np.int32)], _vivid(rng), cv2.LINE_AA)
 
 
-def _print_face(rng: Rng, palette: Palette, front: bool) -> Floats:
+def _print_face(rng: Rng, colours: Colours, front: bool) -> Floats:
     size = FACE
     face = np.empty((size, size, 3), np.float32)
-    face[:] = palette[0]
+    face[:] = colours[0]
     if rng.random() < 0.35:
         ramp = np.linspace(rng.uniform(0.6, 1), 1.0, size, dtype=np.float32)
         face *= ramp[:, None, None]
     if rng.random() < 0.5:  # a band or a half in another colour
         edge = int(size * rng.uniform(0.15, 0.6))
-        face[:edge] = palette[1]
+        face[:edge] = colours[1]
     if front:
         _motif(rng, face, (8, int(0.4 * size), size - 16, int(0.55 * size)))
         _write(rng, face, word(rng), (6, 8, size - 12, int(size * rng.uniform(0.2, 0.35))))
@@ -165,33 +165,30 @@ def _print_face(rng: Rng, palette: Palette, front: bool) -> Floats:
     return face
 
 
-def print_box(rng: Rng, palette: Palette | None = None) -> Image:
-    """Cube texture of a printed box; opposite faces alike, as packaging has them.
+def print_box(rng: Rng, colours: Colours) -> Image:
+    """Cube texture of a printed box of a brand; opposite faces alike, as packaging has them.
 
-    A third of them are sober, in one colour with a few words; the others are as loud as food is
-    sold, with photographs, badges and curves, so that no colour tells where a box ends.
-
-    Args:
-        rng: makes the choices.
-        palette: the brand's colours; by default the box has its own.
+    Some are plain cartons with a sticker, and some sober, in one colour with a few words. The
+    others are as loud as food is sold, with photographs, badges and curves, so that no colour tells
+    where a box ends.
     """
-    palette = palette or brand(rng)
-    if rng.random() < 0.12:  # a plain carton with a sticker
+    plain = rng.random() < 0.12
+    if plain:
         tone = rng.uniform(0.6, 0.8)
-        palette = [[tone, 0.78 * tone, 0.56 * tone], *palette[1:]]
-    loud = rng.random() < 0.67
+        colours = [[tone, 0.78 * tone, 0.56 * tone], *colours[1:]]
+    loud = not plain and rng.random() < 0.7
     fronts = int(rng.integers(3))
     faces = []
     for axis in range(3):
         for _ in range(2):
             front = axis == fronts or rng.random() < 0.15
-            face = (_loud_face if loud else _print_face)(rng, palette, front)
+            face = (_loud_face if loud else _print_face)(rng, colours, front)
             turns = 0 if front else int(rng.choice([0, 0, 1, 3]))  # print along the box
             faces.append(np.rot90(face, turns))
     return to_bytes(np.concatenate(faces))
 
 
-def brand(rng: Rng) -> Palette:
+def brand(rng: Rng) -> Colours:
     """The colours of a brand: ground, second, accent, and what its product looks like."""
     return [_vivid(rng), _vivid(rng), _vivid(rng), _edible(rng)]
 
@@ -205,10 +202,10 @@ def _edible(rng: Rng) -> list[float]:
     return [float(v) for v in cv2.cvtColor(pixel, cv2.COLOR_HSV2RGB)[0, 0]]
 
 
-def _ground(rng: Rng, image: Floats, palette: Palette) -> None:
+def _ground(rng: Rng, image: Floats, colours: Colours) -> None:
     """What all else is printed on: colours that run or bend into one another."""
     high, wide = image.shape[:2]
-    ours, other = (np.array(palette[k], np.float32) for k in rng.permutation(3)[:2])
+    ours, other = (np.array(colours[k], np.float32) for k in rng.permutation(3)[:2])
     y, x = np.mgrid[0:high, 0:wide].astype(np.float32)
     x, y = x / wide - 0.5, y / high - 0.5
     angle = float(rng.uniform(0, 2 * math.pi))
@@ -231,7 +228,7 @@ def _ground(rng: Rng, image: Floats, palette: Palette) -> None:
     image[:] = ours + share[..., None].astype(np.float32) * (other - ours)
 
 
-def _curves(rng: Rng, image: Floats, palette: Palette) -> None:
+def _curves(rng: Rng, image: Floats, colours: Colours) -> None:
     """Broad bands that swing across a face."""
     high, wide = image.shape[:2]
     for _ in range(int(rng.integers(1, 4))):
@@ -241,7 +238,7 @@ def _curves(rng: Rng, image: Floats, palette: Palette) -> None:
             rng.uniform(2, 7) * x / wide + rng.uniform(0, 6)
         )
         points = np.stack([x, y], 1).astype(np.int32)
-        colour = palette[int(rng.integers(3))] if rng.random() < 0.7 else _vivid(rng)
+        colour = colours[int(rng.integers(3))] if rng.random() < 0.7 else _vivid(rng)
         thick = max(1, int(min(high, wide) * rng.uniform(0.02, 0.2)))
         cv2.polylines(image, [points], False, colour, thick, cv2.LINE_AA)
 
@@ -299,22 +296,22 @@ def _badge(rng: Rng, image: Floats) -> None:
     _write(rng, image, text, (x - int(0.7 * radius), y - radius // 2, int(1.4 * radius), radius))
 
 
-def _loud_face(rng: Rng, palette: Palette, front: bool) -> Floats:
+def _loud_face(rng: Rng, colours: Colours, front: bool) -> Floats:
     size = FACE
     face = np.empty((size, size, 3), np.float32)
-    _ground(rng, face, palette)
+    _ground(rng, face, colours)
     if rng.random() < 0.5:
-        _curves(rng, face, palette)
+        _curves(rng, face, colours)
     if rng.random() < (0.8 if front else 0.35):
         w, h = int(size * rng.uniform(0.4, 1.1)), int(size * rng.uniform(0.3, 0.75))
         x, y = int(rng.integers(-8, size - w // 2)), int(rng.integers(size // 4, size - h // 2))
-        _photograph(rng, face, (x, y, w, h), palette[3])
+        _photograph(rng, face, (x, y, w, h), colours[3])
     if front:
         top = int(size * rng.uniform(0.04, 0.3))
         box = (5, top, size - 10, int(size * rng.uniform(0.18, 0.4)))
         if rng.random() < 0.35:  # the brand on a field of its own
             field = (5, top - 2, size - 10, box[3] + 4)
-            cv2.rectangle(face, field, palette[int(rng.integers(3))], -1)
+            cv2.rectangle(face, field, colours[int(rng.integers(3))], -1)
         _write(rng, face, word(rng), box)
         for _ in range(int(rng.integers(0, 3))):
             at = (int(rng.integers(2, size // 2)), int(rng.uniform(0.4, 0.85) * size))
@@ -340,19 +337,20 @@ def wrap(rng: Rng) -> Floats:
         image[:] = _vivid(rng)
     low = int(high * rng.uniform(0.05, 0.4))
     top = int(high * rng.uniform(0.55, 0.85))
-    image[low:top] = _vivid(rng)
-    if rng.random() < 0.5:
-        edge = low + int((top - low) * rng.uniform(0.2, 0.8))
-        image[low:edge] = _vivid(rng)
-    palette, loud = brand(rng), rng.random() < 0.6
+    colours, loud = brand(rng), rng.random() < 0.6
     if loud:
         label = image[low:top]
-        _ground(rng, label, palette)
-        _curves(rng, label, palette)
+        _ground(rng, label, colours)
+        _curves(rng, label, colours)
+    else:
+        image[low:top] = _vivid(rng)
+        if rng.random() < 0.5:
+            edge = low + int((top - low) * rng.uniform(0.2, 0.8))
+            image[low:edge] = _vivid(rng)
     for start in (0, wide // 2):
         if loud:
             place = (start + 8, low + (top - low) // 3, wide // 2 - 16, 2 * (top - low) // 3)
-            _photograph(rng, image[:top], place, palette[3])
+            _photograph(rng, image[:top], place, colours[3])
         else:
             _motif(rng, image, (start + 10, low, wide // 2 - 20, top - low))
         box = (start + 8, low + 4, wide // 2 - 16, max(10, int(0.35 * (top - low))))

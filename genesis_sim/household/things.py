@@ -68,16 +68,13 @@ def random_thing(rng: Rng, kit: Kit) -> ObjectModel:
         return turned(model, attitude)
     model = MAKERS[int(rng.choice(len(MAKERS), p=_WEIGHTS))][0](rng, kit)
     tipped = 0.12 if model.name in _KEEPS_STANDING else 0.25
-    if rng.random() < tipped:
-        model = turned(model, _random_quarter(rng))
-    return model
+    return _tipped(rng, model, tipped)
 
 
 def random_package(rng: Rng, kit: Kit) -> ObjectModel:
     """A carton, a book, a bag or a can."""
     makers = (packaging.carton, packaging.book, packaging.bag, packaging.can)
-    model = makers[int(rng.choice(4, p=(0.45, 0.25, 0.15, 0.15)))](rng, kit)
-    return turned(model, _random_quarter(rng)) if rng.random() < 0.25 else model
+    return _tipped(rng, makers[int(rng.choice(4, p=(0.45, 0.25, 0.15, 0.15)))](rng, kit), 0.25)
 
 
 def packed(rng: Rng, kit: Kit) -> ObjectModel:
@@ -91,6 +88,11 @@ def packed(rng: Rng, kit: Kit) -> ObjectModel:
     else:
         finish = kit.any(rng)
     return thing(entry.name, [solid_mesh(mesh, finish)])
+
+
+def _tipped(rng: Rng, model: ObjectModel, share: float) -> ObjectModel:
+    """The thing, in this share of the cases on another side."""
+    return turned(model, _random_quarter(rng)) if rng.random() < share else model
 
 
 def _random_quarter(rng: Rng) -> Quaternion:

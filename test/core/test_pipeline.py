@@ -7,7 +7,7 @@ import inspect
 import math
 import time
 import weakref
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
@@ -105,18 +105,37 @@ def test_the_parts_and_the_whole_agree(perception: Perception) -> None:
 
 def test_objects_are_found_in_the_region_alone(perception: Perception) -> None:
     region = Region(0.25, 0.5, 0.5, 0.5)
-    inside, whole = perception([View(image(), region=region), View(image())])
-    assert isinstance(inside, Perceived) and isinstance(whole, Perceived)
+    inside = only(perception([View(image(), region=region)]))
     rows, columns = region.window(HEIGHT, WIDTH)
     expected = np.zeros((HEIGHT, WIDTH), bool)
     expected[rows, columns] = True
     np.testing.assert_array_equal(inside.found.labels > 0, expected)
-    assert (whole.found.labels > 0).all()
     cut = only(perception([View(np.ascontiguousarray(image()[rows, columns]))]))
+    # min_area, too, is a share of the region.
     np.testing.assert_array_equal(inside.found.labels[rows, columns], cut.found.labels)
     for item, other in zip(inside.found.objects, cut.found.objects, strict=True):
         x, y = other.centroid
         assert item.centroid == pytest.approx((x + columns.start, y + rows.start), abs=1e-3)
+
+
+def test_ids_belong_to_a_region(perception: Perception) -> None:
+    """Places count in what the model sees: another part of the images begins anew."""
+    tracker, region = Tracker(), Region(0.3, 0.4, 0.2, 0.2)
+
+    def ids(stamp: float, part: Region | None) -> Sequence[int]:
+        return only(perception([View(image(), None, tracker, stamp, part)])).track_ids
+
+    first = ids(1.0, region)
+    assert len(first) > 0 and ids(2.0, region) == first
+    # As sure as if the region were an image of its own.
+    rows, columns = region.window(HEIGHT, WIDTH)
+    alone = Tracker()
+    for stamp in (1.0, 2.0):
+        view = View(np.ascontiguousarray(image()[rows, columns]), None, alone, stamp)
+        assert only(perception([view])).track_ids == first
+    whole = ids(3.0, None)
+    assert not set(whole) & set(first)
+    assert ids(4.0, None) == whole
 
 
 def test_ids_belong_to_a_tracker(perception: Perception) -> None:

@@ -1,5 +1,6 @@
 """From images of every kind to scenes."""
 
+import math
 import subprocess
 import sys
 import threading
@@ -223,8 +224,8 @@ def test_a_region_is_seen_as_an_image_of_its_own(fit: str, checkpoint: Path) -> 
     assert seen[10:38, columns].all()
     assert seen.sum() == 28 * (columns.stop - columns.start)
     cut = segment(np.ascontiguousarray(image[10:38, 12:42]))
-    np.testing.assert_allclose(scene.masks[:, 10:38, 12:42], cut.masks, atol=1e-6)
-    np.testing.assert_allclose(whole.masks, segment(image).masks, atol=1e-5)
+    np.testing.assert_allclose(scene.masks[:, 10:38, 12:42], cut.masks, atol=1e-4)
+    np.testing.assert_allclose(whole.masks, segment(image).masks, atol=1e-4)
     quantised = segment(image, region=Region(0.2, 0.25, 0.5, 0.7), quantised=True)
     np.testing.assert_array_equal(quantised.labels == 255, ~seen)
 
@@ -257,29 +258,31 @@ def test_a_region_has_a_pixel_at_least(
     rows: tuple[int, int],
     columns: tuple[int, int],
 ) -> None:
-    Region(*region).check()
-    assert Region(*region).window(*size) == (slice(*rows), slice(*columns))
+    assert Region.of(region).window(*size) == (slice(*rows), slice(*columns))
 
 
 @pytest.mark.parametrize(
-    ("region", "error", "message"),
+    ("region", "message"),
     [
-        ((0.5, 0, 0.6, 1), ValueError, "region is 0.5, 0, 0.6, 1; expected x, y, width and"),
-        ((-0.1, 0, 0.5, 1), ValueError, "region is -0.1, 0, 0.5, 1"),
-        ((0, 0, 0, 1), ValueError, "region is 0, 0, 0, 1"),
-        ((0, 0, float("nan"), 1), ValueError, "region is 0, 0, nan, 1"),
-        ((10, 20, 300, 200), ValueError, "as shares"),
-        ((0, 0, 1), TypeError, "four numbers"),
-        (0.5, TypeError, "four numbers"),
+        ((0.5, 0, 0.6, 1), "region is 0.5, 0, 0.6, 1; expected x, y, width and"),
+        ((-0.1, 0, 0.5, 1), "region is -0.1, 0, 0.5, 1"),
+        ((0, 0, 0, 1), "region is 0, 0, 0, 1"),
+        ((0, 0, 1, 0), "region is 0, 0, 1, 0"),
+        *(
+            ([math.nan if k == place else 0.5 for k in range(4)], "region is .*nan.*; expected x")
+            for place in range(4)
+        ),
+        ((10, 20, 300, 200), "as shares"),
+        ((0, 0, 1), "region is 0, 0, 1; expected"),
+        (("0", "left", "1", "1"), "region is '0', 'left', '1', '1'; expected"),
+        ((), "region is empty"),
     ],
 )
-def test_bad_regions_are_refused(
-    region: Any, error: type[Exception], message: str, checkpoint: Path
-) -> None:
+def test_bad_regions_are_refused(region: Any, message: str, checkpoint: Path) -> None:
     segment = segmenter(checkpoint)
-    with pytest.raises(error, match=message):
+    with pytest.raises(ValueError, match=message):
         segment(picture(20, 30), region=region)
-    with pytest.raises(error, match=message):
+    with pytest.raises(ValueError, match=message):
         segment([picture(20, 30)] * 2, region=[None, region])
     with pytest.raises(ValueError, match="region has 1 items for 2 images"):
         segment([picture(20, 30)] * 2, region=[None])

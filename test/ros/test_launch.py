@@ -61,7 +61,7 @@ def test_launch_arguments_are_parameters_of_the_node() -> None:
         *RULES,
         "use_sim_time",  # every node has it
     }
-    assert {parameter for parameter, _ in tables["LIST_ARGUMENTS"].values()} <= RULES.keys()
+    assert {parameter for parameter, _, _ in tables["LIST_ARGUMENTS"].values()} <= RULES.keys()
 
 
 def test_launch_file_starts_installed_executables() -> None:
@@ -214,9 +214,11 @@ def test_wrong_launch_arguments_are_refused(launch: Any, tmp_path: Path) -> None
 @needs_launch
 def test_parameters_in_place_of_arguments_are_named(launch: Any, tmp_path: Path) -> None:
     """Launch itself drops them without a word."""
-    process = launch("image_topics:=/x", "threads:=2", "autostart:=false", "device:=cpu")
+    given = ("image_topics:=/x", "regions:=0 0 1 1", "threads:=2")
+    process = launch(*given, "autostart:=false", "device:=cpu")
     log = wait_for(process, tmp_path / "log.txt", "process started")
     assert "image_topics:=/x does nothing" in log and "write image_topic:=TOPIC" in log
+    assert "regions:=0 0 1 1 does nothing" in log and "write region:='X Y WIDTH HEIGHT'" in log
     assert "threads:=2 does nothing" in log and "params_file:=FILE" in log
     assert "autostart:=false does" not in log and "device:=cpu does" not in log
 

@@ -42,6 +42,7 @@ SETTINGS = {
     "overlay_alpha": 0.4,
     "colour_order": "rgb",
 }
+REGION = "0.1 0 0.85 0.9"
 KINDS = {output.name: output.kind for output in OUTPUTS}
 DEPTH, INFO = "/eye/depth/image_raw", "/eye/depth/camera_info"
 HEIGHT, WIDTH = 120, 160
@@ -106,6 +107,7 @@ def from_the_node(
     """What arrives on each topic, when all images are sent one after another."""
     parameters = {"checkpoint": str(checkpoint), "device": "cpu", **SETTINGS}
     parameters["image_topics"] = list(sent)
+    parameters["regions"] = [REGION] * len(sent)
     if with_depth:
         parameters["depth_topics"] = [DEPTH]
     received: dict[str, list[Any]] = {}
@@ -168,6 +170,7 @@ def from_segment_bag(
     options = [
         text for name, value in SETTINGS.items() for text in (f"--{name.replace('_', '-')}", value)
     ]
+    options += [text for _ in sent for text in ("--region", REGION)]
     if with_depth:
         options += ["--depth-topic", DEPTH]
     command = ["genesis_ros.segment_bag", source, target, "--checkpoint", checkpoint, *options]

@@ -223,7 +223,7 @@ def test_a_region_of_one_camera_is_set_while_the_node_runs(
         assert np.count_nonzero(labels) == labels[rows, columns].size
         assert label_image(rig.ask("arm", photo)).all()
         for value, problem in (
-            (["0.25 0.5 0.8 0.5", ""], "region is 0.25, 0.5, 0.8, 0.5; expected x, y, width and"),
+            (["0.25 0.5 0.8 0.5", ""], "region is '0.25', '0.5', '0.8', '0.5'; expected x, y"),
             (["0 0 1 1"], "parameter regions has 1 items, image_topics 2"),
         ):
             refused = client.set_parameter(NODE, "regions", value)
@@ -267,7 +267,9 @@ def test_segment_image_answers_with_positions_where_depth_is_sent(
     assert [item.has_position for item in found] == [i.has_position for i in expected.objects]
     assert sum(item.has_position for item in found) >= 2
     for item, other in zip(found, expected.objects, strict=True):
-        assert (item.position, item.size) == (other.position, other.size)
+        for ours, theirs in ((item.position, other.position), (item.size, other.size)):
+            expected_at = pytest.approx([theirs.x, theirs.y, theirs.z], abs=0.05)
+            assert [ours.x, ours.y, ours.z] == expected_at
     short = Image(height=48, width=64, encoding="32FC1", step=256, data=depth.data[:500])
     for messages, problem in (
         ({"depth": depth}, "camera_info: "),
@@ -280,6 +282,13 @@ def test_segment_image_answers_with_positions_where_depth_is_sent(
         assert not any(item.has_position for item in response.object_masks.objects)
     response = ask(camera_info=info)
     assert (response.success, response.message) == (True, "")
+    depth.header.frame_id = "infrared"
+    image = to_message(photo, Image().header)
+    image.header.frame_id = "colour"
+    request = SegmentImage.Request(image=image, depth=depth, camera_info=info)
+    response = client.call(SegmentImage, "/genesis/segment_image", request)
+    assert response.success
+    assert "depth is in frame infrared, its images in colour: depth that is" in response.message
 
 
 def depth_messages(metres: np.ndarray) -> tuple[Image, CameraInfo]:

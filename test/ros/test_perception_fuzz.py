@@ -215,9 +215,15 @@ def test_thousands_of_malformed_messages(client: Any, node: Any, rig: Rig) -> No
         rig.masks[:] = rig.masks[-100:]
 
         request = SegmentImage.Request(image=bad_image(random)[0])
+        if random.random() < 0.5:
+            request.depth = bad_depth(random, 48, 64)
+            request.camera_info = bad_camera_info(random, 48, 64)
         response = client.call(SegmentImage, "/genesis/segment_image", request)
         assert response.success == usable(request.image), response.message
-        assert response.success == (response.message == "")
+        if not response.success:
+            assert response.message != ""
+        elif not request.depth.data:
+            assert response.message == ""
         asked[response.success] += 1
 
         for topic in (*DEEP, *PACKED):

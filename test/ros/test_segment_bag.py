@@ -586,7 +586,6 @@ def test_refusals(
         ([pictures, "--depth-topic", "/no"], "/no is not in the bag; depth needs a sensor_msgs"),
         ([pictures, "--depth-topic", "/eye/depth"], "/eye/camera_info is not in the bag"),
         ([pictures, "--depth-topic", "/a", "--depth-topic", "/b"], "2 times for 1 image topics"),
-        ([pictures, "--region", "0 0 2 1"], "--region: region is 0, 0, 2, 1; expected x, y, width"),
         (
             [pictures, "--region", "", "--region", ""],
             "--region is given 2 times for 1 image topics",
@@ -611,6 +610,7 @@ def test_refusals(
         (["--min_area", "2"], "parameter min_area is 2.0; expected 0 to 1"),
         (["--tracking", "maybe"], "parameter tracking is 'maybe'; expected true or false"),
         (["--fit", "stretch"], "expected one of resize, crop"),
+        (["--region", "0 0 2 1"], "--region: region is '0', '0', '2', '1'; expected x, y, width"),
         (["--device", "tpu"], "parameter device is 'tpu'"),
         (["--storage", "rosbag1"], "invalid choice"),
         (["--params", "/nowhere.yaml"], "/nowhere.yaml"),
