@@ -23,7 +23,14 @@ from jsonargparse import ArgumentParser
 from numpy.typing import NDArray
 from tqdm import tqdm
 
-from genesis_core import Scene, Segmenter, SlotModel, decoder_is_trained, find_checkpoint
+from genesis_core import (
+    Region,
+    Scene,
+    Segmenter,
+    SlotModel,
+    decoder_is_trained,
+    find_checkpoint,
+)
 from genesis_core.files import write_atomically
 from genesis_core.kinds import OBJECT, ROBOT
 from genesis_core.perception import find_objects
@@ -54,6 +61,8 @@ SMALLEST_OBJECT = 1e-4
 WORST = 24
 """How many images a sheet shows."""
 RGB, WITH_DEPTH, RGB_OF_THOSE = "RGB", "RGB and depth", "RGB of the images with depth"
+OBJECTS, MARGIN = "objects", 1.4
+"""Of ``region_of``."""
 COLUMNS = {
     "images": ("Images", 0),
     "ari_fg": ("ARI-FG", 3),
@@ -131,6 +140,33 @@ def measure(
             None if kinds is None else score_kinds(labels, slots, kinds, source.robot, min_area),
             _drawing(source, image, truth, found, scores) if draw else None,
         )
+
+
+def region_of(choice: str, source: LabelledImage, size: tuple[int, int]) -> Region | None:
+    """The part of an image that the model is to see; None: all of it.
+
+    Args:
+        choice: "" for all; x, y, width and height, see ``Region.parse``; or "objects": the part
+            around the labelled objects, MARGIN times as wide and high as they reach. So a robot's
+            user would choose it who knows where things lie.
+        source: the image.
+        size: H, W.
+
+    Raises:
+        ValueError: it is no region.
+    """
+    if choice != OBJECTS:
+        return Region.parse(choice) if choice.strip() else None
+    labels = source.read_labels(*size)
+    rows, columns = np.nonzero((objects_of(labels, source.robot) > 0) & (labels != IGNORED))
+    if len(rows) == 0:
+        return None
+    first = np.array([columns.min(), rows.min()]) / size[::-1]
+    last = np.array([columns.max() + 1, rows.max() + 1]) / size[::-1]
+    # As much of the width as of the height: the model's image is squeezed as ever.
+    share = min(1.0, MARGIN * float((last - first).max()))
+    x, y = np.clip((first + last - share) / 2, 0, 1 - share).tolist()
+    return Region(x, y, share, share)
 
 
 def objects_of(labels: NDArray[np.int64], robot: frozenset[int]) -> NDArray[np.int64]:
@@ -255,7 +291,8 @@ def table(results: dict[str, Any]) -> Table:
             for key in known
         ]
         rows.append([*texts, *cells])
-    title = f"Real images: {results['real']} (background: {results['background']})"
+    seen = f", region: {results['region']}" if results.get("region") else ""
+    title = f"Real images: {results['real']} (background: {results['background']}{seen})"
     return Table(title, ["Checkpoint", "Input", "Group"], [COLUMNS[key][0] for key in known], rows)
 
 
@@ -266,6 +303,7 @@ def run(
     background: Background = "auto",
     min_area: float = MIN_AREA,
     fit: Fit = "resize",
+    region: str = "",
     stop_threshold: float = -1,
     num_slots: int | None = None,
     mask_source: str = "auto",
@@ -283,6 +321,8 @@ def run(
         background: what is background: auto, kinds, node or largest.
         min_area: smaller segments, as a share of the image, count as background.
         fit: resize squeezes the whole image into the model's square input, crop takes the centre.
+        region: the part of each image that the model is to see: 'X Y WIDTH HEIGHT' in shares of the
+            image, or objects for what is around its labelled objects; nothing else is scored.
         stop_threshold: where a flexible number of slots stops, in pixels at 64x64; 0 for a fixed
             number, -1 for what the checkpoint says.
         num_slots: number of slots K, instead of the checkpoint's.
@@ -298,6 +338,8 @@ def run(
             f"no image of {real} shows an object to score: in label images those are 1 to 254; 0 "
             "is background, and 255 is not scored"
         )
+    if region != OBJECTS and region.strip():
+        Region.parse(region)
     if output is not None:  # before anything that takes long
         if output.is_dir():
             raise ValueError(f"output {output} is a folder; expected the name of a JSON file")
@@ -316,8 +358,8 @@ def run(
         )
         inputs = measure_inputs(
             segmenter, images, depth=not no_depth, background=background, min_area=min_area,
-            draw=sheets is not None,
-            watch=None if report is None else _gatherer(shown, segmenter, short, fit),
+            region=region, draw=sheets is not None,
+            watch=None if report is None else _gatherer(shown, segmenter, short, fit, region),
         )  # fmt: skip
         if sheets is not None:
             for of, measured in inputs.items():
@@ -345,6 +387,7 @@ def run(
         "background": background,
         "min_area": min_area,
         "fit": fit,
+        "region": region,
         "stop_threshold": stop_threshold,
         "num_slots": num_slots,
         "mask_source": mask_source,
@@ -366,11 +409,12 @@ def run(
 
 
 def _gatherer(
-    images: list[ImageResult], segmenter: Segmenter, checkpoint: str, fit: Fit
+    images: list[ImageResult], segmenter: Segmenter, checkpoint: str, fit: Fit, region: str
 ) -> Callable[[str, Measured], None]:
     """Gathers what a page shows of each image measured."""
     model = segmenter.model
-    rebuilds = decoder_is_trained(model.metadata.get("trained"))
+    # Of a region there would be no picture to compare with.
+    rebuilds = decoder_is_trained(model.metadata.get("trained")) and not region
 
     def gather(of: str, one: Measured) -> None:
         drawing = one.drawing
@@ -408,6 +452,7 @@ def measure_inputs(
     images: Sequence[LabelledImage],
     *,
     depth: bool,
+    region: str = "",
     draw: bool = False,
     watch: Callable[[str, Measured], None] | None = None,
     **options: Any,
@@ -415,6 +460,7 @@ def measure_inputs(
     """What was found, by what the model was given.
 
     Args:
+        region: see ``region_of``.
         watch: is shown each result, drawn, and what the model was given.
     """
 
@@ -427,11 +473,12 @@ def measure_inputs(
             yield one if draw else replace(one, drawing=None)
 
     def without(source: LabelledImage, image: NDArray[np.uint8]) -> Scene:
-        return segmenter(image)
+        return segmenter(image, region=region_of(region, source, image.shape[:2]))
 
     def with_depth(source: LabelledImage, image: NDArray[np.uint8]) -> Scene:
         size = image.shape[:2]
-        return segmenter(image, source.read_depth(*size), source.intrinsics(*size))
+        part = region_of(region, source, size)
+        return segmenter(image, source.read_depth(*size), source.intrinsics(*size), region=part)
 
     inputs = {RGB: list(gathered(RGB, without, list(images)))}
     deep = [source for source in images if source.depth is not None]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any, NamedTuple
@@ -47,6 +48,15 @@ class Region(NamedTuple):
                 "image, as shares (0 to 1) of its width and height"
             )
         return region
+
+    @classmethod
+    def parse(cls, text: str) -> Region:
+        """The region of a text: four numbers with spaces, or commas, between them.
+
+        Raises:
+            ValueError: see ``of``.
+        """
+        return cls.of(re.split(r"[\s,]+", text.strip()))
 
     def window(self, height: int, width: int) -> Window:
         """Its rows and columns in an image of this size, one each at least."""

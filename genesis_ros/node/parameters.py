@@ -82,8 +82,7 @@ def to_region(text: str) -> Region | None:
     Raises:
         ValueError: it is no region.
     """
-    numbers = re.split(r"[\s,]+", text.strip())
-    return None if numbers == [""] else Region.of(numbers)
+    return Region.parse(text) if text.strip() else None
 
 
 def _check_regions(regions: tuple[str, ...]) -> str | None:

@@ -23,6 +23,7 @@ from training.evaluate_real import (
     found_objects,
     measure,
     measure_inputs,
+    region_of,
     run,
     summarise_groups,
     table,
@@ -328,6 +329,35 @@ def test_command_prints_and_writes_a_table_json_and_sheets(
     assert sheet is not None
     height, width = sheet.shape[:2]
     assert width > 4 * 240 and height > 2 * 180
+
+
+def test_the_region_around_the_objects(tmp_path: Path) -> None:
+    """An object of 10x10 in 40x60: a sixth of the width, a quarter of the height."""
+    write_image(tmp_path, "one", np.where(TRUTH == 1, 1, np.where(TRUTH == 2, 255, 0)))
+    write_image(tmp_path, "two", TRUTH)
+    write_image(tmp_path, "void", painted())
+    one, two, void = find_labelled(tmp_path)
+    size = (HEIGHT, WIDTH)
+    assert region_of("objects", one, size) == pytest.approx((0, 0.075, 0.35, 0.35))
+    assert region_of("objects", two, size) == (0, 0, 1, 1)
+    assert region_of("objects", void, size) is None
+    assert region_of("", one, size) is None
+    assert region_of("0.5 0 0.5 1", one, size) == (0.5, 0, 0.5, 1)
+
+
+def test_what_lies_outside_of_a_region_is_not_scored(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    write_image(tmp_path, "x", TRUTH)
+    save_model(tiny_model(), tmp_path / "model.safetensors")
+    checkpoint = [str(tmp_path / "model.safetensors")]
+    for region, objects in (("", 2), ("0 0 0.5 1", 1), ("objects", 2)):
+        results = run(tmp_path, checkpoint, region=region, device="cpu")
+        (measured,) = results["models"][0]["inputs"].values()
+        assert measured["groups"]["all"]["objects"] == objects
+        assert (f", region: {region})" in capsys.readouterr().out) == bool(region)
+    with pytest.raises(ValueError, match="region is '0', '0', '2', '1'; expected x, y"):
+        run(tmp_path, checkpoint, region="0 0 2 1")
 
 
 class SeesDepth(Segmenter):
