@@ -142,27 +142,27 @@ def measure(
         )
 
 
-def region_of(choice: str, source: LabelledImage, size: tuple[int, int]) -> Region | None:
+def region_of(choice: str, source: LabelledImage, height: int, width: int) -> Region | None:
     """The part of an image that the model is to see; None: all of it.
 
     Args:
         choice: "" for all; x, y, width and height, see ``Region.parse``; or "objects": the part
             around the labelled objects, MARGIN times as wide and high as they reach. So a robot's
             user would choose it who knows where things lie.
-        source: the image.
-        size: H, W.
+        source: the image, of this height and width.
 
     Raises:
         ValueError: it is no region.
     """
     if choice != OBJECTS:
         return Region.parse(choice) if choice.strip() else None
-    labels = source.read_labels(*size)
+    labels = source.read_labels(height, width)
     rows, columns = np.nonzero((objects_of(labels, source.robot) > 0) & (labels != IGNORED))
     if len(rows) == 0:
         return None
-    first = np.array([columns.min(), rows.min()]) / size[::-1]
-    last = np.array([columns.max() + 1, rows.max() + 1]) / size[::-1]
+    size = np.array([width, height])
+    first = np.array([columns.min(), rows.min()]) / size
+    last = np.array([columns.max() + 1, rows.max() + 1]) / size
     # As much of the width as of the height: the model's image is squeezed as ever.
     share = min(1.0, MARGIN * float((last - first).max()))
     x, y = np.clip((first + last - share) / 2, 0, 1 - share).tolist()
@@ -473,11 +473,11 @@ def measure_inputs(
             yield one if draw else replace(one, drawing=None)
 
     def without(source: LabelledImage, image: NDArray[np.uint8]) -> Scene:
-        return segmenter(image, region=region_of(region, source, image.shape[:2]))
+        return segmenter(image, region=region_of(region, source, *image.shape[:2]))
 
     def with_depth(source: LabelledImage, image: NDArray[np.uint8]) -> Scene:
         size = image.shape[:2]
-        part = region_of(region, source, size)
+        part = region_of(region, source, *size)
         return segmenter(image, source.read_depth(*size), source.intrinsics(*size), region=part)
 
     inputs = {RGB: list(gathered(RGB, without, list(images)))}

@@ -337,12 +337,11 @@ def test_the_region_around_the_objects(tmp_path: Path) -> None:
     write_image(tmp_path, "two", TRUTH)
     write_image(tmp_path, "void", painted())
     one, two, void = find_labelled(tmp_path)
-    size = (HEIGHT, WIDTH)
-    assert region_of("objects", one, size) == pytest.approx((0, 0.075, 0.35, 0.35))
-    assert region_of("objects", two, size) == (0, 0, 1, 1)
-    assert region_of("objects", void, size) is None
-    assert region_of("", one, size) is None
-    assert region_of("0.5 0 0.5 1", one, size) == (0.5, 0, 0.5, 1)
+    assert region_of("objects", one, HEIGHT, WIDTH) == pytest.approx((0, 0.075, 0.35, 0.35))
+    assert region_of("objects", two, HEIGHT, WIDTH) == (0, 0, 1, 1)
+    assert region_of("objects", void, HEIGHT, WIDTH) is None
+    assert region_of("", one, HEIGHT, WIDTH) is None
+    assert region_of("0.5 0 0.5 1", one, HEIGHT, WIDTH) == (0.5, 0, 0.5, 1)
 
 
 def test_what_lies_outside_of_a_region_is_not_scored(
