@@ -120,7 +120,7 @@ def measure(
     Args:
         segment: the scene of an image (H, W, 3), uint8 RGB.
         background: which rule tells what is background; see ``found_objects``.
-        min_area: smaller segments, as a share of the image, count as background.
+        min_area: smaller segments, as a share of what the model sees, count as background.
         draw: keep what a sheet needs.
     """
     for source in images:
@@ -128,7 +128,8 @@ def measure(
         labels = source.read_labels(*image.shape[:2])
         scene = segment(source, image)
         slots = np.asarray(scene.labels).astype(np.int64)
-        labels[slots < 0] = IGNORED  # outside a centre crop
+        seen = float((slots >= 0).mean())
+        labels[slots < 0] = IGNORED
         found = found_objects(scene, background, min_area)
         slots = np.maximum(slots, 0)
         truth = objects_of(labels, source.robot)
@@ -137,7 +138,9 @@ def measure(
         yield Measured(
             source,
             scores,
-            None if kinds is None else score_kinds(labels, slots, kinds, source.robot, min_area),
+            None
+            if kinds is None
+            else score_kinds(labels, slots, kinds, source.robot, seen * min_area),
             _drawing(source, image, truth, found, scores) if draw else None,
         )
 
@@ -147,8 +150,8 @@ def region_of(choice: str, source: LabelledImage, height: int, width: int) -> Re
 
     Args:
         choice: "" for all; x, y, width and height, see ``Region.parse``; or "objects": the part
-            around the labelled objects, MARGIN times as wide and high as they reach. So a robot's
-            user would choose it who knows where things lie.
+            around the labelled objects, both of whose shares are MARGIN times the larger one that
+            they reach. So a robot's user would choose it who knows where things lie.
         source: the image, of this height and width.
 
     Raises:
@@ -156,8 +159,8 @@ def region_of(choice: str, source: LabelledImage, height: int, width: int) -> Re
     """
     if choice != OBJECTS:
         return Region.parse(choice) if choice.strip() else None
-    labels = source.read_labels(height, width)
-    rows, columns = np.nonzero((objects_of(labels, source.robot) > 0) & (labels != IGNORED))
+    truth = objects_of(source.read_labels(height, width), source.robot)
+    rows, columns = np.nonzero((truth > 0) & (truth != IGNORED))
     if len(rows) == 0:
         return None
     size = np.array([width, height])
@@ -185,7 +188,7 @@ def found_objects(scene: Scene, background: Background, min_area: float) -> NDAr
             rule takes for background, by border, span and score; "largest": the largest segment
             that touches the border, as the papers have it for methods that do not say; "auto":
             kinds where the checkpoint tells them, else the largest segment.
-        min_area: smaller segments, as a share of the image, are background.
+        min_area: smaller segments, as a share of what the model saw, are background.
 
     Raises:
         ValueError: "kinds" of a checkpoint that does not tell them.
@@ -201,7 +204,7 @@ def found_objects(scene: Scene, background: Background, min_area: float) -> NDAr
         return _numbered(found.labels, objects)
     labels = np.asarray(scene.labels).astype(np.int64)
     slots, sizes = np.unique(labels[labels >= 0], return_counts=True)
-    large = slots[sizes >= min_area * labels.size]
+    large = slots[sizes >= min_area * np.count_nonzero(labels >= 0)]
     if background == "kinds":
         if kinds is None:
             raise ValueError(
@@ -319,7 +322,7 @@ def run(
         checkpoint: paths, or names of checkpoints that ship, such as tabletop.
         no_depth: leave depth aside, even where image and checkpoint have it.
         background: what is background: auto, kinds, node or largest.
-        min_area: smaller segments, as a share of the image, count as background.
+        min_area: smaller segments, as a share of what the model sees, count as background.
         fit: resize squeezes the whole image into the model's square input, crop takes the centre.
         region: the part of each image that the model is to see: 'X Y WIDTH HEIGHT' in shares of the
             image, or objects for what is around its labelled objects; nothing else is scored.

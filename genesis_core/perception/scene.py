@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -27,13 +26,17 @@ class Region(NamedTuple):
     height: float
 
     @classmethod
-    def of(cls, values: Iterable[float | str]) -> Region:
+    def of(cls, values: Any) -> Region:
         """The region of four numbers.
 
         Raises:
             ValueError: they are not four numbers, or it does not lie in the image, or is a line.
         """
-        given = list(values)
+        try:
+            # Of a text each character would be a number.
+            given = [values] if isinstance(values, str) else list(values)
+        except TypeError:
+            given = [values]
         told = ", ".join(f"{v:g}" if isinstance(v, int | float) else repr(v) for v in given)
         try:
             region = cls(*(float(value) for value in given))

@@ -5,7 +5,8 @@ the objects of a new image with those it knows, by place, shape and latents, and
 one-to-one assignment of all of them at once. Where colours are known, one that has changed too much
 is another object, wherever it lies: when the camera moves, each lies where another one was.
 
-Everything is measured on a grid of fixed size that is stretched over the image. A camera that
+Everything is measured on a grid of fixed size that is stretched over what the model saw of the
+image. A camera that
 changes its resolution therefore keeps its tracks, as long as it goes on seeing the same view.
 """
 
@@ -27,7 +28,7 @@ Image = npt.NDArray[np.uint8]
 Index = npt.NDArray[np.intp]
 
 _GRID = 64  # cells along each side of what the model sees of an image
-_SAME_PART = 0.02  # of the image; the whole pixels of two resolutions differ by less
+_SAME_PART = 1.5  # pixels: regions of two resolutions differ by less where they are the same
 _MARGIN = _GRID // 2  # empty cells around the grid; no object is expected to jump further
 _STRIDE = _GRID + 2 * _MARGIN
 # Where the grid's cells are among those of grid and margin.
@@ -106,7 +107,9 @@ class Tracker:
         """Forget all objects. The next ones get ids that were never given before."""
         self._tracks: _Tracks | None = None
         self._latest = -math.inf
-        self._part = (0.0, 0.0, 1.0, 1.0)  # of the images that the model sees, in shares of them
+        # What the model sees of the images, x, y, width and height in shares of them, and the
+        # largest share that a pixel of one was.
+        self._part, self._pixel = np.array([0.0, 0.0, 1.0, 1.0]), 0.0
         self._latent_scale = 0.0  # usual distance between the latents of two objects of an image
 
     def update(
@@ -147,14 +150,13 @@ class Tracker:
         window = found.seen or Box(0, 0, width, height)
         seen = _measure(found, window, image) if found.objects else None
         # Shares: a camera may change its resolution.
-        part = tuple(np.divide(window, (width, height, width, height)).tolist())
-        if (
-            stamp < self._latest - _CLOCK_STEP
-            or self._knows_other_latents(seen)
-            or not np.allclose(part, self._part, atol=_SAME_PART)
-        ):
+        part = np.divide(window, (width, height, width, height))
+        self._pixel = max(self._pixel, 1 / min(width, height))
+        is_other = np.abs(part - self._part).max() > _SAME_PART * self._pixel
+        if stamp < self._latest - _CLOCK_STEP or self._knows_other_latents(seen) or is_other:
             self.reset()
-        self._part = part
+        if self._tracks is None:
+            self._part, self._pixel = part, 1 / min(width, height)
         previous = self._latest
         stamp = self._latest = max(stamp, previous)
         if seen is None:
@@ -304,7 +306,8 @@ def _measure(found: SceneObjects, window: Box, image: Image | None) -> _Seen:
     labels = found.labels[window.slices]
     grid = cv2.resize(labels, (_GRID, _GRID), interpolation=cv2.INTER_NEAREST_EXACT)
     grid = numbers[grid]
-    counts = np.bincount(grid.ravel(), minlength=len(found.objects) + 1)
+    total = len(found.objects) + 1
+    counts = np.bincount(grid.ravel(), minlength=total)
     by_number = _CELLS[np.argsort(grid, axis=None, kind="stable")]
     scale = np.array([_GRID / window.width, _GRID / window.height])
     centroids = np.array([item.centroid for item in found.objects]) - (window.x, window.y)
@@ -318,17 +321,25 @@ def _measure(found: SceneObjects, window: Box, image: Image | None) -> _Seen:
         sizes=np.sqrt(areas * scale.prod()),
         # Half precision may overflow; such latents say nothing, the rest still does.
         latents=np.nan_to_num(latents, nan=0, posinf=0, neginf=0),
-        colours=_colours(found, numbers, image),
+        colours=_colours(labels, numbers, None if image is None else image[window.slices], total),
     )
 
 
-def _colours(found: SceneObjects, numbers: npt.NDArray[np.uint8], image: Image | None) -> Array:
-    """Brightness and tint of the objects: 1 is the most that they may change (N, 4); or NaN."""
-    total = len(found.objects) + 1
+def _colours(
+    labels: npt.NDArray[np.uint8], numbers: npt.NDArray[np.uint8], image: Image | None, total: int
+) -> Array:
+    """Brightness and tint of the objects: 1 is the most that they may change (N, 4); or NaN.
+
+    Args:
+        labels: (H, W).
+        numbers: of each label; 0 for none.
+        image: (H, W, 3).
+        total: N + 1.
+    """
     if image is None:
         return np.full((total - 1, 4), math.nan)
-    step = max(1, math.isqrt(found.labels.size // _COLOUR_PIXELS))
-    shown = numbers[found.labels[::step, ::step].ravel()]
+    step = max(1, math.isqrt(labels.size // _COLOUR_PIXELS))
+    shown = numbers[labels[::step, ::step].ravel()]
     pixels = image[::step, ::step].reshape(-1, 3)
     counts = np.bincount(shown, minlength=total)[1:].astype(np.float64)
     counts[counts == 0] = math.nan  # too small for the pixels that are looked at

@@ -477,8 +477,8 @@ def registration_problem(depth: str, depth_frame: str, image_frame: str) -> str 
     """Why depth, so called, seems not to be registered to images; None: no frame says so."""
     if depth_frame and image_frame and depth_frame != image_frame:
         return (
-            f"{depth} is in frame {depth_frame}, its images in {image_frame}: depth that is not "
-            "registered to the images gives wrong positions (docs/node.md, Position and size)"
+            f"{depth} is in frame {depth_frame}, the image in {image_frame}: depth that is not "
+            "registered to the image gives wrong positions (docs/node.md, Position and size)"
         )
     return None
 

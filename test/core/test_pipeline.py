@@ -111,15 +111,13 @@ def test_objects_are_found_in_the_region_alone(perception: Perception) -> None:
     expected[rows, columns] = True
     np.testing.assert_array_equal(inside.found.labels > 0, expected)
     cut = only(perception([View(np.ascontiguousarray(image()[rows, columns]))]))
-    # min_area, too, is a share of the region.
     np.testing.assert_array_equal(inside.found.labels[rows, columns], cut.found.labels)
     for item, other in zip(inside.found.objects, cut.found.objects, strict=True):
         x, y = other.centroid
         assert item.centroid == pytest.approx((x + columns.start, y + rows.start), abs=1e-3)
 
 
-def test_ids_belong_to_a_region(perception: Perception) -> None:
-    """Places count in what the model sees: another part of the images begins anew."""
+def test_another_region_begins_ids_anew(perception: Perception) -> None:
     tracker, region = Tracker(), Region(0.3, 0.4, 0.2, 0.2)
 
     def ids(stamp: float, part: Region | None) -> Sequence[int]:
@@ -127,12 +125,6 @@ def test_ids_belong_to_a_region(perception: Perception) -> None:
 
     first = ids(1.0, region)
     assert len(first) > 0 and ids(2.0, region) == first
-    # As sure as if the region were an image of its own.
-    rows, columns = region.window(HEIGHT, WIDTH)
-    alone = Tracker()
-    for stamp in (1.0, 2.0):
-        view = View(np.ascontiguousarray(image()[rows, columns]), None, alone, stamp)
-        assert only(perception([view])).track_ids == first
     whole = ids(3.0, None)
     assert not set(whole) & set(first)
     assert ids(4.0, None) == whole

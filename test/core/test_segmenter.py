@@ -276,6 +276,8 @@ def test_a_region_has_a_pixel_at_least(
         ((0, 0, 1), "region is 0, 0, 1; expected"),
         (("0", "left", "1", "1"), "region is '0', 'left', '1', '1'; expected"),
         ((), "region is empty"),
+        (0.5, "region is 0.5; expected x, y, width and height"),
+        ("0011", "region is '0011'; expected x, y, width and height"),
     ],
 )
 def test_bad_regions_are_refused(region: Any, message: str, checkpoint: Path) -> None:

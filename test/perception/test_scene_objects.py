@@ -93,6 +93,18 @@ def test_known_box() -> None:
     np.testing.assert_array_equal(found.labels, expected)
 
 
+def test_the_smallest_area_is_a_share_of_what_the_model_saw() -> None:
+    """A box of 200 pixels, in a part of 60x30."""
+    masks = table_scene().masks
+    masks[:, :, 60:] = masks[:, 30:] = 0
+    share = 200 / (60 * 30)
+    found = find_objects(Scene(masks), min_area=0.99 * share)
+    assert [item.slot for item in found.objects] == [0, 1]
+    assert found.seen == (0, 0, 60, 30)
+    found = find_objects(Scene(masks.copy()), min_area=1.01 * share)
+    assert [item.slot for item in found.objects] == [0]
+
+
 @pytest.mark.parametrize("seed", range(5))
 @pytest.mark.parametrize("floor", [0.0, 0.02, 0.3, 1.0])
 @pytest.mark.parametrize("min_area", [0.0, 0.12, 0.3])

@@ -20,7 +20,7 @@ import pytest
 from benchmarks.tracking import DISTURBANCES, FIRST_OBJECT, TruthScenes, bench
 from genesis_core import Perception, PerceptionSettings
 from genesis_core import View as ModelView
-from genesis_core.perception import SceneObject, SceneObjects, Tracker, find_objects
+from genesis_core.perception import Box, SceneObject, SceneObjects, Tracker, find_objects
 from genesis_sim import RenderingError, TabletopRenderer
 
 RATE = 12.0
@@ -100,6 +100,68 @@ def test_moving_objects_keep_their_ids() -> None:
         for x in [0, 3, 7, *range(14, 94, 8)]
     ]
     assert count_switches(iter(ids)) == (0, 39)
+
+
+def in_window(found: SceneObjects, x: int, y: int, width: int, height: int) -> SceneObjects:
+    """The objects of an image that is the part at x, y of a larger one of this size."""
+    rows, columns = found.labels.shape
+    labels = np.zeros((height, width), np.uint8)
+    labels[y : y + rows, x : x + columns] = found.labels
+    moved = [
+        item._replace(
+            centroid=(item.centroid[0] + x, item.centroid[1] + y),
+            box=item.box._replace(x=item.box.x + x, y=item.box.y + y),
+            own_box=item.own_box._replace(x=item.own_box.x + x, y=item.own_box.y + y),
+        )
+        for item in found.objects
+    ]
+    return SceneObjects(moved, labels, Box(x, y, columns, rows))
+
+
+def test_objects_in_a_part_of_the_image_are_tracked_as_in_an_image_of_their_own() -> None:
+    """On a grid over the whole of it they would share a cell each."""
+    view, alone = View(noise=3.0), Tracker()
+    whole = Tracker()
+    differ = 0
+    for k, x in enumerate([0, 3, 7, *range(14, 94, 8)]):
+        boxes = {2: (4 + x, 10, 8, 8), 3: (140 - x, 40, 8, 8), 4: (60, 100 - x, 8, 8)}
+        found, stamp = view.find(draw(boxes)), k / RATE
+        photo = np.random.default_rng(k).integers(80, 160, (120, 160, 3), np.uint8)
+        large = np.zeros((1200, 1600, 3), np.uint8)
+        large[700:820, 300:460] = photo
+        inside = in_window(found, 300, 700, 1600, 1200)
+        expected = alone.update(found, stamp, photo)
+        assert view.tracker.update(inside, stamp, large) == expected
+        differ += whole.update(inside._replace(seen=None), stamp, large) != expected
+    assert differ > 0
+
+
+def test_another_part_of_the_image_begins_anew() -> None:
+    found = View().find(draw(STILL))
+    tracker = Tracker()
+
+    def ids(x: int, scale: int, stamp: float) -> tuple[int, ...]:
+        """Of a part a tenth as wide as the image, at x of 1600 pixels, or scale times as many."""
+        larger = found.labels.repeat(scale, axis=0).repeat(scale, axis=1)
+        objects = [
+            item._replace(
+                centroid=(scale * item.centroid[0], scale * item.centroid[1]),
+                area=scale**2 * item.area,
+            )
+            for item in found.objects
+        ]
+        part = in_window(SceneObjects(objects, larger), scale * x, 0, scale * 1600, scale * 1200)
+        return tracker.update(part, stamp)
+
+    first = ids(300, 1, 1.0)
+    assert ids(300, 1, 1.1) == first
+    assert ids(301, 1, 1.2) == first  # as whole pixels of another resolution may lie
+    assert ids(300, 2, 1.3) == first
+    second = ids(316, 1, 1.4)  # a tenth of the part's width away
+    assert not set(second) & set(first)
+    # Nor does it creep, step by step.
+    same = [ids(316 + k, 1, 1.5 + 0.1 * k) == second for k in range(4)]
+    assert same == [True, True, False, False]
 
 
 def test_one_object_after_another() -> None:

@@ -288,7 +288,8 @@ def test_segment_image_answers_with_positions_where_depth_is_sent(
     request = SegmentImage.Request(image=image, depth=depth, camera_info=info)
     response = client.call(SegmentImage, "/genesis/segment_image", request)
     assert response.success
-    assert "depth is in frame infrared, its images in colour: depth that is" in response.message
+    assert "depth is in frame infrared, the image in colour: depth that is" in response.message
+    assert any(item.has_position for item in response.object_masks.objects)
 
 
 def depth_messages(metres: np.ndarray) -> tuple[Image, CameraInfo]:

@@ -158,7 +158,7 @@ def test_depth_of_another_frame_is_named(node: Any, client: Any, frames: list[Fr
     depths, infos = client.publisher(Image, DEPTH), client.publisher(CameraInfo, INFO)
     frame, matrix = frames[0], frames[0].intrinsics.ravel().tolist()
     height, width = frame.depth.shape
-    expected = f"{DEPTH} is in frame depth_optical, its images in color_optical"
+    expected = f"{DEPTH} is in frame depth_optical, the image in color_optical"
 
     def see(seconds: int, of_depth: str) -> str:
         """What diagnostics say of the camera after an image."""

@@ -324,7 +324,7 @@ def test_depth_of_another_frame_is_named_once(tmp_path: Path, tiny_checkpoint: P
         *(source, tmp_path / "out", "--checkpoint", tiny_checkpoint, "--depth-topic", DEPTH)
     )
     assert result.returncode == 0, result.stdout
-    assert result.stdout.count(f"{DEPTH} is in frame infrared, its images in eye") == 1
+    assert result.stdout.count(f"{DEPTH} is in frame infrared, the image in eye") == 1
 
 
 @pytest.mark.slow
