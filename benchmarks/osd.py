@@ -139,7 +139,7 @@ def intrinsics_of(
     Raises:
         ValueError: hardly a pixel has depth.
     """
-    rows, columns = np.nonzero(np.isfinite(z) & (np.nan_to_num(z) > 0))
+    rows, columns = np.nonzero(np.isfinite(z) & (z > 0))
     if len(rows) < 2:
         raise ValueError("no depth to find the camera by")
     depth = z[rows, columns].astype(np.float64)

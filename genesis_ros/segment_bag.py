@@ -52,7 +52,7 @@ import torch
 from genesis_bags.decoding.compressed_depth import COMPRESSED_DEPTH
 from genesis_bags.reader import BagError, BagReader, storage_files
 from genesis_bags.topics import CAMERA_INFO, IMAGE_TYPES, colour_topics, image_topics
-from genesis_core import Perception
+from genesis_core import Perception, Region
 from genesis_core.cluster import ClusterError
 from genesis_ros.bags.archive import archived_bags, segment_archive
 from genesis_ros.bags.segmentation import BagCamera, Segmentation, SegmentError, say
@@ -61,7 +61,7 @@ from genesis_ros.messages import detections
 from genesis_ros.messages.depth_pairing import DepthPairing, info_beside
 from genesis_ros.node.camera_names import camera_names
 from genesis_ros.node.parameter_file import read_parameter_file
-from genesis_ros.node.parameters import RULES, NodeSettings, ParameterError, check, to_region
+from genesis_ros.node.parameters import RULES, NodeSettings, ParameterError, check
 from genesis_ros.processes.interruption import Interrupted, Interruption
 
 DAMAGED = 3
@@ -232,7 +232,7 @@ def _cameras(
         pairing.unit.given = settings.depth_unit
         pairing.use_projection = settings.use_projection
     _check_count("--region", options.region, topics)
-    regions = [to_region(text) for text in options.region] or [None] * len(topics)
+    regions = [Region.parse(text) for text in options.region] or [None] * len(topics)
     for topic, name, depth in zip(topics, names, pairings, strict=True):
         beside = f", depth {depth.topic}" if depth else ""
         say(f"{topic}: {known[topic].size} images, camera {name}{beside}")
@@ -388,7 +388,7 @@ def _region(text: str) -> str:
         ArgumentTypeError: it is no region.
     """
     try:
-        to_region(text)
+        Region.parse(text)
     except ValueError as error:
         raise argparse.ArgumentTypeError(str(error)) from error
     return text

@@ -158,7 +158,7 @@ def region_of(choice: str, source: LabelledImage, height: int, width: int) -> Re
         ValueError: it is no region.
     """
     if choice != OBJECTS:
-        return Region.parse(choice) if choice.strip() else None
+        return Region.parse(choice)
     truth = objects_of(source.read_labels(height, width), source.robot)
     rows, columns = np.nonzero((truth > 0) & (truth != IGNORED))
     if len(rows) == 0:
@@ -341,8 +341,8 @@ def run(
             f"no image of {real} shows an object to score: in label images those are 1 to 254; 0 "
             "is background, and 255 is not scored"
         )
-    if region != OBJECTS and region.strip():
-        Region.parse(region)
+    if region != OBJECTS:
+        Region.parse(region)  # or it says what is wrong
     if output is not None:  # before anything that takes long
         if output.is_dir():
             raise ValueError(f"output {output} is a folder; expected the name of a JSON file")

@@ -53,13 +53,15 @@ class Region(NamedTuple):
         return region
 
     @classmethod
-    def parse(cls, text: str) -> Region:
+    def parse(cls, text: str) -> Region | None:
         """The region of a text: four numbers with spaces, or commas, between them.
+
+        An empty text stands for all of the image: None.
 
         Raises:
             ValueError: see ``of``.
         """
-        return cls.of(re.split(r"[\s,]+", text.strip()))
+        return cls.of(re.split(r"[\s,]+", text.strip())) if text.strip() else None
 
     def window(self, height: int, width: int) -> Window:
         """Its rows and columns in an image of this size, one each at least."""

@@ -14,14 +14,14 @@ from sensor_msgs.msg import CompressedImage, Image
 from genesis_bags.decoding.images import ImageReader
 from genesis_bags.decoding.messages import ImageMessage
 from genesis_bags.decoding.pixels import ImageError
-from genesis_core import Perceived
+from genesis_core import Perceived, Region
 from genesis_core.perception import Tracker
 from genesis_core.pipeline import DepthImage
 from genesis_ros.messages.image_clock import ImageClock, ImageTime, nanoseconds
 from genesis_ros.node.camera_names import resolve_image_topic
 from genesis_ros.node.depth_camera import DepthCamera
 from genesis_ros.node.frame_statistics import FrameStatistics
-from genesis_ros.node.parameters import COMPRESSED_SUFFIX, NodeSettings, to_region
+from genesis_ros.node.parameters import COMPRESSED_SUFFIX, NodeSettings
 from genesis_ros.node.qos import type_name
 from genesis_ros.node.receiver import Receiver
 from genesis_ros.node.subscription import (
@@ -291,7 +291,7 @@ class CameraInput:
             self._tracker,
             taken.seconds,
             self._reader,
-            to_region(settings.per_camera("regions")[self._index]),
+            Region.parse(settings.per_camera("regions")[self._index]),
         )
 
     def note(self, perceived: Perceived) -> None:

@@ -76,19 +76,10 @@ def _check_device(device: str) -> str | None:
     return "expected auto, cpu, cuda or cuda:n"
 
 
-def to_region(text: str) -> Region | None:
-    """An item of the parameter regions; None for all of the image.
-
-    Raises:
-        ValueError: it is no region.
-    """
-    return Region.parse(text) if text.strip() else None
-
-
 def _check_regions(regions: tuple[str, ...]) -> str | None:
     for text in regions:
         try:
-            to_region(text)
+            Region.parse(text)
         except ValueError as error:
             return str(error)
     return None

@@ -65,6 +65,10 @@ def _vivid(rng: Rng) -> list[float]:
     saturation, value = rng.uniform(0.35, 1) ** 0.5, rng.uniform(0.35, 1) ** 0.6
     if rng.random() < 0.3:
         saturation, value = 0.0, float(rng.choice([0.05, 0.5, 1.0, 1.0]))
+    return _from_hsv(hue, saturation, value)
+
+
+def _from_hsv(hue: float, saturation: float, value: float) -> list[float]:
     pixel = np.array([[[360 * hue, saturation, value]]], np.float32)
     return [float(v) for v in cv2.cvtColor(pixel, cv2.COLOR_HSV2RGB)[0, 0]]
 
@@ -198,8 +202,7 @@ def _edible(rng: Rng) -> list[float]:
     if rng.random() < 0.25:
         return _vivid(rng)
     hue = rng.normal((0.02, 0.09, 0.12, 0.3)[int(rng.integers(4))], 0.03) % 1.0
-    pixel = np.array([[[360 * hue, rng.uniform(0.4, 0.95), rng.uniform(0.35, 0.95)]]], np.float32)
-    return [float(v) for v in cv2.cvtColor(pixel, cv2.COLOR_HSV2RGB)[0, 0]]
+    return _from_hsv(hue, rng.uniform(0.4, 0.95), rng.uniform(0.35, 0.95))
 
 
 def _ground(rng: Rng, image: Floats, colours: Colours) -> None:
@@ -254,7 +257,8 @@ def _photograph(
         cv2.ellipse(image, middle, (wide // 2, high // 2), 0, 0, 360, dish, -1, cv2.LINE_AA)
     size = max(1.5, min(wide, high) * float(rng.uniform(0.04, 0.2)))
     count = int(np.clip(0.6 * wide * high / size**2, 5, 110))
-    flat, kind = float(rng.uniform(0.35, 1.0)), rng.random()
+    flat = float(rng.uniform(0.35, 1.0))
+    thick = max(1, round(0.4 * size)) if rng.random() < 0.2 else -1  # rings, or filled
     for _ in range(count):
         reach, angle = math.sqrt(rng.random()) * 0.45, float(rng.uniform(0, 2 * math.pi))
         place = (
@@ -267,14 +271,9 @@ def _photograph(
         axes = (max(1, round(size)), max(1, round(size * flat)))
         turn = float(rng.uniform(0, 180))
         shade = (place[0] + 1, place[1] + 1)
-        if kind < 0.2:  # rings
-            thick = max(1, round(0.4 * size))
-            cv2.ellipse(image, shade, axes, turn, 0, 360, dark, thick, cv2.LINE_AA)
-            cv2.ellipse(image, place, axes, turn, 0, 360, lit, thick, cv2.LINE_AA)
-            continue
-        cv2.ellipse(image, shade, axes, turn, 0, 360, dark, -1, cv2.LINE_AA)
-        cv2.ellipse(image, place, axes, turn, 0, 360, lit, -1, cv2.LINE_AA)
-        if size > 3:
+        cv2.ellipse(image, shade, axes, turn, 0, 360, dark, thick, cv2.LINE_AA)
+        cv2.ellipse(image, place, axes, turn, 0, 360, lit, thick, cv2.LINE_AA)
+        if thick < 0 and size > 3:
             shine = [min(1.0, 1.35 * v + 0.05) for v in lit]
             glint = (max(1, axes[0] // 2), max(1, axes[1] // 2))
             cv2.ellipse(
